@@ -1,0 +1,225 @@
+"""A checkpoint folder, shards and index, as one mapping of tensors."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from scion.errors import ScionError
+from scion.files import copy_range, write_json
+from scion.safetensors_file import Header, Tensor, encode_header, read_header
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A tensor to write, and the file range that holds its bytes."""
+
+    tensor: Tensor
+    path: Path
+    offset: int
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The weights of a folder: every tensor of every shard, checked against the index.
+
+    Attributes:
+        folder: Where the shards are.
+        headers: Header by shard name, in the order of the names.
+        shard_of: Shard name by tensor name.
+        config: The content of config.json.
+    """
+
+    folder: Path
+    headers: dict[str, Header]
+    shard_of: dict[str, str]
+    config: dict[str, Any]
+
+    @classmethod
+    def open(cls, folder: Path) -> "Checkpoint":
+        """Read the index and all headers of a folder and check that they say the same.
+
+        Raises:
+            ScionError: No config.json or weights, a missing or damaged shard, an index that names
+                tensors which no shard has or leaves out some that a shard has, a tensor that
+                stands in two shards.
+        """
+        shards = _shards(folder)
+        headers = {name: read_header(folder / name) for name in shards}
+        shard_of: dict[str, str] = {}
+        for shard, header in headers.items():
+            for name in header.tensors:
+                if name in shard_of:
+                    raise _index_error(
+                        folder, "a tensor stands in two shards", "one shard", shard_of[name], name
+                    )
+                shard_of[name] = shard
+        if (folder / INDEX).exists():
+            _check_index(folder, shard_of)
+        return cls(folder, headers, shard_of, read_json(folder / "config.json"))
+
+    def tensor(self, name: str) -> Tensor:
+        """Dtype, shape and range of one tensor."""
+        return self.headers[self.shard_of[name]].tensors[name]
+
+    def piece(self, name: str) -> Piece:
+        """One tensor and where its bytes lie, to be written elsewhere."""
+        shard, tensor = self.shard_of[name], self.tensor(name)
+        offset = self.headers[shard].data_start + tensor.begin
+        return Piece(tensor, self.folder / shard, offset)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape by tensor name."""
+        return {name: self.tensor(name).shape for name in self.shard_of}
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file.
+
+    Raises:
+        ScionError: The file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ScionError(
+            f"{path.name} can't be read",
+            where=path,
+            expected="a JSON file",
+            found=error,
+            hint="fetch the checkpoint again, or name a folder that holds one",
+        ) from error
+
+
+def index_of(folder: Path) -> dict[str, str] | None:
+    """The index's weight map (shard name by tensor name), or None where there is no index."""
+    path = folder / INDEX
+    if not path.exists():
+        return None
+    content = read_json(path)
+    weight_map = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(weight_map, dict) or not all(
+        isinstance(shard, str) and Path(shard).name == shard for shard in weight_map.values()
+    ):
+        raise ScionError(
+            "the index has no usable weight_map",
+            where=path,
+            expected="weight_map: a file name of the same folder for each tensor",
+            found=str(content)[:200],
+            hint="fetch the index again",
+        )
+    return weight_map
+
+
+def write_index(folder: Path, shard_of: Mapping[str, str], total_size: int) -> None:
+    """Write the index; `total_size` is the bytes of all tensors."""
+    content = {"metadata": {"total_size": total_size}, "weight_map": dict(sorted(shard_of.items()))}
+    write_json(folder / INDEX, content)
+
+
+def index_headers(folder: Path, shards: Iterable[str]) -> None:
+    """Write the index that the headers of `shards` imply."""
+    headers = {shard: read_header(folder / shard) for shard in shards}
+    shard_of = {name: shard for shard, header in headers.items() for name in header.tensors}
+    sizes = (tensor.size for header in headers.values() for tensor in header.tensors.values())
+    write_index(folder, shard_of, sum(sizes))
+
+
+def write_shards(folder: Path, pieces: Iterable[Piece], *, max_bytes: int) -> list[str]:
+    """Write tensors, in order, as numbered shards with their index; bytes go through the kernel.
+
+    Args:
+        folder: Where to write.
+        pieces: The tensors; their `begin` and `end` are set anew.
+        max_bytes: A shard is closed before its tensor data would grow past this. A single larger
+            tensor gets a shard of its own.
+
+    Returns:
+        The shards' names.
+    """
+    groups: list[list[Piece]] = [[]]
+    size = 0
+    for piece in pieces:
+        if groups[-1] and size + piece.tensor.size > max_bytes:
+            groups.append([])
+            size = 0
+        groups[-1].append(piece)
+        size += piece.tensor.size
+    names = [shard_name(number, len(groups)) for number in range(1, len(groups) + 1)]
+    for name, group in zip(names, groups, strict=True):
+        _write_shard(folder / name, group)
+    index_headers(folder, names)
+    return names
+
+
+def shard_name(number: int, count: int) -> str:
+    """The family's name of shard `number` (from 1) of `count`."""
+    return f"model-{number:05}-of-{count:05}.safetensors"
+
+
+def _write_shard(path: Path, pieces: Iterable[Piece]) -> None:
+    position, placed = 0, list[tuple[Piece, Tensor]]()
+    for piece in pieces:
+        size = piece.tensor.size
+        placed.append((piece, replace(piece.tensor, begin=position, end=position + size)))
+        position += size
+    with path.open("wb") as writer:
+        writer.write(encode_header([tensor for _, tensor in placed], {"format": "pt"}))
+        for piece, tensor in placed:
+            with piece.path.open("rb") as reader:
+                copy_range(reader, writer, offset=piece.offset, size=tensor.size)
+
+
+def _shards(folder: Path) -> list[str]:
+    weight_map = index_of(folder)
+    if weight_map is None:
+        shards = [SINGLE]
+    else:
+        shards = sorted(set(weight_map.values()))
+    missing = [shard for shard in shards if not (folder / shard).is_file()]
+    if missing:
+        present = sorted(path.name for path in folder.glob("*.safetensors"))
+        raise ScionError(
+            "the checkpoint lacks a shard",
+            where=folder,
+            expected=", ".join(missing),
+            found=", ".join(present) or "no safetensors file",
+            hint="fetch the missing file, or name a folder that holds the whole checkpoint",
+        )
+    return shards
+
+
+def _check_index(folder: Path, shard_of: Mapping[str, str]) -> None:
+    weight_map = index_of(folder) or {}
+    for name, shard in weight_map.items():
+        if shard_of.get(name) != shard:
+            raise _index_error(
+                folder,
+                "the index names a tensor that its shard does not have",
+                f"in {shard}",
+                shard_of.get(name, "in no shard"),
+                name,
+            )
+    for name, shard in shard_of.items():
+        if name not in weight_map:
+            raise _index_error(
+                folder,
+                "a shard holds a tensor that the index leaves out",
+                f"an entry that names {shard}",
+                "none: engines would skip the tensor",
+                name,
+            )
+
+
+def _index_error(folder: Path, problem: str, expected: str, found: str, tensor: str) -> ScionError:
+    return ScionError(
+        problem,
+        where=f"{folder / INDEX}: {tensor}",
+        expected=expected,
+        found=found,
+        hint="index and shards are of different versions: fetch both again at one revision",
+    )

@@ -1,0 +1,56 @@
+"""SHA-256 of files, of ranges of files, and of JSON values.
+
+Digests are written `sha256:` and 64 hex digits where they stand for themselves, and as plain hex
+digits in tables whose column says `sha256`.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+CHUNK = 1 << 20
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+def digest_json(value: Any) -> str:
+    """Digest of a JSON value, independent of key order and white space.
+
+    Returns:
+        `sha256:` and the hex digits of the SHA-256 of the value's canonical form (sorted keys,
+        no spaces, UTF-8).
+    """
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_chunks(path: Path, *, offset: int = 0, size: int | None = None) -> Iterator[bytes]:
+    """The bytes of `path` from `offset` on (`size` of them, or to the end), `CHUNK` at a time."""
+    with path.open("rb", buffering=0) as file:
+        file.seek(offset)
+        left = os.fstat(file.fileno()).st_size - offset if size is None else size
+        while left > 0:
+            chunk = file.read(min(CHUNK, left))
+            if not chunk:
+                raise EOFError(f"{path} ended {left} bytes early")
+            left -= len(chunk)
+            yield chunk
+
+
+def digest_file(path: Path, *, offset: int = 0, size: int | None = None) -> str:
+    """Hex SHA-256 of a file or of a range of it. Memory: one chunk."""
+    digest = hashlib.sha256()
+    for chunk in read_chunks(path, offset=offset, size=size):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def in_parallel(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
+    """`work` over `items`, one thread a core, results in order; hashing releases the GIL."""
+    with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool:
+        return list(pool.map(work, items))
