@@ -1,0 +1,1 @@
+"""The stages: one module a rule, each one plain function and a `main` of argument parsing."""

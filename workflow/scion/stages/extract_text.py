@@ -1,0 +1,110 @@
+"""Strip the vision tower: its tensors, its part of config.json, its processor files.
+
+Shards without vision tensors are hard-linked under their new number; the others are copied without
+the tower's ranges, inside the kernel. A source's own MTP tensors go too: `graft_mtp` puts the
+donor's in their place. With `text_only: false` the tower stays.
+"""
+
+import sys
+from pathlib import Path
+
+from scion.architectures import inventory
+from scion.artifact import Artifact, Draft, remake
+from scion.checkpoint import INDEX, Checkpoint, index_headers, shard_name
+from scion.files import write_json
+from scion.safetensors_file import copy_subset
+from scion.stage_cli import run_stage, stage_parser
+
+# What a processor or a vision model reads; none of it is used by a text model.
+VISION_FILES = (
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+    "processor_config.json",
+)
+
+
+def extract_text(*, fixed: Artifact, output: Path, text_only: bool, environment: str) -> Artifact:
+    """Keep what the text model needs.
+
+    Args:
+        fixed: A checkpoint with sound keys.
+        output: Folder of the artifact to make.
+        text_only: False keeps the vision tower.
+        environment: Identity of the locked environment.
+
+    Returns:
+        The artifact; its facts count removed tensors and bytes.
+    """
+
+    def build(draft: Draft) -> None:
+        checkpoint = Checkpoint.open(fixed.folder)
+        expected = inventory(checkpoint.config, where=fixed.folder / "config.json")
+        vision = set(expected.vision) if text_only else set[str]()
+        removed = (vision | set(expected.mtp)) & set(checkpoint.shard_of)
+        rewritten = {checkpoint.shard_of[name] for name in removed}
+        files = {"config.json", *VISION_FILES} if text_only else set[str]()
+        draft.link_all(fixed, but={*files, *checkpoint.headers, INDEX})
+        _write_shards(draft, fixed, checkpoint, removed)
+        if text_only:
+            write_json(draft.folder / "config.json", text_config(checkpoint.config))
+        draft.facts |= {
+            "text_only": text_only,
+            "vision_tensors_removed": len(vision & removed),
+            "vision_bytes_removed": sum(checkpoint.tensor(name).size for name in vision & removed),
+            "mtp_tensors_removed": len(removed - vision),
+            "shards_rewritten": len(rewritten),
+            "files_removed": sorted(name for name in fixed.files if name in VISION_FILES)
+            if text_only
+            else [],
+        }
+
+    return remake(
+        output,
+        stage="extract_text",
+        inputs={"fixed": fixed},
+        settings={"text_only": text_only},
+        environment=environment,
+        build=build,
+    )
+
+
+def text_config(config: dict[str, object]) -> dict[str, object]:
+    """config.json of the text model: the tower's own section is gone, the rest stays."""
+    return {key: value for key, value in config.items() if key != "vision_config"}
+
+
+def _write_shards(draft: Draft, fixed: Artifact, checkpoint: Checkpoint, removed: set[str]) -> None:
+    kept = {
+        shard: [name for name in header.tensors if name not in removed]
+        for shard, header in checkpoint.headers.items()
+    }
+    kept = {shard: names for shard, names in kept.items() if names}
+    new_names: list[str] = []
+    for number, (shard, names) in enumerate(kept.items(), start=1):
+        new_name = shard_name(number, len(kept))
+        new_names.append(new_name)
+        if len(names) == len(checkpoint.headers[shard].tensors):
+            draft.link(fixed, shard, new_name)
+        else:
+            print(f"copying {len(names)} tensors of {shard}", file=sys.stderr)
+            copy_subset(fixed.folder / shard, draft.folder / new_name, names)
+    index_headers(draft.folder, new_names)
+
+
+def main() -> int:
+    """Parse arguments and run the stage."""
+    parser = stage_parser(__doc__, inputs={"fixed": "manifest of fix_keys"})
+    parser.add_argument("--text-only", choices=("true", "false"), required=True, help="strip it?")
+    args = parser.parse_args()
+    return run_stage(
+        lambda: extract_text(
+            fixed=Artifact.open(args.fixed),
+            output=args.output.parent,
+            text_only=args.text_only == "true",
+            environment=args.environment,
+        )
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

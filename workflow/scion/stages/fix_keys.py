@@ -1,0 +1,184 @@
+"""Repair a checkpoint whose tensor names carry a repeated prefix, without moving a tensor byte.
+
+Some exports repeat a module prefix in every key (transformers #45216, #45310); engines then find
+none of their weights, and transformers says so only in a warning. The sound names follow from
+config.json: each key belongs to the expected name with which it shares the longest run of trailing
+parts. The result is proven: the set of keys is the expected set, shapes are the expected shapes,
+and each tensor's digest is what it was. A sound checkpoint passes through by hard link.
+"""
+
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from scion.architectures import Inventory, Shape, inventory
+from scion.artifact import Artifact, Draft, remake
+from scion.checkpoint import INDEX, Checkpoint, index_headers
+from scion.errors import ScionError
+from scion.safetensors_file import copy_renamed
+from scion.stage_cli import run_stage, stage_parser
+
+
+def fix_keys(*, source: Artifact, output: Path, environment: str) -> Artifact:
+    """Give every tensor of a checkpoint the name that config.json implies.
+
+    Args:
+        source: The fetched checkpoint.
+        output: Folder of the artifact to make.
+        environment: Identity of the locked environment.
+
+    Returns:
+        The artifact; its facts name each rewritten prefix with its count, and whether the MTP head
+        is missing.
+
+    Raises:
+        ScionError: The keys are not the expected ones, even without repeated prefixes.
+    """
+
+    def build(draft: Draft) -> None:
+        checkpoint = Checkpoint.open(source.folder)
+        where = source.folder / "config.json"
+        expected = inventory(checkpoint.config, where=where)
+        names = sound_names(checkpoint.shard_of, expected, where=source.folder)
+        _check_shapes(checkpoint, names, expected)
+        renamed = {old for old, new in names.items() if old != new}
+        touched = {checkpoint.shard_of[name] for name in renamed}
+        draft.link_all(source, but={*touched, *({INDEX} if touched else ())})
+        for shard in sorted(touched):
+            print(f"renaming keys of {shard}", file=sys.stderr)
+            copy_renamed(source.folder / shard, draft.folder / shard, names)
+        if touched:
+            index_headers(draft.folder, checkpoint.headers)
+        draft.hash_files()
+        _prove_unchanged(source, draft, names)
+        draft.facts |= {
+            "renamed_tensors": len(renamed),
+            "tensors": len(names),
+            "prefixes": _prefixes(names),
+            "mtp_missing": bool(expected.mtp) and expected.mtp.keys().isdisjoint(names.values()),
+        }
+
+    return remake(
+        output,
+        stage="fix_keys",
+        inputs={"source": source},
+        settings={},
+        environment=environment,
+        build=build,
+    )
+
+
+def sound_names(keys: Iterable[str], expected: Inventory, *, where: object) -> dict[str, str]:
+    """The expected name of each key.
+
+    Args:
+        keys: The checkpoint's tensor names.
+        expected: The tensors that its config.json implies. The MTP head may be missing as a whole.
+        where: The folder to name in errors.
+
+    Raises:
+        ScionError: A key fits no expected name, two keys fit the same, or an expected tensor has
+            no key.
+    """
+    wanted = {**expected.language, **expected.vision, **expected.mtp}
+    parts = {part for name in wanted for part in name.split(".")}
+    by_suffix: dict[str, list[str]] = {}
+    for name in wanted:
+        pieces = name.split(".")
+        for start in range(len(pieces)):
+            by_suffix.setdefault(".".join(pieces[start:]), []).append(name)
+    names = {key: _sound_name(key, by_suffix, parts) for key in keys}
+    unknown = [key for key, name in names.items() if name is None]
+    counts = Counter(name for name in names.values() if name is not None)
+    twice = [name for name, count in counts.items() if count > 1]
+    missing = [name for name in wanted if name not in counts]
+    if set(missing) == set(expected.mtp):
+        missing = []
+    if unknown or twice or missing:
+        raise ScionError(
+            "the checkpoint's tensors are not those that config.json implies",
+            where=where,
+            expected=f"{len(wanted)} tensors, {len(expected.mtp)} of them MTP, which may be absent",
+            found="; ".join(
+                f"{len(group)} {label}, first {group[0]}"
+                for label, group in (
+                    ("unexpected", unknown),
+                    ("claimed by two keys", twice),
+                    ("missing", missing),
+                )
+                if group
+            ),
+            hint="check that config.json and the shards are of the same model and revision",
+        )
+    return {key: name for key, name in names.items() if name is not None}
+
+
+def _sound_name(key: str, by_suffix: Mapping[str, list[str]], parts: set[str]) -> str | None:
+    pieces = key.split(".")
+    for start in range(len(pieces)):
+        names = by_suffix.get(".".join(pieces[start:]))
+        if names is not None:
+            # Whatever stands before must be the model's own prefixes over again.
+            repeated = all(piece in parts for piece in pieces[:start])
+            return names[0] if len(names) == 1 and repeated else None
+    return None
+
+
+def _check_shapes(checkpoint: Checkpoint, names: Mapping[str, str], expected: Inventory) -> None:
+    wanted: dict[str, Shape] = {**expected.language, **expected.vision, **expected.mtp}
+    for key, name in names.items():
+        if checkpoint.tensor(key).shape != wanted[name]:
+            raise ScionError(
+                "a tensor's shape is not the one that config.json implies",
+                where=f"{checkpoint.folder / checkpoint.shard_of[key]}: {key}",
+                expected=f"{list(wanted[name])} for {name}",
+                found=list(checkpoint.tensor(key).shape),
+                hint="config.json belongs to another model: fetch both at one revision",
+            )
+
+
+def _prove_unchanged(source: Artifact, draft: Draft, names: Mapping[str, str]) -> None:
+    before = {names[name]: row["sha256"] for name, row in source.tensors().items()}
+    after = {name: row["sha256"] for name, row in draft.tensor_table().items()}
+    if before != after:
+        changed = sorted(name for name in before if before[name] != after.get(name))
+        raise ScionError(
+            "tensor bytes are not what fetch_source recorded",
+            where=f"{source.folder}: {changed[0]}",
+            expected=before[changed[0]],
+            found=after.get(changed[0]),
+            hint=f"a file below {source.folder} was edited: remove that folder and run again",
+        )
+
+
+def _prefixes(names: Mapping[str, str]) -> list[dict[str, object]]:
+    rules = Counter[tuple[str, str]]()
+    for old, new in names.items():
+        if old != new:
+            tail = 0
+            while old.endswith(new[len(new) - tail :]) and tail <= len(new):
+                tail += 1
+            tail -= 1
+            rules[(old[: len(old) - tail], new[: len(new) - tail])] += 1
+    return [
+        {"found": found, "sound": sound, "tensors": count}
+        for (found, sound), count in sorted(rules.items())
+    ]
+
+
+def main() -> int:
+    """Parse arguments and run the stage."""
+    parser = stage_parser(__doc__, inputs={"source": "manifest of fetch_source"})
+    args = parser.parse_args()
+    return run_stage(
+        lambda: fix_keys(
+            source=Artifact.open(args.source),
+            output=args.output.parent,
+            environment=args.environment,
+        )
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

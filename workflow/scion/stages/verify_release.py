@@ -1,0 +1,307 @@
+"""Prove that a release is what it says, from the bytes of its files and those of its parts.
+
+Nothing is taken from the release's own index or table: the tensors that must be there follow from
+the *source's* inventory, and every digest is taken anew. What is checked:
+
+- inventory: each tensor of the text model is there, unchanged or as four NVFP4 tensors; the MTP
+  head is there; nothing else is;
+- scheme: exactly the modules that the exclusion list leaves are quantized, with the right dtypes
+  and shapes; config.json and hf_quant_config.json say the same; fused groups share their scales;
+- unchanged tensors equal the source's, and the MTP tensors the donor's, bit for bit;
+- quantized weights decode to within one rounding of the source's, no row has vanished, and every
+  scale is finite and positive.
+"""
+
+import math
+import sys
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from tqdm import tqdm
+
+from scion.architectures import Inventory, inventory
+from scion.artifact import Artifact, Draft, remake
+from scion.checkpoint import Checkpoint, read_json
+from scion.digest import in_parallel
+from scion.errors import ScionError
+from scion.files import write_json
+from scion.nvfp4 import dequantize, relative_error, worst_rounding
+from scion.nvfp4_config import BLOCK, HF_QUANT_CONFIG, SUFFIXES, hf_quant_config
+from scion.safetensors_file import digest_safetensors
+from scion.stage_cli import run_stage, stage_parser
+
+REPORT = "verification.json"
+# Float32 arithmetic on either side of a tie.
+_TOLERANCE = 1 + 1e-3
+_ROWS = 1024
+
+
+def verify_release(
+    *, release: Artifact, text: Artifact, donor: Artifact, output: Path, environment: str
+) -> Artifact:
+    """Check a grafted release against the checkpoints it was made from.
+
+    Args:
+        release: The NVFP4 checkpoint with its MTP head.
+        text: The bf16 text model that was quantized.
+        donor: The MTP tensors.
+        output: Folder of the artifact to make; it holds the report, not the weights.
+        environment: Identity of the locked environment.
+
+    Raises:
+        ScionError: The first check that fails.
+    """
+
+    def build(draft: Draft) -> None:
+        checkpoint = Checkpoint.open(release.folder)
+        expected = inventory(checkpoint.config, where=release.folder / "config.json")
+        check_declaration(release.folder, checkpoint.config, expected)
+        unchanged = check_inventory(checkpoint, text, donor)
+        digests = _digests(checkpoint)
+        for name, wanted in unchanged.items():
+            if digests[name] != wanted:
+                raise _wrong(release, name, "a tensor is not its original", wanted, digests[name])
+        _check_fused(release, expected, digests)
+        errors = _check_weights(checkpoint, Checkpoint.open(text.folder), expected)
+        report = {
+            "tensors": len(digests),
+            "unchanged_tensors": len(unchanged),
+            "mtp_tensors": len(donor.tensors()),
+            "quantized_modules": len(errors),
+            "bytes": sum(header.data_start for header in checkpoint.headers.values())
+            + sum(checkpoint.tensor(name).size for name in checkpoint.shard_of),
+            "relative_weight_error": _overall(errors),
+            "relative_weight_error_by_module": {
+                name: math.sqrt(error / weight) for name, (error, weight) in errors.items()
+            },
+        }
+        write_json(draft.folder / REPORT, report)
+        by_module = "relative_weight_error_by_module"
+        draft.facts |= {key: value for key, value in report.items() if key != by_module}
+
+    return remake(
+        output,
+        stage="verify_release",
+        inputs={"release": release, "text": text, "donor": donor},
+        settings={},
+        environment=environment,
+        build=build,
+    )
+
+
+def check_declaration(folder: Path, config: dict[str, Any], expected: Inventory) -> None:
+    """Check that both config files say the same, and that they exclude what is not quantized."""
+    scheme = config.get("quantization_config", {})
+    where = folder / "config.json"
+    second = read_json(folder / HF_QUANT_CONFIG)
+    if scheme.get("quant_algo") != "NVFP4" or second != hf_quant_config(scheme):
+        raise ScionError(
+            "config.json and hf_quant_config.json do not declare the same NVFP4 scheme",
+            where=where,
+            expected=str(second)[:300],
+            found=str(scheme)[:300],
+            hint="both are written by quantize_nvfp4: remove its artifact and run again",
+        )
+    excluded = {module for module in expected.quantized if is_excluded(module, scheme["ignore"])}
+    unnamed = [module for module in expected.kept if not is_excluded(module, scheme["ignore"])]
+    unnamed += [name for name in expected.mtp if not is_excluded(name, scheme["ignore"])]
+    if excluded or unnamed:
+        raise ScionError(
+            "the exclusion list does not fit the tensors",
+            where=where,
+            expected="to name each unquantized module and no quantized one",
+            found=f"quantized but named: {sorted(excluded)[:2]}; not named: {unnamed[:2]}",
+            hint="the list is written by quantize_nvfp4: remove its artifact and run again",
+        )
+
+
+def is_excluded(module: str, patterns: list[str]) -> bool:
+    """Whether a full module name is named by an exclusion list of exact names and globs."""
+    return any(fnmatchcase(module, pattern) for pattern in patterns)
+
+
+def check_inventory(checkpoint: Checkpoint, text: Artifact, donor: Artifact) -> dict[str, str]:
+    """Check the set of tensors, their dtypes and shapes.
+
+    Returns:
+        The digest that each unchanged tensor must have.
+    """
+    originals = text.tensors()
+    expected = inventory(checkpoint.config, where=checkpoint.folder / "config.json")
+    quantized = {f"{module}.weight" for module in expected.quantized}
+    unchanged = {
+        name: row for name, row in originals.items() if name not in quantized
+    } | donor.tensors()
+    wanted = {name: (row["dtype"], tuple(row["shape"])) for name, row in unchanged.items()}
+    for name in quantized:
+        wanted |= _nvfp4_tensors(name.removesuffix(".weight"), originals[name]["shape"])
+    found = {
+        name: (checkpoint.tensor(name).dtype, checkpoint.tensor(name).shape)
+        for name in checkpoint.shard_of
+    }
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name):
+            raise ScionError(
+                "the release's tensors are not those that its source implies",
+                where=f"{checkpoint.folder}: {name}",
+                expected=wanted.get(name, "no such tensor"),
+                found=found.get(name, "no such tensor"),
+                hint="remove the quantize_nvfp4 artifact and run the workflow again",
+            )
+    return {name: row["sha256"] for name, row in unchanged.items()}
+
+
+def _nvfp4_tensors(module: str, shape: list[int]) -> dict[str, tuple[str, tuple[int, ...]]]:
+    rows, columns = shape
+    layouts = (
+        ("U8", (rows, columns // 2)),
+        ("F8_E4M3", (rows, columns // BLOCK)),
+        ("F32", ()),
+        ("F32", ()),
+    )
+    return {f"{module}.{suffix}": layout for suffix, layout in zip(SUFFIXES, layouts, strict=True)}
+
+
+def _digests(checkpoint: Checkpoint) -> dict[str, str]:
+    paths = [checkpoint.folder / shard for shard in checkpoint.headers]
+    return {
+        name: sha256
+        for digest in in_parallel(digest_safetensors, paths)
+        for name, sha256 in digest.tensors.items()
+    }
+
+
+def _check_fused(release: Artifact, expected: Inventory, digests: dict[str, str]) -> None:
+    for group in expected.fused_groups():
+        for suffix in ("weight_scale_2", "input_scale"):
+            values = {digests[f"{module}.{suffix}"] for module in group}
+            if len(values) > 1:
+                raise _wrong(
+                    release,
+                    f"{group[0]}.{suffix}",
+                    "modules that engines load as one have different scales",
+                    f"one {suffix} for {', '.join(group)}",
+                    f"{len(values)} different values",
+                )
+
+
+def _check_weights(
+    checkpoint: Checkpoint, source: Checkpoint, expected: Inventory
+) -> dict[str, tuple[float, float]]:
+    """Squared error and squared norm by quantized module."""
+    errors: dict[str, tuple[float, float]] = {}
+    for module in tqdm(expected.quantized, desc="verifying", unit="module", file=sys.stderr):
+        error = norm = 0.0
+        for weight, packed, scale, scale_2 in _row_blocks(checkpoint, source, module):
+            _check_rows(checkpoint.folder, module, weight, packed, scale, scale_2)
+            part = relative_error(weight, dequantize(packed, scale, scale_2))
+            error, norm = error + part[0], norm + part[1]
+        errors[module] = (error, norm)
+    return errors
+
+
+def _row_blocks(
+    checkpoint: Checkpoint, source: Checkpoint, module: str
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Weight, codes, block scales and global scale, a window of rows at a time."""
+    for suffix in ("weight_scale_2", "input_scale"):
+        scalar = _tensor(checkpoint, f"{module}.{suffix}")
+        if not (torch.isfinite(scalar) and scalar > 0):
+            raise ScionError(
+                "a scale is not a positive number",
+                where=f"{checkpoint.folder}: {module}.{suffix}",
+                expected="finite and above zero",
+                found=scalar.item(),
+                hint="calibration saw no signal there: use more or other calibration samples",
+            )
+    scale_2 = _tensor(checkpoint, f"{module}.weight_scale_2")
+    rows = source.tensor(f"{module}.weight").shape[0]
+    for start in range(0, rows, _ROWS):
+        window = slice(start, start + _ROWS)
+        yield (
+            _tensor(source, f"{module}.weight", window),
+            _tensor(checkpoint, f"{module}.weight", window),
+            _tensor(checkpoint, f"{module}.weight_scale", window),
+            scale_2,
+        )
+
+
+def _tensor(checkpoint: Checkpoint, name: str, rows: slice | None = None) -> torch.Tensor:
+    with safe_open(checkpoint.folder / checkpoint.shard_of[name], framework="pt") as file:
+        return file.get_tensor(name) if rows is None else file.get_slice(name)[rows]
+
+
+def _check_rows(
+    folder: Path,
+    module: str,
+    weight: torch.Tensor,
+    packed: torch.Tensor,
+    scale: torch.Tensor,
+    scale_2: torch.Tensor,
+) -> None:
+    scale_error, code_error = worst_rounding(weight, packed, scale, scale_2)
+    # `not <=` also catches NaN.
+    if not (scale_error <= _TOLERANCE and code_error <= _TOLERANCE):
+        raise ScionError(
+            "a quantized weight is further from its source than NVFP4 rounding allows",
+            where=f"{folder}: {module}",
+            expected="block scales and codes within one rounding",
+            found=f"scales {scale_error:.3f}, codes {code_error:.3f} times the allowed error",
+            hint="remove the quantize_nvfp4 artifact and run the workflow again",
+        )
+    vanished = (weight != 0).any(-1) & (packed & 0x77 == 0).all(-1)
+    if vanished.any():
+        raise ScionError(
+            "rows of a weight became all zero in NVFP4",
+            where=f"{folder}: {module}",
+            expected="no zero row that is not zero in the source",
+            found=f"{int(vanished.sum())} rows, first {int(vanished.nonzero()[0])} of a window",
+            hint="keep this module in bf16 (https://github.com/ollama/ollama/issues/15866)",
+        )
+
+
+def _overall(errors: dict[str, tuple[float, float]]) -> float:
+    squared = sum(error for error, _ in errors.values())
+    return math.sqrt(squared / sum(weight for _, weight in errors.values()))
+
+
+def _wrong(
+    release: Artifact, tensor: str, problem: str, expected: str, found: object
+) -> ScionError:
+    return ScionError(
+        problem,
+        where=f"{release.folder}: {tensor}",
+        expected=expected,
+        found=found,
+        hint=f"remove {release.folder} and what it was made from, and run the workflow again",
+    )
+
+
+def main() -> int:
+    """Parse arguments and run the stage."""
+    parser = stage_parser(
+        __doc__,
+        inputs={
+            "release": "manifest of graft_mtp",
+            "text": "manifest of extract_text",
+            "donor": "manifest of fetch_donor",
+        },
+    )
+    args = parser.parse_args()
+    return run_stage(
+        lambda: verify_release(
+            release=Artifact.open(args.release),
+            text=Artifact.open(args.text),
+            donor=Artifact.open(args.donor),
+            output=args.output.parent,
+            environment=args.environment,
+        )
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
