@@ -1,0 +1,33 @@
+"""Scion: from a bf16 checkpoint of the Qwen3.5/3.6 family to a served, measured, sealed release.
+
+    snakemake --cores all                                         the embedded pair of tiny models
+    snakemake --cores all --configfile config/releases/X.yaml     a release of your own
+"""
+
+from snakemake.utils import min_version
+
+min_version("9.20")
+
+
+configfile: "config/default.yaml"
+
+
+include: "rules/common.smk"
+include: "rules/fetch.smk"
+include: "rules/convert.smk"
+include: "rules/quantize.smk"
+include: "rules/graft.smk"
+include: "rules/verify.smk"
+include: "rules/measure.smk"
+include: "rules/evaluate.smk"
+include: "rules/card.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        manifest("release"),
+
+
+onstart:
+    require_pinned_sources()

@@ -1,0 +1,84 @@
+"""What the rules share: names of files, settings as stages take them. No rules here."""
+
+import json
+import sys
+from pathlib import Path
+
+from scion.config import Section, load_config
+from scion.digest import digest_file, digest_json
+from scion.errors import ScionError
+from scion.location import HubRepository, LocalFolder, parse_location
+from scion.provenance import module_files
+from scion.stages.fetch_source import wanted
+from snakemake.exceptions import WorkflowError
+
+PROJECT = Path(workflow.basedir)
+CONFIG_FILES = [str(path) for path in workflow.configfiles]
+
+# The jobs' `python` is the one that runs Snakemake, activated environment or not.
+shell.prefix(f'export PATH="{Path(sys.executable).parent}:$PATH"; ')
+
+
+def checked_config():
+    """The configuration as a typed model; what is wrong with it ends the run."""
+    try:
+        return load_config(config, where=", ".join(CONFIG_FILES))
+    except ScionError as error:
+        raise WorkflowError(f"\nerror: {error}")
+
+
+CONFIG = checked_config()
+RELEASE = CONFIG.release
+
+
+def manifest(artifact):
+    """The manifest of an artifact: what rules depend on."""
+    return f"results/{RELEASE}/{artifact}/manifest.json"
+
+
+def stage_code(stage):
+    """The source files of a stage, so that editing one runs it again."""
+    return [str(path.relative_to(PROJECT)) for path in module_files(f"scion.stages.{stage}")]
+
+
+def settings(*sections):
+    """Sections of the configuration as one line of JSON, for `--settings` and its like."""
+    values = [section.model_dump(mode="json") for section in sections]
+    return json.dumps(values[0] if len(values) == 1 else values, sort_keys=True)
+
+
+def lock_digest(*locks):
+    """The identity of locked environments: the digest of their lock files."""
+    digests = {lock: digest_file(PROJECT / lock) for lock in locks}
+    return digest_json(digests)
+
+
+ROOT_ENVIRONMENT = lock_digest("uv.lock.neutral")
+SERVING_FOLDER = f"envs/{CONFIG.serving.environment}"
+SERVING_ENVIRONMENT = lock_digest("uv.lock.neutral", f"{SERVING_FOLDER}/uv.lock.neutral")
+SERVING_PYTHON = f"{SERVING_FOLDER}/.venv/bin/python"
+
+
+def local_checkpoint(location, names=wanted):
+    """The files of a checkpoint that lies here; those of the hub are pinned by their commit."""
+    place = parse_location(location)
+    if isinstance(place, HubRepository) or not place.path.is_dir():
+        return []
+    files = (path.name for path in place.path.iterdir() if path.is_file())
+    return [str(place.path / name) for name in names(files)]
+
+
+def local_file(location):
+    """A data file that lies here, or nothing for a data set of the hub."""
+    return location if isinstance(parse_location(location), LocalFolder) else []
+
+
+def require_pinned_sources():
+    """Refuse to run before every repository is named with its commit."""
+    for location in (CONFIG.source, CONFIG.donor, CONFIG.quantization.calibration.dataset):
+        place = parse_location(location)
+        if isinstance(place, HubRepository):
+            try:
+                place.require_pinned(CONFIG_FILES[-1])
+            except ScionError as error:
+                raise WorkflowError(f"\nerror: {error}")

@@ -1,0 +1,52 @@
+"""Fetch the source checkpoint and the donor's MTP head.
+
+Input: a local folder, or a repository of the hub at a commit.
+Output: the artifacts fetch_source (whole checkpoint) and fetch_donor (config and mtp.* tensors).
+"""
+
+
+rule fetch_source:
+    input:
+        files=local_checkpoint(CONFIG.source),
+        code=stage_code("fetch_source"),
+    output:
+        update(manifest("fetch_source")),
+    params:
+        location=CONFIG.source,
+        environment=ROOT_ENVIRONMENT,
+    log:
+        f"logs/{RELEASE}/fetch_source.log",
+    benchmark:
+        f"benchmarks/{RELEASE}/fetch_source.tsv"
+    threads: 8
+    shell:
+        r"""
+        python -m scion.stages.fetch_source \
+            --location {params.location:q} \
+            --output {output:q} \
+            --environment {params.environment:q} \
+            2>&1 | tee {log:q}
+        """
+
+
+rule fetch_donor:
+    input:
+        files=local_checkpoint(CONFIG.donor),
+        code=stage_code("fetch_donor"),
+    output:
+        update(manifest("fetch_donor")),
+    params:
+        location=CONFIG.donor,
+        environment=ROOT_ENVIRONMENT,
+    log:
+        f"logs/{RELEASE}/fetch_donor.log",
+    benchmark:
+        f"benchmarks/{RELEASE}/fetch_donor.tsv"
+    shell:
+        r"""
+        python -m scion.stages.fetch_donor \
+            --location {params.location:q} \
+            --output {output:q} \
+            --environment {params.environment:q} \
+            2>&1 | tee {log:q}
+        """

@@ -1,0 +1,31 @@
+"""Quantize the text model to NVFP4.
+
+Input: the artifact extract_text and the calibration samples.
+Output: the artifact quantize_nvfp4.
+"""
+
+
+rule quantize_nvfp4:
+    input:
+        text=manifest("extract_text"),
+        calibration=local_file(CONFIG.quantization.calibration.dataset),
+        code=stage_code("quantize_nvfp4"),
+    output:
+        update(manifest("quantize_nvfp4")),
+    params:
+        settings=settings(CONFIG.quantization),
+        environment=ROOT_ENVIRONMENT,
+    log:
+        f"logs/{RELEASE}/quantize_nvfp4.log",
+    benchmark:
+        f"benchmarks/{RELEASE}/quantize_nvfp4.tsv"
+    threads: 8
+    shell:
+        r"""
+        python -m scion.stages.quantize_nvfp4 \
+            --text {input.text:q} \
+            --settings {params.settings:q} \
+            --output {output:q} \
+            --environment {params.environment:q} \
+            2>&1 | tee {log:q}
+        """
