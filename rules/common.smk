@@ -1,6 +1,7 @@
 """What the rules share: names of files, settings as stages take them. No rules here."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -38,13 +39,13 @@ def manifest(artifact):
 
 def stage_code(stage):
     """The source files of a stage, so that editing one runs it again."""
-    return [str(path.relative_to(PROJECT)) for path in module_files(f"scion.stages.{stage}")]
+    return [os.path.relpath(path) for path in module_files(f"scion.stages.{stage}")]
 
 
-def settings(*sections):
-    """Sections of the configuration as one line of JSON, for `--settings` and its like."""
-    values = [section.model_dump(mode="json") for section in sections]
-    return json.dumps(values[0] if len(values) == 1 else values, sort_keys=True)
+def settings(**sections):
+    """Sections of the configuration as one line of JSON, for a stage's `--settings`."""
+    values = {name: section.model_dump(mode="json") for name, section in sections.items()}
+    return json.dumps(values, sort_keys=True)
 
 
 def lock_digest(*locks):

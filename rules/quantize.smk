@@ -13,7 +13,7 @@ rule quantize_nvfp4:
     output:
         update(manifest("quantize_nvfp4")),
     params:
-        settings=settings(CONFIG.quantization),
+        settings=settings(quantization=CONFIG.quantization),
         environment=ROOT_ENVIRONMENT,
     log:
         f"logs/{RELEASE}/quantize_nvfp4.log",

@@ -45,11 +45,11 @@ class Artifact:
         """
         folder = path.parent if path.name == MANIFEST else path
         manifest = read_json(folder / MANIFEST)
-        if manifest.get("root") != _root(manifest):
+        if manifest.get("root") != manifest_root(manifest):
             raise ScionError(
                 "the manifest's root digest is not that of its content",
                 where=folder / MANIFEST,
-                expected=_root(manifest),
+                expected=manifest_root(manifest),
                 found=manifest.get("root"),
                 hint=f"the file was edited: remove {folder} and run the workflow again",
             )
@@ -110,6 +110,11 @@ class Draft:
     facts: dict[str, Any] = field(default_factory=dict)
     _files: dict[str, dict[str, Any]] = field(default_factory=dict)
     _tensors: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def files(self) -> dict[str, dict[str, Any]]:
+        """`size` and `sha256` by name, of all that is hashed or linked so far."""
+        return self._files
 
     def link(self, artifact: Artifact, name: str, new_name: str | None = None) -> None:
         """Take a file of another artifact over by hard link, with its digests; no byte is read."""
@@ -173,7 +178,7 @@ class Draft:
             "facts": self.facts,
             "files": dict(sorted(self._files.items())),
         }
-        manifest = {"root": _root(manifest), **manifest}
+        manifest = {"root": manifest_root(manifest), **manifest}
         write_json(self.folder / MANIFEST, manifest)
         return manifest
 
@@ -200,7 +205,9 @@ def remake(
     request = {
         "stage": stage,
         "made_from": {
-            name: made.root if isinstance(made, Artifact) else "sha256:" + digest_file(made)
+            name: {"stage": made.manifest["stage"], "root": made.root}
+            if isinstance(made, Artifact)
+            else {"file": made.name, "sha256": digest_file(made)}
             for name, made in inputs.items()
         },
         "settings": dict(settings),
@@ -240,5 +247,6 @@ def _current(output: Path, request: Mapping[str, Any]) -> Artifact | None:
     return None
 
 
-def _root(manifest: Mapping[str, Any]) -> str:
+def manifest_root(manifest: Mapping[str, Any]) -> str:
+    """The root digest that a manifest of this content has."""
     return digest_json({key: value for key, value in manifest.items() if key != "root"})

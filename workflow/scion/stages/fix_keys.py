@@ -15,6 +15,7 @@ from pathlib import Path
 from scion.architectures import Inventory, Shape, inventory
 from scion.artifact import Artifact, Draft, remake
 from scion.checkpoint import INDEX, Checkpoint, index_headers
+from scion.digest import in_parallel
 from scion.errors import ScionError
 from scion.safetensors_file import copy_renamed
 from scion.stage_cli import run_stage, stage_parser
@@ -45,10 +46,8 @@ def fix_keys(*, source: Artifact, output: Path, environment: str) -> Artifact:
         renamed = {old for old, new in names.items() if old != new}
         touched = {checkpoint.shard_of[name] for name in renamed}
         draft.link_all(source, but={*touched, *({INDEX} if touched else ())})
-        for shard in sorted(touched):
-            print(f"renaming keys of {shard}", file=sys.stderr)
-            copy_renamed(source.folder / shard, draft.folder / shard, names)
         if touched:
+            rename_shards(checkpoint, names, touched, draft.folder)
             index_headers(draft.folder, checkpoint.headers)
         draft.hash_files()
         _prove_unchanged(source, draft, names)
@@ -112,6 +111,18 @@ def sound_names(keys: Iterable[str], expected: Inventory, *, where: object) -> d
             hint="check that config.json and the shards are of the same model and revision",
         )
     return {key: name for key, name in names.items() if name is not None}
+
+
+def rename_shards(
+    checkpoint: Checkpoint, names: Mapping[str, str], shards: Iterable[str], folder: Path
+) -> None:
+    """Copy shards into `folder` with the tensors' new names, one thread a core."""
+
+    def rename(shard: str) -> None:
+        print(f"renaming keys of {shard}", file=sys.stderr)
+        copy_renamed(checkpoint.folder / shard, folder / shard, names)
+
+    in_parallel(rename, sorted(shards))
 
 
 def _sound_name(key: str, by_suffix: Mapping[str, list[str]], parts: set[str]) -> str | None:

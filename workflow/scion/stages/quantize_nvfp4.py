@@ -27,7 +27,7 @@ from scion.architectures import Inventory, inventory
 from scion.artifact import Artifact, Draft, remake
 from scion.calibration import read_rows, tokenize
 from scion.checkpoint import INDEX, Checkpoint, Piece, write_shards
-from scion.config import Quantization
+from scion.config import Quantization, Section
 from scion.errors import ScionError
 from scion.files import write_json
 from scion.nvfp4_config import (
@@ -41,6 +41,12 @@ from scion.stage_cli import add_settings, read_settings, run_stage, stage_parser
 
 RECIPES = {"nvfp4_default": mtq.NVFP4_DEFAULT_CFG}
 MODELOPT = "nvidia-modelopt"
+
+
+class Settings(Section):
+    """The sections of the configuration that this stage reads."""
+
+    quantization: Quantization
 
 
 def quantize_nvfp4(
@@ -226,14 +232,14 @@ def _write_configs(folder: Path, checkpoint: Checkpoint, expected: Inventory) ->
 def main() -> int:
     """Parse arguments and run the stage."""
     parser = stage_parser(__doc__, inputs={"text": "manifest of extract_text"})
-    add_settings(parser, Quantization)
+    add_settings(parser, Settings)
     args = parser.parse_args()
 
     return run_stage(
         lambda: quantize_nvfp4(
             text=Artifact.open(args.text),
             output=args.output.parent,
-            settings=read_settings(args.settings, Quantization),
+            settings=read_settings(args.settings, Settings).quantization,
             environment=args.environment,
         )
     )
