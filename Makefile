@@ -1,0 +1,66 @@
+# Everything that is done with Scion by hand. `make help` lists it. Needs make, git, a C compiler
+# and Python 3.11 or 3.12; all else is installed, from locks, into .tools, .venv and envs/*/.venv.
+#   make PYTHON=3.12 test           another Python: a version, a name or a path
+#   make SERVING=serve-cuda setup   another serving environment: a folder of envs/
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# pyenv puts names on the PATH whose version is not switched on, so each candidate is tried.
+ifeq ($(origin PYTHON),undefined)
+PYTHON := $(shell for p in python3.11 python3.12 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null \
+	&& echo $$p && break; done; true)
+endif
+override PYTHON := $(or $(patsubst 3.%,python3.%,$(PYTHON)),python3)
+
+BIN := .venv/bin
+SERVING := serve-cpu
+# snakefmt looks for its shfmt on the PATH.
+SNAKEFMT := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/snakefmt
+# The environments are called by path, so an activated one or a PYTHONPATH must not leak in.
+unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV
+
+SNAKEMAKE_CODE := $(wildcard Snakefile rules)
+
+.PHONY: help setup run test check format lock bench clean
+
+help:  ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup:  ## Install the locked environments (all other targets do this first)
+	@$(PYTHON) tools/setup.py --serving $(SERVING)
+
+run: setup  ## Make the default release, and tell what came of it
+	$(BIN)/snakemake --cores all
+	@$(BIN)/scion summary
+
+test: setup  ## Run every test
+	$(BIN)/pytest
+
+check: setup  ## Formatters, linters (snakemake --lint too), types, spelling, locks; changes nothing
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(SNAKEFMT) --check $(SNAKEMAKE_CODE)
+	$(BIN)/pyright
+	$(BIN)/python tools/lint_rules.py
+	$(BIN)/typos
+	$(PYTHON) tools/lock.py check
+
+format: setup  ## Format the code, and mend what the linter can mend
+	$(BIN)/ruff check --fix --exit-zero .
+	$(BIN)/ruff format .
+	$(SNAKEFMT) $(SNAKEMAKE_CODE)
+
+lock:  ## Lock the environments anew (UPGRADE=1: take the newest versions)
+	@$(PYTHON) tools/setup.py --uv-only
+	$(PYTHON) tools/lock.py update $(if $(UPGRADE),--upgrade)
+
+bench: setup  ## Run the benchmarks one after another; each ends with a line of JSON
+	@for script in bench/*.py; do echo "== $$script" >&2; $(BIN)/python "$$script"; done
+
+clean:  ## Remove what runs made; environments and downloads stay
+	rm -rf results logs benchmarks .snakemake .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path '*/.venv/*' -prune -exec rm -rf {} +

@@ -1,0 +1,131 @@
+"""Install uv, then the locked environments, where they are not there yet (`make setup`).
+
+Needs Python 3.11 or 3.12 with venv and pip, nothing else. Of the serving environments only the one
+that is asked for is installed. A stamp in .tools, one for each, holds a digest of everything that
+the environments are made from, so a second run is over at once.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import lock
+
+ROOT = lock.ROOT
+TOOLS = ROOT / ".tools"
+PYTHONS = ((3, 11), (3, 12))
+
+# pip options that would put uv anywhere but in the venv.
+_DISTURBING = ("PIP_PREFIX", "PIP_ROOT", "PIP_TARGET", "PIP_USER", "PYTHONHOME", "PYTHONPATH")
+
+
+def inputs_digest() -> str:
+    """Digest of all that the environments depend on: locks, project files, the interpreter."""
+    files = [ROOT / "envs/bootstrap.txt", Path(__file__), Path(lock.__file__)]
+    for folder in (*lock.ENVIRONMENTS, *lock.LOCAL_PACKAGES):
+        files += [ROOT / folder / "pyproject.toml", ROOT / folder / "uv.lock.neutral"]
+    parts = {str(file.relative_to(ROOT)): _sha256(file) for file in files if file.exists()}
+    parts["python"] = f"{sys.version} {sys.base_prefix}"
+    parts["folder"] = str(ROOT)
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def stamp(serving: str) -> Path:
+    """The file that says from what the environments were made."""
+    return TOOLS / f"setup-{serving}.json"
+
+
+def is_done(digest: str, serving: str) -> bool:
+    """Whether the environments of `digest` are there."""
+    pythons = [ROOT / folder / ".venv/bin/python" for folder in installed(serving)]
+    if not stamp(serving).exists() or not all(python.exists() for python in pythons):
+        return False
+    return json.loads(stamp(serving).read_text()).get("inputs") == digest
+
+
+def installed(serving: str) -> tuple[Path, ...]:
+    """The environments that a set-up installs: the root one and one of those that serve."""
+    return Path(), Path("envs") / serving
+
+
+def install_uv() -> None:
+    """Install the uv of envs/bootstrap.txt, hash checked, into a venv in .tools."""
+    wanted = (ROOT / "envs/bootstrap.txt").read_text()
+    note = TOOLS / "bootstrap.txt"
+    if (TOOLS / "bin/uv").exists() and note.exists() and note.read_text() == wanted:
+        return
+    environment = {k: v for k, v in os.environ.items() if k not in _DISTURBING}
+    _run([sys.executable, "-m", "venv", "--clear", str(TOOLS)], environment)
+    requirements = ["--requirement", str(ROOT / "envs/bootstrap.txt")]
+    options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary", ":all:"]
+    pip = [str(TOOLS / "bin/python"), "-m", "pip", "install", "--require-hashes"]
+    _run([*pip, *options, *requirements], environment)
+    note.write_text(wanted)
+
+
+def sync_environments(serving: str) -> None:
+    """Make the environments what their locks say."""
+    lock.expand_all()
+    for folder in installed(serving):
+        print(f"setup: {folder / '.venv'}", file=sys.stderr)
+        command = [str(TOOLS / "bin/uv"), "sync", "--frozen", "--quiet"]
+        options = ["--project", str(ROOT / folder), "--python", sys.executable]
+        _run([*command, *options], lock.uv_environment())
+
+
+def _run(command: list[str], environment: dict[str, str]) -> None:
+    subprocess.run(command, check=True, env=environment)
+
+
+def main() -> int:
+    """Set everything up, or do nothing if it is."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--uv-only", action="store_true", help="stop after installing uv")
+    parser.add_argument(
+        "--serving",
+        default="serve-cpu",
+        choices=[folder.name for folder in lock.ENVIRONMENTS if folder.name],
+        help="the serving environment to install (default: %(default)s)",
+    )
+    arguments = parser.parse_args()
+    if sys.version_info[:2] not in PYTHONS:
+        print(
+            f"error: Scion needs Python 3.11 or 3.12\n  found:    {sys.version.split()[0]}\n"
+            "  hint:     make PYTHON=/path/to/python3.11 setup",
+            file=sys.stderr,
+        )
+        return 1
+    digest = inputs_digest()
+    if is_done(digest, arguments.serving) and not arguments.uv_only:
+        return 0
+    try:
+        install_uv()
+        if arguments.uv_only:
+            return 0
+        sync_environments(arguments.serving)
+    except lock.LockError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except subprocess.CalledProcessError as error:
+        command = " ".join(map(str, error.cmd))
+        print(
+            f"error: the environments could not be set up\n  where:    {command}\n"
+            f"  found:    exit status {error.returncode}; its own message stands above\n"
+            "  hint:     once that is mended, `make setup` goes on where it stopped",
+            file=sys.stderr,
+        )
+        return 1
+    stamp(arguments.serving).write_text(json.dumps({"inputs": digest}) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
