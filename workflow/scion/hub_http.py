@@ -1,0 +1,158 @@
+"""One request to the hub, repeated where that can help, and byte ranges that arrive whole.
+
+Cut connections and the statuses 408, 429 and 5xx are tried again, `len(RETRY_SECONDS)` times
+without progress; anything else, and the last failure, becomes a `ScionError`. The connections are
+huggingface_hub's own session (proxies, certificates, HF_HUB_OFFLINE). The token goes to the hub's
+own host alone: httpx drops it where a redirect leads to another one
+(https://github.com/encode/httpx/blob/master/httpx/_client.py, `_redirect_headers`).
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import httpx
+from huggingface_hub import constants, hf_hub_url
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub.utils import (
+    build_hf_headers,  # pyright: ignore[reportUnknownVariableType]
+    get_session,
+    hf_raise_for_status,
+)
+
+from scion.errors import ScionError
+from scion.hub_errors import explain
+from scion.location import HubRepository
+
+RETRY_SECONDS = (1.0, 2.0, 4.0, 8.0)
+"""Waits before the second try, the third, ...; after the last one the error stands."""
+TIMEOUT_SECONDS = 30.0
+"""Longest silence of the server in an answer."""
+
+_LONGEST_WAIT_SECONDS = 60.0
+_RETRIED_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
+
+_Answer = TypeVar("_Answer")
+
+
+def endpoint() -> str:
+    """The hub's address, without a slash at its end."""
+    # huggingface_hub reads HF_ENDPOINT only once, when it is imported.
+    return os.environ.get("HF_ENDPOINT", constants.ENDPOINT).rstrip("/")
+
+
+def retry(request: Callable[[], _Answer], repository: HubRepository) -> _Answer:
+    """The result of `request`, tried again as the module says.
+
+    Raises:
+        ScionError: The hub refuses, or can't be reached.
+    """
+    failures = 0
+    while True:
+        try:
+            return request()
+        except (httpx.HTTPError, OfflineModeIsEnabled) as error:
+            _wait_or_raise(error, failures, repository, None)
+            failures += 1
+
+
+def stream_range(
+    repository: HubRepository,
+    name: str,
+    start: int,
+    end: int,
+    *,
+    total: int | None,
+    whole: bool = False,
+) -> Iterator[bytes]:
+    """The bytes [start, end) of a file, in chunks; a cut connection is taken up where it ended.
+
+    Args:
+        repository: Pinned.
+        name: File in it.
+        start: First byte.
+        end: The byte after the last one.
+        total: The file's size, if known; another size in the answer is an error.
+        whole: Whether a server that ignores the range may send the file from its beginning.
+
+    Raises:
+        ScionError: The hub refuses, can't be reached, or sends another range.
+    """
+    position, failures = start, 0
+    while position < end:
+        try:
+            for chunk in _stream_once(repository, name, position, end, total=total, whole=whole):
+                position += len(chunk)
+                failures = 0
+                yield chunk
+            if position < end:
+                raise httpx.RemoteProtocolError(f"the answer ended {end - position} bytes early")
+        except (httpx.HTTPError, OfflineModeIsEnabled) as error:
+            _wait_or_raise(error, failures, repository, name)
+            failures += 1
+
+
+def _stream_once(
+    repository: HubRepository, name: str, start: int, end: int, *, total: int | None, whole: bool
+) -> Iterator[bytes]:
+    url = hf_hub_url(
+        repository.name,
+        name,
+        repo_type=repository.kind,
+        revision=repository.revision,
+        endpoint=endpoint(),
+    )
+    headers = build_hf_headers(library_name="scion")
+    headers |= {"Accept-Encoding": "identity", "Range": f"bytes={start}-{end - 1}"}
+    request = get_session().stream("GET", url, headers=headers, timeout=TIMEOUT_SECONDS)
+    with request as response:
+        hf_raise_for_status(response)
+        skipped = 0
+        if whole and response.status_code == 200:
+            skipped = start
+        else:
+            _check_range(response, f"{repository}: {name}", start=start, end=end, total=total)
+        left = end - start
+        for chunk in response.iter_bytes():
+            cut = min(skipped, len(chunk))
+            skipped -= cut
+            wanted = chunk[cut : cut + left]
+            left -= len(wanted)
+            if wanted:
+                yield wanted
+
+
+def _check_range(
+    response: httpx.Response, where: str, *, start: int, end: int, total: int | None
+) -> None:
+    """Refuse an answer that is not exactly the range [start, end) of a file of `total` bytes."""
+    expected = f"bytes {start}-{end - 1}/{'*' if total is None else total}"
+    found = response.headers.get("Content-Range", "none")
+    same = found == expected or (total is None and found.split("/")[0] == expected.split("/")[0])
+    if response.status_code != 206 or not same:
+        raise ScionError(
+            "the server did not send the range that it was asked for",
+            where=where,
+            expected=f"status 206, Content-Range: {expected}",
+            found=f"status {response.status_code}, Content-Range: {found}",
+            hint="a mirror or proxy without range requests can't be used: unset HF_ENDPOINT, or "
+            "download the repository and give its folder",
+        )
+
+
+def _wait_or_raise(
+    error: Exception, failures: int, repository: HubRepository, name: str | None
+) -> None:
+    """Wait before the next try; raise a `ScionError` where another one can't help."""
+    response = error.response if isinstance(error, HfHubHTTPError) else None
+    transient = isinstance(error, httpx.TransportError) or (
+        response is not None and response.status_code in _RETRIED_STATUSES
+    )
+    if not transient or failures >= len(RETRY_SECONDS):
+        raise explain(error, repository, name=name, endpoint=endpoint()) from error
+    wait = RETRY_SECONDS[failures]
+    if response is not None:
+        asked = response.headers.get("Retry-After", "")
+        wait = max(wait, float(asked)) if asked.isdigit() else wait
+    time.sleep(min(wait, _LONGEST_WAIT_SECONDS))
