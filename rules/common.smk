@@ -14,7 +14,7 @@ from scion.stages.fetch_source import wanted
 from snakemake.exceptions import WorkflowError
 
 PROJECT = Path(workflow.basedir)
-CONFIG_FILES = [str(path) for path in workflow.configfiles]
+CONFIG_FILES = [os.path.relpath(path) for path in workflow.configfiles]
 
 # The jobs' `python` is the one that runs Snakemake, activated environment or not.
 shell.prefix(f'export PATH="{Path(sys.executable).parent}:$PATH"; ')

@@ -94,6 +94,7 @@ def inventory(config: Mapping[str, Any], *, where: object) -> Inventory:
         language = _language(text)
         vision = _vision(config["vision_config"]) if config.get("vision_config") else {}
         mtp = _mtp(text) if text.get("mtp_num_hidden_layers", 0) else {}
+        layers = range(text["num_hidden_layers"])
     except (KeyError, TypeError) as error:
         raise ScionError(
             "config.json lacks what the tensors' shapes follow from",
@@ -102,7 +103,6 @@ def inventory(config: Mapping[str, Any], *, where: object) -> Inventory:
             found=f"no usable {error}",
             hint="fetch config.json again from the checkpoint's repository",
         ) from error
-    layers = range(text["num_hidden_layers"])
     modules = [name.removesuffix(".weight") for name in language]
     order = {module: position for position, module in enumerate(modules)}
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scion.checkpoint import read_json
+from scion.checkpoint import read_json, read_object
 from scion.digest import digest_file, digest_json, in_parallel
 from scion.errors import ScionError
 from scion.files import link_or_copy, write_json
@@ -44,7 +44,7 @@ class Artifact:
             ScionError: No manifest there, or one whose digest is not that of its content.
         """
         folder = path.parent if path.name == MANIFEST else path
-        manifest = read_json(folder / MANIFEST)
+        manifest = read_object(folder / MANIFEST)
         if manifest.get("root") != manifest_root(manifest):
             raise ScionError(
                 "the manifest's root digest is not that of its content",
@@ -191,6 +191,7 @@ def remake(
     settings: Mapping[str, Any],
     environment: str,
     build: Callable[[Draft], None],
+    volatile: bool = False,
 ) -> Artifact:
     """Bring the artifact at `output` up to date, by `build` if it must be made anew.
 
@@ -201,6 +202,8 @@ def remake(
         settings: JSON-able settings of the stage.
         environment: Identity of the locked environment, `sha256:…` of its lock.
         build: Fills a draft. If it raises, an earlier artifact stays as it was.
+        volatile: The stage reads what no digest in the request covers, such as a local folder:
+            what is there already may be out of date, so it is made anew.
     """
     request = {
         "stage": stage,
@@ -216,26 +219,31 @@ def remake(
     }
     partial = output.with_name(f".{output.name}.partial")
     replaced = output.with_name(f".{output.name}.replaced")
-    if replaced.exists() and not output.exists():
-        replaced.rename(output)
-    current = _current(output, request)
+    _recover(output, partial, replaced)
+    current = None if volatile else _current(output, request)
     if current is not None:
         return current
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.rmtree(replaced, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         draft = Draft(partial)
         build(draft)
         manifest = draft.finish(request)
+        if output.exists():
+            output.rename(replaced)
+        partial.rename(output)
     except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
+        _recover(output, partial, replaced)
         raise
-    if output.exists():
-        output.rename(replaced)
-    partial.rename(output)
     shutil.rmtree(replaced, ignore_errors=True)
     return Artifact(output, manifest)
+
+
+def _recover(output: Path, partial: Path, replaced: Path) -> None:
+    """Undo what a stage that stopped has left, wherever it stopped."""
+    if replaced.exists() and not output.exists():
+        replaced.rename(output)
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def _current(output: Path, request: Mapping[str, Any]) -> Artifact | None:

@@ -60,7 +60,7 @@ class Checkpoint:
                 shard_of[name] = shard
         if (folder / INDEX).exists():
             _check_index(folder, shard_of)
-        return cls(folder, headers, shard_of, read_json(folder / "config.json"))
+        return cls(folder, headers, shard_of, read_object(folder / "config.json"))
 
     def tensor(self, name: str) -> Tensor:
         """Dtype, shape and range of one tensor."""
@@ -93,6 +93,24 @@ def read_json(path: Path) -> Any:
             found=error,
             hint="fetch the checkpoint again, or name a folder that holds one",
         ) from error
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Parse a JSON file that must hold an object.
+
+    Raises:
+        ScionError: The file is missing, is not JSON, or holds something else.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise ScionError(
+            f"{path.name} holds no JSON object",
+            where=path,
+            expected="an object: {…}",
+            found=str(value)[:200],
+            hint="fetch the file again",
+        )
+    return value
 
 
 def index_of(folder: Path) -> dict[str, str] | None:

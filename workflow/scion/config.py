@@ -88,6 +88,9 @@ class Serving(Section):
         default=600, gt=0, description="longest wait until the server is ready"
     )
     kv_cache_gigabytes: int = Field(default=1, gt=0, description="KV cache of a CPU server (GiB)")
+    cpu_threads: int = Field(
+        default=1, gt=0, description="OpenMP threads of a CPU server; one is best for tiny models"
+    )
     max_model_len: int = Field(default=1024, gt=0, description="context in tokens while measuring")
     max_num_seqs: int = Field(default=2, gt=0, description="requests decoded in parallel")
 
@@ -97,10 +100,13 @@ class Measurement(Section):
 
     prompts: str = Field(
         default="resources/pico/prompts.jsonl",
-        description="JSONL of chats: `name`, `messages`, `tools`",
+        description="JSONL of chats: `messages`, and maybe `name`, `tools`, `enable_thinking`",
     )
     decode_tokens: tuple[int, ...] = Field(
         default=(50, 350, 700), description="lengths of the short, medium and long decode"
+    )
+    reply_tokens: int = Field(
+        default=200, gt=0, description="longest reply where the model itself ends it"
     )
     parallel_requests: tuple[int, ...] = Field(
         default=(1, 2), description="requests at the same time"

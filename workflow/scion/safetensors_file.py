@@ -135,6 +135,13 @@ def _decode(raw: bytes, where: object) -> dict[str, Any]:
         entries = json.loads(raw.decode(), object_pairs_hook=unique)
         if not isinstance(entries, dict):
             raise ValueError("not a JSON object")
+        metadata = entries.get("__metadata__", {})
+        if not isinstance(metadata, dict) or not all(
+            isinstance(value, str) for value in metadata.values()
+        ):
+            raise ValueError("__metadata__ must map strings to strings")
+        # JSON can spell half of a surrogate pair, which no file of ours could name.
+        "".join((*entries, *metadata, *metadata.values())).encode()
     except (ValueError, RecursionError) as error:
         raise ScionError(
             "safetensors header can't be read",
@@ -154,6 +161,8 @@ def _tensor(name: str, entry: Any, where: object) -> Tensor:
         if not all(type(number) is int and number >= 0 for number in numbers):
             raise ValueError("shape and offsets must be non-negative integers")
         bits = DTYPE_BITS[tensor.dtype] * math.prod(tensor.shape)
+        if bits.bit_length() > 64:
+            raise ValueError("the shape is larger than any file")
     except (KeyError, TypeError, ValueError) as error:
         raise ScionError(
             "safetensors header has a malformed entry",
@@ -223,14 +232,22 @@ def copy_renamed(source: Path, target: Path, names: Mapping[str, str]) -> None:
     """Copy a file whose tensors get new names; no tensor byte moves.
 
     The new header takes the old one's room, padded, so the data is a reflink or an in-kernel copy.
+    Where longer names need more room, the data is copied behind a longer header.
 
     Args:
         source: The file to copy.
         target: The file to make.
-        names: New name of every tensor by its old one. Together they must not be longer.
+        names: New name of every tensor by its old one.
     """
     header = read_header(source)
     tensors = [replace(tensor, name=names[tensor.name]) for tensor in header.tensors.values()]
+    raw = encode_header(tensors, header.metadata)
+    if len(raw) > header.data_start:
+        with source.open("rb") as reader, target.open("wb") as writer:
+            writer.write(raw)
+            size = source.stat().st_size - header.data_start
+            copy_range(reader, writer, offset=header.data_start, size=size)
+        return
     raw = encode_header(tensors, header.metadata, length=header.data_start)
     copy_file(source, target)
     with target.open("r+b") as file:

@@ -11,6 +11,7 @@ from pathlib import Path
 from scion.architectures import inventory
 from scion.artifact import Artifact, Draft, remake
 from scion.checkpoint import INDEX, Checkpoint, index_headers, shard_name
+from scion.digest import in_parallel
 from scion.files import write_json
 from scion.safetensors_file import copy_subset
 from scion.stage_cli import run_stage, stage_parser
@@ -79,16 +80,17 @@ def _write_shards(draft: Draft, fixed: Artifact, checkpoint: Checkpoint, removed
         for shard, header in checkpoint.headers.items()
     }
     kept = {shard: names for shard, names in kept.items() if names}
-    new_names: list[str] = []
-    for number, (shard, names) in enumerate(kept.items(), start=1):
-        new_name = shard_name(number, len(kept))
-        new_names.append(new_name)
-        if len(names) == len(checkpoint.headers[shard].tensors):
-            draft.link(fixed, shard, new_name)
-        else:
-            print(f"copying {len(names)} tensors of {shard}", file=sys.stderr)
-            copy_subset(fixed.folder / shard, draft.folder / new_name, names)
-    index_headers(draft.folder, new_names)
+    new_names = {shard: shard_name(number, len(kept)) for number, shard in enumerate(kept, start=1)}
+    whole = {shard for shard in kept if len(kept[shard]) == len(checkpoint.headers[shard].tensors)}
+    for shard in sorted(whole):
+        draft.link(fixed, shard, new_names[shard])
+
+    def copy_kept(shard: str) -> None:
+        print(f"copying {len(kept[shard])} tensors of {shard}", file=sys.stderr)
+        copy_subset(fixed.folder / shard, draft.folder / new_names[shard], kept[shard])
+
+    in_parallel(copy_kept, sorted(kept.keys() - whole))
+    index_headers(draft.folder, new_names.values())
 
 
 def main() -> int:

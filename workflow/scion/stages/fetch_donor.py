@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from scion.architectures import MTP_PREFIX, inventory
 from scion.artifact import Artifact, Draft, remake
-from scion.checkpoint import INDEX, SINGLE, index_of, read_json
+from scion.checkpoint import INDEX, SINGLE, index_of, read_object
 from scion.digest import read_chunks
 from scion.errors import ScionError
 from scion.hub import RangeReader
@@ -78,7 +78,7 @@ def fetch_donor(*, location: str, output: Path, environment: str) -> Artifact:
     def build(draft: Draft) -> None:
         reader = _Hub(place) if isinstance(place, HubRepository) else _Folder(place.path)
         _copy_small(reader, "config.json", draft.folder, location)
-        config = read_json(draft.folder / "config.json")
+        config = read_object(draft.folder / "config.json")
         expected = inventory(config, where=f"{location}/config.json").mtp
         shard_of = _shards_of_mtp(reader, draft.folder, location)
         if not expected or shard_of.keys() != expected.keys():
@@ -94,6 +94,7 @@ def fetch_donor(*, location: str, output: Path, environment: str) -> Artifact:
         settings={"location": location},
         environment=environment,
         build=build,
+        volatile=not isinstance(place, HubRepository),
     )
 
 

@@ -60,9 +60,11 @@ def fetch_source(*, location: str, output: Path, environment: str) -> Artifact:
             folder = download
         else:
             folder = _local_folder(place)
-        for name in wanted(path.name for path in folder.iterdir() if path.is_file()):
+        # Where it comes from, so that an error names a file that is still there afterwards.
+        checkpoint = Checkpoint.open(folder)
+        names = wanted(path.name for path in folder.iterdir() if path.is_file())
+        for name in sorted({*names, *checkpoint.headers}):
             link_or_copy(folder / name, draft.folder / name)
-        checkpoint = Checkpoint.open(draft.folder)
         print(f"hashing {len(checkpoint.headers)} shards", file=sys.stderr)
         draft.hash_files()
         draft.facts |= {
@@ -78,6 +80,7 @@ def fetch_source(*, location: str, output: Path, environment: str) -> Artifact:
         settings={"location": location},
         environment=environment,
         build=build,
+        volatile=not isinstance(place, HubRepository),
     )
     shutil.rmtree(download, ignore_errors=True)
     return artifact

@@ -16,7 +16,6 @@ from scion.errors import ScionError
 from scion.files import write_json
 from scion.nvfp4_config import HF_QUANT_CONFIG, MTP_PATTERN, hf_quant_config
 from scion.stage_cli import run_stage, stage_parser
-from scion.stages.fetch_donor import MTP_SHARD
 
 
 def graft_mtp(*, quantized: Artifact, donor: Artifact, output: Path, environment: str) -> Artifact:
@@ -38,8 +37,11 @@ def graft_mtp(*, quantized: Artifact, donor: Artifact, output: Path, environment
         expected = inventory(checkpoint.config, where=quantized.folder / "config.json").mtp
         _check_donor(donor, expected)
         draft.link_all(quantized, but={INDEX, "config.json", HF_QUANT_CONFIG})
-        draft.link(donor, MTP_SHARD)
-        index_headers(draft.folder, [*checkpoint.headers, MTP_SHARD])
+        rows = donor.tensors().values()
+        head = sorted({row["file"] for row in rows})
+        for shard in head:
+            draft.link(donor, shard)
+        index_headers(draft.folder, [*checkpoint.headers, *head])
         config = with_mtp_excluded(checkpoint.config)
         if config == checkpoint.config:
             draft.link(quantized, "config.json")
@@ -48,7 +50,6 @@ def graft_mtp(*, quantized: Artifact, donor: Artifact, output: Path, environment
             write_json(draft.folder / "config.json", config)
             scheme = hf_quant_config(config["quantization_config"])
             write_json(draft.folder / HF_QUANT_CONFIG, scheme)
-        rows = donor.tensors().values()
         draft.facts |= {
             "mtp_tensors": len(expected),
             "mtp_bytes": sum(row["range"][1] - row["range"][0] for row in rows),

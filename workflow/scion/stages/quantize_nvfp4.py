@@ -125,7 +125,7 @@ def _export(source: Path, target: Path, rows: list[dict[str, Any]], settings: Qu
 
 @contextmanager
 def _one_thread(device: str) -> Generator[None]:
-    """Calibrate with one CPU thread: several would sum in an order that depends on their number."""
+    """Calibrate with one CPU thread: no library promises equal sums for any number of them."""
     threads = torch.get_num_threads()
     if device == "cpu":
         torch.set_num_threads(1)

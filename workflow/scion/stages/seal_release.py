@@ -13,7 +13,7 @@ from pathlib import Path
 
 from scion.artifact import MANIFEST, TENSORS, Artifact, Draft, remake
 from scion.errors import ScionError
-from scion.files import atomic_file, link_or_copy
+from scion.files import atomic_file, copy_file, link_or_copy
 from scion.stage_cli import run_stage, stage_parser
 
 CARD = "README.md"
@@ -45,15 +45,19 @@ def seal_release(
     stages = {**evidence, "graft_mtp": release, "render_card": card}
 
     def build(draft: Draft) -> None:
+        (draft.folder / PROVENANCE / RESULTS).mkdir(parents=True)
         for name in release.files:
             if name != TENSORS:
-                link_or_copy(release.folder / name, draft.folder / name)
-        link_or_copy(card.folder / CARD, draft.folder / CARD)
+                # Small files are copied: people edit those of a folder that they publish, and a
+                # hard link would carry the edit into the stage's own artifact.
+                place = link_or_copy if name.endswith(".safetensors") else copy_file
+                place(release.folder / name, draft.folder / name)
+        copy_file(card.folder / CARD, draft.folder / CARD)
         for stage, artifact in stages.items():
-            link_or_copy(artifact.folder / MANIFEST, draft.folder / PROVENANCE / f"{stage}.json")
+            copy_file(artifact.folder / MANIFEST, draft.folder / PROVENANCE / f"{stage}.json")
         for artifact in evidence.values():
             for name in _reports(artifact):
-                link_or_copy(artifact.folder / name, draft.folder / PROVENANCE / RESULTS / name)
+                copy_file(artifact.folder / name, draft.folder / PROVENANCE / RESULTS / name)
         draft.hash_files()
         recorded = {**release.files, CARD: card.files[CARD]}
         recorded |= {

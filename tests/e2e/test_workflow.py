@@ -1,0 +1,162 @@
+"""The whole workflow on the embedded pair: real stages, the real server, the finished release.
+
+The workflow runs once, in a copy of the project; what reruns after a change is asked of
+`snakemake -n` there.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import ModelCard
+
+from project_copy import ProjectCopy
+from scion.artifact import Artifact
+
+pytestmark = [pytest.mark.serve, pytest.mark.timeout(1800)]
+
+RELEASE = "pico-agent-nvfp4-text-mtp"
+BELOW_QUANTIZE = {
+    "quantize_nvfp4",
+    "graft_mtp",
+    "verify_release",
+    "measure_serving",
+    "run_agent_tasks",
+    "evaluate_perplexity",
+    "render_card",
+    "seal_release",
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> ProjectCopy:
+    project = ProjectCopy.make(tmp_path_factory.mktemp("project"))
+    done = project.run("snakemake", "--cores", "all")
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-8000:]
+    return project
+
+
+@pytest.fixture(scope="module")
+def results(finished: ProjectCopy) -> Path:
+    return finished.folder / "results" / RELEASE
+
+
+@pytest.fixture(scope="module")
+def runs(results: Path) -> dict[int, dict[str, Any]]:
+    serving = json.loads((results / "measure_serving/serving.json").read_text())
+    return {run["speculative_tokens"]: run for run in serving["runs"]}
+
+
+def test_the_release_passes_all_five_agent_tasks(results: Path) -> None:
+    tasks = json.loads((results / "run_agent_tasks/agent_tasks.json").read_text())
+    assert [(task["name"], task["passed"]) for task in tasks["tasks"]] == [
+        ("chat_with_reasoning", True),
+        ("single_tool_call", True),
+        ("continue_after_tool_result", True),
+        ("final_synthesis", True),
+        ("parallel_tool_calls", True),
+    ]
+
+
+def test_the_server_decodes_the_nvfp4_release(finished: ProjectCopy) -> None:
+    log = finished.folder / "logs" / RELEASE / "measure_serving.n3.server.log"
+    assert "EmulationNvFp4LinearKernel" in log.read_text()
+
+
+def test_greedy_text_is_the_same_with_and_without_mtp(runs: dict[int, dict[str, Any]]) -> None:
+    for drafted in (1, 3):
+        same = runs[drafted]["same_text_as_baseline"]
+        assert same["identical"] == same["total"] > 0, same["differences"]
+
+
+def test_the_grafted_head_is_accepted_well_above_chance(runs: dict[int, dict[str, Any]]) -> None:
+    for drafted in (1, 3):
+        counts = runs[drafted]["acceptance"]["replies"]
+        assert counts["drafts"] > 100
+        assert len(counts["per_position"]) == drafted
+        # A head that guesses is right once in a vocabulary of hundreds.
+        assert counts["per_position"][0] > 0.3
+        assert counts["mean_length"] > 1.3
+
+
+def test_summary_names_release_digests_tasks_and_acceptance(
+    finished: ProjectCopy, results: Path
+) -> None:
+    text = finished.run("scion", "summary").stdout
+    release = Artifact.open(results / "release")
+    assert f"results/{RELEASE}/release" in text
+    assert release.root in text
+    assert "5/5" in text
+    assert "MTP n=1" in text
+    assert "MTP n=3" in text
+
+
+def test_the_hub_understands_the_card(results: Path) -> None:
+    card = ModelCard.load(results / "release/README.md")
+    assert card.data.license == "apache-2.0"
+    assert card.data.base_model == "example/pico-agent"
+    assert card.data.to_dict()["base_model_relation"] == "quantized"
+    assert Artifact.open(results / "graft_mtp").root in card.text
+
+
+def test_the_card_quotes_what_was_measured(
+    results: Path, runs: dict[int, dict[str, Any]]
+) -> None:
+    card = (results / "release/README.md").read_text()
+    for drafted in (1, 3):
+        counts = runs[drafted]["acceptance"]["replies"]
+        cells = " | ".join(f"{100 * rate:.1f} %" for rate in counts["per_position"])
+        assert f"| n={drafted} | {cells} |" in card
+    assert "5 of 5" in card
+    assert "emulation" in card
+
+
+def test_a_sealed_release_can_be_checked_by_whoever_downloads_it(
+    finished: ProjectCopy, results: Path, tmp_path: Path
+) -> None:
+    downloaded = tmp_path / "release"
+    shutil.copytree(results / "release", downloaded)
+    sound = finished.run("scion", "check", str(downloaded))
+    assert sound.returncode == 0, sound.stderr
+    assert Artifact.open(results / "graft_mtp").root in sound.stdout
+
+    card = downloaded / "README.md"
+    card.write_text(card.read_text().replace("5 of 5", "6 of 5"))
+    edited = finished.run("scion", "check", str(downloaded))
+    assert edited.returncode == 1
+    assert "README.md: expected" in edited.stderr
+
+
+def test_a_finished_run_has_nothing_left_to_do(finished: ProjectCopy) -> None:
+    assert finished.planned() == set()
+
+
+def test_touching_a_source_file_reruns_nothing(finished: ProjectCopy) -> None:
+    for path in (finished.folder / "resources/pico/pico-agent").iterdir():
+        os.utime(path)
+    for path in (finished.folder / "workflow/scion").rglob("*.py"):
+        os.utime(path)
+    assert finished.planned() == set()
+
+
+def test_editing_the_card_template_reruns_the_card_and_the_seal_alone(
+    finished: ProjectCopy,
+) -> None:
+    template = finished.folder / "workflow/templates/card.md.jinja"
+    before = template.read_text()
+    try:
+        template.write_text(before + "\nThanks for reading.\n")
+        assert finished.planned() == {"render_card", "seal_release"}
+    finally:
+        template.write_text(before)
+
+
+def test_another_sample_count_reruns_quantization_and_what_lies_below(
+    finished: ProjectCopy,
+) -> None:
+    config = finished.folder / "fewer.yaml"
+    config.write_text("quantization: {calibration: {samples: 8}}\n")
+    assert finished.planned("--configfile", str(config)) == BELOW_QUANTIZE
