@@ -63,7 +63,7 @@ def test_the_release_passes_all_five_agent_tasks(results: Path) -> None:
 
 def test_the_server_decodes_the_nvfp4_release(finished: ProjectCopy) -> None:
     log = finished.folder / "logs" / RELEASE / "measure_serving.n3.server.log"
-    assert "EmulationNvFp4LinearKernel" in log.read_text()
+    assert "KeptWeightsNvFp4LinearKernel for NVFP4" in log.read_text()
 
 
 def test_greedy_text_is_the_same_with_and_without_mtp(runs: dict[int, dict[str, Any]]) -> None:
@@ -102,9 +102,7 @@ def test_the_hub_understands_the_card(results: Path) -> None:
     assert Artifact.open(results / "graft_mtp").root in card.text
 
 
-def test_the_card_quotes_what_was_measured(
-    results: Path, runs: dict[int, dict[str, Any]]
-) -> None:
+def test_the_card_quotes_what_was_measured(results: Path, runs: dict[int, dict[str, Any]]) -> None:
     card = (results / "release/README.md").read_text()
     for drafted in (1, 3):
         counts = runs[drafted]["acceptance"]["replies"]

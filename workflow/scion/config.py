@@ -103,7 +103,7 @@ class Measurement(Section):
         description="JSONL of chats: `messages`, and maybe `name`, `tools`, `enable_thinking`",
     )
     decode_tokens: tuple[int, ...] = Field(
-        default=(50, 350, 700), description="lengths of the short, medium and long decode"
+        default=(50, 150, 300), description="lengths of the short, medium and long decode"
     )
     reply_tokens: int = Field(
         default=200, gt=0, description="longest reply where the model itself ends it"

@@ -6,13 +6,12 @@ Nothing here knows an engine; `scion.engines.vllm` says what to run. `running` g
   another server on that port is never mistaken for ours.
 - The wait is bounded. A child that dies, or is too slow, becomes a `ScionError` with the end of its
   log.
-- The child, and all that it started, are gone when the block is left, by an interrupt too. Should
-  this process be killed outright, the kernel sends the child SIGTERM (`PR_SET_PDEATHSIG`).
+- The child, and all that it started, are gone when the block is left, by an interrupt too, and when
+  this process is killed outright: `scion.engines.guard` stands between them.
 - It listens on the loopback address only.
 """
 
 import contextlib
-import ctypes
 import http.client
 import json
 import os
@@ -29,8 +28,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scion.engines import guard
 from scion.errors import ScionError
 
+_GUARD = Path(guard.__file__)
 LOOPBACK = "127.0.0.1"
 _LOG_LINES = 20
 _STOP_SECONDS = 20.0
@@ -38,9 +39,6 @@ _STOP_SECONDS = 20.0
 _CAUSE = re.compile(r"(?!.* (?:WARNING|INFO) ).*\w(?:Error|Exception): ")
 # Longest silence of a server during one request: a long decode on two slow cores, not a hang.
 _REQUEST_SECONDS = 600.0
-# Linux's option number (linux/prctl.h): the signal a child gets when its parent dies.
-_PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None, use_errno=True)
 # Never through a proxy that the environment names: the server is this machine's own.
 _HTTP = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -202,37 +200,37 @@ def check_port(port: int) -> None:
 
 
 def stop(child: subprocess.Popen[bytes]) -> None:
-    """End a child and its whole process group: SIGTERM, a bounded wait, SIGKILL."""
+    """End a guarded server: close the guard's input, wait, and kill what is left of its group."""
     try:
-        if child.poll() is None:
-            child.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(_STOP_SECONDS)
+        if child.stdin is not None:
+            child.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(_STOP_SECONDS)
     finally:
         # Also after a good end, and if a second interrupt cuts the wait short: an engine process
         # that outlives its front end would hold memory, or a GPU, for good.
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(child.pid, signal.SIGKILL)
+        _kill_group(child)
         child.wait()
 
 
+def _kill_group(leader: subprocess.Popen[bytes]) -> None:
+    """Kill a process group and wait, at most five seconds, until none of it is left."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        for _ in range(100):
+            os.killpg(leader.pid, signal.SIGKILL)
+            time.sleep(0.05)
+            leader.poll()  # until it is reaped, the leader counts as left
+
+
 def _spawn(command: Command, log: Path) -> subprocess.Popen[bytes]:
-    parent = os.getpid()
-
-    def die_with_parent() -> None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it died before the line above
-            os._exit(1)
-
     with log.open("wb") as output:
         return subprocess.Popen(
-            command.arguments,
+            (sys.executable, str(_GUARD), *command.arguments),
             env=dict(command.environment),
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=die_with_parent,
         )
 
 

@@ -1,0 +1,28 @@
+"""What the tests share: the embedded pair, and one conversion of it that all of them read."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from conversion import Conversion, Pico, convert
+
+PROJECT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def pico() -> Pico:
+    """The embedded pair. Its folders are read, never written."""
+    return Pico(Path(os.environ.get("SCION_TEST_PICO", PROJECT / "resources/pico")))
+
+
+@pytest.fixture(scope="session")
+def conversion(pico: Pico, tmp_path_factory: pytest.TempPathFactory) -> Conversion:
+    """The artifacts of the conversion stages, made once. Read them; break only copies of them."""
+    return convert(pico, tmp_path_factory.mktemp("conversion"))
+
+
+@pytest.fixture(scope="session")
+def release(conversion: Conversion) -> Path:
+    """The folder of a grafted NVFP4 checkpoint, complete but for its card."""
+    return conversion.graft_mtp.folder

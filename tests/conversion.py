@@ -1,0 +1,78 @@
+"""The embedded pair, and the conversion stages run over it, from fetch_source to verify_release."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from scion.artifact import Artifact
+
+ENVIRONMENT = "sha256:tests"
+SAMPLES = 4
+
+
+@dataclass(frozen=True)
+class Pico:
+    """`resources/pico`."""
+
+    folder: Path
+
+    @property
+    def agent(self) -> Path:
+        """The source: a fine-tune with broken keys and without MTP head."""
+        return self.folder / "pico-agent"
+
+    @property
+    def base(self) -> Path:
+        """The donor."""
+        return self.folder / "pico-base"
+
+    @property
+    def calibration(self) -> Path:
+        """Chats as JSON lines."""
+        return self.folder / "calibration.jsonl"
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """The artifacts by stage; `folder` holds them all, each under its stage's name."""
+
+    folder: Path
+    fetch_source: Artifact
+    fetch_donor: Artifact
+    fix_keys: Artifact
+    extract_text: Artifact
+    quantize_nvfp4: Artifact
+    graft_mtp: Artifact
+    verify_release: Artifact
+
+
+def convert(pico: Pico, folder: Path, *, samples: int = SAMPLES) -> Conversion:
+    """Run the conversion stages in this process, with `samples` calibration samples."""
+    # Importing ModelOpt takes seconds, which tests without it need not wait.
+    from scion.config import Calibration, Quantization
+    from scion.stages.extract_text import extract_text
+    from scion.stages.fetch_donor import fetch_donor
+    from scion.stages.fetch_source import fetch_source
+    from scion.stages.fix_keys import fix_keys
+    from scion.stages.graft_mtp import graft_mtp
+    from scion.stages.quantize_nvfp4 import quantize_nvfp4
+    from scion.stages.verify_release import verify_release
+
+    calibration = Calibration(dataset=str(pico.calibration), samples=samples)
+    settings = Quantization(calibration=calibration, device="cpu", max_shard_megabytes=1)
+    env = ENVIRONMENT
+    source = fetch_source(location=str(pico.agent), output=folder / "fetch_source", environment=env)
+    donor = fetch_donor(location=str(pico.base), output=folder / "fetch_donor", environment=env)
+    fixed = fix_keys(source=source, output=folder / "fix_keys", environment=env)
+    text = extract_text(
+        fixed=fixed, output=folder / "extract_text", text_only=True, environment=env
+    )
+    quantized = quantize_nvfp4(
+        text=text, output=folder / "quantize_nvfp4", settings=settings, environment=env
+    )
+    release = graft_mtp(
+        quantized=quantized, donor=donor, output=folder / "graft_mtp", environment=env
+    )
+    report = verify_release(
+        release=release, text=text, donor=donor, output=folder / "verify_release", environment=env
+    )
+    return Conversion(folder, source, donor, fixed, text, quantized, release, report)
