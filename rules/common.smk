@@ -16,8 +16,9 @@ from snakemake.exceptions import WorkflowError
 PROJECT = Path(workflow.basedir)
 CONFIG_FILES = [os.path.relpath(path) for path in workflow.configfiles]
 
-# The jobs' `python` is the one that runs Snakemake, activated environment or not.
-shell.prefix(f'export PATH="{Path(sys.executable).parent}:$PATH"; ')
+# The jobs' `python` is the one that runs Snakemake, activated environment or not. Setting a prefix
+# takes Snakemake's own strict mode away, and with it the exit code of a stage that is piped to tee.
+shell.prefix(f'set -euo pipefail; export PATH="{Path(sys.executable).parent}:$PATH"; ')
 
 
 def checked_config():

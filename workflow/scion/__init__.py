@@ -1,4 +1,4 @@
-"""Scion: reproducible NVFP4 releases of Qwen3.5/3.6 checkpoints, with their MTP head and their proof.
+"""Scion: reproducible NVFP4 releases of Qwen3.5/3.6 checkpoints, with MTP head and proof.
 
 The package is what the Snakemake rules call. A stage (`scion.stages`) is one plain function that
 turns artifacts into an artifact: a folder of files and its `manifest.json` (`scion.artifact`).

@@ -194,10 +194,7 @@ def _write_shard(path: Path, pieces: Iterable[Piece]) -> None:
 
 def _shards(folder: Path) -> list[str]:
     weight_map = index_of(folder)
-    if weight_map is None:
-        shards = [SINGLE]
-    else:
-        shards = sorted(set(weight_map.values()))
+    shards = [SINGLE] if weight_map is None else sorted(set(weight_map.values()))
     missing = [shard for shard in shards if not (folder / shard).is_file()]
     if missing:
         present = sorted(path.name for path in folder.glob("*.safetensors"))

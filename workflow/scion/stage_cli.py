@@ -7,15 +7,16 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import TypeVar
-
-from pydantic import ValidationError
+from typing import TYPE_CHECKING, TypeVar
 
 from scion.artifact import Artifact
-from scion.config import Section
 from scion.errors import ScionError
 
-_Settings = TypeVar("_Settings", bound=Section)
+if TYPE_CHECKING:
+    # Half a second that most stages need not pay; and their code digest stays free of the config.
+    from pydantic import BaseModel
+
+_Settings = TypeVar("_Settings", bound="BaseModel")
 
 
 def stage_parser(description: str | None, *, inputs: dict[str, str]) -> argparse.ArgumentParser:
@@ -47,7 +48,7 @@ def stage_parser(description: str | None, *, inputs: dict[str, str]) -> argparse
     return parser
 
 
-def add_settings(parser: argparse.ArgumentParser, model: type[Section]) -> None:
+def add_settings(parser: argparse.ArgumentParser, model: "type[BaseModel]") -> None:
     """Add `--settings`, a JSON object of the keys that `model` has."""
     keys = "; ".join(f"{name}: {info.description}" for name, info in model.model_fields.items())
     parser.add_argument("--settings", required=True, metavar="JSON", help=keys.replace("%", "%%"))
@@ -61,7 +62,7 @@ def read_settings(text: str, model: type[_Settings]) -> _Settings:
     """
     try:
         return model.model_validate(json.loads(text))
-    except (ValueError, ValidationError) as error:
+    except ValueError as error:
         raise ScionError(
             "--settings does not fit this stage",
             where="command line",

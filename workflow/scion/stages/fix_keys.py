@@ -164,18 +164,27 @@ def _prove_unchanged(source: Artifact, draft: Draft, names: Mapping[str, str]) -
 
 
 def _prefixes(names: Mapping[str, str]) -> list[dict[str, object]]:
-    rules = Counter[tuple[str, str]]()
-    for old, new in names.items():
-        if old != new:
-            tail = 0
-            while old.endswith(new[len(new) - tail :]) and tail <= len(new):
-                tail += 1
-            tail -= 1
-            rules[(old[: len(old) - tail], new[: len(new) - tail])] += 1
+    """Each rewritten prefix with the number of tensors that carry it."""
+    rules = Counter(_rule(old, new) for old, new in names.items() if old != new)
     return [
         {"found": found, "sound": sound, "tensors": count}
         for (found, sound), count in sorted(rules.items())
     ]
+
+
+def _rule(old: str, new: str) -> tuple[str, str]:
+    """What stands before the part that old and new name share, the repeated module included."""
+    olds, news = old.split("."), new.split(".")
+    shared = 0
+    while shared < len(news) and olds[-1 - shared :] == news[-1 - shared :]:
+        shared += 1
+    extra = set(olds[: len(olds) - shared])
+    while shared and olds[len(olds) - shared] in extra:
+        shared -= 1
+    return (
+        "".join(f"{part}." for part in olds[: len(olds) - shared]),
+        "".join(f"{part}." for part in news[: len(news) - shared]),
+    )
 
 
 def main() -> int:

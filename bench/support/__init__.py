@@ -1,0 +1,1 @@
+"""What the benchmarks share: generated checkpoints, and processes timed side by side."""

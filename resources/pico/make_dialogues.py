@@ -1,0 +1,109 @@
+"""Writes the data files beside the pico pair, or shows what its training data look like.
+
+- `calibration.jsonl`: agent dialogues from the training side, for the quantizer's scales.
+- `heldout.jsonl`: agent dialogues whose argument values occur nowhere in training, for perplexity.
+- `prompts.jsonl`: prompts of three kinds (chat, tool, long) for speed and draft acceptance.
+
+Every line of the first two is `{"messages": [...], "tools": [...]}`; a prompt has `name`, `kind`
+and `enable_thinking` as well. The training sets themselves are not files: train.py draws them from
+the same generator, and `--show base` prints some of them. Needs jinja2 for `--show`, no torch.
+
+    python resources/pico/make_dialogues.py
+    python resources/pico/make_dialogues.py --show agent --count 3
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from dialogues.chat import explain, story
+from dialogues.corpus import MIXES, Conversation, Renderer, as_row, conversation, conversations
+from dialogues.writer import Writer
+
+HERE = Path(__file__).resolve().parent
+CALIBRATION_ROWS = 96
+HELD_OUT_ROWS = 96
+PROMPTS_A_KIND = 4
+
+
+def measuring_prompts(seed: int) -> list[dict[str, Any]]:
+    """Four prompts of each kind, from the held-out side, thinking on in every other one."""
+    rows: list[dict[str, Any]] = []
+    for kind in ("chat", "tool", "long"):
+        for i in range(PROMPTS_A_KIND):
+            talk = _draw(seed, kind, i)
+            first = next(j for j, m in enumerate(talk.messages) if m["role"] == "assistant")
+            row = as_row(talk)
+            rows.append(
+                {
+                    "name": f"{kind}_{i + 1}",
+                    "kind": kind,
+                    "enable_thinking": i % 2 == 1,
+                    "messages": row["messages"][:first],
+                    "tools": row["tools"],
+                }
+            )
+    return rows
+
+
+def _draw(seed: int, kind: str, index: int) -> Conversation:
+    """A conversation of the kind: tools and small questions as they come, long ones on request."""
+    if kind != "long":
+        with_tools = kind == "tool"
+        found = (
+            talk
+            for i in range(1000 * index, 1000 * (index + 1))
+            if bool((talk := conversation(seed, "evaluation", i)).tools) == with_tools
+            and talk.kind not in ("unfit", "incomplete", "story")
+        )
+        return next(found)
+    writer = Writer(random.Random(f"{seed}:long:{index}"), skew=0.45, held_out=True)
+    while True:
+        talk = Conversation("long", thinking=False)
+        (story if index % 4 else explain)(writer, talk)
+        if index % 4 == 0 or "long story" in talk.messages[0]["content"]:
+            return talk
+
+
+def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Writes one JSON object a line."""
+    lines = (json.dumps(row, ensure_ascii=False) for row in rows)
+    path.write_text("\n".join(lines) + "\n")
+
+
+def write_all(out: Path, seed: int) -> None:
+    """Writes the three data files."""
+    for name, split, count in (
+        ("calibration", "calibration", CALIBRATION_ROWS),
+        ("heldout", "evaluation", HELD_OUT_ROWS),
+    ):
+        rows = (as_row(talk) for talk in conversations(seed, split, 0, count))
+        write_rows(out / f"{name}.jsonl", rows)
+    write_rows(out / "prompts.jsonl", measuring_prompts(seed))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parses the command line; writes the files or shows conversations."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=HERE, help="folder of the data files")
+    parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
+    parser.add_argument("--show", choices=sorted(MIXES), help="print conversations, write nothing")
+    parser.add_argument("--count", type=int, default=5, help="how many to show")
+    args = parser.parse_args(argv)
+    if args.show is None:
+        write_all(args.out, args.seed)
+        return
+    render = Renderer(HERE / "assets" / "chat_template.jinja")
+    for talk in conversations(args.seed, args.show, 0, args.count):
+        print(f"--- {talk.kind}\n{render(talk)}")
+
+
+if __name__ == "__main__":
+    main()

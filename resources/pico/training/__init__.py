@@ -1,0 +1,1 @@
+"""What train.py is made of: the model, its data, fake quantization, checkpoints, evaluation."""

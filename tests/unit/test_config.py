@@ -1,0 +1,72 @@
+import difflib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from scion.config import Config, default_yaml, load_config, read_config
+from scion.errors import ScionError
+
+CONFIG = Path(__file__).parents[2] / "config"
+
+
+def test_the_committed_default_is_the_generated_one() -> None:
+    committed, generated = (CONFIG / "default.yaml").read_text(), default_yaml()
+    diff = difflib.unified_diff(
+        committed.splitlines(), generated.splitlines(), "config/default.yaml", "generated", n=1
+    )
+    assert committed == generated, "\n".join(["run `scion config --write`:", *diff])
+
+
+def test_the_default_says_what_the_model_says() -> None:
+    assert read_config(CONFIG / "default.yaml") == Config()
+
+
+@pytest.mark.parametrize("path", sorted(CONFIG.glob("releases/*.yaml")), ids=lambda path: path.stem)
+def test_every_release_is_a_sound_config(path: Path) -> None:
+    assert read_config(path).release == path.stem
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"sorce": "x"}, "sorce"),
+        ({"quantization": {"calibration": {"sample": 3}}}, "quantization.calibration.sample"),
+        ({"quantization": {"calibration": {"samples": "many"}}}, "found many"),
+        ({"quantization": {"calibration": {"samples": 0}}}, "quantization.calibration.samples"),
+        ({"text_only": "perhaps"}, "text_only"),
+        ({"quantization": []}, "quantization"),
+        ({"release": "../elsewhere"}, "release"),
+        ({"card": {"launches": [{"name": "a", "title": "b"}]}}, "card.launches.0.max_model_len"),
+    ],
+)
+def test_a_wrong_key_or_value_is_named(values: dict[str, Any], named: str) -> None:
+    with pytest.raises(ScionError, match="configuration is not valid") as caught:
+        load_config(values, where="my.yaml")
+    assert named in caught.value.found
+    assert caught.value.where == "my.yaml"
+
+
+def test_all_errors_are_told_at_once() -> None:
+    with pytest.raises(ScionError) as caught:
+        load_config({"sorce": "x", "text_only": "perhaps", "donor": 3}, where="x")
+    assert all(key in caught.value.found for key in ("sorce", "text_only", "donor"))
+
+
+@pytest.mark.parametrize("content", ["a: [", "- 1", "text", None])
+def test_a_file_that_holds_no_mapping_is_refused(tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / "my.yaml"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ScionError) as caught:
+        read_config(path)
+    assert caught.value.where == str(path)
+
+
+def test_what_a_file_leaves_out_has_the_default(tmp_path: Path) -> None:
+    (tmp_path / "my.yaml").write_text(yaml.safe_dump({"text_only": False}))
+    config = read_config(tmp_path / "my.yaml")
+    assert config == Config(text_only=False)
+    (tmp_path / "my.yaml").write_text("# nothing\n")
+    assert read_config(tmp_path / "my.yaml") == Config()

@@ -1,0 +1,83 @@
+import json
+from pathlib import Path
+
+from checkpoints import tiny_config, write_checkpoint
+from conversion import ENVIRONMENT, Conversion
+from scion.architectures import inventory
+from scion.artifact import Artifact
+from scion.checkpoint import Checkpoint
+from scion.stages.extract_text import extract_text
+from scion.stages.fetch_source import fetch_source
+
+PROCESSORS = {"preprocessor_config.json", "video_preprocessor_config.json"}
+
+
+def extract(folder: Path, *, text_only: bool) -> tuple[Artifact, Artifact]:
+    fixed = fetch_source(
+        location=str(folder), output=folder.parent / "fixed", environment=ENVIRONMENT
+    )
+    output = folder.parent / "text"
+    text = extract_text(fixed=fixed, output=output, text_only=text_only, environment=ENVIRONMENT)
+    return fixed, text
+
+
+def test_the_tower_goes_with_all_that_belongs_to_it(conversion: Conversion) -> None:
+    fixed, text = conversion.fix_keys, conversion.extract_text
+    config = json.loads((fixed.folder / "config.json").read_bytes())
+    expected = inventory(config, where="x")
+    before = fixed.tensors()
+    assert text.tensors().keys() == set(expected.language)
+    for name, row in text.tensors().items():
+        assert row["sha256"] == before[name]["sha256"]
+    tower = [before[name]["range"] for name in expected.vision]
+    assert text.facts["vision_tensors_removed"] == len(expected.vision)
+    assert text.facts["vision_bytes_removed"] == sum(end - begin for begin, end in tower)
+    assert text.facts["files_removed"] == sorted(PROCESSORS)
+    assert text.files.keys().isdisjoint(PROCESSORS)
+    del config["vision_config"]
+    assert json.loads((text.folder / "config.json").read_bytes()) == config
+
+
+def test_shards_without_tower_or_head_are_linked(conversion: Conversion) -> None:
+    fixed, text = conversion.fix_keys, conversion.extract_text
+    rewritten = 0
+    for shard, header in Checkpoint.open(text.folder).headers.items():
+        name = next(iter(header.tensors))
+        original = fixed.tensors()[name]["file"]
+        same = (text.folder / shard).samefile(fixed.folder / original)
+        rewritten += not same
+        of_tower = any(
+            row["file"] == original and tensor not in text.tensors()
+            for tensor, row in fixed.tensors().items()
+        )
+        assert same is not of_tower
+    assert rewritten == text.facts["shards_rewritten"] == 1
+
+
+def test_text_only_false_keeps_the_tower(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "model", tiny_config(), mtp=False)
+    (folder / "preprocessor_config.json").write_text("{}")
+    fixed, text = extract(folder, text_only=False)
+    assert text.tensors() == fixed.tensors()
+    assert {"preprocessor_config.json", "config.json"} <= text.files.keys()
+    assert text.facts["vision_tensors_removed"] == 0
+    for name in ("config.json", *Checkpoint.open(folder).headers):
+        assert (text.folder / name).samefile(folder / name)
+
+
+def test_a_sources_own_head_goes_too(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "model", tiny_config())
+    _, text = extract(folder, text_only=True)
+    assert not any(name.startswith("mtp.") for name in text.tensors())
+    assert text.facts["mtp_tensors_removed"] == 15
+
+
+def test_a_shard_of_nothing_else_disappears_and_the_others_are_renumbered(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "model", tiny_config(), shards=60)
+    _, text = extract(folder, text_only=True)
+    checkpoint = Checkpoint.open(text.folder)
+    count = len(checkpoint.headers)
+    assert count < 60
+    assert list(checkpoint.headers) == [
+        f"model-{number:05}-of-{count:05}.safetensors" for number in range(1, count + 1)
+    ]

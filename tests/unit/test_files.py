@@ -1,0 +1,87 @@
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from scion.files import atomic_file, copy_file, copy_range, link_or_copy, write_json
+
+
+def test_a_file_appears_whole_with_the_usual_permissions(tmp_path: Path) -> None:
+    path = tmp_path / "folder/file"
+    with atomic_file(path) as file:
+        file.write(b"new")
+        assert not path.exists()
+    assert path.read_bytes() == b"new"
+    usual = tmp_path / "usual"
+    usual.touch()
+    assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(usual.stat().st_mode)
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_interrupted_write_leaves_the_earlier_file_and_nothing_else(
+    tmp_path: Path, error: type[BaseException]
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+
+    def write() -> None:
+        with atomic_file(path) as file:
+            file.write(b"new")
+            raise error
+
+    with pytest.raises(error):
+        write()
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_json_keeps_its_order_and_ends_with_a_newline(tmp_path: Path) -> None:
+    write_json(tmp_path / "x.json", {"b": "ä", "a": [1]})
+    assert (tmp_path / "x.json").read_text() == '{\n  "b": "ä",\n  "a": [\n    1\n  ]\n}\n'
+
+
+def test_a_link_is_followed_to_the_file_itself(tmp_path: Path) -> None:
+    blob, link = tmp_path / "blob", tmp_path / "link"
+    blob.write_bytes(b"x")
+    link.symlink_to(blob)
+    link_or_copy(link, tmp_path / "new/target")
+    target = tmp_path / "new/target"
+    assert not target.is_symlink()
+    assert target.stat().st_ino == blob.stat().st_ino
+
+
+def test_where_links_cannot_cross_the_bytes_are_copied(tmp_path: Path) -> None:
+    memory = Path("/dev/shm")
+    if not memory.is_dir() or memory.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("no second file system here")
+    source = memory / f"scion-test-{os.getpid()}"
+    try:
+        source.write_bytes(b"x" * 100_000)
+        link_or_copy(source, tmp_path / "target")
+    finally:
+        source.unlink()
+    assert (tmp_path / "target").read_bytes() == b"x" * 100_000
+
+
+def test_copies_and_ranges_are_the_same_bytes(tmp_path: Path) -> None:
+    data = os.urandom(200_000)
+    (tmp_path / "source").write_bytes(data)
+    copy_file(tmp_path / "source", tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == data
+    with (tmp_path / "source").open("rb") as reader, (tmp_path / "mixed").open("wb") as writer:
+        writer.write(b"head")
+        copy_range(reader, writer, offset=1000, size=5000)
+        writer.write(b"middle")
+        copy_range(reader, writer, offset=0, size=10)
+    assert (tmp_path / "mixed").read_bytes() == b"head" + data[1000:6000] + b"middle" + data[:10]
+
+
+def test_a_range_past_the_end_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "source").write_bytes(b"abc")
+    with (
+        (tmp_path / "source").open("rb") as reader,
+        (tmp_path / "target").open("wb") as writer,
+        pytest.raises(EOFError, match="2 bytes early"),
+    ):
+        copy_range(reader, writer, offset=1, size=4)

@@ -1,0 +1,38 @@
+from scion.nvfp4_config import declared_exclusions, hf_quant_config, quantization_config
+
+KEPT = [
+    "model.language_model.layers.0.linear_attn.conv1d",
+    "model.language_model.layers.10.linear_attn.in_proj_a",
+]
+
+
+def test_modules_are_excluded_by_full_name_and_the_head_and_tower_by_pattern() -> None:
+    base = ["model.language_model.embed_tokens", *KEPT]
+    assert declared_exclusions(KEPT, head=True, vision=False, mtp=True) == [
+        "lm_head",
+        *base,
+        "mtp*",
+    ]
+    assert declared_exclusions(KEPT, head=False, vision=True, mtp=False) == [
+        *base,
+        "model.visual*",
+    ]
+
+
+def test_both_files_declare_the_same_scheme() -> None:
+    producer = {"name": "modelopt", "version": "0"}
+    flat = quantization_config(["lm_head"], producer=producer)
+    assert flat["quant_method"] == "modelopt"
+    # With null activations vLLM 0.33 would serve weights only, without a word.
+    for group in flat["config_groups"].values():
+        for part in (group["weights"], group["input_activations"]):
+            assert (part["num_bits"], part["type"], part["group_size"]) == (4, "float", 16)
+    assert hf_quant_config(flat) == {
+        "producer": producer,
+        "quantization": {
+            "quant_algo": "NVFP4",
+            "kv_cache_quant_algo": None,
+            "group_size": 16,
+            "exclude_modules": ["lm_head"],
+        },
+    }
