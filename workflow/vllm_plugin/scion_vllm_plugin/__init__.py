@@ -10,6 +10,10 @@ the checkpoint's `input_scale`, then both sides are multiplied in bf16. So what 
 measured on a CPU shows the errors that a Blackwell GPU's FP4 units make, where GPUs without such
 units (Hopper and older) keep activations in bf16. Its speed says nothing about any GPU.
 
+It also makes the gated delta net compute alike with and without speculation
+(`scion_vllm_plugin.delta_net`): speculative decoding promises the same greedy text, and a release is
+measured by whether it keeps that promise.
+
 vLLM calls `register_nvfp4_on_cpu` through the entry point `vllm.general_plugins`, once in each of
 its processes, and `cpu_platform` through `vllm.platform_plugins`; the latter offers the platform of
 `scion_vllm_plugin.platform`, which starts faster. Off the CPU both do nothing.
@@ -28,9 +32,11 @@ def register_nvfp4_on_cpu() -> None:
         return
     from vllm.model_executor.kernels.linear import register_linear_kernel
 
+    from scion_vllm_plugin.delta_net import use_one_arithmetic
     from scion_vllm_plugin.kernel import KeptWeightsNvFp4LinearKernel
 
     register_linear_kernel(KeptWeightsNvFp4LinearKernel, PlatformEnum.CPU, "nvfp4")
+    use_one_arithmetic()
 
 
 def cpu_platform() -> str | None:
