@@ -26,13 +26,13 @@ rule render_card:
         code=stage_code("render_card"),
     output:
         update(manifest("render_card")),
-    params:
-        settings=settings(card=CONFIG.card),
-        environment=ROOT_ENVIRONMENT,
     log:
         f"logs/{RELEASE}/render_card.log",
     benchmark:
         f"benchmarks/{RELEASE}/render_card.tsv"
+    params:
+        settings=settings(card=CONFIG.card),
+        environment=ROOT_ENVIRONMENT,
     shell:
         r"""
         python -m scion.stages.render_card \
@@ -55,13 +55,13 @@ rule seal_release:
         code=stage_code("seal_release"),
     output:
         update(manifest("release")),
-    params:
-        environment=ROOT_ENVIRONMENT,
     log:
         f"logs/{RELEASE}/seal_release.log",
     benchmark:
         f"benchmarks/{RELEASE}/seal_release.tsv"
     threads: 8
+    params:
+        environment=ROOT_ENVIRONMENT,
     shell:
         r"""
         python -m scion.stages.seal_release \

@@ -14,6 +14,7 @@ from scion.stages.fetch_source import wanted
 from snakemake.exceptions import WorkflowError
 
 PROJECT = Path(workflow.basedir)
+# Those of the command line first, then the default.
 CONFIG_FILES = [os.path.relpath(path) for path in workflow.configfiles]
 
 # The jobs' `python` is the one that runs Snakemake, activated environment or not. Setting a prefix
@@ -81,6 +82,6 @@ def require_pinned_sources():
         place = parse_location(location)
         if isinstance(place, HubRepository):
             try:
-                place.require_pinned(CONFIG_FILES[-1])
+                place.require_pinned(CONFIG_FILES[0])
             except ScionError as error:
                 raise WorkflowError(f"\nerror: {error}")

@@ -11,13 +11,13 @@ rule fix_keys:
         code=stage_code("fix_keys"),
     output:
         update(manifest("fix_keys")),
-    params:
-        environment=ROOT_ENVIRONMENT,
     log:
         f"logs/{RELEASE}/fix_keys.log",
     benchmark:
         f"benchmarks/{RELEASE}/fix_keys.tsv"
     threads: 8
+    params:
+        environment=ROOT_ENVIRONMENT,
     shell:
         r"""
         python -m scion.stages.fix_keys \
@@ -34,14 +34,14 @@ rule extract_text:
         code=stage_code("extract_text"),
     output:
         update(manifest("extract_text")),
-    params:
-        text_only=str(CONFIG.text_only).lower(),
-        environment=ROOT_ENVIRONMENT,
     log:
         f"logs/{RELEASE}/extract_text.log",
     benchmark:
         f"benchmarks/{RELEASE}/extract_text.tsv"
     threads: 8
+    params:
+        text_only=str(CONFIG.text_only).lower(),
+        environment=ROOT_ENVIRONMENT,
     shell:
         r"""
         python -m scion.stages.extract_text \

@@ -14,11 +14,6 @@ rule evaluate_perplexity:
         code=stage_code("evaluate_perplexity"),
     output:
         update(manifest("evaluate_perplexity")),
-    params:
-        settings=settings(serving=CONFIG.serving, perplexity=CONFIG.perplexity),
-        python=SERVING_PYTHON,
-        log_folder=f"logs/{RELEASE}",
-        environment=SERVING_ENVIRONMENT,
     log:
         f"logs/{RELEASE}/evaluate_perplexity.log",
     benchmark:
@@ -26,6 +21,11 @@ rule evaluate_perplexity:
     threads: 64
     resources:
         serving=1,
+    params:
+        settings=settings(serving=CONFIG.serving, perplexity=CONFIG.perplexity),
+        python=SERVING_PYTHON,
+        log_folder=f"logs/{RELEASE}",
+        environment=SERVING_ENVIRONMENT,
     shell:
         r"""
         python -m scion.stages.evaluate_perplexity \

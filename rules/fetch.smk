@@ -11,14 +11,14 @@ rule fetch_source:
         code=stage_code("fetch_source"),
     output:
         update(manifest("fetch_source")),
-    params:
-        location=CONFIG.source,
-        environment=ROOT_ENVIRONMENT,
     log:
         f"logs/{RELEASE}/fetch_source.log",
     benchmark:
         f"benchmarks/{RELEASE}/fetch_source.tsv"
     threads: 8
+    params:
+        location=lambda wildcards: CONFIG.source,
+        environment=ROOT_ENVIRONMENT,
     shell:
         r"""
         python -m scion.stages.fetch_source \
@@ -35,13 +35,13 @@ rule fetch_donor:
         code=stage_code("fetch_donor"),
     output:
         update(manifest("fetch_donor")),
-    params:
-        location=CONFIG.donor,
-        environment=ROOT_ENVIRONMENT,
     log:
         f"logs/{RELEASE}/fetch_donor.log",
     benchmark:
         f"benchmarks/{RELEASE}/fetch_donor.tsv"
+    params:
+        location=lambda wildcards: CONFIG.donor,
+        environment=ROOT_ENVIRONMENT,
     shell:
         r"""
         python -m scion.stages.fetch_donor \

@@ -12,12 +12,12 @@ rule graft_mtp:
         code=stage_code("graft_mtp"),
     output:
         update(manifest("graft_mtp")),
-    params:
-        environment=ROOT_ENVIRONMENT,
     log:
         f"logs/{RELEASE}/graft_mtp.log",
     benchmark:
         f"benchmarks/{RELEASE}/graft_mtp.tsv"
+    params:
+        environment=ROOT_ENVIRONMENT,
     shell:
         r"""
         python -m scion.stages.graft_mtp \

@@ -13,11 +13,6 @@ rule measure_serving:
         code=stage_code("measure_serving"),
     output:
         update(manifest("measure_serving")),
-    params:
-        settings=settings(serving=CONFIG.serving, measurement=CONFIG.measurement),
-        python=SERVING_PYTHON,
-        log_folder=f"logs/{RELEASE}",
-        environment=SERVING_ENVIRONMENT,
     log:
         f"logs/{RELEASE}/measure_serving.log",
     benchmark:
@@ -25,6 +20,11 @@ rule measure_serving:
     threads: 64
     resources:
         serving=1,
+    params:
+        settings=settings(serving=CONFIG.serving, measurement=CONFIG.measurement),
+        python=SERVING_PYTHON,
+        log_folder=f"logs/{RELEASE}",
+        environment=SERVING_ENVIRONMENT,
     shell:
         r"""
         python -m scion.stages.measure_serving \
@@ -47,11 +47,6 @@ rule run_agent_tasks:
         code=stage_code("run_agent_tasks"),
     output:
         update(manifest("run_agent_tasks")),
-    params:
-        settings=settings(serving=CONFIG.serving, agent_tasks=CONFIG.agent_tasks),
-        python=SERVING_PYTHON,
-        log_folder=f"logs/{RELEASE}",
-        environment=SERVING_ENVIRONMENT,
     log:
         f"logs/{RELEASE}/run_agent_tasks.log",
     benchmark:
@@ -59,6 +54,11 @@ rule run_agent_tasks:
     threads: 64
     resources:
         serving=1,
+    params:
+        settings=settings(serving=CONFIG.serving, agent_tasks=CONFIG.agent_tasks),
+        python=SERVING_PYTHON,
+        log_folder=f"logs/{RELEASE}",
+        environment=SERVING_ENVIRONMENT,
     shell:
         r"""
         python -m scion.stages.run_agent_tasks \

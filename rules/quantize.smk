@@ -12,14 +12,14 @@ rule quantize_nvfp4:
         code=stage_code("quantize_nvfp4"),
     output:
         update(manifest("quantize_nvfp4")),
-    params:
-        settings=settings(quantization=CONFIG.quantization),
-        environment=ROOT_ENVIRONMENT,
     log:
         f"logs/{RELEASE}/quantize_nvfp4.log",
     benchmark:
         f"benchmarks/{RELEASE}/quantize_nvfp4.tsv"
     threads: 8
+    params:
+        settings=settings(quantization=CONFIG.quantization),
+        environment=ROOT_ENVIRONMENT,
     shell:
         r"""
         python -m scion.stages.quantize_nvfp4 \

@@ -13,13 +13,13 @@ rule verify_release:
         code=stage_code("verify_release"),
     output:
         update(manifest("verify_release")),
-    params:
-        environment=ROOT_ENVIRONMENT,
     log:
         f"logs/{RELEASE}/verify_release.log",
     benchmark:
         f"benchmarks/{RELEASE}/verify_release.tsv"
     threads: 8
+    params:
+        environment=ROOT_ENVIRONMENT,
     shell:
         r"""
         python -m scion.stages.verify_release \

@@ -76,7 +76,7 @@ def tokenize(
             raise _unusable(where, "a column `messages` or `text`", sorted(row))
         try:
             ids = _token_ids(row, tokenizer)
-        except (TemplateError, ValueError, TypeError, LookupError) as error:
+        except (TemplateError, ValueError, TypeError, LookupError, AttributeError) as error:
             expected = "messages that the chat template takes, or text"
             raise _unusable(where, expected, f"{type(error).__name__}: {error}") from error
         if not ids:

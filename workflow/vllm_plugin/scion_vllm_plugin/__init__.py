@@ -11,8 +11,8 @@ measured on a CPU shows the errors that a Blackwell GPU's FP4 units make, where 
 units (Hopper and older) keep activations in bf16. Its speed says nothing about any GPU.
 
 It also makes the gated delta net compute alike with and without speculation
-(`scion_vllm_plugin.delta_net`): speculative decoding promises the same greedy text, and a release is
-measured by whether it keeps that promise.
+(`scion_vllm_plugin.delta_net`): speculative decoding promises the same greedy text, and that
+promise is measured.
 
 vLLM calls `register_nvfp4_on_cpu` through the entry point `vllm.general_plugins`, once in each of
 its processes, and `cpu_platform` through `vllm.platform_plugins`; the latter offers the platform of
