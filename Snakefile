@@ -1,7 +1,7 @@
 """Scion: from a bf16 checkpoint of the Qwen3.5/3.6 family to a served, measured, sealed release.
 
-    snakemake --cores all                                         the embedded pair of tiny models
-    snakemake --cores all --configfile config/releases/X.yaml     a release of your own
+snakemake --cores all                                         the embedded pair of tiny models
+snakemake --cores all --configfile config/releases/X.yaml     a release of your own
 """
 
 from snakemake.utils import min_version

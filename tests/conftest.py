@@ -1,6 +1,5 @@
 """What the tests share: the embedded pair, and one conversion of it that all of them read."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ PROJECT = Path(__file__).parent.parent
 @pytest.fixture(scope="session")
 def pico() -> Pico:
     """The embedded pair. Its folders are read, never written."""
-    return Pico(Path(os.environ.get("SCION_TEST_PICO", PROJECT / "resources/pico")))
+    return Pico(PROJECT / "resources/pico")
 
 
 @pytest.fixture(scope="session")

@@ -96,9 +96,10 @@ def test_summary_names_release_digests_tasks_and_acceptance(
 
 def test_the_hub_understands_the_card(results: Path) -> None:
     card = ModelCard.load(results / "release/README.md")
-    assert card.data.license == "apache-2.0"
-    assert card.data.base_model == "example/pico-agent"
-    assert card.data.to_dict()["base_model_relation"] == "quantized"
+    metadata = card.data.to_dict()
+    assert metadata["license"] == "apache-2.0"
+    assert metadata["base_model"] == "example/pico-agent"
+    assert metadata["base_model_relation"] == "quantized"
     assert Artifact.open(results / "graft_mtp").root in card.text
 
 

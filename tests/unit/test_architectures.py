@@ -74,7 +74,7 @@ def test_the_published_27b() -> None:
 def test_names_and_shapes_are_those_of_transformers(
     text: dict[str, Any], vision: dict[str, Any]
 ) -> None:
-    config = {
+    config: dict[str, Any] = {
         "model_type": "qwen3_5",
         "text_config": {**TEXT, **text},
         "vision_config": {**VISION, "num_heads": 2, **vision},

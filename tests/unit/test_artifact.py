@@ -16,7 +16,10 @@ Build = Callable[[Draft], None]
 
 
 def write_text(text: str) -> Build:
-    return lambda draft: (draft.folder / "file.txt").write_text(text) and None
+    def build(draft: Draft) -> None:
+        (draft.folder / "file.txt").write_text(text)
+
+    return build
 
 
 def refuse(_draft: Draft) -> None:
@@ -24,7 +27,12 @@ def refuse(_draft: Draft) -> None:
 
 
 def make(output: Path, build: Build, **changes: Any) -> Artifact:
-    request = {"stage": "demo", "inputs": {}, "settings": {"a": 1}, "environment": "sha256:e"}
+    request: dict[str, Any] = {
+        "stage": "demo",
+        "inputs": {},
+        "settings": {"a": 1},
+        "environment": "sha256:e",
+    }
     return remake(output, build=build, **{**request, **changes})
 
 

@@ -31,7 +31,7 @@ def test_every_release_is_a_sound_config(path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "named"),
     [
-        ({"sorce": "x"}, "sorce"),
+        ({"sources": "x"}, "sources"),
         ({"quantization": {"calibration": {"sample": 3}}}, "quantization.calibration.sample"),
         ({"quantization": {"calibration": {"samples": "many"}}}, "found many"),
         ({"quantization": {"calibration": {"samples": 0}}}, "quantization.calibration.samples"),
@@ -50,8 +50,8 @@ def test_a_wrong_key_or_value_is_named(values: dict[str, Any], named: str) -> No
 
 def test_all_errors_are_told_at_once() -> None:
     with pytest.raises(ScionError) as caught:
-        load_config({"sorce": "x", "text_only": "perhaps", "donor": 3}, where="x")
-    assert all(key in caught.value.found for key in ("sorce", "text_only", "donor"))
+        load_config({"sources": "x", "text_only": "perhaps", "donor": 3}, where="x")
+    assert all(key in caught.value.found for key in ("sources", "text_only", "donor"))
 
 
 @pytest.mark.parametrize("content", ["a: [", "- 1", "text", None])

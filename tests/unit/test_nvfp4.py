@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,8 +13,13 @@ ROUNDED_RIGHTLY = 1.001
 
 
 def packed_by_modelopt(weight: torch.Tensor) -> Packed:
-    made, scale, scale_2 = NVFP4QTensor.quantize(weight.clone(), 16)
+    made, scale, scale_2 = quantize(weight)
     return made._quantized_data, scale, scale_2
+
+
+def quantize(weight: torch.Tensor) -> Any:
+    """ModelOpt's tensor, block scales and global scale; it changes what it is given."""
+    return NVFP4QTensor.quantize(weight.clone(), 16)
 
 
 def weights(kind: str) -> torch.Tensor:
@@ -42,8 +49,7 @@ def test_every_code_decodes() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_decoding_is_modelopts(kind: str) -> None:
-    weight = weights(kind)
-    made, scale, scale_2 = NVFP4QTensor.quantize(weight.clone(), 16)
+    made, scale, scale_2 = quantize(weights(kind))
     theirs = made.dequantize(
         dtype=torch.float32, scale=scale, double_scale=scale_2, block_sizes={-1: 16}
     )

@@ -163,7 +163,8 @@ def test_a_row_too_small_for_its_global_scale_is_found() -> None:
     # Rightly rounded, and yet gone: what happened to rows of a delta net (ollama #15866).
     weight = torch.randn(4, 32, generator=torch.Generator().manual_seed(0))
     weight[2] *= 1e-8
-    made, scale, scale_2 = NVFP4QTensor.quantize(weight.clone(), 16)
+    quantized: Any = NVFP4QTensor.quantize(weight.clone(), 16)
+    made, scale, scale_2 = quantized
     with pytest.raises(ScionError, match="became all zero") as caught:
         _check_rows(Path("x"), "module", weight, made._quantized_data, scale, scale_2)
     assert caught.value.found == "1 rows, first 2 of a window"

@@ -223,8 +223,8 @@ def remake(
     current = None if volatile else _current(output, request)
     if current is not None:
         return current
-    partial.mkdir(parents=True)
     try:
+        partial.mkdir(parents=True)
         draft = Draft(partial)
         build(draft)
         manifest = draft.finish(request)
