@@ -173,7 +173,7 @@ def test_interrupt_in_the_middle_of_a_decode(
         finally:
             stage.kill()
             stage.wait()
-    assert "interrupted: nothing was changed" in log.read_text()
+    assert "interrupted: no half-made artifact is left" in log.read_text()
     _, alive = psutil.wait_procs(processes, timeout=2)
     assert alive == []
     assert_untouched(output)

@@ -10,16 +10,19 @@ import torch
 from modelopt.torch.quantization.qtensor import NVFP4QTensor
 
 from checkpoints import edit_json, edit_tensor
-from conversion import ENVIRONMENT, Conversion
+from conversion import ENVIRONMENT, Conversion, Pico
 from scion.artifact import Artifact
 from scion.checkpoint import INDEX
 from scion.errors import ScionError
+from scion.stages.fetch_donor import fetch_donor
+from scion.stages.graft_mtp import graft_mtp
 from scion.stages.verify_release import _check_rows, is_excluded, verify_release
 
 LAYER = "model.language_model.layers.3"
 PACKED = f"{LAYER}.self_attn.q_proj"
 NOT_FUSED = f"{LAYER}.self_attn.o_proj"
 NORM = "model.language_model.norm.weight"
+NAN_BF16 = b"\xc0\x7f"
 CODES = "further from its source than NVFP4 rounding allows"
 
 
@@ -157,6 +160,30 @@ def test_damage_is_found_and_named(
     assert caught.value.where.startswith(str(folder))
     assert caught.value.where.endswith(named)
     assert not (tmp_path / "report").exists()
+
+
+def test_a_head_that_is_not_finite_is_found(
+    conversion: Conversion, pico: Pico, tmp_path: Path
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(pico.base, base)
+    edit_tensor(base, "mtp.norm.weight", put(0, NAN_BF16))
+    donor = fetch_donor(location=str(base), output=tmp_path / "donor", environment=ENVIRONMENT)
+    release = graft_mtp(
+        quantized=conversion.quantize_nvfp4,
+        donor=donor,
+        output=tmp_path / "release",
+        environment=ENVIRONMENT,
+    )
+    with pytest.raises(ScionError, match="MTP head is not finite") as caught:
+        verify_release(
+            release=release,
+            text=conversion.extract_text,
+            donor=donor,
+            output=tmp_path / "report",
+            environment=ENVIRONMENT,
+        )
+    assert caught.value.where == f"{base}: mtp.norm.weight"
 
 
 def test_a_row_too_small_for_its_global_scale_is_found() -> None:

@@ -89,7 +89,7 @@ def run_stage(command: Callable[[], Artifact]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted: nothing was changed", file=sys.stderr)
+        print("interrupted: no half-made artifact is left", file=sys.stderr)
         return 130
     print(f"{artifact.folder}: {artifact.root}", file=sys.stderr)
     return 0

@@ -8,8 +8,8 @@ the *source's* inventory, and every digest is taken anew. What is checked:
 - scheme: exactly the modules that the exclusion list leaves are quantized, with the right dtypes
   and shapes; config.json and hf_quant_config.json say the same; fused groups share their scales;
 - unchanged tensors equal the source's, and the MTP tensors the donor's, bit for bit;
-- quantized weights decode to within one rounding of the source's, no row has vanished, and every
-  scale is finite and positive.
+- quantized weights decode to within one rounding of the source's, no row has vanished, every scale
+  is finite and positive, and so is every number of the MTP head finite.
 """
 
 import math
@@ -66,6 +66,7 @@ def verify_release(
             if digests[name] != wanted:
                 raise _wrong(release, name, "a tensor is not its original", wanted, digests[name])
         _check_fused(release, expected, digests)
+        _check_finite(checkpoint, donor)
         errors = _check_weights(checkpoint, Checkpoint.open(text.folder), expected)
         report = {
             "tensors": len(digests),
@@ -187,6 +188,19 @@ def _check_fused(release: Artifact, expected: Inventory, digests: dict[str, str]
                     f"one {suffix} for {', '.join(group)}",
                     f"{len(values)} different values",
                 )
+
+
+def _check_finite(checkpoint: Checkpoint, donor: Artifact) -> None:
+    """The donor's tensors; quantize_nvfp4 has looked at those of the source."""
+    for name in donor.tensors():
+        if not torch.isfinite(_tensor(checkpoint, name)).all():
+            raise ScionError(
+                "a weight of the MTP head is not finite",
+                where=f"{donor.facts['location']}: {name}",
+                expected="finite numbers",
+                found="NaN or infinity",
+                hint="the donor is broken: choose another revision of it",
+            )
 
 
 def _check_weights(

@@ -1,0 +1,73 @@
+"""The stages' command lines, run as processes of their own."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from checkpoints import half_made, snapshot
+
+PARTS = ("where:", "expected:", "found:", "hint:")
+
+
+def command(stage: str, **options: object) -> list[str]:
+    """`python -m scion.stages.<stage>` with its options, `environment` for tests added."""
+    options = {"environment": "sha256:tests", **options}
+    pairs = [(f"--{name.replace('_', '-')}", str(value)) for name, value in options.items()]
+    return [
+        sys.executable,
+        "-m",
+        f"scion.stages.{stage}",
+        *(text for pair in pairs for text in pair),
+    ]
+
+
+def run(stage: str, **options: object) -> subprocess.CompletedProcess[str]:
+    """Run a stage to its end."""
+    return subprocess.run(command(stage, **options), capture_output=True, text=True)
+
+
+def interrupt(
+    stage: str, number: signal.Signals, *, when: Callable[[str], bool], **options: object
+) -> subprocess.CompletedProcess[str]:
+    """Start a stage, send it a signal once `when` holds of what it has said, wait for its end."""
+    started = command(stage, **options)
+    with tempfile.TemporaryFile("w+") as log, subprocess.Popen(started, stderr=log) as process:
+
+        def said() -> str:
+            return os.pread(log.fileno(), 1 << 20, 0).decode(errors="replace")
+
+        deadline = time.monotonic() + 120
+        while not when(said()):
+            assert process.poll() is None, f"{stage} ended before it was interrupted: {said()}"
+            assert time.monotonic() < deadline, f"{stage} did not come as far in two minutes"
+            time.sleep(0.001)
+        process.send_signal(number)
+        process.wait()
+        return subprocess.CompletedProcess(started, process.returncode, "", said())
+
+
+class Earlier:
+    """An artifact as it was before a stage ran, to be compared with what is there afterwards."""
+
+    def __init__(self, output: Path) -> None:
+        """Remember the files of the artifact's folder."""
+        self.output = output
+        self.files = snapshot(output)
+
+    def check(self) -> None:
+        """Assert that the artifact is what it was, and that nothing half-made lies beside it."""
+        assert snapshot(self.output) == self.files
+        assert half_made(self.output.parent) == []
+
+
+def check_refusal(errors: str, *texts: str) -> None:
+    """Assert one clear message: each of its parts, each of `texts`, and no traceback."""
+    assert "Traceback" not in errors
+    message = errors[errors.index("error: ") :]
+    for text in (*PARTS, *texts):
+        assert text in message, message

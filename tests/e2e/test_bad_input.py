@@ -1,0 +1,468 @@
+"""Bad input, through the stages' own command lines: what is said, and what is left on disk."""
+
+import importlib
+import json
+import os
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from checkpoints import edit_json, edit_tensor, tiny_config, write_checkpoint
+from commands import Earlier, check_refusal, interrupt, run
+from conversion import ENVIRONMENT, Conversion, Pico
+from scion.artifact import Artifact
+from scion.checkpoint import INDEX
+from scion.stages.fetch_donor import fetch_donor
+from scion.stages.fetch_source import fetch_source
+
+PROJECT = Path(__file__).parents[2]
+SHARD = "model-00002-of-00003.safetensors"
+SIGNALS = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda n: n.name)
+
+
+@pytest.fixture
+def outputs(conversion: Conversion, tmp_path: Path) -> Path:
+    """A folder of results in which every stage has been run before, with another environment."""
+    results = tmp_path / "results"
+    for stage in conversion.folder.iterdir():
+        shutil.copytree(stage, results / stage.name)
+        edit_json(results / stage.name / "manifest.json", reseal)
+    return results
+
+
+def reseal(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The same artifact, made in an environment that is no more: the stage wants to remake it."""
+    from scion.artifact import manifest_root
+
+    changed = {**manifest, "environment": "sha256:earlier"}
+    return {**changed, "root": manifest_root(changed)}
+
+
+# A source that can't be used
+
+
+def rewrite_header(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    content = path.read_bytes()
+    length = 8 + struct.unpack("<Q", content[:8])[0]
+    header = json.loads(content[8:length])
+    change(header)
+    raw = json.dumps(header, separators=(",", ":")).encode().ljust(length - 8)
+    assert len(raw) == length - 8
+    path.write_bytes(content[:8] + raw + content[length:])
+
+
+def shift_second(by: int) -> Callable[[dict[str, Any]], object]:
+    def change(header: dict[str, Any]) -> None:
+        entries = [entry for name, entry in header.items() if name != "__metadata__"]
+        second = sorted(entries, key=lambda entry: entry["data_offsets"])[1]
+        begin, end = second["data_offsets"]
+        second["data_offsets"] = [begin + by, end + by]
+
+    return change
+
+
+def stretch_last(header: dict[str, Any]) -> None:
+    entries = [entry for name, entry in header.items() if name != "__metadata__"]
+    last = max(entries, key=lambda entry: entry["data_offsets"])
+    last["data_offsets"][1] += 2
+    last["shape"] = [sum(last["data_offsets"][1:]) // 2 - last["data_offsets"][0] // 2]
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 1000)
+
+
+def lengthen_header(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.write(struct.pack("<Q", path.stat().st_size))
+
+
+BAD_SOURCES: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
+    "missing shard": (
+        lambda folder: (folder / SHARD).unlink(),
+        ("lacks a shard", f"expected: {SHARD}"),
+    ),
+    "truncated shard": (
+        lambda folder: truncate(folder / SHARD),
+        ("file size disagree", SHARD, "fetch it again"),
+    ),
+    "header length past the end": (
+        lambda folder: lengthen_header(folder / SHARD),
+        ("header runs past the end of the file", SHARD),
+    ),
+    "overlapping offsets": (
+        lambda folder: rewrite_header(folder / SHARD, shift_second(-2)),
+        ("tensors overlap", SHARD),
+    ),
+    "a hole": (
+        lambda folder: rewrite_header(folder / SHARD, shift_second(2)),
+        ("tensors leave a hole", SHARD),
+    ),
+    "offsets out of range": (
+        lambda folder: rewrite_header(folder / SHARD, stretch_last),
+        ("file size disagree", SHARD),
+    ),
+    "an index entry without tensor": (
+        lambda folder: edit_json(
+            folder / INDEX, lambda index: index["weight_map"].update({"ghost.weight": SHARD})
+        ),
+        ("index names a tensor that its shard does not have", "ghost.weight", f"in {SHARD}"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("damage", "texts"), BAD_SOURCES.values(), ids=BAD_SOURCES)
+def test_a_broken_source_is_refused(
+    outputs: Path,
+    pico: Pico,
+    tmp_path: Path,
+    damage: Callable[[Path], object],
+    texts: tuple[str, ...],
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(pico.agent, folder)
+    damage(folder)
+    output = outputs / "fetch_source"
+    earlier = Earlier(output)
+    done = run("fetch_source", location=folder, output=output / "manifest.json")
+    assert done.returncode == 1
+    # The file that is named is one that the reader can open, not one that was removed again.
+    check_refusal(done.stderr, str(folder), *texts)
+    earlier.check()
+
+
+@pytest.mark.parametrize("stage", ["fetch_source", "fetch_donor"])
+@pytest.mark.parametrize("revision", ["", "@main", "@0123456"], ids=["none", "branch", "short"])
+def test_an_unpinned_revision_is_refused(outputs: Path, stage: str, revision: str) -> None:
+    earlier = Earlier(outputs / stage)
+    done = run(
+        stage, location=f"hf://owner/name{revision}", output=outputs / stage / "manifest.json"
+    )
+    assert done.returncode == 1
+    check_refusal(done.stderr, "not pinned to a commit", "hf://owner/name", "scion pin")
+    earlier.check()
+
+
+# A donor that can't be used
+
+
+def test_a_donor_without_head_is_refused(outputs: Path, pico: Pico) -> None:
+    earlier = Earlier(outputs / "fetch_donor")
+    output = outputs / "fetch_donor/manifest.json"
+    done = run("fetch_donor", location=pico.agent, output=output)
+    assert done.returncode == 1
+    check_refusal(done.stderr, "no whole MTP head", str(pico.agent), "15 tensors", "0 tensors")
+    earlier.check()
+
+
+def test_a_donor_of_another_hidden_size_is_refused(
+    conversion: Conversion, outputs: Path, tmp_path: Path
+) -> None:
+    folder = write_checkpoint(tmp_path / "other", tiny_config())
+    donor = fetch_donor(location=str(folder), output=tmp_path / "donor", environment=ENVIRONMENT)
+    earlier = Earlier(outputs / "graft_mtp")
+    done = run(
+        "graft_mtp",
+        quantized=conversion.quantize_nvfp4.folder / "manifest.json",
+        donor=donor.folder / "manifest.json",
+        output=outputs / "graft_mtp/manifest.json",
+    )
+    assert done.returncode == 1
+    check_refusal(
+        done.stderr, "does not fit the target", str(folder), "hidden_size 32", "[192, 384]"
+    )
+    earlier.check()
+
+
+# What quantize_nvfp4 refuses. Its command line runs in this process: importing ModelOpt anew for
+# each would take longer than all the rest.
+
+
+def main(stage: str, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", [stage, *map(str, arguments)])
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        return importlib.import_module(f"scion.stages.{stage}").main()
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def quantize_arguments(text: Path, output: Path, dataset: Path, samples: int = 4) -> list[object]:
+    calibration = {"dataset": str(dataset), "samples": samples}
+    settings = {"quantization": {"calibration": calibration, "device": "cpu"}}
+    return [
+        *("--text", text / "manifest.json", "--output", output / "manifest.json"),
+        *("--settings", json.dumps(settings), "--environment", "sha256:tests"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"", "0 rows"),
+        (b'{"text": "one"}\n', "1 rows"),
+        (b'{"text": "cut o', "Unterminated string"),
+        (b"\x1f\x8b\x08\x00\xff\xfe", "codec can't decode"),
+        (None, "No such file"),
+    ],
+    ids=["empty", "too few", "cut off", "not text", "missing"],
+)
+def test_an_unusable_calibration_set_is_refused(
+    conversion: Conversion,
+    outputs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    content: bytes | None,
+    found: str,
+) -> None:
+    dataset = tmp_path / "calibration.jsonl"
+    if content is not None:
+        dataset.write_bytes(content)
+    output = outputs / "quantize_nvfp4"
+    earlier = Earlier(output)
+    arguments = quantize_arguments(conversion.extract_text.folder, output, dataset)
+    assert main("quantize_nvfp4", monkeypatch, *arguments) == 1
+    errors = capsys.readouterr().err
+    check_refusal(errors, "calibration set can't be used", str(dataset), found, "quantization.cali")
+    earlier.check()
+
+
+@pytest.mark.parametrize("value", [b"\xc0\x7f", b"\x80\xff"], ids=["NaN", "-infinity"])
+def test_a_weight_that_is_not_finite_is_refused(
+    conversion: Conversion,
+    pico: Pico,
+    outputs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    value: bytes,
+) -> None:
+    name = "model.language_model.layers.1.mlp.up_proj.weight"
+
+    def spoil(data: bytearray) -> None:
+        data[40:42] = value
+
+    edit_tensor(outputs / "extract_text", name, spoil)
+    output = outputs / "quantize_nvfp4"
+    earlier = Earlier(output)
+    arguments = quantize_arguments(outputs / "extract_text", output, pico.calibration)
+    assert main("quantize_nvfp4", monkeypatch, *arguments) == 1
+    check_refusal(capsys.readouterr().err, "a weight is not finite", name, "NaN or infinity")
+    earlier.check()
+
+
+# The configuration
+
+
+@pytest.mark.parametrize(
+    ("content", "texts"),
+    [
+        ("sources: resources/pico/pico-agent\n", ("sources", "not permitted")),
+        (
+            "quantization: {calibration: {samples: many}}\n",
+            ("quantization.calibration.samples", "integer", "many"),
+        ),
+    ],
+    ids=["unknown key", "mistyped value"],
+)
+def test_a_wrong_configuration_ends_the_run_before_it_starts(
+    tmp_path: Path, content: str, texts: tuple[str, ...]
+) -> None:
+    (tmp_path / "my.yaml").write_text(content)
+    done = subprocess.run(
+        [Path(sys.executable).with_name("snakemake"), "-n", "--configfile", tmp_path / "my.yaml"],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0
+    check_refusal(done.stdout + done.stderr, "configuration is not valid", "my.yaml", *texts)
+
+
+# Interrupts in the middle of each stage
+
+
+def wide_config() -> dict[str, Any]:
+    """A small model but for its embeddings and head of 256 MB each: hashing them takes a while."""
+    return tiny_config(vocab_size=4_000_000)
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The wide model with broken and with sound keys, both fetched; its files are mostly holes."""
+    folder = tmp_path_factory.mktemp("wide")
+
+    def broken(name: str) -> str:
+        return f"language_model.{name}"
+
+    for kind, rename in (("broken", broken), ("sound", str)):
+        write_checkpoint(folder / kind, wide_config(), shards=1, rename=rename, sparse=True)
+        fetch_source(
+            location=str(folder / kind), output=folder / f"{kind}-made", environment=ENVIRONMENT
+        )
+    yield folder
+    shutil.rmtree(folder)
+
+
+def check_interrupted(done: subprocess.CompletedProcess[str], earlier: Earlier) -> None:
+    assert done.returncode == 130
+    assert "interrupted: no half-made artifact is left" in done.stderr
+    assert "Traceback" not in done.stderr
+    earlier.check()
+
+
+def check_rerun(stage: str, output: Path, **options: object) -> None:
+    done = run(stage, output=output / "manifest.json", **options)
+    assert done.returncode == 0, done.stderr
+    assert Artifact.open(output).manifest["environment"] == "sha256:tests"
+    assert Artifact.open(output).complete()
+
+
+@SIGNALS
+@pytest.mark.parametrize("stage", ["fetch_source", "fix_keys", "extract_text"])
+def test_a_stage_that_is_interrupted_while_it_hashes_or_copies_leaves_no_trace(
+    outputs: Path, wide: Path, stage: str, number: signal.Signals
+) -> None:
+    options: Any = {
+        "fetch_source": {"location": wide / "sound"},
+        "fix_keys": {"source": wide / "broken-made/manifest.json"},
+        "extract_text": {"fixed": wide / "sound-made/manifest.json", "text_only": "true"},
+    }[stage]
+    output = outputs / stage
+    earlier = Earlier(output)
+    partial = outputs / f".{stage}.partial"
+    done = interrupt(
+        stage,
+        number,
+        when=lambda _: any(partial.glob("*.safetensors")),
+        output=output / "manifest.json",
+        **options,
+    )
+    check_interrupted(done, earlier)
+    if number is signal.SIGTERM:
+        check_rerun(stage, output, **options)
+
+
+@SIGNALS
+def test_fetch_donor_interrupted_while_it_copies_leaves_no_trace(
+    outputs: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    config = tiny_config(hidden_size=4096, intermediate_size=8192)
+    folder = write_checkpoint(tmp_path / "donor", config, shards=1, sparse=True)
+    output = outputs / "fetch_donor"
+    earlier = Earlier(output)
+    partial = outputs / ".fetch_donor.partial/model-mtp.safetensors"
+    options = {"location": folder}
+    done = interrupt(
+        "fetch_donor",
+        number,
+        when=lambda _: partial.exists() and partial.stat().st_size > 1_000_000,
+        output=output / "manifest.json",
+        **options,
+    )
+    check_interrupted(done, earlier)
+    if number is signal.SIGTERM:
+        check_rerun("fetch_donor", output, **options)
+
+
+@SIGNALS
+@pytest.mark.parametrize(
+    ("stage", "read_from", "blocked"),
+    [("graft_mtp", "quantize_nvfp4", "config.json"), ("verify_release", "graft_mtp", "hf_quant_")],
+    ids=["graft_mtp", "verify_release"],
+)
+def test_a_stage_that_is_interrupted_while_it_reads_leaves_no_trace(
+    conversion: Conversion,
+    outputs: Path,
+    stage: str,
+    read_from: str,
+    blocked: str,
+    number: signal.Signals,
+) -> None:
+    # These are done in a blink, so one of their inputs is a pipe that nobody writes to.
+    made = {name: conversion.folder / name / "manifest.json" for name in os.listdir(outputs)}
+    made[read_from] = outputs / read_from / "manifest.json"
+    path = next((outputs / read_from).glob(f"{blocked}*"))
+    path.rename(path.with_suffix(".kept"))
+    os.mkfifo(path)
+    options: Any = {
+        "graft_mtp": {"quantized": made["quantize_nvfp4"], "donor": made["fetch_donor"]},
+        "verify_release": {
+            "release": made["graft_mtp"],
+            "text": made["extract_text"],
+            "donor": made["fetch_donor"],
+        },
+    }[stage]
+    output = outputs / stage
+    earlier = Earlier(output)
+    partial = outputs / f".{stage}.partial"
+    done = interrupt(
+        stage, number, when=lambda _: partial.is_dir(), output=output / "manifest.json", **options
+    )
+    check_interrupted(done, earlier)
+    path.with_suffix(".kept").rename(path)
+    if number is signal.SIGTERM:
+        check_rerun(stage, output, **options)
+
+
+def many_rows(pico: Pico, folder: Path) -> Path:
+    dataset = folder / "many.jsonl"
+    dataset.write_bytes(pico.calibration.read_bytes() * 50)
+    return dataset
+
+
+def test_quantize_nvfp4_terminated_while_it_calibrates_leaves_no_trace(
+    conversion: Conversion, pico: Pico, outputs: Path, tmp_path: Path
+) -> None:
+    output, dataset = outputs / "quantize_nvfp4", many_rows(pico, tmp_path)
+    earlier = Earlier(output)
+    calibration = {"dataset": str(dataset), "samples": 1000}
+    done = interrupt(
+        "quantize_nvfp4",
+        signal.SIGTERM,
+        when=lambda said: "calibrating:" in said,
+        text=conversion.extract_text.folder / "manifest.json",
+        settings=json.dumps({"quantization": {"calibration": calibration, "device": "cpu"}}),
+        output=output / "manifest.json",
+    )
+    check_interrupted(done, earlier)
+
+
+def test_quantize_nvfp4_interrupted_while_it_calibrates_leaves_no_trace_and_runs_again(
+    conversion: Conversion,
+    pico: Pico,
+    outputs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    output, text = outputs / "quantize_nvfp4", conversion.extract_text.folder
+    earlier = Earlier(output)
+    seen = list[str]()
+
+    def press_ctrl_c() -> None:
+        while not any("calibrating:" in part for part in seen):
+            seen.append(capfd.readouterr().err)
+            stop.wait(0.05)
+        signal.raise_signal(signal.SIGINT)
+
+    stop = threading.Event()
+    watcher = threading.Thread(target=press_ctrl_c, daemon=True)
+    watcher.start()
+    many = quantize_arguments(text, output, many_rows(pico, tmp_path), samples=1000)
+    assert main("quantize_nvfp4", monkeypatch, *many) == 130
+    watcher.join()
+    assert "interrupted: no half-made artifact is left" in capfd.readouterr().err
+    earlier.check()
+    few = quantize_arguments(text, output, pico.calibration, samples=1)
+    assert main("quantize_nvfp4", monkeypatch, *few) == 0
+    assert Artifact.open(output).facts["calibration"]["samples"] == 1
