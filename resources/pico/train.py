@@ -28,7 +28,7 @@ import tokenizers
 import torch
 import transformers
 from tokenizers import Tokenizer
-from transformers import Qwen3_5ForConditionalGeneration
+from transformers import AutoModelForImageTextToText
 
 from dialogues.corpus import Renderer, conversations
 from training import checkpoint, evaluate
@@ -135,7 +135,7 @@ def reference_phase(out: Path) -> None:
     """Adds the sound pico-agent's logits, computed here in bf16 on the CPU, to reference.json."""
     config = load_config(ASSETS / "config.json")
     # Not `.to(bfloat16)`: that would round the rotary frequencies, which from_pretrained does not.
-    model = Qwen3_5ForConditionalGeneration._from_config(config, dtype=torch.bfloat16).eval()
+    model = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16).eval()
     broken = checkpoint.read_weights(out / "pico-agent")
     names = model.state_dict()
     model.load_state_dict({name: broken[checkpoint.broken_name(name)] for name in names})

@@ -10,7 +10,7 @@ This is a stand-in for training only. Scion's releases take their numbers from M
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -65,7 +65,7 @@ class FakeQuantizer:
                 self.count += 1
 
     @contextmanager
-    def __call__(self, active: bool = True) -> Iterator[None]:
+    def __call__(self, active: bool = True) -> Generator[None]:
         """Turns the rounding on (or off) inside the block."""
         before, self.active = self.active, active
         try:
