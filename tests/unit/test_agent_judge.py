@@ -150,7 +150,7 @@ def test_unusable_task_files(tmp_path: Path, text: str, found: str):
 def test_a_task_with_an_unknown_tool(tmp_path: Path):
     path = tmp_path / "tasks.yaml"
     text = Path("workflow/scion/agent_tasks.yaml").read_text()
-    path.write_text(text.replace("tools: [get_weather, get_time]", "tools: [get_wether]"))
+    path.write_text(text.replace("tools: [get_weather, get_time]", "tools: [get_tide]"))
     with pytest.raises(ScionError) as caught:
         read_tasks(path)
-    assert caught.value.found == "unknown tool 'get_wether'"
+    assert caught.value.found == "unknown tool 'get_tide'"
