@@ -15,15 +15,15 @@ PARTS = ("where:", "expected:", "found:", "hint:")
 
 
 def command(stage: str, **options: object) -> list[str]:
-    """`python -m scion.stages.<stage>` with its options, `environment` for tests added."""
-    options = {"environment": "sha256:tests", **options}
-    pairs = [(f"--{name.replace('_', '-')}", str(value)) for name, value in options.items()]
-    return [
-        sys.executable,
-        "-m",
-        f"scion.stages.{stage}",
-        *(text for pair in pairs for text in pair),
-    ]
+    """`python -m scion.stages.<stage>` with its options, `environment` for tests added.
+
+    The value of an option may be a list of values.
+    """
+    arguments: list[str] = []
+    for name, value in {"environment": "sha256:tests", **options}.items():
+        values: list[object] = value if isinstance(value, list) else [value]
+        arguments += [f"--{name.replace('_', '-')}", *map(str, values)]
+    return [sys.executable, "-m", f"scion.stages.{stage}", *arguments]
 
 
 def run(stage: str, **options: object) -> subprocess.CompletedProcess[str]:

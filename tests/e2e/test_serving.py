@@ -13,15 +13,19 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
+from commands import interrupt
+from conversion import Conversion
 from scion.safetensors_file import read_header
 
 pytestmark = pytest.mark.serve
 
-PYTHON = Path("envs/serve-cpu/.venv/bin/python").absolute()
+PROJECT = Path(__file__).parents[2]
+PYTHON = PROJECT / "envs/serve-cpu/.venv/bin/python"
 CHAT = {"messages": [{"role": "user", "content": "What is the weather in Tokyo?"}]}
 OLD = "measured earlier"
 
@@ -177,6 +181,44 @@ def test_interrupt_in_the_middle_of_a_decode(
     _, alive = psutil.wait_procs(processes, timeout=2)
     assert alive == []
     assert_untouched(output)
+
+
+@pytest.mark.parametrize("stage", ["run_agent_tasks", "evaluate_perplexity"])
+def test_interrupt_while_the_server_starts(
+    conversion: Conversion, prompts: Path, port: int, tmp_path: Path, stage: str
+):
+    own: Any = {
+        "run_agent_tasks": {"tasks": PROJECT / "workflow/scion/agent_tasks.yaml"},
+        "evaluate_perplexity": {
+            "dataset": prompts,
+            "source": conversion.extract_text.folder / "manifest.json",
+        },
+    }[stage]
+    section = {"run_agent_tasks": "agent_tasks", "evaluate_perplexity": "perplexity"}[stage]
+    settings = {"serving": {"port": port}, section: {}}
+    if stage == "evaluate_perplexity":
+        settings[section] = {"samples": 1}
+    seen: list[psutil.Process] = []
+
+    def starting(said: str) -> bool:
+        seen[:] = started_by_vllm(port)
+        return "server: " in said and bool(seen)
+
+    done = interrupt(
+        stage,
+        signal.SIGTERM,
+        when=starting,
+        release=conversion.graft_mtp.folder / "manifest.json",
+        settings=json.dumps(settings),
+        python=PYTHON,
+        log_folder=tmp_path / "logs",
+        output=tmp_path / "results" / stage / "manifest.json",
+        **own,
+    )
+    assert done.returncode == 130, done.stderr
+    _, alive = psutil.wait_procs(seen, timeout=2)
+    assert alive == []
+    assert list((tmp_path / "results").iterdir()) == []
 
 
 def test_killed_stage_leaves_no_server(release: Path, prompts: Path, output: Path, port: int):

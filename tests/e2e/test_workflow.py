@@ -7,12 +7,14 @@ The workflow runs once, in a copy of the project; what reruns after a change is 
 import json
 import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
 
+from commands import Earlier, interrupt
 from project_copy import ProjectCopy
 from scion.artifact import Artifact
 
@@ -29,6 +31,19 @@ BELOW_QUANTIZE = {
     "render_card",
     "seal_release",
 }
+
+
+EVIDENCE = (
+    "fetch_source",
+    "fetch_donor",
+    "fix_keys",
+    "extract_text",
+    "quantize_nvfp4",
+    "verify_release",
+    "measure_serving",
+    "run_agent_tasks",
+    "evaluate_perplexity",
+)
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +142,34 @@ def test_a_sealed_release_can_be_checked_by_whoever_downloads_it(
     edited = finished.run("scion", "check", str(downloaded))
     assert edited.returncode == 1
     assert "README.md: expected" in edited.stderr
+
+
+@pytest.mark.parametrize(("stage", "folder"), [("render_card", None), ("seal_release", "release")])
+def test_an_interrupted_card_or_seal_leaves_the_earlier_one(
+    finished: ProjectCopy, results: Path, tmp_path: Path, stage: str, folder: str | None
+) -> None:
+    output = tmp_path / (folder or stage)
+    shutil.copytree(results / output.name, output)
+    earlier = Earlier(output)
+    own: Any = {
+        "render_card": {
+            "template": finished.folder / "workflow/templates/card.md.jinja",
+            "tasks": finished.folder / "workflow/scion/agent_tasks.yaml",
+            "settings": json.dumps({"card": {}}),
+        },
+        "seal_release": {"card": results / "render_card/manifest.json"},
+    }[stage]
+    done = interrupt(
+        stage,
+        signal.SIGTERM,
+        when=lambda _said: (tmp_path / f".{output.name}.partial").exists(),
+        release=results / "graft_mtp/manifest.json",
+        evidence=[results / name / "manifest.json" for name in EVIDENCE],
+        output=output / "manifest.json",
+        **own,
+    )
+    assert done.returncode == 130, done.stderr
+    earlier.check()
 
 
 def test_a_finished_run_has_nothing_left_to_do(finished: ProjectCopy) -> None:

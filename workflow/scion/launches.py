@@ -14,15 +14,25 @@ class Flag:
     reason: str
 
 
-def flags(launch: Launch) -> list[Flag]:
-    """The options of a launch, in the order in which the card shows them."""
+def flags(launch: Launch, *, text_only: bool) -> list[Flag]:
+    """The options of a launch, in the order in which the card shows them.
+
+    Args:
+        launch: The launch.
+        text_only: Whether the release has lost its vision tower.
+    """
     chosen = [
         Flag("--quantization modelopt", "reads the NVFP4 scheme that config.json declares"),
-        Flag(
-            "--language-model-only",
-            "the architecture has a vision tower, this release does not: without the flag vLLM "
-            "looks for it",
-        ),
+    ]
+    if text_only:
+        chosen.append(
+            Flag(
+                "--language-model-only",
+                "the architecture has a vision tower, this release does not: without the flag "
+                "vLLM looks for it",
+            )
+        )
+    chosen += [
         Flag(
             "--enable-auto-tool-choice --tool-call-parser qwen3_xml",
             "the model writes tool calls as XML functions, not as JSON in tags",
@@ -64,7 +74,7 @@ def flags(launch: Launch) -> list[Flag]:
     return chosen
 
 
-def command(launch: Launch, model: str) -> str:
+def command(launch: Launch, model: str, *, text_only: bool) -> str:
     """The launch as a shell command, one option a line."""
-    lines = [f"vllm serve {model}", *(flag.text for flag in flags(launch))]
+    lines = [f"vllm serve {model}", *(flag.text for flag in flags(launch, text_only=text_only))]
     return " \\\n    ".join(lines)

@@ -90,6 +90,7 @@ def _render(template: Path, values: Mapping[str, Any]) -> str:
 
 
 def _values(release: Artifact, evidence: Mapping[str, Artifact], card: Card) -> dict[str, Any]:
+    text_only = evidence["extract_text"].facts["text_only"]
     serving = read_json(evidence["measure_serving"].folder / "serving.json")
     steps = {**evidence, "graft_mtp": release}
     return {
@@ -97,7 +98,7 @@ def _values(release: Artifact, evidence: Mapping[str, Artifact], card: Card) -> 
         "metadata": _metadata(card),
         "block": BLOCK,
         "size": _size,
-        "text_only": evidence["extract_text"].facts["text_only"],
+        "text_only": text_only,
         "source": evidence["fetch_source"].facts,
         "fix": evidence["fix_keys"].facts,
         "text": evidence["extract_text"].facts,
@@ -109,8 +110,8 @@ def _values(release: Artifact, evidence: Mapping[str, Artifact], card: Card) -> 
         "launches": [
             {
                 "title": launch.title,
-                "command": launches.command(launch, card.repository),
-                "flags": launches.flags(launch),
+                "command": launches.command(launch, card.repository, text_only=text_only),
+                "flags": launches.flags(launch, text_only=text_only),
             }
             for launch in card.launches
         ],
