@@ -1,12 +1,24 @@
 """What the tests share: the embedded pair, and one conversion of it that all of them read."""
 
+import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from conversion import Conversion, Pico, convert
 
 PROJECT = Path(__file__).parent.parent
+
+
+# A busy machine is not a failure; in CI the same examples are tried each time.
+settings.register_profile(
+    "scion",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize="CI" in os.environ,
+)
+settings.load_profile("scion")
 
 
 @pytest.fixture(scope="session")
