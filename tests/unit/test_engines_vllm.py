@@ -93,8 +93,15 @@ def test_command_for_the_cpu(checkpoint: Path):
 
 
 def test_command_for_cuda(checkpoint: Path):
-    made = command(checkpoint, 1, environment="serve-cuda")
+    made = command(
+        checkpoint,
+        1,
+        environment="serve-cuda",
+        kv_cache_dtype="fp8",
+        gpu_memory_utilization=0.9,
+    )
     assert made.arguments[1:4] == ("-m", "vllm.entrypoints.cli.main", "serve")
+    assert "--kv-cache-dtype fp8 --gpu-memory-utilization 0.9" in " ".join(made.arguments)
     assert "--enforce-eager" not in made.arguments
     assert "OMP_NUM_THREADS" not in made.environment
 
@@ -102,7 +109,9 @@ def test_command_for_cuda(checkpoint: Path):
 def test_no_speculation_and_no_quantization_unless_asked(checkpoint: Path):
     (checkpoint / "config.json").write_text("{}")
     made = command(checkpoint, 0)
-    assert not {"--speculative-config", "--quantization"} & set(made.arguments)
+    unasked = {"--speculative-config", "--quantization", "--kv-cache-dtype"}
+    assert not unasked & set(made.arguments)
+    assert "--gpu-memory-utilization" not in made.arguments
 
 
 def test_phase_is_the_last_that_the_log_shows():

@@ -93,6 +93,12 @@ class Serving(Section):
     )
     max_model_len: int = Field(default=1024, gt=0, description="context in tokens while measuring")
     max_num_seqs: int = Field(default=2, gt=0, description="requests decoded in parallel")
+    kv_cache_dtype: Literal["auto", "fp8"] = Field(
+        default="auto", description="fp8 halves the KV cache's memory"
+    )
+    gpu_memory_utilization: float | None = Field(
+        default=None, gt=0, le=1, description="share of GPU memory that vLLM may take"
+    )
 
 
 class Measurement(Section):

@@ -74,6 +74,10 @@ def command(
         *("--reasoning-parser", "qwen3"),
         *_FLAGS[serving.environment],
     ]
+    if serving.kv_cache_dtype != "auto":
+        flags += ["--kv-cache-dtype", serving.kv_cache_dtype]
+    if serving.gpu_memory_utilization is not None:
+        flags += ["--gpu-memory-utilization", str(serving.gpu_memory_utilization)]
     if "quantization_config" in read_json(model / "config.json"):
         flags += ["--quantization", "modelopt"]
     if speculative_tokens:
