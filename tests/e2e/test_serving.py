@@ -263,3 +263,42 @@ print("equal")
 """
     run = subprocess.run([PYTHON, "-c", code], capture_output=True, text=True, check=False)
     assert run.stdout.strip().endswith("equal"), run.stderr
+
+
+def test_the_delta_net_decodes_as_its_definition_says():
+    """The plugin's one-token step against the recurrence in float64, output and state."""
+    code = """
+import torch
+import vllm._custom_ops as ops
+from torch.nn.functional import normalize, softplus
+from scion_vllm_plugin.delta_net import decode_by_spec_kernel
+torch.manual_seed(0)
+sequences, heads, values, size = 3, 2, 4, 64
+slots = torch.tensor([5, 1, 6], dtype=torch.int32)
+q, k = (torch.randn(1, sequences, heads, size).bfloat16() for _ in range(2))
+v = torch.randn(1, sequences, values, size).bfloat16()
+a, b = (torch.randn(sequences, values).bfloat16() for _ in range(2))
+A_log, dt_bias = torch.randn(values), torch.randn(values).bfloat16()
+before = torch.randn(8, values, size, size)
+after = before.clone()
+out = decode_by_spec_kernel(
+    A_log=A_log, dt_bias=dt_bias, q=q, k=k, v=v, a=a, b=b, initial_state_source=after,
+    initial_state_indices=slots, cu_seqlens=torch.arange(sequences + 1, dtype=torch.int32),
+    use_qk_l2norm_in_kernel=True,
+)
+assert out.shape == (sequences, 1, values, size)
+for i, slot in enumerate(slots.tolist()):
+    query, key = (normalize(x[0, i].double()).repeat_interleave(2, 0) for x in (q, k))
+    decay = (-A_log.double().exp() * softplus(a[i].double() + dt_bias.double())).exp()
+    state = before[slot].double() * decay[:, None, None]
+    change = v[0, i].double() - torch.einsum("hk,hkv->hv", key, state)
+    state += torch.einsum("hk,hv->hkv", key, change * b[i].double().sigmoid()[:, None])
+    read = torch.einsum("hk,hkv->hv", query, state) * size**-0.5
+    torch.testing.assert_close(after[slot].double(), state, atol=1e-5, rtol=0)
+    torch.testing.assert_close(out[i, 0].double(), read, atol=2e-3, rtol=1e-2)
+untouched = [slot for slot in range(8) if slot not in slots.tolist()]
+assert torch.equal(after[untouched], before[untouched])
+print("equal")
+"""
+    run = subprocess.run([PYTHON, "-c", code], capture_output=True, text=True, check=False)
+    assert run.stdout.strip().endswith("equal"), run.stderr
