@@ -14,6 +14,7 @@ import contextlib
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,11 @@ class Artifact:
 
     def tensors(self) -> dict[str, dict[str, Any]]:
         """The tensor table: `dtype`, `shape`, `file`, `range`, `sha256` by tensor name."""
+        return self._table
+
+    @cached_property
+    def _table(self) -> dict[str, dict[str, Any]]:
+        """Parsed once: `Draft.link` asks for it shard by shard."""
         return read_json(self.folder / TENSORS) if TENSORS in self.files else {}
 
     def complete(self) -> bool:

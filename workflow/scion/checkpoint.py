@@ -1,14 +1,14 @@
 """A checkpoint folder, shards and index, as one mapping of tensors."""
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from scion.errors import ScionError
 from scion.files import copy_range, write_json
-from scion.safetensors_file import Header, Tensor, encode_header, read_header
+from scion.safetensors_file import Header, Tensor, encode_header, packed, read_header
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -179,17 +179,13 @@ def shard_name(number: int, count: int) -> str:
     return f"model-{number:05}-of-{count:05}.safetensors"
 
 
-def _write_shard(path: Path, pieces: Iterable[Piece]) -> None:
-    position, placed = 0, list[tuple[Piece, Tensor]]()
-    for piece in pieces:
-        size = piece.tensor.size
-        placed.append((piece, replace(piece.tensor, begin=position, end=position + size)))
-        position += size
+def _write_shard(path: Path, pieces: Sequence[Piece]) -> None:
+    tensors = packed(piece.tensor for piece in pieces)
     with path.open("wb") as writer:
-        writer.write(encode_header([tensor for _, tensor in placed], {"format": "pt"}))
-        for piece, tensor in placed:
+        writer.write(encode_header(tensors, {"format": "pt"}))
+        for piece in pieces:
             with piece.path.open("rb") as reader:
-                copy_range(reader, writer, offset=piece.offset, size=tensor.size)
+                copy_range(reader, writer, offset=piece.offset, size=piece.tensor.size)
 
 
 def _shards(folder: Path) -> list[str]:

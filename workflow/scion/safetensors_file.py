@@ -228,6 +228,15 @@ def encode_header(
     return struct.pack("<Q", wanted) + text.ljust(wanted)
 
 
+def packed(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """The same tensors laid end to end, the first at the end of the header."""
+    position, placed = 0, list[Tensor]()
+    for tensor in tensors:
+        placed.append(replace(tensor, begin=position, end=position + tensor.size))
+        position += tensor.size
+    return placed
+
+
 def copy_renamed(source: Path, target: Path, names: Mapping[str, str]) -> None:
     """Copy a file whose tensors get new names; no tensor byte moves.
 
@@ -259,12 +268,8 @@ def copy_subset(source: Path, target: Path, keep: Iterable[str]) -> None:
     header = read_header(source)
     wanted = set(keep)
     old = sorted((header.tensors[name] for name in wanted), key=lambda tensor: tensor.begin)
-    position, new = 0, list[Tensor]()
-    for tensor in old:
-        new.append(replace(tensor, begin=position, end=position + tensor.size))
-        position += tensor.size
     with source.open("rb") as reader, target.open("wb") as writer:
-        writer.write(encode_header(new, header.metadata))
+        writer.write(encode_header(packed(old), header.metadata))
         for tensor in old:
             copy_range(reader, writer, offset=header.data_start + tensor.begin, size=tensor.size)
 

@@ -6,7 +6,6 @@ become one safetensors file, which `graft_mtp` links into the release as it is.
 
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -19,7 +18,14 @@ from scion.digest import read_chunks
 from scion.errors import ScionError
 from scion.hub import RangeReader
 from scion.location import HubRepository, parse_location
-from scion.safetensors_file import Header, Tensor, encode_header, header_length, parse_header
+from scion.safetensors_file import (
+    Header,
+    Tensor,
+    encode_header,
+    header_length,
+    packed,
+    parse_header,
+)
 from scion.stage_cli import run_stage, stage_parser
 from scion.stages.fetch_source import add_location
 
@@ -150,25 +156,25 @@ def _write(
     location: str,
 ) -> int:
     """Write the tensors, sorted by name, as one safetensors file; returns their bytes."""
-    position, tensors = 0, list[tuple[Tensor, Tensor]]()
+    tensors: list[Tensor] = []
     for name, shard in sorted(shard_of.items()):
-        old = headers[shard].tensors.get(name)
-        if old is None:
+        tensor = headers[shard].tensors.get(name)
+        if tensor is None:
             raise _no_head(location, [f"{name} in {shard}"], ["no such tensor there"])
-        tensors.append((old, replace(old, begin=position, end=position + old.size)))
-        position += old.size
+        tensors.append(tensor)
+    total = sum(tensor.size for tensor in tensors)
     with (
         target.open("wb") as file,
-        tqdm(total=position, unit="B", unit_scale=True, desc="mtp", file=sys.stderr) as bar,
+        tqdm(total=total, unit="B", unit_scale=True, desc="mtp", file=sys.stderr) as bar,
     ):
-        file.write(encode_header([new for _, new in tensors], {"format": "pt"}))
-        for old, _ in tensors:
-            shard = shard_of[old.name]
-            start = headers[shard].data_start + old.begin
-            for chunk in reader.stream(shard, start, old.size):
+        file.write(encode_header(packed(tensors), {"format": "pt"}))
+        for tensor in tensors:
+            shard = shard_of[tensor.name]
+            start = headers[shard].data_start + tensor.begin
+            for chunk in reader.stream(shard, start, tensor.size):
                 file.write(chunk)
                 bar.update(len(chunk))
-    return position
+    return total
 
 
 def _no_head(location: str, expected: list[str], found: list[str]) -> ScionError:

@@ -14,11 +14,10 @@ from pathlib import Path
 from scion.artifact import MANIFEST, TENSORS, Artifact, Draft, remake
 from scion.errors import ScionError
 from scion.files import atomic_file, copy_file, link_or_copy
+from scion.release_check import CARD, PROVENANCE
 from scion.stage_cli import run_stage, stage_parser
 
-CARD = "README.md"
 SUMS = "SHA256SUMS"
-PROVENANCE = "provenance"
 RESULTS = "results"
 
 
