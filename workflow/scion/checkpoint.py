@@ -1,11 +1,12 @@
 """A checkpoint folder, shards and index, as one mapping of tensors."""
 
-import json
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scion.bounded_json import parse_json
 from scion.errors import ScionError
 from scion.files import copy_range, write_json
 from scion.safetensors_file import Header, Tensor, encode_header, packed, read_header
@@ -84,15 +85,9 @@ def read_json(path: Path) -> Any:
         ScionError: The file is missing or is not JSON.
     """
     try:
-        return json.loads(path.read_bytes())
+        return parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise ScionError(
-            f"{path.name} can't be read",
-            where=path,
-            expected="a JSON file",
-            found=error,
-            hint="fetch the checkpoint again, or name a folder that holds one",
-        ) from error
+        raise _not_json(path, error) from error
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -101,13 +96,38 @@ def read_object(path: Path) -> dict[str, Any]:
     Raises:
         ScionError: The file is missing, is not JSON, or holds something else.
     """
-    value = read_json(path)
+    return _as_object(read_json(path), path)
+
+
+def parse_object(raw: bytes, *, where: object) -> dict[str, Any]:
+    """Parse JSON that must be an object; `where` is the file to name in errors.
+
+    Raises:
+        ScionError: It is not JSON, or something else than an object.
+    """
+    try:
+        return _as_object(parse_json(raw), where)
+    except ValueError as error:
+        raise _not_json(where, error) from error
+
+
+def _not_json(where: object, error: Exception) -> ScionError:
+    return ScionError(
+        f"{str(where).rsplit('/', 1)[-1]} can't be read",
+        where=where,
+        expected="a JSON file",
+        found=error,
+        hint="fetch the checkpoint again, or name a folder that holds one",
+    )
+
+
+def _as_object(value: Any, where: object) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ScionError(
-            f"{path.name} holds no JSON object",
-            where=path,
+            f"{str(where).rsplit('/', 1)[-1]} holds no JSON object",
+            where=where,
             expected="an object: {…}",
-            found=str(value)[:200],
+            found=reprlib.repr(value),
             hint="fetch the file again",
         )
     return value
@@ -116,18 +136,26 @@ def read_object(path: Path) -> dict[str, Any]:
 def index_of(folder: Path) -> dict[str, str] | None:
     """The index's weight map (shard name by tensor name), or None where there is no index."""
     path = folder / INDEX
-    if not path.exists():
-        return None
-    content = read_json(path)
+    return parse_weight_map(read_json(path), where=path) if path.exists() else None
+
+
+def parse_weight_map(content: Any, *, where: object) -> dict[str, str]:
+    """The weight map of an index's content; `where` is the file to name in errors.
+
+    Raises:
+        ScionError: There is none, or it names something else than files of the same folder.
+    """
     weight_map = content.get("weight_map") if isinstance(content, dict) else None
-    if not isinstance(weight_map, dict) or not all(
-        isinstance(shard, str) and Path(shard).name == shard for shard in weight_map.values()
+    if (
+        not isinstance(weight_map, dict)
+        or not all(isinstance(shard, str) for shard in weight_map.values())
+        or not all(Path(shard).name == shard for shard in set(weight_map.values()))
     ):
         raise ScionError(
             "the index has no usable weight_map",
-            where=path,
+            where=where,
             expected="weight_map: a file name of the same folder for each tensor",
-            found=str(content)[:200],
+            found=reprlib.repr(content),
             hint="fetch the index again",
         )
     return weight_map
@@ -180,10 +208,12 @@ def shard_name(number: int, count: int) -> str:
 
 
 def _write_shard(path: Path, pieces: Sequence[Piece]) -> None:
-    tensors = packed(piece.tensor for piece in pieces)
+    # Single numbers first: who reads the file by ranges gets all scales right behind the header.
+    ordered = sorted(pieces, key=lambda piece: bool(piece.tensor.shape))
+    tensors = packed(piece.tensor for piece in ordered)
     with path.open("wb") as writer:
         writer.write(encode_header(tensors, {"format": "pt"}))
-        for piece in pieces:
+        for piece in ordered:
             with piece.path.open("rb") as reader:
                 copy_range(reader, writer, offset=piece.offset, size=piece.tensor.size)
 

@@ -5,20 +5,28 @@ maps each name to `dtype`, `shape` and `data_offsets` [begin, end) counted from 
 header; an optional `__metadata__` maps strings to strings. Tensors lie end to end: no overlaps,
 no holes (https://github.com/huggingface/safetensors#format). Nothing here loads tensor data into
 memory beyond one chunk, and nothing needs torch.
+
+Headers may come from anybody. A length is held against the file before anything is read, the
+values are counted before anything is parsed (`scion.bounded_json` has the bounds: below one
+gigabyte at worst, while the header of a real shard takes a few megabytes), and numbers of more
+than 64 bits are refused before anything is multiplied.
 """
 
 import hashlib
 import json
-import math
+import os
+import reprlib
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from scion.bounded_json import parse_json
 from scion.digest import read_chunks
 from scion.errors import ScionError
 from scion.files import copy_file, copy_range
+from scion.lfs import refuse_pointer
 
 # Bits an element; the 4- and 6-bit types of safetensors 0.6 and later pack several into a byte.
 DTYPE_BITS = {
@@ -34,9 +42,10 @@ DTYPE_BITS = {
 # The library's own bound; a longer header is an attack or a broken length.
 MAX_HEADER_BYTES = 100_000_000
 _FETCH_AGAIN = "the file is damaged or cut short: fetch it again"
+_MAX_NUMBER = 2**64 - 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Tensor:
     """Where one tensor lies: `begin` and `end` are byte offsets from the end of the header."""
 
@@ -76,10 +85,15 @@ def read_header(path: Path) -> Header:
     Raises:
         ScionError: The file is no sound safetensors file; the message names file and tensor.
     """
-    size = path.stat().st_size
     with path.open("rb") as file:
-        length = header_length(file.read(8), file_size=size, where=path)
-        return parse_header(file.read(length), file_size=size, where=path)
+        return read_open_header(file, where=path)
+
+
+def read_open_header(file: BinaryIO, *, where: object) -> Header:
+    """The same of a file that is open at its beginning; `where` is what to name in errors."""
+    size = os.fstat(file.fileno()).st_size
+    length = header_length(file.read(8), file_size=size, where=where)
+    return parse_header(file.read(length), file_size=size, where=where)
 
 
 def header_length(prefix: bytes, *, file_size: int, where: object) -> int:
@@ -92,6 +106,7 @@ def header_length(prefix: bytes, *, file_size: int, where: object) -> int:
             found=f"{len(prefix)} bytes",
             hint=_FETCH_AGAIN,
         )
+    refuse_pointer(prefix, where=where)
     (length,) = struct.unpack("<Q", prefix)
     if length > min(file_size - 8, MAX_HEADER_BYTES):
         raise ScionError(
@@ -113,8 +128,8 @@ def parse_header(raw: bytes, *, file_size: int, where: object) -> Header:
         where: What to name in errors.
 
     Raises:
-        ScionError: Not JSON, a duplicate or malformed entry, ranges that overlap, leave a hole or
-            do not end where the file ends.
+        ScionError: Not JSON, too much of it, a duplicate or malformed entry, ranges that overlap,
+            leave a hole or do not end where the file ends.
     """
     entries = _decode(raw, where)
     metadata = entries.pop("__metadata__", {})
@@ -125,24 +140,20 @@ def parse_header(raw: bytes, *, file_size: int, where: object) -> Header:
 
 
 def _decode(raw: bytes, where: object) -> dict[str, Any]:
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        entries = dict(pairs)
-        if len(entries) != len(pairs):
-            raise ValueError("a key stands twice")
-        return entries
-
     try:
-        entries = json.loads(raw.decode(), object_pairs_hook=unique)
-        if not isinstance(entries, dict):
-            raise ValueError("not a JSON object")
+        # The format demands it, though Python's parser would skip white space before it.
+        if not raw.startswith(b"{"):
+            raise ValueError("it does not begin with {")
+        entries = parse_json(raw, strict=True)
         metadata = entries.get("__metadata__", {})
         if not isinstance(metadata, dict) or not all(
             isinstance(value, str) for value in metadata.values()
         ):
             raise ValueError("__metadata__ must map strings to strings")
         # JSON can spell half of a surrogate pair, which no file of ours could name.
-        "".join((*entries, *metadata, *metadata.values())).encode()
-    except (ValueError, RecursionError) as error:
+        for text in (*entries, *metadata, *metadata.values()):
+            text.encode()
+    except ValueError as error:
         raise ScionError(
             "safetensors header can't be read",
             where=where,
@@ -155,31 +166,50 @@ def _decode(raw: bytes, where: object) -> dict[str, Any]:
 
 def _tensor(name: str, entry: Any, where: object) -> Tensor:
     try:
-        begin, end = entry["data_offsets"]
-        tensor = Tensor(name, entry["dtype"], tuple(entry["shape"]), begin, end)
-        numbers = (*tensor.shape, begin, end)
-        if not all(type(number) is int and number >= 0 for number in numbers):
-            raise ValueError("shape and offsets must be non-negative integers")
-        bits = DTYPE_BITS[tensor.dtype] * math.prod(tensor.shape)
-        if bits.bit_length() > 64:
-            raise ValueError("the shape is larger than any file")
+        dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+        if type(shape) is not list or not all(map(_is_number, (*shape, begin, end))):
+            raise ValueError("shape and offsets must be lists of non-negative 64-bit integers")
+        bits = DTYPE_BITS[dtype] * _count(shape)
+        if not name:
+            raise ValueError("a tensor without a name")
     except (KeyError, TypeError, ValueError) as error:
         raise ScionError(
             "safetensors header has a malformed entry",
-            where=f"{where}: {name}",
+            where=f"{where}: {_shown(name)}",
             expected="dtype, shape and data_offsets of a known dtype",
-            found=f"{str(entry)[:200]} ({error})",
+            found=f"{reprlib.repr(entry)} ({_shown(str(error))})",
             hint=_FETCH_AGAIN,
         ) from error
-    if tensor.size * 8 != bits:
+    if (end - begin) * 8 != bits:
         raise ScionError(
             "a tensor's byte range does not fit its shape",
-            where=f"{where}: {name}",
-            expected=f"{bits / 8:g} bytes for {tensor.dtype} {list(tensor.shape)}",
-            found=f"data_offsets [{begin}, {end}], {tensor.size} bytes",
+            where=f"{where}: {_shown(name)}",
+            expected=f"{bits / 8:g} bytes for {dtype} {reprlib.repr(shape)}",
+            found=f"data_offsets [{begin}, {end}], {end - begin} bytes",
             hint=_FETCH_AGAIN,
         )
-    return tensor
+    return Tensor(name, dtype, tuple(shape), begin, end)
+
+
+def _is_number(value: Any) -> bool:
+    # `isinstance` would take `true` for 1.
+    return type(value) is int and 0 <= value <= _MAX_NUMBER
+
+
+def _count(shape: Iterable[int]) -> int:
+    """The number of elements; step by step, since a product of a million factors takes hours."""
+    count = 1
+    for length in shape:
+        count *= length
+        if count > _MAX_NUMBER:
+            raise ValueError("the shape is larger than any file")
+    return count
+
+
+def _shown(text: str) -> str:
+    """A stranger's name, fit for one line of a terminal."""
+    text = text if text.isprintable() else repr(text)
+    return text if len(text) <= 200 else f"{text[:200]}…"
 
 
 def _check_layout(tensors: Iterable[Tensor], *, data_size: int, where: object) -> None:
@@ -188,8 +218,8 @@ def _check_layout(tensors: Iterable[Tensor], *, data_size: int, where: object) -
         if tensor.begin != position:
             raise ScionError(
                 "tensors overlap" if tensor.begin < position else "tensors leave a hole",
-                where=f"{where}: {tensor.name}",
-                expected=f"data_offsets to begin at {position}, where {previous} ends",
+                where=f"{where}: {_shown(tensor.name)}",
+                expected=f"data_offsets to begin at {position}, where {_shown(previous)} ends",
                 found=f"data_offsets [{tensor.begin}, {tensor.end}]",
                 hint=_FETCH_AGAIN,
             )
@@ -198,7 +228,7 @@ def _check_layout(tensors: Iterable[Tensor], *, data_size: int, where: object) -
         raise ScionError(
             "tensor data and file size disagree (truncated or padded file)",
             where=where,
-            expected=f"{position} bytes of tensor data, up to the end of {previous}",
+            expected=f"{position} bytes of tensor data, up to the end of {_shown(previous)}",
             found=f"{data_size} bytes",
             hint=_FETCH_AGAIN,
         )
