@@ -1,74 +1,207 @@
 """What a config.json implies: every tensor's name and shape, what quantizes, what engines fuse.
 
-The tables describe the dense Qwen3.5/3.6 family (`Qwen3_5ForConditionalGeneration`): a hybrid of
-gated-delta-net and full-attention layers, a vision tower, and one multi-token-prediction (MTP)
-layer. Names and shapes were read off transformers 5.14's `modeling_qwen3_5.py` and vLLM 0.32's
-`qwen3_5.py` and `qwen3_5_mtp.py`.
+The release pipeline (`inventory`) works on one family, dense Qwen3.5/3.6. `implied` knows the
+plain and hybrid decoders around it as well, so that a checkpoint can be held against its own
+config.json. Names and shapes were read off transformers 5.14's modeling files and vLLM 0.32's
+`qwen3_5.py`, `qwen3_next.py` and their `_mtp.py`; the tests hold them against the former.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+from scion.architectures_keys import Keys
+from scion.architectures_parts import (
+    Family,
+    Shape,
+    language_tensors,
+    mtp_tensors,
+    refuse_absurd,
+    vision_tensors,
+)
 from scion.errors import ScionError
 
-Shape = tuple[int, ...]
+__all__ = [
+    "FLAT_PREFIX",
+    "MTP_PREFIX",
+    "NESTED_PREFIX",
+    "Inventory",
+    "Shape",
+    "Stack",
+    "implied",
+    "inventory",
+]
 
-# Modules that vLLM loads as one; inside a group, scales must be equal and all or none quantizes.
-# https://github.com/vllm-project/vllm/blob/main/vllm/model_executor/models/qwen3_5.py
-FUSED_SUFFIXES = (
-    ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    ("mlp.gate_proj", "mlp.up_proj"),
-    ("linear_attn.in_proj_qkv", "linear_attn.in_proj_z"),
+# Modules of one parent that engines load as one; inside a group, scales must be equal and all or
+# none quantizes. https://github.com/vllm-project/vllm/blob/main/vllm/model_executor/models/qwen3_5.py
+FUSED = (
+    ("q_proj", "k_proj", "v_proj"),
+    ("gate_proj", "up_proj"),
+    ("in_proj_qkv", "in_proj_z"),
+    ("in_proj_b", "in_proj_a"),
 )
-# The linear modules of a decoder layer that NVFP4_DEFAULT_CFG quantizes. The head, the embeddings,
-# the convolution and the two thin projections of the delta net stay bf16.
-QUANTIZED_SUFFIXES = (
-    "linear_attn.in_proj_qkv",
-    "linear_attn.in_proj_z",
-    "linear_attn.out_proj",
-    "self_attn.q_proj",
-    "self_attn.k_proj",
-    "self_attn.v_proj",
-    "self_attn.o_proj",
-    "mlp.gate_proj",
-    "mlp.up_proj",
-    "mlp.down_proj",
+# What NVFP4_DEFAULT_CFG leaves in bf16 inside a decoder layer: the convolution and the thin
+# projections of the delta net, the router, the gate of the shared expert.
+KEPT = (
+    "linear_attn.conv1d",
+    "linear_attn.in_proj_b",
+    "linear_attn.in_proj_a",
+    "linear_attn.in_proj_ba",
+    "mlp.gate",
+    "mlp.shared_expert_gate",
 )
-KEPT_SUFFIXES = ("linear_attn.conv1d", "linear_attn.in_proj_a", "linear_attn.in_proj_b")
+# Tables that engines look rows up in; they are of two dimensions, but no matmul weights.
+EMBEDDINGS = ("embed_tokens", "pos_embed")
 MTP_PREFIX = "mtp."
 VISION_PREFIX = "model.visual."
-LAYERS_PREFIX = "model.language_model.layers."
+# The language model's tensors beside a vision tower, and in a checkpoint of text alone.
+NESTED_PREFIX, FLAT_PREFIX = "model.language_model.", "model."
+EXPERTS = ".mlp.experts."
+
+_HYBRID = Family(
+    delta_net="split", gated_attention=True, qk_norm=True, mtp_key="mtp_num_hidden_layers"
+)
+_HYBRID_MOE = Family(
+    delta_net="split",
+    gated_attention=True,
+    qk_norm=True,
+    experts="everywhere",
+    shared_expert=True,
+    mtp_key="mtp_num_hidden_layers",
+)
+# By model_type: families whose config.json is flat, and those that nest it in a text_config.
+_FLAT = {
+    "llama": Family(mlp_bias=True, derived=("head_dim", "num_key_value_heads")),
+    "qwen2": Family(attention_bias="qkv", derived=("head_dim",)),
+    "qwen3": Family(qk_norm=True),
+    "qwen3_moe": Family(qk_norm=True, experts="by layer", derived=("head_dim",)),
+    "qwen3_next": Family(
+        delta_net="fused",
+        gated_attention=True,
+        qk_norm=True,
+        experts="by layer",
+        shared_expert=True,
+        mtp_key="num_nextn_predict_layers",
+        # The published config.json has no key for it; vLLM and SGLang take one layer for granted.
+        mtp_default=1,
+    ),
+    "qwen3_5_text": _HYBRID,
+    "qwen3_5_moe_text": _HYBRID_MOE,
+}
+_NESTED = {"qwen3_5": _HYBRID, "qwen3_5_moe": _HYBRID_MOE}
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A tensor that holds one projection of all experts of a layer.
+
+    Attributes:
+        shape: [experts, 2 * inner, hidden] of a `gate_up_proj`, whose rows are those of the gate,
+            then those of `up`; [experts, hidden, inner] of a `down_proj`.
+        members: The tensors that it stands for, expert by expert (gate before up).
+    """
+
+    shape: Shape
+    members: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Inventory:
     """The tensors that a configuration implies.
 
+    Experts are listed one by one (`mlp.experts.7.up_proj.weight`) in `language` and `mtp` of every
+    family: so quantized releases hold them, and so an engine's rules name them. Releases in bf16
+    may hold them stacked instead, in some layers or in all; `stacked` has the names.
+
     Attributes:
-        language: Shape by name of the language model's tensors, head and embeddings included.
+        language: Shape by name of the language model's tensors, head and embeddings included. A
+            head that is tied to the embeddings is no tensor of its own.
         vision: Those of the vision tower; empty where the configuration has none.
         mtp: Those of the MTP head; empty where the configuration has none.
-        quantized: The modules that NVFP4_DEFAULT_CFG quantizes, in layer order.
-        kept: The modules of decoder layers that stay bf16 and that an exclusion list must name.
+        mtp_declared: Whether config.json has the key that counts the MTP layers. Without it `mtp`
+            is what engines assume, which for Qwen3-Next is one layer: the checkpoint may lack it.
     """
 
     language: dict[str, Shape]
     vision: dict[str, Shape]
     mtp: dict[str, Shape]
-    quantized: tuple[str, ...]
-    kept: tuple[str, ...]
+    mtp_declared: bool
+
+    @cached_property
+    def tensors(self) -> dict[str, Shape]:
+        """Shape by name of all tensors."""
+        return {**self.language, **self.vision, **self.mtp}
+
+    @cached_property
+    def linear(self) -> dict[str, tuple[int, int]]:
+        """[out, in] by name of every module that is a matrix to multiply with.
+
+        These are the modules that a scheme might quantize: the language model's with the head and
+        the router, each expert's, the MTP head's, the vision tower's. Not among them are
+        embeddings, convolutions and norms.
+        """
+        return {
+            name.removesuffix(".weight"): shape
+            for name, shape in self.tensors.items()
+            if len(shape) == 2 and not name.removesuffix(".weight").endswith(EMBEDDINGS)
+        }
+
+    @cached_property
+    def quantized(self) -> tuple[str, ...]:
+        """The modules that NVFP4_DEFAULT_CFG quantizes, in layer order."""
+        return tuple(
+            module
+            for module in self._layer_modules
+            if module in self.linear and not module.endswith(KEPT)
+        )
+
+    @cached_property
+    def kept(self) -> tuple[str, ...]:
+        """The modules of decoder layers that stay bf16 and that an exclusion list must name."""
+        return tuple(module for module in self._layer_modules if module.endswith(KEPT))
+
+    @cached_property
+    def stacked(self) -> dict[str, Stack]:
+        """The tensors that may stand for those of single experts, by name; empty without experts.
+
+        Qwen3.5's releases stack the experts of decoder layers and list those of the MTP layer one
+        by one, Qwen3.6's stack both, and transformers saves all of them one by one.
+        """
+        members: dict[str, list[str]] = {}
+        for name in self.tensors:
+            block, found, rest = name.partition(EXPERTS)
+            if found:
+                joined = "down_proj" if rest.endswith(".down_proj.weight") else "gate_up_proj"
+                members.setdefault(f"{block}{EXPERTS}{joined}", []).append(name)
+        return {
+            stack: self._stack(names, joined=2 if stack.endswith("gate_up_proj") else 1)
+            for stack, names in members.items()
+        }
+
+    @cached_property
+    def groups(self) -> list[tuple[str, ...]]:
+        """The linear modules that engines load as one, whether they quantize or not."""
+        firsts = {suffixes[0]: suffixes for suffixes in FUSED}
+        groups: list[tuple[str, ...]] = []
+        for module in self.linear:
+            parent, _, last = module.rpartition(".")
+            if last in firsts:
+                groups.append(tuple(f"{parent}.{suffix}" for suffix in firsts[last]))
+        return groups
 
     def fused_groups(self) -> list[tuple[str, ...]]:
         """The quantized modules that engines load as one, group by group."""
         modules = set(self.quantized)
-        layers = dict.fromkeys(".".join(name.split(".")[:4]) for name in self.quantized)
-        groups = (
-            tuple(f"{layer}.{suffix}" for suffix in suffixes)
-            for layer in layers
-            for suffixes in FUSED_SUFFIXES
-        )
-        return [group for group in groups if modules.issuperset(group)]
+        return [group for group in self.groups if modules.issuperset(group)]
+
+    @cached_property
+    def _layer_modules(self) -> list[str]:
+        return [name.removesuffix(".weight") for name in self.language if ".layers." in name]
+
+    def _stack(self, names: list[str], *, joined: int) -> Stack:
+        rows, columns = self.tensors[names[0]]
+        return Stack((len(names) // joined, joined * rows, columns), tuple(names))
 
 
 def inventory(config: Mapping[str, Any], *, where: object) -> Inventory:
@@ -79,9 +212,10 @@ def inventory(config: Mapping[str, Any], *, where: object) -> Inventory:
         where: The file to name in errors.
 
     Raises:
-        ScionError: Another architecture, or a key that the shapes depend on is missing.
+        ScionError: Another architecture, or a key that the shapes depend on is unusable.
     """
-    if config.get("model_type") != "qwen3_5":
+    expected = implied(config, where=where) if config.get("model_type") == "qwen3_5" else None
+    if expected is None:
         raise ScionError(
             "this architecture is not known",
             where=where,
@@ -89,142 +223,53 @@ def inventory(config: Mapping[str, Any], *, where: object) -> Inventory:
             found=f"model_type {config.get('model_type')!r}",
             hint="name a checkpoint of that family",
         )
-    try:
-        text = config["text_config"]
-        language = _language(text)
-        vision = _vision(config["vision_config"]) if config.get("vision_config") else {}
-        mtp = _mtp(text) if text.get("mtp_num_hidden_layers", 0) else {}
-        layers = range(text["num_hidden_layers"])
-    except (KeyError, TypeError) as error:
-        raise ScionError(
-            "config.json lacks what the tensors' shapes follow from",
-            where=where,
-            expected="the keys of a Qwen3.5 text_config and vision_config",
-            found=f"no usable {error}",
-            hint="fetch config.json again from the checkpoint's repository",
-        ) from error
-    modules = [name.removesuffix(".weight") for name in language]
-    order = {module: position for position, module in enumerate(modules)}
-
-    def in_layers(suffixes: tuple[str, ...]) -> tuple[str, ...]:
-        names = (f"{LAYERS_PREFIX}{layer}.{suffix}" for layer in layers for suffix in suffixes)
-        return tuple(sorted((name for name in names if name in order), key=order.__getitem__))
-
-    return Inventory(language, vision, mtp, in_layers(QUANTIZED_SUFFIXES), in_layers(KEPT_SUFFIXES))
+    return expected
 
 
-def layer_types(text: Mapping[str, Any]) -> list[str]:
-    """`linear_attention` or `full_attention` for each decoder layer."""
-    if text.get("layer_types"):
-        return list(text["layer_types"])
-    interval = text.get("full_attention_interval", 4)
-    return [
-        "linear_attention" if (layer + 1) % interval else "full_attention"
-        for layer in range(text["num_hidden_layers"])
-    ]
+def with_mtp_layers(config: Mapping[str, Any], count: int) -> dict[str, Any]:
+    """A Qwen3.5/3.6 config.json that declares `count` MTP layers; unchanged if it does already."""
+    text = config["text_config"]
+    if text.get(_HYBRID.mtp_key, 0) == count:
+        return dict(config)
+    return {**config, "text_config": {**text, _HYBRID.mtp_key: count}}
 
 
-def _language(text: Mapping[str, Any]) -> dict[str, Shape]:
-    hidden, vocabulary = text["hidden_size"], text["vocab_size"]
-    shapes: dict[str, Shape] = {"model.language_model.embed_tokens.weight": (vocabulary, hidden)}
-    for layer, kind in enumerate(layer_types(text)):
-        mixer = _full_attention(text) if kind == "full_attention" else _delta_net(text)
-        parts = {**_norms(text), **mixer, **_mlp(text)}
-        shapes |= {f"{LAYERS_PREFIX}{layer}.{name}": shape for name, shape in parts.items()}
-    shapes["model.language_model.norm.weight"] = (hidden,)
-    if not text.get("tie_word_embeddings", False):
-        shapes["lm_head.weight"] = (vocabulary, hidden)
-    return shapes
+def implied(config: Mapping[str, Any], *, where: object) -> Inventory | None:
+    """The tensors that the config.json of any known architecture implies.
+
+    The config may be hostile: each value that is read is checked, and their product is bounded
+    before a name is made.
+
+    Args:
+        config: Parsed config.json.
+        where: The file to name in errors.
+
+    Returns:
+        The inventory, or None where the model_type is not known.
+
+    Raises:
+        ScionError: A key that the shapes depend on is missing, of another type, or absurd.
+    """
+    keys, model_type = Keys(config, where), config.get("model_type")
+    if not isinstance(model_type, str):
+        return None
+    if model_type in _FLAT:
+        return _build(_FLAT[model_type], keys, keys, vision=None)
+    if model_type in _NESTED:
+        vision = keys.section("vision_config") if config.get("vision_config") else None
+        return _build(_NESTED[model_type], keys, keys.section("text_config"), vision=vision)
+    return None
 
 
-def _norms(text: Mapping[str, Any]) -> dict[str, Shape]:
-    hidden = text["hidden_size"]
-    return {"input_layernorm.weight": (hidden,), "post_attention_layernorm.weight": (hidden,)}
-
-
-def _full_attention(text: Mapping[str, Any]) -> dict[str, Shape]:
-    hidden, head = text["hidden_size"], text["head_dim"]
-    heads, kv_heads = text["num_attention_heads"], text["num_key_value_heads"]
-    return {
-        # The query projection carries the output gate, hence twice the heads.
-        "self_attn.q_proj.weight": (2 * heads * head, hidden),
-        "self_attn.k_proj.weight": (kv_heads * head, hidden),
-        "self_attn.v_proj.weight": (kv_heads * head, hidden),
-        "self_attn.o_proj.weight": (hidden, heads * head),
-        "self_attn.q_norm.weight": (head,),
-        "self_attn.k_norm.weight": (head,),
-    }
-
-
-def _delta_net(text: Mapping[str, Any]) -> dict[str, Shape]:
-    hidden, values = text["hidden_size"], text["linear_num_value_heads"]
-    key_width = text["linear_num_key_heads"] * text["linear_key_head_dim"]
-    value_width = values * text["linear_value_head_dim"]
-    mixed = 2 * key_width + value_width
-    return {
-        "linear_attn.A_log": (values,),
-        "linear_attn.dt_bias": (values,),
-        "linear_attn.conv1d.weight": (mixed, 1, text["linear_conv_kernel_dim"]),
-        "linear_attn.in_proj_qkv.weight": (mixed, hidden),
-        "linear_attn.in_proj_z.weight": (value_width, hidden),
-        "linear_attn.in_proj_b.weight": (values, hidden),
-        "linear_attn.in_proj_a.weight": (values, hidden),
-        "linear_attn.norm.weight": (text["linear_value_head_dim"],),
-        "linear_attn.out_proj.weight": (hidden, value_width),
-    }
-
-
-def _mlp(text: Mapping[str, Any]) -> dict[str, Shape]:
-    hidden, inner = text["hidden_size"], text["intermediate_size"]
-    return {
-        "mlp.gate_proj.weight": (inner, hidden),
-        "mlp.up_proj.weight": (inner, hidden),
-        "mlp.down_proj.weight": (hidden, inner),
-    }
-
-
-def _mtp(text: Mapping[str, Any]) -> dict[str, Shape]:
-    hidden = text["hidden_size"]
-    shapes: dict[str, Shape] = {
-        "mtp.fc.weight": (hidden, 2 * hidden),
-        "mtp.norm.weight": (hidden,),
-        "mtp.pre_fc_norm_embedding.weight": (hidden,),
-        "mtp.pre_fc_norm_hidden.weight": (hidden,),
-    }
-    for layer in range(text["mtp_num_hidden_layers"]):
-        parts = {**_norms(text), **_full_attention(text), **_mlp(text)}
-        shapes |= {f"mtp.layers.{layer}.{name}": shape for name, shape in parts.items()}
-    return shapes
-
-
-def _vision(vision: Mapping[str, Any]) -> dict[str, Shape]:
-    width, inner = vision["hidden_size"], vision["intermediate_size"]
-    patch, merged = vision["patch_size"], width * vision["spatial_merge_size"] ** 2
-    block = {
-        **_biased("attn.qkv", 3 * width, width),
-        **_biased("attn.proj", width, width),
-        **_biased("mlp.linear_fc1", inner, width),
-        **_biased("mlp.linear_fc2", width, inner),
-        **_layer_norm("norm1", width),
-        **_layer_norm("norm2", width),
-    }
-    patch_shape = (width, vision["in_channels"], vision["temporal_patch_size"], patch, patch)
-    shapes: dict[str, Shape] = {
-        "patch_embed.proj.weight": patch_shape,
-        "patch_embed.proj.bias": (width,),
-        "pos_embed.weight": (vision["num_position_embeddings"], width),
-        **_layer_norm("merger.norm", width),
-        **_biased("merger.linear_fc1", merged, merged),
-        **_biased("merger.linear_fc2", vision["out_hidden_size"], merged),
-    }
-    for number in range(vision["depth"]):
-        shapes |= {f"blocks.{number}.{name}": shape for name, shape in block.items()}
-    return {VISION_PREFIX + name: shape for name, shape in shapes.items()}
-
-
-def _biased(name: str, out_width: int, in_width: int) -> dict[str, Shape]:
-    return {f"{name}.weight": (out_width, in_width), f"{name}.bias": (out_width,)}
-
-
-def _layer_norm(name: str, width: int) -> dict[str, Shape]:
-    return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
+def _build(family: Family, top: Keys, text: Keys, *, vision: Keys | None) -> Inventory:
+    refuse_absurd(family, text, vision)
+    # The class that owns both tensors decides whether they are one: transformers and vLLM read
+    # the outer key. Configs of older versions have the inner one alone.
+    tied = (top if top.has("tie_word_embeddings") else text).flag("tie_word_embeddings")
+    prefix = FLAT_PREFIX if text is top else NESTED_PREFIX
+    return Inventory(
+        language=language_tensors(family, text, prefix=prefix, tied=tied),
+        vision=vision_tensors(vision, prefix=VISION_PREFIX) if vision else {},
+        mtp=mtp_tensors(family, text, prefix=MTP_PREFIX),
+        mtp_declared=family.mtp_key is not None and text.has(family.mtp_key),
+    )

@@ -2,9 +2,9 @@
 
 Some exports repeat a module prefix in every key (transformers #45216, #45310); engines then find
 none of their weights, and transformers says so only in a warning. The sound names follow from
-config.json: each key belongs to the expected name with which it shares the longest run of trailing
-parts. The result is proven: the set of keys is the expected set, shapes are the expected shapes,
-and each tensor's digest is what it was. A sound checkpoint passes through by hard link.
+config.json (`scion.sound_names`). The result is proven: the set of keys is the expected set, shapes
+are the expected shapes, and each tensor's digest is what it was. A sound checkpoint passes through
+by hard link.
 """
 
 import sys
@@ -18,6 +18,7 @@ from scion.checkpoint import INDEX, Checkpoint, index_headers
 from scion.digest import in_parallel
 from scion.errors import ScionError
 from scion.safetensors_file import copy_renamed
+from scion.sound_names import SoundNames, prefix_rules
 from scion.stage_cli import run_stage, stage_parser
 
 
@@ -81,13 +82,8 @@ def sound_names(keys: Iterable[str], expected: Inventory, *, where: object) -> d
             no key.
     """
     wanted = {**expected.language, **expected.vision, **expected.mtp}
-    parts = {part for name in wanted for part in name.split(".")}
-    by_suffix: dict[str, list[str]] = {}
-    for name in wanted:
-        pieces = name.split(".")
-        for start in range(len(pieces)):
-            by_suffix.setdefault(".".join(pieces[start:]), []).append(name)
-    names = {key: _sound_name(key, by_suffix, parts) for key in keys}
+    sound = SoundNames(wanted)
+    names = {key: sound.of(key) for key in keys}
     unknown = [key for key, name in names.items() if name is None]
     counts = Counter(name for name in names.values() if name is not None)
     twice = [name for name, count in counts.items() if count > 1]
@@ -125,17 +121,6 @@ def rename_shards(
     in_parallel(rename, sorted(shards))
 
 
-def _sound_name(key: str, by_suffix: Mapping[str, list[str]], parts: set[str]) -> str | None:
-    pieces = key.split(".")
-    for start in range(len(pieces)):
-        names = by_suffix.get(".".join(pieces[start:]))
-        if names is not None:
-            # Whatever stands before must be the model's own prefixes over again.
-            repeated = all(piece in parts for piece in pieces[:start])
-            return names[0] if len(names) == 1 and repeated else None
-    return None
-
-
 def _check_shapes(checkpoint: Checkpoint, names: Mapping[str, str], expected: Inventory) -> None:
     wanted: dict[str, Shape] = {**expected.language, **expected.vision, **expected.mtp}
     for key, name in names.items():
@@ -165,26 +150,10 @@ def _prove_unchanged(source: Artifact, draft: Draft, names: Mapping[str, str]) -
 
 def _prefixes(names: Mapping[str, str]) -> list[dict[str, object]]:
     """Each rewritten prefix with the number of tensors that carry it."""
-    rules = Counter(_rule(old, new) for old, new in names.items() if old != new)
     return [
         {"found": found, "sound": sound, "tensors": count}
-        for (found, sound), count in sorted(rules.items())
+        for (found, sound), count in sorted(prefix_rules(names).items())
     ]
-
-
-def _rule(old: str, new: str) -> tuple[str, str]:
-    """What stands before the part that old and new name share, the repeated module included."""
-    olds, news = old.split("."), new.split(".")
-    shared = 0
-    while shared < len(news) and olds[-1 - shared :] == news[-1 - shared :]:
-        shared += 1
-    extra = set(olds[: len(olds) - shared])
-    while shared and olds[len(olds) - shared] in extra:
-        shared -= 1
-    return (
-        "".join(f"{part}." for part in olds[: len(olds) - shared]),
-        "".join(f"{part}." for part in news[: len(news) - shared]),
-    )
 
 
 def main() -> int:

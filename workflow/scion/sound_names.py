@@ -1,0 +1,63 @@
+"""Which tensor a key with a wrong prefix means: the names that config.json implies decide.
+
+Exports that save a wrapped model repeat a module's prefix in every key, or leave one out. Each key
+belongs to the expected name with which it shares the longest run of trailing parts, if whatever
+stands before that is made of the model's own prefixes.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+
+class SoundNames:
+    """Finds the expected name of a key.
+
+    Args:
+        wanted: Every name that config.json implies.
+    """
+
+    def __init__(self, wanted: Iterable[str]) -> None:
+        self._wanted = frozenset(wanted)
+        self._parts = {part for name in self._wanted for part in name.split(".")}
+        self._by_suffix: dict[str, list[str]] = {}
+        for name in self._wanted:
+            pieces = name.split(".")
+            for start in range(len(pieces)):
+                self._by_suffix.setdefault(".".join(pieces[start:]), []).append(name)
+
+    def of(self, key: str) -> str | None:
+        """The expected name that a key means; None where it fits none, or more than one."""
+        if key in self._wanted:
+            return key
+        pieces = key.split(".")
+        for start in range(len(pieces)):
+            names = self._by_suffix.get(".".join(pieces[start:]))
+            if names is not None:
+                # Whatever stands before must be the model's own prefixes over again.
+                repeated = all(piece in self._parts for piece in pieces[:start])
+                return names[0] if len(names) == 1 and repeated else None
+        return None
+
+
+def prefix_rules(names: Mapping[str, str]) -> Counter[tuple[str, str]]:
+    """How often each wrong prefix stands for which right one.
+
+    Args:
+        names: Expected name by key; keys that are right count for nothing.
+    """
+    return Counter(_rule(old, new) for old, new in names.items() if old != new)
+
+
+def _rule(old: str, new: str) -> tuple[str, str]:
+    """What stands before the part that old and new name share, the repeated module included."""
+    olds, news = old.split("."), new.split(".")
+    shared = 0
+    while shared < len(news) and olds[-1 - shared :] == news[-1 - shared :]:
+        shared += 1
+    extra = set(olds[: len(olds) - shared])
+    while shared and olds[len(olds) - shared] in extra:
+        shared -= 1
+    return (
+        "".join(f"{part}." for part in olds[: len(olds) - shared]),
+        "".join(f"{part}." for part in news[: len(news) - shared]),
+    )
