@@ -9,15 +9,23 @@
 It speaks what huggingface_hub and `scion.hub` use: `/api/models/…` with siblings, sizes and LFS
 records, `/…/resolve/…` with redirects, ETag, X-Repo-Commit, X-Linked-Size and X-Linked-ETag, and
 ranges. As at the hub, a large file (here: *.safetensors) is not sent by the hub's host but by
-another one, a second server on a port of its own, so that a leaked token is seen.
+another one, a second server on a port of its own, so that a leaked token is seen. A file beyond
+`OnDisk.LEAST_BYTES` stays on disk and is read by ranges, so that a sparse file may stand for a
+shard of gigabytes.
+
+    python tests/hub_server.py owner/model=FOLDER
+
+serves from a process of its own: prints the endpoint, and once its stdin ends all requests, a line
+of JSON each.
 """
 
 import hashlib
 import json
+import sys
 import threading
 import urllib.parse
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -61,12 +69,34 @@ class Request:
     sent: int
 
 
+class OnDisk:
+    """A file that is not held in memory; its digest is invented: hashing would take minutes."""
+
+    LEAST_BYTES = 64 << 20
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.size = path.stat().st_size
+        self.sha256 = sha256(f"{path.name} {self.size}".encode())
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, wanted: slice) -> bytes:
+        with self.path.open("rb") as file:
+            file.seek(wanted.start)
+            return file.read(wanted.stop - wanted.start)
+
+
+Content = bytes | OnDisk
+
+
 class Repository:
     """The files of one folder as a repository with one commit."""
 
     def __init__(self, folder: Path) -> None:
-        self.files = {
-            str(path.relative_to(folder)): path.read_bytes()
+        self.files: dict[str, Content] = {
+            str(path.relative_to(folder)): content(path)
             for path in sorted(folder.rglob("*"))
             if path.is_file()
         }
@@ -80,7 +110,7 @@ class Repository:
         """The listing of all files, as `?blobs=true` asks for it."""
         listing: list[dict[str, Any]] = []
         for name, data in self.files.items():
-            blob = pointer(data) if is_large(name) else data
+            blob = data if isinstance(data, bytes) and not is_large(name) else pointer(data)
             item: dict[str, Any] = {
                 "rfilename": name,
                 "size": len(data),
@@ -97,9 +127,14 @@ def is_large(name: str) -> bool:
     return name.endswith(".safetensors")
 
 
-def sha256(data: bytes) -> str:
+def content(path: Path) -> Content:
+    """What a file holds."""
+    return path.read_bytes() if path.stat().st_size < OnDisk.LEAST_BYTES else OnDisk(path)
+
+
+def sha256(data: Content) -> str:
     """Hex SHA-256."""
-    return hashlib.sha256(data).hexdigest()
+    return data.sha256 if isinstance(data, OnDisk) else hashlib.sha256(data).hexdigest()
 
 
 def git_blob(data: bytes) -> str:
@@ -107,7 +142,7 @@ def git_blob(data: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
-def pointer(data: bytes) -> bytes:
+def pointer(data: Content) -> bytes:
     """What git has of a file that Git LFS keeps."""
     text = f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256(data)}\n"
     return f"{text}size {len(data)}\n".encode()
@@ -184,6 +219,11 @@ class _Server(ThreadingHTTPServer):
         self.hub = hub
         self.kind = kind
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        # A client that is content with a part of an answer hangs up.
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -216,7 +256,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._resolve(path, final=False)
 
-    def _find_large(self, digest: str) -> bytes:
+    def _find_large(self, digest: str) -> Content:
         for repository in self._server.hub.repositories.values():
             for data in repository.files.values():
                 if sha256(data) == digest:
@@ -247,7 +287,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(404, "EntryNotFound", "Entry not found")
             return
         data = repository.files[file]
-        headers = {"X-Repo-Commit": commit, "ETag": f'"{git_blob(data)}"'}
+        blob = data if isinstance(data, bytes) else pointer(data)
+        headers = {"X-Repo-Commit": commit, "ETag": f'"{git_blob(blob)}"'}
         if final:
             self._send_file(data, headers)
         elif is_large(file):
@@ -282,14 +323,12 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.dumps({"error": message}).encode()
         self._send(status, body, headers | {"X-Error-Message": message})
 
-    def _send_file(self, data: bytes, headers: dict[str, str]) -> None:
+    def _send_file(self, data: Content, headers: dict[str, str]) -> None:
         fault = self._fault
-        if fault.wrong_bytes:
-            data = bytes(byte ^ 255 for byte in data)
         headers = headers | {"Accept-Ranges": "bytes"}
         asked = self.headers.get("Range")
         if asked is None or fault.ignore_range:
-            self._send(200, data, headers)
+            self._send(200, self._altered(data[0 : len(data)]), headers)
             return
         first, _, last = asked.removeprefix("bytes=").partition("-")
         start = int(first)
@@ -299,7 +338,10 @@ class _Handler(BaseHTTPRequestHandler):
             return
         shift = 1 if fault.shift_range else 0
         headers["Content-Range"] = f"bytes {start + shift}-{end - 1 + shift}/{len(data)}"
-        self._send(206, data[start:end], headers)
+        self._send(206, self._altered(data[start:end]), headers)
+
+    def _altered(self, data: bytes) -> bytes:
+        return bytes(byte ^ 255 for byte in data) if self._fault.wrong_bytes else data
 
     def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
         cut = self._fault.cut_after
@@ -323,3 +365,18 @@ class _Handler(BaseHTTPRequestHandler):
         if cut is not None:
             self.wfile.flush()
             self.close_connection = True
+
+
+def main() -> int:
+    """Serve the folders that the arguments name."""
+    folders = dict(argument.split("=", 1) for argument in sys.argv[1:])
+    with HubServer({name: Path(folder) for name, folder in folders.items()}) as hub:
+        print(hub.endpoint, flush=True)
+        sys.stdin.read()
+        for request in hub.requests:
+            print(json.dumps(asdict(request)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

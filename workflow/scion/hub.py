@@ -12,6 +12,7 @@ The hub is the one that `HF_ENDPOINT` names, the token the one of `HF_TOKEN` or 
 
 import hashlib
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -215,6 +216,8 @@ def _git_blob(path: Path) -> str:
 class RangeReader:
     """Reads byte ranges of a pinned repository's files, and counts what that moves.
 
+    Several threads may read, each of a file of its own.
+
     Attributes:
         files: The repository's files by name.
         bytes_moved: Bytes of content that have been read so far.
@@ -225,6 +228,8 @@ class RangeReader:
         self.repository = repository
         self.files = list_files(repository)
         self.bytes_moved = 0
+        self._lock = threading.Lock()
+        self._addresses: dict[str, str] = {}
 
     def stream(self, name: str, start: int, size: int) -> Iterator[bytes]:
         """The bytes [start, start + size) of file `name`, in chunks as they arrive.
@@ -242,8 +247,17 @@ class RangeReader:
                 hint="the file's header or index is wrong; check the repository with its owner",
             )
         end, whole = start + size, size == total
-        for chunk in stream_range(self.repository, name, start, end, total=total, whole=whole):
-            self.bytes_moved += len(chunk)
+        for chunk in stream_range(
+            self.repository,
+            name,
+            start,
+            end,
+            total=total,
+            whole=whole,
+            addresses=self._addresses,
+        ):
+            with self._lock:
+                self.bytes_moved += len(chunk)
             yield chunk
 
     def read(self, name: str, start: int, size: int) -> bytes:

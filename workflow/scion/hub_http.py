@@ -5,11 +5,15 @@ without progress; anything else, and the last failure, becomes a `ScionError`. T
 huggingface_hub's own session (proxies, certificates, HF_HUB_OFFLINE). The token goes to the hub's
 own host alone: httpx drops it where a redirect leads to another one
 (https://github.com/encode/httpx/blob/master/httpx/_client.py, `_redirect_headers`).
+
+The hub answers for a large file with a redirect to a signed address elsewhere, good for some
+minutes. Who reads several ranges of it hands in `addresses`, and is redirected once.
 """
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, MutableMapping
+from contextlib import contextmanager
 from typing import TypeVar
 
 import httpx
@@ -34,6 +38,35 @@ _LONGEST_WAIT_SECONDS = 60.0
 _RETRIED_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 
 _Answer = TypeVar("_Answer")
+
+
+class Meter:
+    """Counts what this process asks of the hub, whoever in it asks.
+
+    Attributes:
+        requests: HTTP requests so far; a redirect and a repeated try are one more each.
+        bytes_moved: Bytes of content in the answers, as they were transferred.
+    """
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.bytes_moved = 0
+
+    @contextmanager
+    def running(self) -> Generator[None]:
+        """Count what is asked meanwhile; the blocks of one meter must not overlap."""
+        requests, answers = list[httpx.Request](), list[httpx.Response]()
+        hooks = get_session().event_hooks
+        for kind, count in (("request", requests.append), ("response", answers.append)):
+            hooks[kind].append(count)
+        try:
+            yield
+        finally:
+            for kind, count in (("request", requests.append), ("response", answers.append)):
+                hooks[kind].remove(count)
+            self.requests += len(requests)
+            # Only now: when the hook is called, an answer's content is still to come.
+            self.bytes_moved += sum(answer.num_bytes_downloaded for answer in answers)
 
 
 def endpoint() -> str:
@@ -65,6 +98,7 @@ def stream_range(
     *,
     total: int | None,
     whole: bool = False,
+    addresses: MutableMapping[str, str] | None = None,
 ) -> Iterator[bytes]:
     """The bytes [start, end) of a file, in chunks; a cut connection is taken up where it ended.
 
@@ -75,39 +109,58 @@ def stream_range(
         end: The byte after the last one.
         total: The file's size, if known; another size in the answer is an error.
         whole: Whether a server that ignores the range may send the file from its beginning.
+        addresses: Where the hub sent earlier requests for a file to, by its name; kept up to date.
 
     Raises:
         ScionError: The hub refuses, can't be reached, or sends another range.
     """
     position, failures = start, 0
+    addresses = {} if addresses is None else addresses
     while position < end:
+        address = addresses.get(name)
         try:
-            for chunk in _stream_once(repository, name, position, end, total=total, whole=whole):
+            for chunk in _stream_once(
+                repository, name, position, end, total=total, whole=whole, addresses=addresses
+            ):
                 position += len(chunk)
                 failures = 0
                 yield chunk
             if position < end:
                 raise httpx.RemoteProtocolError(f"the answer ended {end - position} bytes early")
         except (httpx.HTTPError, OfflineModeIsEnabled) as error:
-            _wait_or_raise(error, failures, repository, name)
-            failures += 1
+            addresses.pop(name, None)
+            # What an address elsewhere answers is not the hub's word: it may have expired.
+            if address is None or not isinstance(error, HfHubHTTPError):
+                _wait_or_raise(error, failures, repository, name)
+                failures += 1
 
 
 def _stream_once(
-    repository: HubRepository, name: str, start: int, end: int, *, total: int | None, whole: bool
+    repository: HubRepository,
+    name: str,
+    start: int,
+    end: int,
+    *,
+    total: int | None,
+    whole: bool,
+    addresses: MutableMapping[str, str],
 ) -> Iterator[bytes]:
-    url = hf_hub_url(
+    elsewhere = addresses.get(name)
+    url = elsewhere or hf_hub_url(
         repository.name,
         name,
         repo_type=repository.kind,
         revision=repository.revision,
         endpoint=endpoint(),
     )
-    headers = build_hf_headers(library_name="scion")
+    # The token is the hub's alone.
+    headers = build_hf_headers(library_name="scion", token=False if elsewhere else None)
     headers |= {"Accept-Encoding": "identity", "Range": f"bytes={start}-{end - 1}"}
     request = get_session().stream("GET", url, headers=headers, timeout=TIMEOUT_SECONDS)
     with request as response:
         hf_raise_for_status(response)
+        if response.url.netloc != httpx.URL(endpoint()).netloc:
+            addresses[name] = str(response.url)
         skipped = 0
         if whole and response.status_code == 200:
             skipped = start
