@@ -1,1 +1,1 @@
-"""What serving engines make of a checkpoint, and how their servers are started and stopped."""
+"""How the servers of engines are started, waited for, asked, read and stopped."""

@@ -1,0 +1,43 @@
+"""How TensorRT-LLM reads a ModelOpt declaration: hf_quant_config.json first, then config.json.
+
+Read off its sources, never compared with a running one.
+https://github.com/NVIDIA/TensorRT-LLM/blob/main/tensorrt_llm/_torch/model_config.py
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from scion.loaders.releases import Engine
+from scion.loaders.scheme import CONFIG, HF_QUANT_CONFIG, Refused, Scheme, mapping, names
+
+
+def read(
+    engine: Engine, config: Mapping[str, Any], hf_quant_config: Mapping[str, Any] | None
+) -> Scheme:
+    """The scheme.
+
+    Raises:
+        Refused: TensorRT-LLM refuses the declaration, or its reading is not modelled.
+    """
+    where, declared = HF_QUANT_CONFIG, hf_quant_config
+    if declared is None:
+        where, declared = f"{CONFIG}: quantization_config", config.get("quantization_config")
+    if declared is None:
+        return Scheme("none")
+    inner = mapping(declared, where=where, engine=engine)
+    key = "ignore"
+    if "quantization" in inner:
+        inner = mapping(inner["quantization"], where=f"{where}.quantization", engine=engine)
+        key = "exclude_modules"
+    elif not str(inner.get("quant_method", "")).startswith("modelopt"):
+        method = inner.get("quant_method")
+        raise Refused(f"{where}.quant_method", f"the method {method!r} of {engine} is not modelled")
+    algorithm = inner.get("quant_algo")
+    if not isinstance(algorithm, str) or algorithm == "MIXED_PRECISION":
+        text = f"the quant_algo {algorithm!r} of {engine} is not modelled"
+        raise Refused(f"{where}.quant_algo", text)
+    return Scheme(
+        "modelopt",
+        algorithm,
+        names(inner.get(key) or [], where=f"{where}.{key}", engine=engine),
+    )
