@@ -1,17 +1,16 @@
-"""The command `scion`: what people do around the workflow, by hand."""
+"""The command `scion`: what people do around the workflow, by hand.
+
+Each subcommand imports what it needs when it is called: reading a config file takes pydantic and
+the hub's client, a second of imports that `scion lint`, run on every commit, must not pay.
+"""
 
 import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from scion.artifact import Artifact
-from scion.config import default_yaml, read_config
 from scion.errors import ScionError, exit_on_error
-from scion.files import atomic_file
-from scion.pin import pin_config
-from scion.release_check import check_release
-from scion.summary import summary
+from scion.lint.options import add_lint
 
 _AddParser = Callable[..., argparse.ArgumentParser]
 _DEFAULT = Path("config/default.yaml")
@@ -21,14 +20,15 @@ def main() -> int:
     """Parse arguments and run a subcommand."""
     parser = argparse.ArgumentParser(
         prog="scion",
-        description="Make, check and describe releases. Releases are made by the workflow: "
-        "snakemake --cores all --configfile config/releases/X.yaml",
+        description="Lint checkpoints; make, check and describe releases. Releases are made by the "
+        "workflow: snakemake --cores all --configfile config/releases/X.yaml",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_summary(commands.add_parser)
     _add_check(commands.add_parser)
     _add_pin(commands.add_parser)
     _add_config(commands.add_parser)
+    add_lint(commands.add_parser, _lint)
     args = parser.parse_args()
     return exit_on_error(lambda: args.run(args))
 
@@ -41,6 +41,9 @@ def _add_summary(add_parser: _AddParser) -> None:
 
 
 def _summary(args: argparse.Namespace) -> None:
+    from scion.config import read_config
+    from scion.summary import summary
+
     print("\n".join(summary(args.results / read_config(args.config).release)))
 
 
@@ -53,6 +56,9 @@ def _add_check(add_parser: _AddParser) -> None:
 
 
 def _check(args: argparse.Namespace) -> None:
+    from scion.artifact import Artifact
+    from scion.release_check import check_release
+
     artifact = Artifact.open(args.folder)
     if artifact.manifest["stage"] == "seal_release":
         artifact, problems = check_release(args.folder)
@@ -81,6 +87,8 @@ def _add_pin(add_parser: _AddParser) -> None:
 
 
 def _pin(args: argparse.Namespace) -> None:
+    from scion.pin import pin_config
+
     if not pin_config(args.config):
         print(f"{args.config}: every location is pinned already")
 
@@ -93,6 +101,9 @@ def _add_config(add_parser: _AddParser) -> None:
 
 
 def _config(args: argparse.Namespace) -> None:
+    from scion.config import default_yaml, read_config
+    from scion.files import atomic_file
+
     if args.check is not None:
         print(f"{args.check}: sound, release {read_config(args.check).release}")
     elif args.write:
@@ -100,6 +111,12 @@ def _config(args: argparse.Namespace) -> None:
             file.write(default_yaml().encode())
     else:
         print(default_yaml(), end="")
+
+
+def _lint(args: argparse.Namespace) -> int:
+    from scion.lint.command import lint
+
+    return lint(args)
 
 
 if __name__ == "__main__":

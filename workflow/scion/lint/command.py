@@ -1,0 +1,135 @@
+"""`scion lint`: judge checkpoints, or tell about the rules."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from scion.errors import ScionError
+from scion.files import atomic_file
+from scion.lint.all_rules import RULES
+from scion.lint.catalogue import explained, listed, reference
+from scion.lint.github import github
+from scion.lint.json_report import as_json
+from scion.lint.options import MARKDOWN
+from scion.lint.report import Report, closing, text, unchecked
+from scion.lint.rule import Rule, Severity, run, select_rules
+from scion.lint.sarif import sarif
+from scion.lint.sources import open_source
+from scion.lint.subject import Source, Subject
+from scion.loaders.releases import DEFAULT_ENGINES, Engine, parse_engine
+
+FOUND, UNUSABLE = 1, 2
+
+
+def lint(args: argparse.Namespace) -> int:
+    """Do what the command line asks for; the exit code."""
+    try:
+        if args.explain:
+            told = explained(select_rules(RULES, select=args.explain, deep=True))
+        elif args.list:
+            told = reference(RULES) if args.format == MARKDOWN else listed(RULES)
+        else:
+            return _judge(args)
+        _tell(told, args.output)
+    except ScionError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return UNUSABLE
+    return 0
+
+
+def _judge(args: argparse.Namespace) -> int:
+    rules = _rules(args)
+    engines = _engines(args.engine)
+    tensor_parallel = tuple(dict.fromkeys(args.tensor_parallel)) or (1,)
+    reports: list[Report] = []
+    for location in checkpoints(args.paths):
+        source = open_source(location, revision=args.revision)
+        if args.deep:
+            _require_folder(source)
+        subject = Subject.open(source, engines=engines, tensor_parallel=tensor_parallel)
+        results = run(subject, rules)
+        reports.append(Report(subject, rules, results, list(unchecked(subject, rules, RULES))))
+    _tell(_render(reports, args.format, colour=_in_colour(args.output)), args.output)
+    if args.output is not None:
+        print("\n".join(line for report in reports for line in closing(report)))
+    return FOUND if any(report.counts[Severity.ERROR] for report in reports) else 0
+
+
+def _rules(args: argparse.Namespace) -> list[Rule]:
+    rules = select_rules(RULES, select=args.select, ignore=args.ignore, deep=args.deep)
+    if not rules:
+        options = {"--select": args.select, "--ignore": args.ignore}
+        given = [f"{option} {','.join(words)}" for option, words in options.items() if words]
+        raise ScionError(
+            "no rule is left to run",
+            where=" ".join(given),
+            expected="one rule at least",
+            found="none",
+            hint="scion lint --list; D rules read the tensors' data and need --deep",
+        )
+    return rules
+
+
+def _engines(words: Sequence[str]) -> tuple[Engine, ...]:
+    named = [engine for word in words for engine in parse_engine(word)]
+    return tuple(dict.fromkeys(named)) or DEFAULT_ENGINES
+
+
+def checkpoints(paths: Sequence[str]) -> Iterator[str]:
+    """The folders and repositories that are meant, each once; a file means the folder it is in.
+
+    pre-commit calls with the files that changed, several of one checkpoint.
+    """
+    seen = set[str]()
+    for path in paths:
+        location = str(Path(path).parent) if os.path.isfile(path) else path
+        identity = os.path.realpath(location) if os.path.isdir(location) else location
+        if identity not in seen:
+            seen.add(identity)
+            yield location
+
+
+def _require_folder(source: Source) -> None:
+    if source.folder is None:
+        raise ScionError(
+            "--deep reads every tensor, which is not done over the hub",
+            where=source.name,
+            expected="a folder on this machine",
+            found="a hub repository",
+            hint="hf download OWNER/NAME --revision COMMIT --local-dir FOLDER, then "
+            "scion lint --deep FOLDER",
+        )
+
+
+def _render(reports: Sequence[Report], wanted: str, *, colour: bool) -> str:
+    if wanted == "text":
+        return text(reports, colour=colour)
+    if wanted == "github":
+        return github(reports)
+    # In ASCII: a hostile checkpoint can hold names that are no valid text.
+    return json.dumps(sarif(reports) if wanted == "sarif" else as_json(reports), indent=2) + "\n"
+
+
+def _in_colour(output: Path | None) -> bool:
+    # https://no-color.org: set to anything but the empty string.
+    return output is None and sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+
+
+def _tell(told: str, output: Path | None) -> None:
+    if output is None:
+        sys.stdout.write(told)
+        return
+    try:
+        with atomic_file(output) as file:
+            file.write(told.encode())
+    except OSError as error:
+        raise ScionError(
+            "the report can't be written",
+            where=output,
+            expected="a file that can be made or replaced",
+            found=error,
+            hint="name another --output",
+        ) from error

@@ -1,0 +1,65 @@
+"""Lint as a gate of the workflow: what stops a run, and what a later stage repairs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from scion.config import Lint
+from scion.errors import ScionError
+from scion.lint.all_rules import RULES
+from scion.lint.rule import Result, Severity, run, select_rules
+from scion.lint.sources import open_source
+from scion.lint.subject import Subject
+from scion.loaders.releases import parse_engine
+
+
+def lint_folder(folder: Path, settings: Lint) -> list[Result]:
+    """Every finding of the rules that read headers and configs, worst first.
+
+    Raises:
+        ScionError: Not a checkpoint, or a setting that names no engine or rule.
+    """
+    engines = [engine for text in settings.engines for engine in parse_engine(text)]
+    subject = Subject.open(
+        open_source(str(folder)), engines=engines, tensor_parallel=settings.tensor_parallel
+    )
+    return run(subject, select_rules(RULES, ignore=settings.ignore))
+
+
+def judged_engines(settings: Lint) -> list[str]:
+    """The releases that a checkpoint is judged for."""
+    return [str(engine) for text in settings.engines for engine in parse_engine(text)]
+
+
+def require_sound(results: Sequence[Result], folder: Path, *, hint: str) -> None:
+    """Refuse a checkpoint with findings of severity error.
+
+    Args:
+        results: What is left to be refused.
+        folder: The checkpoint.
+        hint: What to do next, but for `scion lint --explain`.
+
+    Raises:
+        ScionError: Names each finding.
+    """
+    errors = [result for result in results if result.rule.severity is Severity.ERROR]
+    if errors:
+        first = errors[0].finding
+        codes = sorted({result.rule.code for result in errors})
+        raise ScionError(
+            f"lint finds {len(errors)} error{'s' if len(errors) > 1 else ''} in the checkpoint",
+            where=f"{folder / first.file}: {first.subject}"
+            if first.subject
+            else folder / first.file,
+            expected="no finding of severity error",
+            found="; ".join(map(_line, errors)),
+            hint=f"scion lint --explain {','.join(codes)}; {hint}",
+        )
+
+
+def _line(result: Result) -> str:
+    finding = result.finding
+    more = f" and {finding.count - 1} more" if finding.count > 1 else ""
+    return (
+        f"{result.rule.code} {result.rule.name}: {finding.subject or finding.file}{more}: "
+        f"{finding.found}, expected {finding.expected}"
+    )

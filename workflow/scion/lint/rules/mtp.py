@@ -1,0 +1,181 @@
+"""Rules over the multi-token-prediction head: whether a server can draft with it."""
+
+from collections.abc import Iterable
+
+from scion.architectures import MTP_PREFIX
+from scion.lint.modules import NVFP4, format_of
+from scion.lint.rule import Finding, Severity, rule, workflow_until
+from scion.lint.rules.names import weight_of
+from scion.lint.subject import CONFIG, Subject
+from scion.loaders import facts
+
+_GRAFT = workflow_until("graft_mtp")
+
+
+def is_mtp(name: str) -> bool:
+    """Whether a tensor or module belongs to an MTP head, rightly named or not."""
+    return "mtp" in name.split(".")
+
+
+@rule(
+    "M301",
+    "mtp-dropped",
+    Severity.ERROR,
+    "config.json declares an MTP head, and none of its tensors is there",
+    repair="graft the tensors of the base model's MTP head back, bit for bit",
+    command=_GRAFT,
+    stage="graft_mtp",
+    seen=(
+        "https://github.com/modelscope/ms-swift/issues/9802",
+        "https://github.com/NVIDIA/Model-Optimizer/issues/733",
+        "https://github.com/ModelCloud/GPTQModel/issues/2643",
+        "https://github.com/vllm-project/vllm/issues/35548",
+    ),
+)
+def mtp_dropped(subject: Subject) -> Iterable[Finding]:
+    """The head was lost when the model was loaded or saved.
+
+    transformers does not instantiate `mtp.*`: it ignores these keys on loading, so whatever is
+    saved from such a model, fine-tune or quantization, has none, while config.json still declares
+    them. A server that is asked to draft then loads uninitialised memory: it accepts 0 % of the
+    drafts and is slower than without, and nothing says why, since vLLM checks for missing weights
+    in unquantized models only.
+    """
+    expected = subject.inventory
+    if expected is None or not expected.mtp or not expected.mtp_declared:
+        return
+    if not any(is_mtp(name) for name in subject.tensors):
+        found = "none of them"
+        yield Finding(subject.names_file, "mtp.*", f"{len(expected.mtp)} tensors", found)
+
+
+@rule(
+    "M302",
+    "mtp-incomplete",
+    Severity.ERROR,
+    "tensors of the MTP head are missing or misnamed",
+    repair="graft the whole head of the base model",
+    command=_GRAFT,
+    seen=("https://github.com/vllm-project/vllm/issues/35548",),
+)
+def mtp_incomplete(subject: Subject) -> Iterable[Finding]:
+    """Part of the head is there, or all of it under names that engines don't read.
+
+    Engines take what begins with `mtp.` and skip anything else, `model.mtp.` too. What they don't
+    find stays uninitialised memory: drafts are accepted at 0 %, without an error in a quantized
+    model.
+    """
+    expected = subject.inventory
+    named = {weight_of(name) for name in subject.tensors if is_mtp(name)}
+    if expected is None or not named:
+        return
+    there = set(named)
+    for stack in named.intersection(expected.stacked):
+        there.update(expected.stacked[stack].members)
+    missing = [name for name in expected.mtp if name not in there]
+    found = "no such tensor"
+    strange = [name for name in named if not name.startswith(MTP_PREFIX)]
+    if strange:
+        found = f"{len(strange)} tensors under other names, such as {min(strange)}"
+    yield from (
+        Finding(subject.names_file, name, "a tensor of the MTP head", found) for name in missing
+    )
+
+
+@rule(
+    "M303",
+    "mtp-undeclared",
+    Severity.ERROR,
+    "config.json does not declare the MTP layers that the checkpoint holds",
+    repair="set mtp_num_hidden_layers (num_nextn_predict_layers for Qwen3-Next) to their number",
+)
+def mtp_undeclared(subject: Subject) -> Iterable[Finding]:
+    """The number of MTP layers in config.json is not the number in the shards.
+
+    vLLM and SGLang build as many layers as config.json says. With 0 the head is never used; with
+    more than there are, the rest is uninitialised memory; with fewer, layers are skipped.
+    """
+    expected = subject.inventory
+    if expected is None:
+        return
+    declared, held = (_layers(names) for names in (expected.mtp, subject.tensors))
+    if held and held != declared:
+        found = f"{declared}, while the shards hold {held}"
+        yield Finding(CONFIG, "mtp_num_hidden_layers", str(held), found)
+
+
+def _layers(names: Iterable[str]) -> int:
+    """The number of MTP layers among tensor names."""
+    prefix = f"{MTP_PREFIX}layers."
+    return len({name.split(".")[2] for name in names if name.startswith(prefix)})
+
+
+@rule(
+    "M304",
+    "mtp-quantized-by-mistake",
+    Severity.ERROR,
+    "the scheme and the MTP head's tensors disagree",
+    repair="exclude the whole head with `mtp*`, in config.json and hf_quant_config.json alike",
+    command=workflow_until("quantize_nvfp4"),
+    holds_for=f"mtp.fc of NVFP4 checkpoints: {facts.MTP_FC_QUANTIZED}",
+    seen=(
+        "https://github.com/vllm-project/vllm/issues/38650",
+        "https://github.com/vllm-project/vllm/issues/38832",
+        "https://github.com/NVIDIA/Model-Optimizer/pull/1124",
+    ),
+)
+def mtp_quantized_by_mistake(subject: Subject) -> Iterable[Finding]:
+    """An engine builds a module of the head in another format than its tensors have.
+
+    ModelOpt up to 0.43 excludes `mtp.layers.0*`, which misses `mtp.fc`: vLLM builds it quantized
+    and stops with an assertion when it meets the bf16 tensor; releases from 0.20 on force `mtp.fc`
+    to bf16. `re:^mtp.*` excludes nothing, for ModelOpt's lists are globs, not regular expressions.
+    `mtp*` covers the head in every engine.
+    """
+    for engine, decisions in subject.decisions.items():
+        yield from (
+            Finding(
+                CONFIG,
+                name,
+                f"{decision.algorithm or 'unquantized'} ({decision.reason})",
+                stored,
+                (str(engine),),
+            )
+            for name, decision in decisions.items()
+            if is_mtp(name)
+            and (stored := subject.stored(name)) is not None
+            and decision.problem is None
+            and stored != format_of(decision.algorithm)
+        )
+
+
+@rule(
+    "M305",
+    "mtp-in-sglang",
+    Severity.WARNING,
+    "SGLang drops tensors of an MTP head beside compressed-tensors",
+    repair="publish the release in ModelOpt's spelling, in which SGLang always takes a bf16 head",
+    holds_for=str(facts.SGLANG_MTP_DROPPED),
+    seen=("https://github.com/sgl-project/sglang/issues/35797",),
+)
+def mtp_in_sglang(subject: Subject) -> Iterable[Finding]:
+    """SGLang loads such a head without five of its tensors, and reports an acceptance of 1.000.
+
+    In a compressed-tensors checkpoint whose `ignore` lists the head, SGLang 0.5.23 skips the fused
+    attention and MLP weights of the MTP layer. Drafts are then those of uninitialised memory, and
+    the acceptance that its log shows is pinned at 1.000, which looks perfect and is not.
+    """
+    engines = facts.SGLANG_MTP_DROPPED.among(subject.engines)
+    held = any(name.startswith(MTP_PREFIX) for name in subject.tensors)
+    quantized = any(module.stored == NVFP4 for module in subject.modules.values())
+    if (
+        engines
+        and held
+        and quantized
+        and subject.scheme.get("quant_method") == "compressed-tensors"
+    ):
+        found = "compressed-tensors, with an MTP head"
+        yield Finding(CONFIG, "quantization_config", "quant_method modelopt", found, engines)
+
+
+RULES = (mtp_dropped, mtp_incomplete, mtp_undeclared, mtp_quantized_by_mistake, mtp_in_sglang)

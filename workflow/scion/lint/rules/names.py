@@ -1,0 +1,315 @@
+"""Rules over names and shapes: whether the tensors are those that config.json implies."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+
+from scion.architectures import FLAT_PREFIX, NESTED_PREFIX
+from scion.lint.modules import HEAD, KV_SCALES, SCALES, WEIGHTS
+from scion.lint.rule import Finding, Severity, rule, workflow_until
+from scion.lint.subject import CONFIG, Subject
+from scion.loaders import facts
+from scion.sound_names import SoundNames, prefix_rules
+
+_TEXT_ONLY_CLASSES = ("Qwen3_5ForCausalLM", "Qwen3_5MoeForCausalLM")
+
+
+@dataclass(frozen=True)
+class _Names:
+    """The tensor names of a checkpoint beside those that its config.json implies.
+
+    Attributes:
+        renamed: Expected name of each key that carries another prefix; scales as `.weight`.
+        unexpected: Keys that fit nothing.
+        missing: Expected names of the language model that nothing stands for.
+        missing_vision: Those of the vision tower.
+    """
+
+    renamed: dict[str, str]
+    unexpected: list[str]
+    missing: list[str]
+    missing_vision: list[str]
+
+
+@lru_cache(maxsize=1)
+def _names(subject: Subject) -> _Names | None:
+    """None where the architecture is not known. The MTP head is left to its own rules."""
+    expected = subject.inventory
+    if expected is None:
+        return None
+    sound = SoundNames((*expected.tensors, *expected.stacked))
+    renamed: dict[str, str] = {}
+    unexpected: list[str] = []
+    there: set[str] = set()
+    for name in subject.tensors:
+        weight = weight_of(name)
+        meant = weight if "mtp" in name.split(".") else sound.of(weight)
+        if meant is None:
+            unexpected.append(name)
+            continue
+        there.add(meant)
+        if meant != weight:
+            renamed[weight] = meant
+    for stack in there.intersection(expected.stacked):
+        there.update(expected.stacked[stack].members)
+    return _Names(
+        renamed,
+        [name for name in unexpected if not _is_cache_scale(name)],
+        [name for name in expected.language if name not in there],
+        [name for name in expected.vision if name not in there],
+    )
+
+
+def weight_of(name: str) -> str:
+    """The unquantized tensor that a tensor of a quantized module stands for."""
+    module, _, suffix = name.rpartition(".")
+    return f"{module}.weight" if suffix in (*WEIGHTS, *SCALES) else name
+
+
+def _is_cache_scale(name: str) -> bool:
+    return name.rpartition(".")[2] in KV_SCALES
+
+
+@rule(
+    "N201",
+    "repeated-prefix",
+    Severity.ERROR,
+    "tensor names repeat a module's prefix",
+    repair="rewrite the names in the headers; no tensor byte has to move",
+    command=workflow_until("fix_keys"),
+    stage="fix_keys",
+    seen=(
+        "https://github.com/huggingface/transformers/issues/45216",
+        "https://github.com/huggingface/transformers/issues/45310",
+        "https://github.com/huggingface/transformers/issues/45357",
+    ),
+)
+def repeated_prefix(subject: Subject) -> Iterable[Finding]:
+    """Each key carries a prefix more than once, as in `model.language_model.language_model.`.
+
+    `save_pretrained` of transformers 5.0 to 5.5 wrote such keys for Qwen3.5 (text keys until 5.5.1,
+    visual keys longer). vLLM stops with an unknown parameter; transformers loads not one of these
+    tensors, leaves random weights in their place, and says so only in a warning, so that whatever
+    is quantized or measured after that is noise.
+    """
+    names = _names(subject)
+    for (found, sound), count in sorted(_prefixes(names, repeated=True).items()):
+        yield Finding(
+            subject.names_file, found, f"prefix {sound!r}", f"prefix {found!r}", (), count
+        )
+
+
+def _prefixes(names: _Names | None, *, repeated: bool) -> Counter[tuple[str, str]]:
+    """Wrong and right prefixes of the renamed keys: those that repeat a part, or the others."""
+    rules = prefix_rules(names.renamed) if names else Counter[tuple[str, str]]()
+    return Counter({pair: count for pair, count in rules.items() if _repeats(pair[0]) is repeated})
+
+
+def _repeats(prefix: str) -> bool:
+    parts = prefix.split(".")
+    return any(one == two for one, two in pairwise(parts))
+
+
+@rule(
+    "N202",
+    "unexpected-tensor",
+    Severity.ERROR,
+    "a tensor that config.json does not imply",
+    repair="check that config.json and the shards are of the same model and revision",
+)
+def unexpected_tensor(subject: Subject) -> Iterable[Finding]:
+    """A key names no module of the architecture, whatever prefix is taken away.
+
+    vLLM stops with "There is no module or parameter named …"; transformers skips the tensor with a
+    warning. Either the tensors are of another model than config.json, a tool has renamed or added
+    modules (adapters that were not merged, for one), or config.json has fewer layers than were
+    saved.
+    """
+    names = _names(subject)
+    yield from (
+        Finding(subject.names_file, name, f"a tensor of {_about(subject)}", "no such module")
+        for name in (names.unexpected if names else ())
+    )
+
+
+@rule(
+    "N203",
+    "missing-tensor",
+    Severity.ERROR,
+    "a tensor that config.json implies is not there",
+    repair="fetch the checkpoint again, or save it from a model that holds all of its weights",
+    seen=("https://github.com/inclusionAI/AReaL/issues/1403",),
+)
+def missing_tensor(subject: Subject) -> Iterable[Finding]:
+    """The language model that config.json describes needs a tensor that no shard holds.
+
+    The index can look complete and still leave tensors out, for it is written by the same tool that
+    lost them. Engines load what is there: transformers fills the gap with random numbers, vLLM
+    checks completeness for unquantized models only, and serves the memory as it was allocated
+    otherwise.
+    """
+    names = _names(subject)
+    yield from (
+        Finding(subject.names_file, name, f"a tensor of {_about(subject)}", "no such tensor")
+        for name in (_missing(subject, names) if names else ())
+    )
+
+
+def _missing(subject: Subject, names: _Names) -> list[str]:
+    """A tower that is missing as a whole is another rule's."""
+    count = len(subject.inventory.vision) if subject.inventory else 0
+    tower = names.missing_vision
+    return names.missing + (tower if len(tower) < count else [])
+
+
+def _about(subject: Subject) -> str:
+    return f"model_type {subject.config.get('model_type')!r}"
+
+
+@rule(
+    "N204",
+    "wrong-shape",
+    Severity.ERROR,
+    "a tensor's shape is not the one that config.json implies",
+    repair="take config.json and the shards of one revision",
+)
+def wrong_shape(subject: Subject) -> Iterable[Finding]:
+    """A tensor has another shape than the sizes in config.json give it.
+
+    Packed NVFP4 weights are compared by the numbers they hold, two to a byte. Engines stop at such
+    a tensor, or, where a fused layer hides the difference, read the wrong rows. A vocabulary that
+    was extended without `vocab_size` shows here too.
+    """
+    yield from _wrong_shapes(subject)
+
+
+def _wrong_shapes(subject: Subject) -> Iterable[Finding]:
+    expected = subject.inventory
+    if expected is None:
+        return
+    stacked = {name: stack.shape for name, stack in expected.stacked.items()}
+    shapes = {**expected.tensors, **stacked}
+    for name, tensor in subject.tensors.items():
+        module = subject.modules.get(name.rpartition(".")[0])
+        holds_weight = module is not None and tensor is module.weight
+        found = module.shape if module and holds_weight else tensor.shape
+        wanted = shapes.get(weight_of(name) if holds_weight else name)
+        if wanted is not None and found != wanted:
+            yield Finding(subject.names_file, name, f"{list(wanted)}", f"{list(found or ())}")
+
+
+@rule(
+    "N205",
+    "text-only-naming",
+    Severity.ERROR,
+    "tensor names and architecture don't fit each other",
+    repair="name the tensors as config.json's model_type implies: `model.language_model.` under a "
+    "nested config, `model.` under a flat one",
+    command=workflow_until("fix_keys"),
+    holds_for=f"flat names under a nested config: {facts.NESTED_CLASS_NESTED_ONLY}; nested under a "
+    f"flat one: {facts.TEXT_CLASS_FLAT_ONLY}; text-only classes: {facts.TEXT_CLASS_UNKNOWN}",
+    stage="fix_keys",
+    seen=("https://github.com/QwenLM/Qwen3.8/issues/64",),
+)
+def text_only_naming(subject: Subject) -> Iterable[Finding]:
+    """A text-only copy of a multimodal model is named half one way, half the other.
+
+    The family has two spellings: under `Qwen3_5ForConditionalGeneration` the language model is
+    `model.language_model.…`, under `Qwen3_5ForCausalLM` it is `model.…`. transformers reads each
+    class by its own spelling alone and gives random weights to what it does not find. SGLang takes
+    both. vLLM knows the second class from 0.27 on, takes nested names under it from 0.28 on, and
+    flat names under the first never.
+    """
+    names = _names(subject)
+    for (found, sound), count in sorted(_prefixes(names, repeated=False).items()):
+        refusing = _refusing(subject, found, sound)
+        if refusing or {found, sound} != {NESTED_PREFIX, FLAT_PREFIX}:
+            expected = f"prefix {sound!r} under {_about(subject)}"
+            yield Finding(subject.names_file, found, expected, f"prefix {found!r}", refusing, count)
+    yield from _unregistered(subject)
+
+
+def _refusing(subject: Subject, found: str, sound: str) -> tuple[str, ...]:
+    """The engines that don't load names of one spelling under a config of the other."""
+    flat_in_nested = (found, sound) == (FLAT_PREFIX, NESTED_PREFIX)
+    fact = facts.NESTED_CLASS_NESTED_ONLY if flat_in_nested else facts.TEXT_CLASS_FLAT_ONLY
+    return fact.among(subject.engines)
+
+
+def _unregistered(subject: Subject) -> Iterable[Finding]:
+    """Engines that don't know the class of a text-only model."""
+    names = subject.config.get("architectures")
+    for name in names if isinstance(names, list) else ():
+        engines = facts.TEXT_CLASS_UNKNOWN.among(subject.engines)
+        if name in _TEXT_ONLY_CLASSES and engines:
+            expected = "Qwen3_5ForConditionalGeneration, the class that it knows"
+            yield Finding(CONFIG, "architectures", expected, name, engines)
+
+
+@rule(
+    "N206",
+    "tower-missing",
+    Severity.WARNING,
+    "config.json declares a vision tower that is not there",
+    repair="take `vision_config` out of config.json, or serve with --language-model-only",
+    command=workflow_until("extract_text"),
+    stage="extract_text",
+    holds_for="vllm, sglang",
+    seen=("https://github.com/modelscope/ms-swift/issues/9172",),
+)
+def tower_missing(subject: Subject) -> Iterable[Finding]:
+    """`vision_config` is there, and not one tensor of the tower.
+
+    A text-only copy that kept the config of its multimodal source. vLLM builds the tower and stops
+    with a ValueError about weights that were not initialized, unless it is told
+    `--language-model-only`; transformers fills it with random numbers, and answers about images
+    with nonsense.
+    """
+    names = _names(subject)
+    count = len(subject.inventory.vision) if subject.inventory else 0
+    if names and count and len(names.missing_vision) == count:
+        expected = f"the {count} tensors of the tower, or no vision_config"
+        yield Finding(CONFIG, "vision_config", expected, "no tensor of it")
+
+
+@rule(
+    "N207",
+    "tied-embeddings",
+    Severity.ERROR,
+    "tied embeddings, and an engine or a tensor that contradicts them",
+    repair="set tie_word_embeddings to what was trained; untie by writing lm_head.weight",
+    holds_for=f"ModelOpt checkpoints: {facts.TIED_HEAD_REFUSED}",
+    seen=("https://github.com/vllm-project/vllm/issues/45543",),
+)
+def tied_embeddings(subject: Subject) -> Iterable[Finding]:
+    """`tie_word_embeddings` says that the head is the embedding matrix.
+
+    Where a checkpoint holds an `lm_head` all the same, engines ignore it and answer with the
+    embeddings, so a head that was trained or quantized apart is lost. And vLLM 0.24 fails to tie
+    the head of any ModelOpt checkpoint (NotImplementedError in `tie_weights`), quantized or not.
+    """
+    expected = subject.inventory
+    if expected is None or HEAD in expected.linear:
+        return
+    if subject.scheme.get("quant_method") == "modelopt":
+        engines = facts.TIED_HEAD_REFUSED.among(subject.engines)
+        if engines:
+            found = "true, in a ModelOpt checkpoint"
+            yield Finding(CONFIG, "tie_word_embeddings", "false", found, engines)
+    held = [name for name in subject.tensors if name.startswith(f"{HEAD}.")]
+    for name in held:
+        found = f"{name}, which engines ignore"
+        yield Finding(CONFIG, "tie_word_embeddings", "false, or no lm_head", found)
+
+
+RULES = (
+    repeated_prefix,
+    unexpected_tensor,
+    missing_tensor,
+    wrong_shape,
+    text_only_naming,
+    tower_missing,
+    tied_embeddings,
+)

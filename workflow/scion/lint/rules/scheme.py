@@ -1,0 +1,251 @@
+"""Rules over scheme and tensors: whether each engine builds what is stored.
+
+`scion.lint.rules.declarations` has those over the declarations alone.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from scion.lint.modules import FP8, HEAD, KV_SCALES, NVFP4, PLAIN, format_of
+from scion.lint.rule import Finding, Severity, rule, workflow_until
+from scion.lint.rules.declarations import upper
+from scion.lint.rules.mtp import is_mtp
+from scion.lint.subject import CONFIG, Subject
+from scion.loaders import facts
+from scion.loaders.loading import Decision
+
+_QUANTIZE = workflow_until("quantize_nvfp4")
+_DELTA_NET_INPUTS = (".linear_attn.in_proj_qkv", ".linear_attn.in_proj_z")
+_HYBRID = ("qwen3_5", "qwen3_next")
+_ALLOWED = {
+    "NVFP4": {NVFP4, PLAIN},
+    "W4A16_NVFP4": {NVFP4, PLAIN},
+    "FP8": {FP8, PLAIN},
+    "FP8_PER_CHANNEL_PER_TOKEN": {FP8, PLAIN},
+    "FP8_PB_WO": {FP8, PLAIN},
+    "MIXED_PRECISION": {NVFP4, FP8, PLAIN},
+}
+
+
+@rule(
+    "Q401",
+    "uninitialised-fused-scale",
+    Severity.ERROR,
+    "the quantized delta-net input projection reads a scale that is never loaded",
+    repair="serve with a later vLLM, or keep in_proj_qkv and in_proj_z in bf16",
+    holds_for=str(facts.UNINITIALISED_QKVZ_SCALE),
+    seen=(
+        "https://github.com/vllm-project/vllm/issues/38197",
+        "https://github.com/vllm-project/vllm/issues/35693",
+    ),
+)
+def uninitialised_fused_scale(subject: Subject) -> Iterable[Finding]:
+    """In vLLM `in_proj_qkv` and `in_proj_z` are one layer, and one slot of its scale is filled.
+
+    The fused layer has a slot of `weight_scale_2` for each of its parts, q, k, v and z; older
+    releases put the scale of `in_proj_qkv` into the first alone and take the maximum over all. The
+    others are uninitialised memory: sometimes zero, and then nothing is wrong, sometimes anything,
+    and then the output is garbage, differently at each start.
+    """
+    engines = facts.UNINITIALISED_QKVZ_SCALE.among(subject.engines)
+    if engines:
+        yield from (
+            Finding(subject.names_file, name, "bf16, or a later vLLM", NVFP4, engines)
+            for name, module in subject.modules.items()
+            if name.endswith(_DELTA_NET_INPUTS[0]) and module.stored == NVFP4
+        )
+
+
+@rule(
+    "Q402",
+    "partly-quantized-group",
+    Severity.ERROR,
+    "modules that engines load as one are not of one format",
+    repair="quantize the whole group or none of it, and list all of its members or none",
+    command=_QUANTIZE,
+    seen=("https://github.com/vllm-project/vllm/issues/47241",),
+)
+def partly_quantized_group(subject: Subject) -> Iterable[Finding]:
+    """q, k and v, gate and up, the delta net's qkv and z, its b and a: each group is one layer.
+
+    A fused layer has one format. Where the exclusion list names only some members, vLLM stops with
+    "Detected some but not all shards …"; where the list is right for one member and the tensors
+    differ, the bytes of one format are read as those of the other.
+    """
+    groups = subject.inventory.groups if subject.inventory else ()
+    for group in groups:
+        formats = {name: stored for name in group if (stored := subject.stored(name))}
+        if len(set(formats.values())) > 1:
+            found = ", ".join(f"{name.rpartition('.')[2]} {is_}" for name, is_ in formats.items())
+            yield Finding(subject.names_file, group[0], "one format for the group", found)
+    for engine, decisions in subject.decisions.items():
+        refused = {one.layer: one.problem for one in decisions.values() if one.problem}
+        yield from (
+            Finding(CONFIG, layer, "all of its members excluded, or none", problem, (str(engine),))
+            for layer, problem in refused.items()
+        )
+
+
+@rule(
+    "Q403",
+    "exclusions-mismatch",
+    Severity.ERROR,
+    "an engine builds a module in another format than its tensors have",
+    repair="name each unquantized module of a fused group in full, and no quantized one",
+    command=_QUANTIZE,
+    seen=(
+        "https://github.com/vllm-project/vllm/issues/40252",
+        "https://github.com/sgl-project/sglang/issues/22287",
+        "https://github.com/sgl-project/sglang/issues/20973",
+    ),
+)
+def exclusions_mismatch(subject: Subject) -> Iterable[Finding]:
+    """The exclusion list means something else to an engine than to its author.
+
+    vLLM tries an exact name, with fused layers expanded, then a plain substring, then a glob. So
+    `*in_proj_a*` beside `*in_proj_b*` misses the fused `in_proj_ba`, `layers.1` takes layers 10 to
+    19 too, and `mlp.gate` takes `mlp.gate_up_proj`. What comes of it is a missing parameter at best
+    and garbage at worst.
+    """
+    return _mismatches(subject, lambda name: name != HEAD and not is_mtp(name))
+
+
+@rule(
+    "Q404",
+    "head-mismatch",
+    Severity.ERROR,
+    "lm_head is quantized and excluded, or neither",
+    repair="store lm_head as the scheme says: scales if, and only if, it is not excluded",
+    command=_QUANTIZE,
+    seen=(
+        "https://github.com/vllm-project/vllm/issues/44081",
+        "https://github.com/vllm-project/vllm/issues/45102",
+    ),
+)
+def head_mismatch(subject: Subject) -> Iterable[Finding]:
+    """The head has scale tensors though the list excludes it, or none though it does not.
+
+    Engines that find scales of a layer that they build unquantized stop with "There is no module or
+    parameter named 'lm_head.input_scale'"; the other way round they wait for scales that never
+    come.
+    """
+    return _mismatches(subject, lambda name: name == HEAD)
+
+
+def _mismatches(subject: Subject, about: Callable[[str], bool]) -> Iterable[Finding]:
+    """A finding for each engine and way in which its decision differs from what is stored."""
+    for engine, decisions in subject.decisions.items():
+        yield from (
+            Finding(CONFIG, name, _expected(decision), f"stored as {stored}", (str(engine),))
+            for name, decision in decisions.items()
+            if about(name)
+            and (stored := subject.stored(name)) is not None
+            and decision.problem is None
+            and stored != format_of(decision.algorithm)
+        )
+
+
+def _expected(decision: Decision) -> str:
+    return f"{format_of(decision.algorithm)}, as the scheme says ({decision.reason})"
+
+
+@rule(
+    "Q405",
+    "cache-scales-ignored",
+    Severity.WARNING,
+    "calibrated KV-cache scales that vLLM does not load for this family",
+    repair="say so on the card, or leave the scales out: FP8 caches then run at scale 1.0 too",
+    holds_for=str(facts.CACHE_SCALES_LOST),
+    seen=(
+        "https://github.com/vllm-project/vllm/issues/54623",
+        "https://github.com/vllm-project/vllm/pull/34719",
+    ),
+)
+def cache_scales_ignored(subject: Subject) -> Iterable[Finding]:
+    """The checkpoint has `k_scale` and `v_scale`, and an FP8 cache runs at scale 1.0 all the same.
+
+    Up to 0.24 vLLM's loader of this family renamed such tensors itself; since then a generic one
+    should, and reports say that it does not (0.27.1 and later, open). The server's log tells:
+    "Using KV cache scaling factor 1.0 for fp8_e4m3".
+    """
+    engines = facts.CACHE_SCALES_LOST.among(subject.engines)
+    if engines and str(subject.config.get("model_type", "")).startswith(_HYBRID):
+        yield from (
+            Finding(subject.names_file, name, "no cache scales", "a calibrated one", engines)
+            for name in subject.tensors
+            if name.rpartition(".")[2] in KV_SCALES
+        )
+
+
+@rule(
+    "Q408",
+    "undeclared-format",
+    Severity.ERROR,
+    "a tensor is stored in a format that the scheme does not declare",
+    repair="declare the scheme that made the tensors, or store them in the declared one",
+    command=_QUANTIZE,
+)
+def undeclared_format(subject: Subject) -> Iterable[Finding]:
+    """Weights whose dtype no part of `quantization_config` accounts for.
+
+    Quantized tensors without any `quantization_config` are read as if they were bf16 numbers and
+    fail on their shape; `weight_packed` is compressed-tensors' spelling, and ModelOpt's loader does
+    not know it, nor the other way round.
+    """
+    yield from _undeclared(subject)
+
+
+def _undeclared(subject: Subject) -> Iterable[Finding]:
+    allowed = _allowed(subject)
+    if allowed is None:
+        return
+    compressed = subject.scheme.get("quant_method") == "compressed-tensors"
+    for name, module in subject.modules.items():
+        stored = module.stored
+        if stored is not None and stored not in allowed:
+            expected = f"one of {', '.join(sorted(allowed))}"
+            yield Finding(subject.names_file, name, expected, f"stored as {stored}")
+        elif stored == NVFP4 and compressed != ("weight_packed" in module.tensors):
+            expected = "weight_packed" if compressed else "weight"
+            yield Finding(subject.names_file, name, expected, ", ".join(module.tensors))
+
+
+def _allowed(subject: Subject) -> set[str] | None:
+    """The formats that a scheme accounts for; None where the scheme is not one that we know."""
+    scheme = subject.scheme
+    declared = subject.hf_quant_config if not scheme else None
+    if declared is not None and isinstance(declared.get("quantization"), dict):
+        scheme = {"quant_method": "modelopt", **declared["quantization"]}
+    match scheme.get("quant_method"):
+        case None if not scheme:
+            return {PLAIN}
+        case "modelopt":
+            return _ALLOWED.get(upper(scheme.get("quant_algo")) or "")
+        case "fp8":
+            return {FP8, PLAIN}
+        case "compressed-tensors":
+            return _compressed_formats(scheme)
+        case _:
+            return None
+
+
+def _compressed_formats(scheme: Mapping[str, Any]) -> set[str] | None:
+    """The formats of compressed-tensors' groups; None where one is not known here."""
+    known = {"nvfp4-pack-quantized": NVFP4, "float-quantized": FP8, "dense": PLAIN}
+    groups = scheme.get("config_groups")
+    named = [one.get("format") for one in groups.values()] if isinstance(groups, dict) else []
+    formats = {name for name in (scheme.get("format"), *named) if isinstance(name, str)}
+    formats.discard("mixed-precision")
+    if not formats or not formats.issubset(known):
+        return None
+    return {PLAIN, *(known[name] for name in formats)}
+
+
+RULES = (
+    uninitialised_fused_scale,
+    partly_quantized_group,
+    exclusions_mismatch,
+    head_mismatch,
+    cache_scales_ignored,
+    undeclared_format,
+)

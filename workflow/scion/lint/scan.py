@@ -1,0 +1,217 @@
+"""One pass over the data of a local checkpoint, for all rules that need it.
+
+Every byte is read once, a chunk at a time, into buffers that stay. Twice as many threads as cores
+take tensor after tensor, in the order in which they lie in the files: while one waits for the disk,
+another computes. Memory does not grow with the checkpoint.
+"""
+
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from scion.architectures import EMBEDDINGS
+from scion.errors import ScionError
+from scion.lint.kernels import BLOCK_BYTES, FLOATS, Blocks, Numbers, Raw, ZeroRows
+from scion.lint.modules import GLOBAL_SCALES, HEAD, Module
+from scion.lint.subject import Subject
+from scion.nvfp4_config import BLOCK
+from scion.safetensors_file import Tensor
+
+CHUNK = 1 << 20
+"""Bytes that a thread looks at together: as many as stay in the processor's cache."""
+_PADDED = (*EMBEDDINGS, HEAD)
+_NVFP4_DTYPES = ("U8", "F8_E4M3")
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What the data shows.
+
+    Attributes:
+        numbers: By tensor: every one of floating-point numbers but those of `blocks`, and but
+            scalar scales, whose values are read without `--deep`.
+        blocks: By module: every NVFP4 weight whose block scales fit it.
+    """
+
+    numbers: Mapping[str, Numbers]
+    blocks: Mapping[str, Blocks]
+
+
+_scans: dict[int, Scan] = {}
+
+
+def scan(subject: Subject) -> Scan:
+    """Look at all tensor data of a subject, the first time that it is asked for.
+
+    Raises:
+        ScionError: It is not on this machine, or a file is cut short.
+    """
+    # A subject holds mappings, so it can be no key itself.
+    key = id(subject)
+    if key not in _scans:
+        _scans[key] = _scan(subject)
+        weakref.finalize(subject, _scans.pop, key)
+    return _scans[key]
+
+
+@dataclass(frozen=True)
+class _Range:
+    """Where the bytes of a tensor lie, and how many of them are looked at together."""
+
+    path: Path
+    offset: int
+    size: int
+    chunk: int
+
+    def chunks(self) -> Iterator[Raw]:
+        """The bytes in order; each chunk is overwritten by the next."""
+        buffer = np.empty(min(self.chunk, self.size), np.uint8)
+        with self.path.open("rb", buffering=0) as file:
+            for begin in range(0, self.size, self.chunk):
+                filled = buffer[: self.size - begin]
+                self._fill(file.fileno(), filled, self.offset + begin)
+                yield filled
+
+    def _fill(self, descriptor: int, buffer: Raw, offset: int) -> None:
+        left = buffer.data
+        while left:
+            count = os.preadv(descriptor, [left], offset)
+            if not count:
+                raise ScionError(
+                    "a file was cut short while it was read",
+                    where=self.path,
+                    expected=f"{self.offset + self.size} bytes at least",
+                    found=f"{offset} bytes",
+                    hint="run again when nothing writes to the checkpoint",
+                )
+            left, offset = left[count:], offset + count
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Ranges that are read side by side, and what takes a chunk of each."""
+
+    take: Callable[..., None]
+    ranges: tuple[_Range, ...]
+
+    @property
+    def size(self) -> int:
+        return sum(part.size for part in self.ranges)
+
+    def run(self, stop: threading.Event) -> None:
+        for chunks in zip(*(part.chunks() for part in self.ranges), strict=True):
+            if stop.is_set():
+                return
+            self.take(*chunks)
+
+
+def _scan(subject: Subject) -> Scan:
+    folder = subject.source.folder
+    if folder is None:
+        raise ScionError(
+            "tensor data is read only from a checkpoint on this machine",
+            where=subject.source.name,
+            expected="a folder",
+            found="a repository on a hub",
+            hint="download it first, or leave out --deep",
+        )
+
+    found, jobs = _plan(subject, folder)
+    _run(sorted(jobs, key=lambda job: (job.ranges[0].path, job.ranges[0].offset)))
+    return found
+
+
+def _plan(subject: Subject, folder: Path) -> tuple[Scan, list[_Job]]:
+    """What shall be found, empty as yet, and the jobs that fill it."""
+
+    def place(tensor: Tensor, chunk: int) -> _Range:
+        shard = subject.shard_of(tensor.name)
+        offset = subject.headers[shard].data_start + tensor.begin
+        return _Range(folder / shard, offset, tensor.size, chunk)
+
+    pairs = {name: pair for name, module in subject.modules.items() if (pair := _pair(module))}
+    paired = {tensor.name for pair in pairs.values() for tensor in pair}
+    found = Scan(
+        numbers={
+            tensor.name: Numbers(FLOATS[tensor.dtype], _rows(subject, tensor, tensor.shape))
+            for tensor in subject.tensors.values()
+            if tensor.dtype in FLOATS and tensor.size and tensor.name not in paired
+            if not _is_scalar_scale(tensor)
+        },
+        blocks={
+            name: Blocks(_rows(subject, codes, scales.shape))
+            for name, (codes, scales) in pairs.items()
+        },
+    )
+    jobs = [
+        _Job(target.take, (place(subject.tensors[name], CHUNK),))
+        for name, target in found.numbers.items()
+    ]
+    for name, target in found.blocks.items():
+        codes, scales = pairs[name]
+        jobs.append(_Job(target.take, (place(codes, CHUNK), place(scales, CHUNK // BLOCK_BYTES))))
+    return found, jobs
+
+
+def _pair(module: Module) -> tuple[Tensor, Tensor] | None:
+    """The NVFP4 codes of a module and their block scales, one for each 16 codes.
+
+    None where there are no such tensors; where shapes or dtypes do not fit, rules that need no
+    data say so.
+    """
+    codes, scales = module.weight, module.tensors.get("weight_scale")
+    if codes is None or scales is None or not scales.size or not scales.shape:
+        return None
+    fits = module.shape == (*scales.shape[:-1], scales.shape[-1] * BLOCK)
+    return (codes, scales) if fits and (codes.dtype, scales.dtype) == _NVFP4_DTYPES else None
+
+
+def _rows(subject: Subject, tensor: Tensor, shape: Sequence[int]) -> ZeroRows | None:
+    """What counts the zero rows of a linear weight, of units in `shape`; None for another tensor.
+
+    Embeddings and heads have a row a token. Vocabularies are padded to a round number, and nobody
+    trains the rows of tokens that do not exist: those are zero in sound checkpoints.
+    """
+    name = tensor.name.rpartition(".")[0]
+    module = subject.modules.get(name)
+    is_linear = module is not None and module.weight is tensor and not name.endswith(_PADDED)
+    return ZeroRows(shape[-1]) if is_linear and len(shape) == 2 else None
+
+
+def _is_scalar_scale(tensor: Tensor) -> bool:
+    """Whether a rule that needs no scan judges this tensor's one value (`Subject.scalars`)."""
+    suffix = tensor.name.rpartition(".")[2]
+    return tensor.dtype == "F32" and tensor.size == 4 and suffix in ("weight_scale", *GLOBAL_SCALES)
+
+
+def _run(jobs: Sequence[_Job]) -> None:
+    """Run jobs on threads; an error or Ctrl-C stops all of them within a chunk."""
+    stop = threading.Event()
+    with (
+        ThreadPoolExecutor(max_workers=2 * len(os.sched_getaffinity(0))) as pool,
+        tqdm(
+            total=sum(job.size for job in jobs),
+            desc="scanning",
+            unit="B",
+            unit_scale=True,
+            file=sys.stderr,
+            disable=None,
+        ) as progress,
+    ):
+        running = {pool.submit(job.run, stop): job for job in jobs}
+        try:
+            for future in as_completed(running):
+                future.result()
+                progress.update(running[future].size)
+        except BaseException:
+            stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise

@@ -1,0 +1,241 @@
+"""A checkpoint as the rules see it: files, configs, headers and small tensors, each read once."""
+
+import struct
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+from scion.architectures import Inventory, implied
+from scion.checkpoint import INDEX, parse_object, parse_weight_map
+from scion.errors import ScionError
+from scion.lint.modules import Module, modules_of
+from scion.loaders.loading import Decision, decisions
+from scion.loaders.releases import Engine
+from scion.nvfp4_config import HF_QUANT_CONFIG
+from scion.safetensors_file import Header, Tensor
+
+CONFIG = "config.json"
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What was moved over the network.
+
+    Attributes:
+        requests: HTTP requests; each redirect and each repeated try is one more.
+        bytes_moved: Bytes of content in the answers, as transferred, listings included.
+    """
+
+    requests: int
+    bytes_moved: int
+
+
+class Source(Protocol):
+    """Where a checkpoint's files are read from; `scion.lint.sources` has the two that there are."""
+
+    @property
+    def name(self) -> str:
+        """What the user called it."""
+        ...
+
+    @property
+    def traffic(self) -> Traffic | None:
+        """What reading it has moved so far; None where nothing has to be moved."""
+        ...
+
+    @property
+    def files(self) -> Mapping[str, int]:
+        """Size in bytes by name of every file at the top of the folder or repository."""
+        ...
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder, where there is one on this machine."""
+        ...
+
+    def read(self, name: str) -> bytes | None:
+        """A whole small file; None where reading it would cost too much.
+
+        Raises:
+            ScionError: It is not there, or can't be read.
+        """
+        ...
+
+    def headers(self, shards: Sequence[str]) -> dict[str, Header]:
+        """The checked headers of safetensors files, by their names.
+
+        Raises:
+            ScionError: One is not there, or is no sound safetensors file.
+        """
+        ...
+
+    def small(self, wanted: Mapping[str, Sequence[Tensor]]) -> dict[str, bytes]:
+        """The bytes of tensors of a few bytes, by name; costly ones are left out.
+
+        Args:
+            wanted: The tensors by the shard that holds them.
+        """
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What there is to judge. Properties are computed once, and only if a rule asks.
+
+    Attributes:
+        source: Where it is read from.
+        engines: The engines that shall serve it.
+        tensor_parallel: The numbers of GPUs that it shall be split over.
+        config: Content of config.json.
+        index: Shard name by tensor name, as the index has it; None where there is no index.
+        headers: Header by file name, of every safetensors file that is there.
+    """
+
+    source: Source
+    engines: Sequence[Engine]
+    tensor_parallel: Sequence[int]
+    config: Mapping[str, Any]
+    index: Mapping[str, str] | None
+    headers: Mapping[str, Header]
+
+    @classmethod
+    def open(
+        cls, source: Source, *, engines: Sequence[Engine], tensor_parallel: Sequence[int] = (1,)
+    ) -> "Subject":
+        """Read config.json, the index and every header.
+
+        Raises:
+            ScionError: Not a checkpoint, or one whose files can't be read.
+        """
+        names = sorted(name for name in source.files if name.endswith(".safetensors"))
+        for wanted, there in ((CONFIG, CONFIG in source.files), ("*.safetensors", bool(names))):
+            if not there:
+                raise ScionError(
+                    "not a checkpoint",
+                    where=source.name,
+                    expected=f"{wanted} at its top",
+                    found=", ".join(sorted(source.files)[:12]) or "no file",
+                    hint="name the folder or repository that holds config.json and "
+                    "*.safetensors; other formats are not read",
+                )
+        config = _require_object(source, CONFIG)
+        index = None
+        if INDEX in source.files:
+            content = _require_object(source, INDEX)
+            index = parse_weight_map(content, where=f"{source.name}/{INDEX}")
+        headers = source.headers(names)
+        return cls(source, tuple(engines), tuple(tensor_parallel), config, index, headers)
+
+    @cached_property
+    def shards(self) -> list[str]:
+        """The files that engines read: those of the index, or all where there is no index."""
+        if self.index is None:
+            return list(self.headers)
+        return sorted(set(self.index.values()))
+
+    @cached_property
+    def holders(self) -> dict[str, list[str]]:
+        """The shards that hold each tensor, among those that engines read."""
+        holders: dict[str, list[str]] = defaultdict(list)
+        for shard in self.shards:
+            for name in self.headers[shard].tensors if shard in self.headers else ():
+                holders[name].append(shard)
+        return dict(holders)
+
+    @cached_property
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor by name; of one that stands in several shards, the first."""
+        return {
+            name: self.headers[shards[0]].tensors[name] for name, shards in self.holders.items()
+        }
+
+    @cached_property
+    def modules(self) -> dict[str, Module]:
+        """The tensors gathered by module."""
+        return modules_of(self.tensors.values())
+
+    def stored(self, module: str) -> str | None:
+        """How a module's weight is stored (`Module.stored`); None where there is none."""
+        found = self.modules.get(module)
+        return found.stored if found else None
+
+    @cached_property
+    def inventory(self) -> Inventory | None:
+        """What config.json implies; None where its architecture is not known."""
+        return implied(self.config, where=f"{self.source.name}/{CONFIG}")
+
+    @property
+    def text_config(self) -> Mapping[str, Any]:
+        """The language model's part of config.json; the whole where it is not nested."""
+        text = self.config.get("text_config")
+        return text if isinstance(text, dict) else self.config
+
+    @property
+    def scheme(self) -> Mapping[str, Any]:
+        """The `quantization_config` of config.json; empty where there is none."""
+        scheme = self.config.get("quantization_config")
+        return scheme if isinstance(scheme, dict) else {}
+
+    @cached_property
+    def hf_quant_config(self) -> Mapping[str, Any] | None:
+        """Content of hf_quant_config.json; None where there is none."""
+        return self.json(HF_QUANT_CONFIG)
+
+    def json(self, name: str) -> Mapping[str, Any] | None:
+        """The object in a JSON file; None where the file is absent or too costly to read.
+
+        Raises:
+            ScionError: It holds no JSON object.
+        """
+        raw = self.source.read(name) if name in self.source.files else None
+        return None if raw is None else parse_object(raw, where=f"{self.source.name}/{name}")
+
+    def shard_of(self, tensor: str) -> str:
+        """The shard that a tensor is read from."""
+        return self.holders[tensor][0]
+
+    @property
+    def names_file(self) -> str:
+        """The file that lists the tensors: the index, or the only shard."""
+        return INDEX if self.index is not None else self.shards[0]
+
+    @cached_property
+    def scalars(self) -> dict[str, float]:
+        """The value of every float32 scalar that could be read (on a hub, not all may)."""
+        by_shard: dict[str, list[Tensor]] = defaultdict(list)
+        for tensor in self.tensors.values():
+            if tensor.dtype == "F32" and tensor.size == 4:
+                by_shard[self.shard_of(tensor.name)].append(tensor)
+        found = self.source.small(by_shard)
+        return {name: struct.unpack("<f", raw)[0] for name, raw in found.items()}
+
+    @cached_property
+    def decisions(self) -> dict[Engine, dict[str, Decision]]:
+        """What each engine makes of each linear module that config.json implies or that is there.
+
+        Empty where the architecture is not known: nothing then says which modules are linear.
+        """
+        if self.inventory is None:
+            return {}
+        linear = self.inventory.linear
+        return {
+            engine: decisions(engine, self.config, self.hf_quant_config, linear)
+            for engine in self.engines
+        }
+
+
+def _require_object(source: Source, name: str) -> dict[str, Any]:
+    raw = source.read(name)
+    where = f"{source.name}/{name}"
+    if raw is None:
+        raise ScionError(
+            f"{name} is too large to be what it says",
+            where=where,
+            expected="a few megabytes of JSON at most",
+            found=f"{source.files[name]} bytes",
+            hint="fetch the file again",
+        )
+    return parse_object(raw, where=where)
