@@ -7,6 +7,7 @@ Output: the artifacts render_card and release, the folder that is published.
 EVIDENCE = (
     "fetch_source",
     "fetch_donor",
+    "lint_source",
     "fix_keys",
     "extract_text",
     "quantize_nvfp4",

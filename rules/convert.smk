@@ -1,13 +1,39 @@
-"""Repair the keys and strip the vision tower.
+"""Lint the source, repair its keys and strip the vision tower.
 
 Input: the artifact fetch_source.
-Output: the artifacts fix_keys and extract_text, bf16 checkpoints.
+Output: the artifact lint_source, a report; fix_keys and extract_text, bf16 checkpoints.
 """
+
+
+rule lint_source:
+    input:
+        source=manifest("fetch_source"),
+        code=stage_code("lint_source"),
+    output:
+        update(manifest("lint_source")),
+    log:
+        f"logs/{RELEASE}/lint_source.log",
+    benchmark:
+        f"benchmarks/{RELEASE}/lint_source.tsv"
+    params:
+        settings=settings(lint=CONFIG.lint),
+        environment=ROOT_ENVIRONMENT,
+    shell:
+        r"""
+        python -m scion.stages.lint_source \
+            --source {input.source:q} \
+            --settings {params.settings:q} \
+            --output {output:q} \
+            --environment {params.environment:q} \
+            2>&1 | tee {log:q}
+        """
 
 
 rule fix_keys:
     input:
         source=manifest("fetch_source"),
+        # Nothing is read from it: errors in the source stop the run before this.
+        lint=manifest("lint_source"),
         code=stage_code("fix_keys"),
     output:
         update(manifest("fix_keys")),

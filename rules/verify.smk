@@ -19,6 +19,7 @@ rule verify_release:
         f"benchmarks/{RELEASE}/verify_release.tsv"
     threads: 8
     params:
+        settings=settings(lint=CONFIG.lint),
         environment=ROOT_ENVIRONMENT,
     shell:
         r"""
@@ -26,6 +27,7 @@ rule verify_release:
             --release {input.release:q} \
             --text {input.text:q} \
             --donor {input.donor:q} \
+            --settings {params.settings:q} \
             --output {output:q} \
             --environment {params.environment:q} \
             2>&1 | tee {log:q}

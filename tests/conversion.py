@@ -48,7 +48,7 @@ class Conversion:
 def convert(pico: Pico, folder: Path, *, samples: int = SAMPLES) -> Conversion:
     """Run the conversion stages in this process, with `samples` calibration samples."""
     # Importing ModelOpt takes seconds, which tests without it need not wait.
-    from scion.config import Calibration, Quantization
+    from scion.config import Calibration, Lint, Quantization
     from scion.stages.extract_text import extract_text
     from scion.stages.fetch_donor import fetch_donor
     from scion.stages.fetch_source import fetch_source
@@ -73,6 +73,11 @@ def convert(pico: Pico, folder: Path, *, samples: int = SAMPLES) -> Conversion:
         quantized=quantized, donor=donor, output=folder / "graft_mtp", environment=env
     )
     report = verify_release(
-        release=release, text=text, donor=donor, output=folder / "verify_release", environment=env
+        release=release,
+        text=text,
+        donor=donor,
+        output=folder / "verify_release",
+        settings=Lint(),
+        environment=env,
     )
     return Conversion(folder, source, donor, fixed, text, quantized, release, report)

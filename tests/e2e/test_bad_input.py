@@ -377,7 +377,10 @@ def test_fetch_donor_interrupted_while_it_copies_leaves_no_trace(
 @SIGNALS
 @pytest.mark.parametrize(
     ("stage", "read_from", "blocked"),
-    [("graft_mtp", "quantize_nvfp4", "config.json"), ("verify_release", "graft_mtp", "hf_quant_")],
+    [
+        ("graft_mtp", "quantize_nvfp4", "config.json"),
+        ("verify_release", "extract_text", "config.json"),
+    ],
     ids=["graft_mtp", "verify_release"],
 )
 def test_a_stage_that_is_interrupted_while_it_reads_leaves_no_trace(
@@ -400,6 +403,7 @@ def test_a_stage_that_is_interrupted_while_it_reads_leaves_no_trace(
             "release": made["graft_mtp"],
             "text": made["extract_text"],
             "donor": made["fetch_donor"],
+            "settings": json.dumps({"lint": {}}),
         },
     }[stage]
     output = outputs / stage

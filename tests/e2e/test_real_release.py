@@ -18,6 +18,7 @@ def test_it_is_planned_offline_from_one_file(project: ProjectCopy) -> None:
     assert project.planned("--configfile", CONFIG) == {
         "fetch_source",
         "fetch_donor",
+        "lint_source",
         "fix_keys",
         "extract_text",
         "quantize_nvfp4",

@@ -36,6 +36,7 @@ BELOW_QUANTIZE = {
 EVIDENCE = (
     "fetch_source",
     "fetch_donor",
+    "lint_source",
     "fix_keys",
     "extract_text",
     "quantize_nvfp4",

@@ -35,6 +35,7 @@ def test_the_tower_goes_with_all_that_belongs_to_it(conversion: Conversion) -> N
     assert text.facts["files_removed"] == sorted(PROCESSORS)
     assert text.files.keys().isdisjoint(PROCESSORS)
     del config["vision_config"]
+    config["text_config"]["mtp_num_hidden_layers"] = 0
     assert json.loads((text.folder / "config.json").read_bytes()) == config
 
 
@@ -61,8 +62,10 @@ def test_text_only_false_keeps_the_tower(tmp_path: Path) -> None:
     assert text.tensors() == fixed.tensors()
     assert {"preprocessor_config.json", "config.json"} <= text.files.keys()
     assert text.facts["vision_tensors_removed"] == 0
-    for name in ("config.json", *Checkpoint.open(folder).headers):
+    for name in ("preprocessor_config.json", *Checkpoint.open(folder).headers):
         assert (text.folder / name).samefile(folder / name)
+    config = json.loads((text.folder / "config.json").read_bytes())
+    assert config == tiny_config(mtp_num_hidden_layers=0)
 
 
 def test_a_sources_own_head_goes_too(tmp_path: Path) -> None:

@@ -8,14 +8,15 @@ KEPT = [
 
 def test_modules_are_excluded_by_full_name_and_the_head_and_tower_by_pattern() -> None:
     base = ["model.language_model.embed_tokens", *KEPT]
-    assert declared_exclusions(KEPT, head=True, vision=False, mtp=True) == [
+    assert declared_exclusions(KEPT, head=True, vision=False) == [
         "lm_head",
         *base,
         "mtp*",
     ]
-    assert declared_exclusions(KEPT, head=False, vision=True, mtp=False) == [
+    assert declared_exclusions(KEPT, head=False, vision=True) == [
         *base,
         "model.visual*",
+        "mtp*",
     ]
 
 

@@ -13,8 +13,9 @@ from conversion import SAMPLES, Conversion, Pico
 from scion.architectures import inventory
 from scion.checkpoint import Checkpoint
 from scion.digest import digest_file
+from scion.loaders.loading import decisions
+from scion.loaders.releases import DEFAULT_ENGINES
 from scion.nvfp4_config import SUFFIXES
-from scion.stages.verify_release import is_excluded
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +103,8 @@ def test_input_scales_were_calibrated(conversion: Conversion) -> None:
 
 def test_exactly_the_unquantized_modules_are_excluded(conversion: Conversion) -> None:
     folder = conversion.quantize_nvfp4.folder
-    patterns = json.loads((folder / "config.json").read_bytes())["quantization_config"]["ignore"]
+    config = json.loads((folder / "config.json").read_bytes())
+    patterns = config["quantization_config"]["ignore"]
     rows = conversion.quantize_nvfp4.tensors()
     linear = {
         name.removesuffix(".weight")
@@ -110,7 +112,9 @@ def test_exactly_the_unquantized_modules_are_excluded(conversion: Conversion) ->
         if name.endswith(".weight") and len(row["shape"]) >= 2
     }
     quantized = {name for name in linear if f"{name}.weight_scale" in rows}
-    assert {name for name in linear if is_excluded(name, patterns)} == linear - quantized
+    for engine in DEFAULT_ENGINES:
+        made = decisions(engine, config, None, linear)
+        assert {name for name in linear if made[name].algorithm} == quantized
     second = json.loads((folder / "hf_quant_config.json").read_bytes())
     assert second["quantization"]["exclude_modules"] == patterns
     assert "mtp*" in patterns

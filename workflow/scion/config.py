@@ -55,6 +55,21 @@ class Quantization(Section):
     )
 
 
+class Lint(Section):
+    """What lint_source and verify_release hold a checkpoint against."""
+
+    engines: tuple[str, ...] = Field(
+        default=("vllm", "sglang"),
+        description="engines to serve with, as `scion lint --engine` takes them",
+    )
+    tensor_parallel: tuple[int, ...] = Field(
+        default=(1,), description="numbers of GPUs to split the release over"
+    )
+    ignore: tuple[str, ...] = Field(
+        default=(), description="rules to leave out: codes or names of `scion lint --list`"
+    )
+
+
 class Launch(Section):
     """One way to serve the release."""
 
@@ -205,6 +220,7 @@ class Config(Section):
         default="resources/pico/pico-base", description="checkpoint that the MTP tensors come from"
     )
     text_only: bool = Field(default=True, description="strip the vision tower")
+    lint: Lint = Lint()
     quantization: Quantization = Quantization()
     serving: Serving = Serving()
     measurement: Measurement = Measurement()

@@ -14,23 +14,23 @@ HF_QUANT_CONFIG = "hf_quant_config.json"
 MTP_PATTERN = "mtp*"
 
 
-def declared_exclusions(kept: Iterable[str], *, head: bool, vision: bool, mtp: bool) -> list[str]:
+def declared_exclusions(kept: Iterable[str], *, head: bool, vision: bool) -> list[str]:
     """The exclusion list of a release, in a form that vLLM and SGLang match alike.
 
     vLLM tries an exact name with its fused layers expanded, then a substring, then `fnmatch`, so
     each module is named in full: `*in_proj_a*` beside `*in_proj_b*` would miss the fused
     `in_proj_ba`, and `layers.1` would also take layers 10 to 19. `mtp*` covers `mtp.fc`, which
-    `mtp.layers.0*` misses (https://github.com/vllm-project/vllm/issues/38650).
+    `mtp.layers.0*` misses (https://github.com/vllm-project/vllm/issues/38650); it is listed whether
+    there is a head yet or not.
 
     Args:
         kept: Full names of the decoder layers' modules that stay unquantized.
         head: Whether there is an `lm_head` (not tied to the embeddings).
         vision: Whether the vision tower is part of the release.
-        mtp: Whether the configuration has an MTP head.
     """
     names = ["lm_head"] if head else []
     names += ["model.language_model.embed_tokens", *kept]
-    return names + (["model.visual*"] if vision else []) + ([MTP_PATTERN] if mtp else [])
+    return names + (["model.visual*"] if vision else []) + [MTP_PATTERN]
 
 
 def quantization_config(exclude: list[str], *, producer: Mapping[str, str]) -> dict[str, Any]:

@@ -1,14 +1,16 @@
 """Strip the vision tower: its tensors, its part of config.json, its processor files.
 
 Shards without vision tensors are hard-linked under their new number; the others are copied without
-the tower's ranges, inside the kernel. A source's own MTP tensors go too: `graft_mtp` puts the
-donor's in their place. With `text_only: false` the tower stays.
+the tower's ranges, inside the kernel. A source's own MTP tensors go too, and config.json no longer
+declares them: `graft_mtp` puts the donor's in their place. With `text_only: false` the tower stays.
 """
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from scion.architectures import inventory
+from scion.architectures import inventory, with_mtp_layers
 from scion.artifact import Artifact, Draft, remake
 from scion.checkpoint import INDEX, Checkpoint, index_headers, shard_name
 from scion.digest import in_parallel
@@ -43,11 +45,11 @@ def extract_text(*, fixed: Artifact, output: Path, text_only: bool, environment:
         vision = set(expected.vision) if text_only else set[str]()
         removed = (vision | set(expected.mtp)) & set(checkpoint.shard_of)
         rewritten = {checkpoint.shard_of[name] for name in removed}
-        files = {"config.json", *VISION_FILES} if text_only else set[str]()
+        files = {"config.json", *(VISION_FILES if text_only else ())}
         draft.link_all(fixed, but={*files, *checkpoint.headers, INDEX})
         _write_shards(draft, fixed, checkpoint, removed)
-        if text_only:
-            write_json(draft.folder / "config.json", text_config(checkpoint.config))
+        config = text_config(checkpoint.config, text_only=text_only)
+        write_json(draft.folder / "config.json", config)
         draft.facts |= {
             "text_only": text_only,
             "vision_tensors_removed": len(vision & removed),
@@ -69,9 +71,10 @@ def extract_text(*, fixed: Artifact, output: Path, text_only: bool, environment:
     )
 
 
-def text_config(config: dict[str, object]) -> dict[str, object]:
-    """config.json of the text model: the tower's own section is gone, the rest stays."""
-    return {key: value for key, value in config.items() if key != "vision_config"}
+def text_config(config: Mapping[str, Any], *, text_only: bool) -> dict[str, Any]:
+    """config.json of what is left: no MTP layers, and without the tower's section if that goes."""
+    left = {key: value for key, value in config.items() if key != "vision_config" or not text_only}
+    return with_mtp_layers(left, 0)
 
 
 def _write_shards(draft: Draft, fixed: Artifact, checkpoint: Checkpoint, removed: set[str]) -> None:

@@ -1,20 +1,18 @@
 """Graft the donor's bf16 MTP head onto the quantized checkpoint.
 
 The head is the donor's own shard, hard-linked, so its tensors are the donor's bit for bit; the
-quantized shards are hard-linked too. Only the index is written, and both config files where their
-exclusion lists did not name the head yet.
+quantized shards are hard-linked too. Only the index is written, and config.json, which declares the
+head from here on.
 """
 
 import sys
 from pathlib import Path
-from typing import Any
 
-from scion.architectures import inventory
+from scion.architectures import inventory, with_mtp_layers
 from scion.artifact import Artifact, Draft, remake
 from scion.checkpoint import INDEX, Checkpoint, index_headers, read_json
 from scion.errors import ScionError
 from scion.files import write_json
-from scion.nvfp4_config import HF_QUANT_CONFIG, MTP_PATTERN, hf_quant_config
 from scion.stage_cli import run_stage, stage_parser
 
 
@@ -34,22 +32,16 @@ def graft_mtp(*, quantized: Artifact, donor: Artifact, output: Path, environment
 
     def build(draft: Draft) -> None:
         checkpoint = Checkpoint.open(quantized.folder)
-        expected = inventory(checkpoint.config, where=quantized.folder / "config.json").mtp
+        config = with_mtp_layers(checkpoint.config, _layers(donor))
+        expected = inventory(config, where=quantized.folder / "config.json").mtp
         _check_donor(donor, expected)
-        draft.link_all(quantized, but={INDEX, "config.json", HF_QUANT_CONFIG})
+        draft.link_all(quantized, but={INDEX, "config.json"})
         rows = donor.tensors().values()
         head = sorted({row["file"] for row in rows})
         for shard in head:
             draft.link(donor, shard)
         index_headers(draft.folder, [*checkpoint.headers, *head])
-        config = with_mtp_excluded(checkpoint.config)
-        if config == checkpoint.config:
-            draft.link(quantized, "config.json")
-            draft.link(quantized, HF_QUANT_CONFIG)
-        else:
-            write_json(draft.folder / "config.json", config)
-            scheme = hf_quant_config(config["quantization_config"])
-            write_json(draft.folder / HF_QUANT_CONFIG, scheme)
+        write_json(draft.folder / "config.json", config)
         draft.facts |= {
             "mtp_tensors": len(expected),
             "mtp_bytes": sum(row["range"][1] - row["range"][0] for row in rows),
@@ -66,13 +58,10 @@ def graft_mtp(*, quantized: Artifact, donor: Artifact, output: Path, environment
     )
 
 
-def with_mtp_excluded(config: dict[str, Any]) -> dict[str, Any]:
-    """config.json whose exclusion list names the MTP head, unchanged if it does already."""
-    scheme = config["quantization_config"]
-    if MTP_PATTERN in scheme["ignore"]:
-        return config
-    ignore = [*scheme["ignore"], MTP_PATTERN]
-    return {**config, "quantization_config": {**scheme, "ignore": ignore}}
+def _layers(donor: Artifact) -> int:
+    """The number of MTP layers that the donor's config.json declares."""
+    text = read_json(donor.folder / "config.json").get("text_config", {})
+    return text.get("mtp_num_hidden_layers", 0)
 
 
 def _check_donor(donor: Artifact, expected: dict[str, tuple[int, ...]]) -> None:

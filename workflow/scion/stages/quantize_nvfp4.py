@@ -220,7 +220,6 @@ def _write_configs(folder: Path, checkpoint: Checkpoint, expected: Inventory) ->
         expected.kept,
         head="lm_head.weight" in expected.language,
         vision=bool(expected.vision),
-        mtp=bool(expected.mtp),
     )
     producer = {"name": "modelopt", "version": importlib.metadata.version(MODELOPT)}
     scheme = quantization_config(exclude, producer=producer)

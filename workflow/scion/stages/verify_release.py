@@ -5,19 +5,18 @@ the *source's* inventory, and every digest is taken anew. What is checked:
 
 - inventory: each tensor of the text model is there, unchanged or as four NVFP4 tensors; the MTP
   head is there; nothing else is;
-- scheme: exactly the modules that the exclusion list leaves are quantized, with the right dtypes
-  and shapes; config.json and hf_quant_config.json say the same; fused groups share their scales;
+- scheme: `scion lint` has no error to report, for the engines that are to serve the release: each
+  builds every module as it is stored, both config files say the same, fused groups share their
+  scales, and every global scale is finite and positive;
 - unchanged tensors equal the source's, and the MTP tensors the donor's, bit for bit;
-- quantized weights decode to within one rounding of the source's, no row has vanished, every scale
-  is finite and positive, and so is every number of the MTP head finite.
+- quantized weights decode to within one rounding of the source's, no row has vanished, and every
+  number of the MTP head is finite.
 """
 
 import math
 import sys
 from collections.abc import Iterator
-from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -25,23 +24,39 @@ from tqdm import tqdm
 
 from scion.architectures import Inventory, inventory
 from scion.artifact import Artifact, Draft, remake
-from scion.checkpoint import Checkpoint, read_json
+from scion.checkpoint import Checkpoint
+from scion.config import Lint, Section
 from scion.digest import in_parallel
 from scion.errors import ScionError
 from scion.files import write_json
+from scion.lint.gate import judged_engines, lint_folder, require_sound
+from scion.lint.json_report import finding_row
 from scion.nvfp4 import dequantize, relative_error, worst_rounding
-from scion.nvfp4_config import BLOCK, HF_QUANT_CONFIG, SUFFIXES, hf_quant_config
+from scion.nvfp4_config import BLOCK, SUFFIXES
 from scion.safetensors_file import digest_safetensors
-from scion.stage_cli import run_stage, stage_parser
+from scion.stage_cli import add_settings, read_settings, run_stage, stage_parser
 
 REPORT = "verification.json"
+_AGAIN = "the release was made by quantize_nvfp4: remove its artifact and run the workflow again"
 # Float32 arithmetic on either side of a tie.
 _TOLERANCE = 1 + 1e-3
 _ROWS = 1024
 
 
+class Settings(Section):
+    """What `--settings` holds."""
+
+    lint: Lint
+
+
 def verify_release(
-    *, release: Artifact, text: Artifact, donor: Artifact, output: Path, environment: str
+    *,
+    release: Artifact,
+    text: Artifact,
+    donor: Artifact,
+    output: Path,
+    settings: Lint,
+    environment: str,
 ) -> Artifact:
     """Check a grafted release against the checkpoints it was made from.
 
@@ -50,6 +65,7 @@ def verify_release(
         text: The bf16 text model that was quantized.
         donor: The MTP tensors.
         output: Folder of the artifact to make; it holds the report, not the weights.
+        settings: Engines to judge the release for, and rules to leave out.
         environment: Identity of the locked environment.
 
     Raises:
@@ -57,15 +73,15 @@ def verify_release(
     """
 
     def build(draft: Draft) -> None:
+        findings = lint_folder(release.folder, settings)
+        require_sound(findings, release.folder, hint=_AGAIN)
         checkpoint = Checkpoint.open(release.folder)
         expected = inventory(checkpoint.config, where=release.folder / "config.json")
-        check_declaration(release.folder, checkpoint.config, expected)
         unchanged = check_inventory(checkpoint, text, donor)
         digests = _digests(checkpoint)
         for name, wanted in unchanged.items():
             if digests[name] != wanted:
                 raise _wrong(release, name, "a tensor is not its original", wanted, digests[name])
-        _check_fused(release, expected, digests)
         _check_finite(checkpoint, donor)
         errors = _check_weights(checkpoint, Checkpoint.open(text.folder), expected)
         report = {
@@ -75,6 +91,10 @@ def verify_release(
             "quantized_modules": len(errors),
             "bytes": sum(header.data_start for header in checkpoint.headers.values())
             + sum(checkpoint.tensor(name).size for name in checkpoint.shard_of),
+            "lint": {
+                "engines": judged_engines(settings),
+                "findings": [finding_row(result) for result in findings],
+            },
             "relative_weight_error": _overall(errors),
             "relative_weight_error_by_module": {
                 name: _ratio(error, weight) for name, (error, weight) in errors.items()
@@ -88,41 +108,10 @@ def verify_release(
         output,
         stage="verify_release",
         inputs={"release": release, "text": text, "donor": donor},
-        settings={},
+        settings={"lint": settings.model_dump(mode="json")},
         environment=environment,
         build=build,
     )
-
-
-def check_declaration(folder: Path, config: dict[str, Any], expected: Inventory) -> None:
-    """Check that both config files say the same, and that they exclude what is not quantized."""
-    scheme = config.get("quantization_config", {})
-    where = folder / "config.json"
-    second = read_json(folder / HF_QUANT_CONFIG)
-    if scheme.get("quant_algo") != "NVFP4" or second != hf_quant_config(scheme):
-        raise ScionError(
-            "config.json and hf_quant_config.json do not declare the same NVFP4 scheme",
-            where=where,
-            expected=str(second)[:300],
-            found=str(scheme)[:300],
-            hint="both are written by quantize_nvfp4: remove its artifact and run again",
-        )
-    excluded = {module for module in expected.quantized if is_excluded(module, scheme["ignore"])}
-    unnamed = [module for module in expected.kept if not is_excluded(module, scheme["ignore"])]
-    unnamed += [name for name in expected.mtp if not is_excluded(name, scheme["ignore"])]
-    if excluded or unnamed:
-        raise ScionError(
-            "the exclusion list does not fit the tensors",
-            where=where,
-            expected="to name each unquantized module and no quantized one",
-            found=f"quantized but named: {sorted(excluded)[:2]}; not named: {unnamed[:2]}",
-            hint="the list is written by quantize_nvfp4: remove its artifact and run again",
-        )
-
-
-def is_excluded(module: str, patterns: list[str]) -> bool:
-    """Whether a full module name is named by an exclusion list of exact names and globs."""
-    return any(fnmatchcase(module, pattern) for pattern in patterns)
 
 
 def check_inventory(checkpoint: Checkpoint, text: Artifact, donor: Artifact) -> dict[str, str]:
@@ -176,20 +165,6 @@ def _digests(checkpoint: Checkpoint) -> dict[str, str]:
     }
 
 
-def _check_fused(release: Artifact, expected: Inventory, digests: dict[str, str]) -> None:
-    for group in expected.fused_groups():
-        for suffix in ("weight_scale_2", "input_scale"):
-            values = {digests[f"{module}.{suffix}"] for module in group}
-            if len(values) > 1:
-                raise _wrong(
-                    release,
-                    f"{group[0]}.{suffix}",
-                    "modules that engines load as one have different scales",
-                    f"one {suffix} for {', '.join(group)}",
-                    f"{len(values)} different values",
-                )
-
-
 def _check_finite(checkpoint: Checkpoint, donor: Artifact) -> None:
     """The donor's tensors; quantize_nvfp4 has looked at those of the source."""
     for name in donor.tensors():
@@ -222,16 +197,6 @@ def _row_blocks(
     checkpoint: Checkpoint, source: Checkpoint, module: str
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]:
     """Weight, codes, block scales and global scale, a window of rows at a time."""
-    for suffix in ("weight_scale_2", "input_scale"):
-        scalar = _tensor(checkpoint, f"{module}.{suffix}")
-        if not (torch.isfinite(scalar) and scalar > 0):
-            raise ScionError(
-                "a scale is not a positive number",
-                where=f"{checkpoint.folder}: {module}.{suffix}",
-                expected="finite and above zero",
-                found=scalar.item(),
-                hint="calibration saw no signal there: use more or other calibration samples",
-            )
     scale_2 = _tensor(checkpoint, f"{module}.weight_scale_2")
     rows = source.tensor(f"{module}.weight").shape[0]
     for start in range(0, rows, _ROWS):
@@ -310,6 +275,7 @@ def main() -> int:
             "donor": "manifest of fetch_donor",
         },
     )
+    add_settings(parser, Settings)
     args = parser.parse_args()
     return run_stage(
         lambda: verify_release(
@@ -317,6 +283,7 @@ def main() -> int:
             text=Artifact.open(args.text),
             donor=Artifact.open(args.donor),
             output=args.output.parent,
+            settings=read_settings(args.settings, Settings).lint,
             environment=args.environment,
         )
     )

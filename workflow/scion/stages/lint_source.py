@@ -1,0 +1,84 @@
+"""Lint the source before any work goes into it.
+
+A fault that a later stage repairs (repeated prefixes, a dropped MTP head) is reported with the
+stage's name; any other error ends the run here, in seconds, before a tensor is quantized.
+"""
+
+import sys
+from pathlib import Path
+
+from scion.artifact import Artifact, Draft, remake
+from scion.config import Lint, Section
+from scion.files import write_json
+from scion.lint.gate import judged_engines, lint_folder, require_sound
+from scion.lint.json_report import finding_row
+from scion.stage_cli import add_settings, read_settings, run_stage, stage_parser
+
+REPORT = "lint_source.json"
+
+
+class Settings(Section):
+    """What `--settings` holds."""
+
+    lint: Lint
+
+
+def lint_source(*, source: Artifact, output: Path, settings: Lint, environment: str) -> Artifact:
+    """Report what is wrong with the source, and refuse what no stage repairs.
+
+    Args:
+        source: The fetched checkpoint.
+        output: Folder of the artifact to make; it holds the report.
+        settings: Engines to judge for, and rules to leave out.
+        environment: Identity of the locked environment.
+
+    Raises:
+        ScionError: A finding of severity error that no stage repairs.
+    """
+
+    def build(draft: Draft) -> None:
+        results = lint_folder(source.folder, settings)
+        for result in results:
+            rule, finding = result.rule, result.finding
+            after = f"; {rule.stage} repairs it" if rule.stage else ""
+            print(
+                f"{rule.severity} {rule.code} {rule.name}: {finding.subject or finding.file} "
+                f"({finding.count}): {finding.found}, expected {finding.expected}{after}",
+                file=sys.stderr,
+            )
+        left = [result for result in results if result.rule.stage is None]
+        require_sound(left, source.folder, hint="choose another revision of the source")
+        write_json(draft.folder / REPORT, [finding_row(result) for result in results])
+        draft.facts |= {
+            "engines": judged_engines(settings),
+            "findings": len(results),
+            "repaired_by": sorted({one.rule.stage for one in results if one.rule.stage}),
+        }
+
+    return remake(
+        output,
+        stage="lint_source",
+        inputs={"source": source},
+        settings={"lint": settings.model_dump(mode="json")},
+        environment=environment,
+        build=build,
+    )
+
+
+def main() -> int:
+    """Parse arguments and run the stage."""
+    parser = stage_parser(__doc__, inputs={"source": "manifest of fetch_source"})
+    add_settings(parser, Settings)
+    args = parser.parse_args()
+    return run_stage(
+        lambda: lint_source(
+            source=Artifact.open(args.source),
+            output=args.output.parent,
+            settings=read_settings(args.settings, Settings).lint,
+            environment=args.environment,
+        )
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
