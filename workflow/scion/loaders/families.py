@@ -119,10 +119,12 @@ def rename(name: str, renames: Mapping[str, str]) -> str:
 
 
 def family_of(engine: Engine, config: Mapping[str, Any]) -> Family | None:
-    """How an engine builds what config.json names; None where that is not modelled."""
+    """How an engine builds what config.json names; None if it does not know it, or we don't."""
     names = config.get("architectures")
     name = names[0] if isinstance(names, list) and names else None
     family = _FAMILIES.get((engine.name, name)) if isinstance(name, str) else None
+    if family is not None and not family.known.holds_for(engine):
+        return None
     if name == "Qwen3MoeForCausalLM" and config.get("mlp_only_layers"):
         # Some releases then expand `gate_up_proj` too, depending on when the class is built.
         return None

@@ -117,7 +117,7 @@ def _layers(names: Iterable[str]) -> int:
     "the scheme and the MTP head's tensors disagree",
     repair="exclude the whole head with `mtp*`, in config.json and hf_quant_config.json alike",
     command=workflow_until("quantize_nvfp4"),
-    holds_for=f"mtp.fc of NVFP4 checkpoints: {facts.MTP_FC_QUANTIZED}",
+    holds_for=f"mtp.fc of Qwen3.5 in NVFP4: {facts.MTP_FC_QUANTIZED}",
     seen=(
         "https://github.com/vllm-project/vllm/issues/38650",
         "https://github.com/vllm-project/vllm/issues/38832",
@@ -128,9 +128,10 @@ def mtp_quantized_by_mistake(subject: Subject) -> Iterable[Finding]:
     """An engine builds a module of the head in another format than its tensors have.
 
     ModelOpt up to 0.43 excludes `mtp.layers.0*`, which misses `mtp.fc`: vLLM builds it quantized
-    and stops with an assertion when it meets the bf16 tensor; releases from 0.20 on force `mtp.fc`
-    to bf16. `re:^mtp.*` excludes nothing, for ModelOpt's lists are globs, not regular expressions.
-    `mtp*` covers the head in every engine.
+    and stops with an assertion when it meets the bf16 tensor; later releases keep `mtp.fc` in bf16
+    whatever the list says, from 0.20 on for Qwen3.5 and from 0.25 on for Qwen3-Next. `re:^mtp.*`
+    excludes nothing, for ModelOpt's lists are globs, not regular expressions. `mtp*` covers
+    Qwen3.5's head in vLLM; SGLang takes it as bf16 in any NVFP4 checkpoint.
     """
     for engine, decisions in subject.decisions.items():
         yield from (
