@@ -1,6 +1,6 @@
 """Renders chat templates as transformers and vLLM do; a program of its own, for they are code.
 
-    python -I -m scion.lint.chat_render < request.json > renderings.jsonl
+    python -I -m scion.lint.chat_render SECONDS < request.json > renderings.jsonl
 
 A template comes with the checkpoint, from anyone. Jinja's sandbox keeps it from Python, but not
 from running forever or filling the memory, and Python can't stop a thread. So `render_all` starts
@@ -9,6 +9,7 @@ this module as a process with limits of time and memory, and reads what it got d
 
 import json
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,6 +25,8 @@ import jinja2.sandbox
 
 # Real templates render in a few milliseconds, to a few kilobytes.
 SECONDS = 5
+"""Of processor time, so that a busy machine is no fault of the template."""
+_WALL_SECONDS = 60
 MAX_CHARACTERS = 1 << 20
 _MAX_BYTES_OF_MEMORY = 1 << 29
 
@@ -154,23 +157,25 @@ def _told(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"[:300] + where
 
 
-def render_all(requests: Sequence[Request], *, seconds: float = SECONDS) -> list[Rendering]:
-    """Render in a process that may take `seconds` for all; the one that outlasts them failed.
+def render_all(requests: Sequence[Request], *, seconds: int = SECONDS) -> list[Rendering]:
+    """Render in a process that may compute for `seconds` in all; the one that outlasts them failed.
 
     Those after it were not rendered, and are not in the list.
     """
     if not requests:
         return []
     text = json.dumps([asdict(request) for request in requests])
-    command = [sys.executable, "-I", "-m", "scion.lint.chat_render"]
+    command = [sys.executable, "-I", "-m", "scion.lint.chat_render", str(seconds)]
     try:
         done = subprocess.run(
-            command, input=text.encode(), capture_output=True, timeout=seconds, check=False
+            command, input=text.encode(), capture_output=True, timeout=_WALL_SECONDS, check=False
         )
         output, last_words = done.stdout, done.stderr.decode(errors="replace").strip()
         ended = f"its process died (exit code {done.returncode}) {last_words[-200:]}".rstrip()
+        if done.returncode == -signal.SIGXCPU:
+            ended = f"no end after {seconds} seconds"
     except subprocess.TimeoutExpired as stopped:
-        output, ended = stopped.stdout or b"", f"no end after {seconds:g} seconds"
+        output, ended = stopped.stdout or b"", f"no end after {_WALL_SECONDS} seconds"
     # A line that is cut short has no line feed.
     lines = output.split(b"\n")[:-1]
     renderings = [Rendering(**json.loads(line)) for line in lines]
@@ -180,10 +185,11 @@ def render_all(requests: Sequence[Request], *, seconds: float = SECONDS) -> list
 
 
 def main() -> None:
-    """Render the requests of standard input, one line of JSON each."""
+    """Render the requests of standard input, one line of JSON each; the argument is the limit."""
+    seconds = int(sys.argv[1])
     resource.setrlimit(resource.RLIMIT_AS, (_MAX_BYTES_OF_MEMORY, _MAX_BYTES_OF_MEMORY))
-    # Should the process that waits for this one die, nothing would stop it otherwise.
-    resource.setrlimit(resource.RLIMIT_CPU, (2 * SECONDS, 2 * SECONDS))
+    # The soft limit ends the process by SIGXCPU, which nothing here catches.
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
     for entry in json.load(sys.stdin):
         sys.stdout.write(json.dumps(asdict(render(Request(**entry)))) + "\n")
         sys.stdout.flush()

@@ -1,12 +1,12 @@
 """A checkpoint on the hub, judged without downloading it: configs, index, and headers by ranges.
 
-Of each shard two ranges are read, or three. The first, of `PREFIX_BYTES`, holds the header of
+Of each shard one range is read, or two. The first, of `PREFIX_BYTES`, holds the header of
 almost every shard and, where safetensors' own writer laid it out (by dtype, the widest first),
-its float32 scalars. The second is the rest of a longer header. The third covers scalars that lie
-close together elsewhere in the file; ones that are scattered over it are left out.
+its float32 scalars. The second is the rest of a longer header; or else it covers scalars that lie
+close together elsewhere in the file. Ones that are scattered over it are left out.
 
-With the hub's redirect to the address that holds the file, a shard of up to 128 KiB of header
-takes two HTTP requests, or three with scalars elsewhere; a longer header is one more.
+With the hub's redirect to the address that holds the file, a shard takes two HTTP requests, and at
+most three: for a longer header, or else for scalars elsewhere.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,6 +37,7 @@ class _Opened:
 
     header: Header
     tail: bytes
+    at_once: bool
 
 
 class HubSource:
@@ -95,10 +96,11 @@ class HubSource:
         size, where = self.files.get(shard, 0), f"{self.name}: {shard}"
         start = self._reader.read(shard, 0, min(PREFIX_BYTES, size))
         end = 8 + header_length(start[:8], file_size=size, where=where)
-        if end > len(start):
+        at_once = end <= len(start)
+        if not at_once:
             start += self._reader.read(shard, len(start), end - len(start))
         header = parse_header(start[8:end], file_size=size, where=where)
-        return _Opened(header, start[end:])
+        return _Opened(header, start[end:], at_once)
 
     def small(self, wanted: Mapping[str, Sequence[Tensor]]) -> dict[str, bytes]:
         """The bytes of small tensors by name, but for shards in which they are scattered."""
@@ -113,7 +115,7 @@ class HubSource:
         opened = self._opened[shard]
         found = _cut(tensors, 0, opened.tail)
         beyond = [tensor for tensor in tensors if tensor.name not in found]
-        if beyond:
+        if beyond and opened.at_once:
             begin = min(tensor.begin for tensor in beyond)
             size = max(tensor.end for tensor in beyond) - begin
             if size <= SPAN_BYTES:

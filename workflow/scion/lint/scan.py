@@ -8,10 +8,10 @@ another computes. Memory does not grow with the checkpoint.
 import os
 import sys
 import threading
-import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -45,21 +45,25 @@ class Scan:
     blocks: Mapping[str, Blocks]
 
 
-_scans: dict[int, Scan] = {}
-
-
+@lru_cache(maxsize=1)
 def scan(subject: Subject) -> Scan:
     """Look at all tensor data of a subject, the first time that it is asked for.
 
     Raises:
         ScionError: It is not on this machine, or a file is cut short.
     """
-    # A subject holds mappings, so it can be no key itself.
-    key = id(subject)
-    if key not in _scans:
-        _scans[key] = _scan(subject)
-        weakref.finalize(subject, _scans.pop, key)
-    return _scans[key]
+    folder = subject.source.folder
+    if folder is None:
+        raise ScionError(
+            "tensor data is read only from a checkpoint on this machine",
+            where=subject.source.name,
+            expected="a folder",
+            found="a repository on a hub",
+            hint="download it first, or leave out --deep",
+        )
+    found, jobs = _plan(subject, folder)
+    _run(sorted(jobs, key=lambda job: (job.ranges[0].path, job.ranges[0].offset)))
+    return found
 
 
 @dataclass(frozen=True)
@@ -111,22 +115,6 @@ class _Job:
             if stop.is_set():
                 return
             self.take(*chunks)
-
-
-def _scan(subject: Subject) -> Scan:
-    folder = subject.source.folder
-    if folder is None:
-        raise ScionError(
-            "tensor data is read only from a checkpoint on this machine",
-            where=subject.source.name,
-            expected="a folder",
-            found="a repository on a hub",
-            hint="download it first, or leave out --deep",
-        )
-
-    found, jobs = _plan(subject, folder)
-    _run(sorted(jobs, key=lambda job: (job.ranges[0].path, job.ranges[0].offset)))
-    return found
 
 
 def _plan(subject: Subject, folder: Path) -> tuple[Scan, list[_Job]]:
