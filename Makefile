@@ -37,7 +37,8 @@ run: setup  ## Make the default release, and tell what came of it
 	$(BIN)/snakemake --cores all
 	@$(BIN)/scion summary
 
-test: setup  ## Run every test
+test:  ## Run every test (installs envs/sglang too, which nothing else needs)
+	@$(PYTHON) tools/setup.py --serving $(SERVING) --tests
 	$(BIN)/pytest
 
 check: setup  ## Formatters, linters (snakemake --lint too), types, spelling, locks; changes nothing

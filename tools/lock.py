@@ -33,7 +33,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-ENVIRONMENTS = (Path(), Path("envs/serve-cpu"), Path("envs/serve-cuda"))
+SERVING_ENVIRONMENTS = (Path("envs/serve-cpu"), Path("envs/serve-cuda"))
+"""Those of the environments that hold a server; a set-up installs one of them."""
+TEST_ENVIRONMENT = Path("envs/sglang")
+"""The environment that only the tests need."""
+ENVIRONMENTS = (Path(), *SERVING_ENVIRONMENTS, TEST_ENVIRONMENT)
 """The folders of the pyproject.toml files that have a lock, relative to the repository."""
 LOCAL_PACKAGES = (Path("workflow/vllm_plugin"),)
 """Packages in the repository that an environment takes from their folder."""

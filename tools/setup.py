@@ -1,8 +1,9 @@
 """Install uv, then the locked environments, where they are not there yet (`make setup`).
 
 Needs Python 3.11 or 3.12 with venv and pip, nothing else. Of the serving environments only the one
-that is asked for is installed. A stamp in .tools, one for each, holds a digest of everything that
-the environments are made from, so a second run is over at once.
+that is asked for is installed, and envs/sglang only with --tests (`make test`): the tests compare
+with the classes in it. A stamp in .tools, one for each environment, holds a digest of everything
+that the environments are made from, so a second run is over at once.
 """
 
 import argparse
@@ -38,29 +39,28 @@ def _sha256(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def stamp(serving: str) -> Path:
-    """The file that says from what the environments were made."""
-    return TOOLS / f"setup-{serving}.json"
+def stamp(folder: Path) -> Path:
+    """The file that says from what an environment was made."""
+    return TOOLS / f"setup-{folder.name or 'root'}.json"
 
 
-def is_done(digest: str, serving: str) -> bool:
-    """Whether the environments of `digest` are there."""
-    pythons = [ROOT / folder / ".venv/bin/python" for folder in installed(serving)]
-    if not stamp(serving).exists() or not all(python.exists() for python in pythons):
+def is_done(folder: Path, digest: str) -> bool:
+    """Whether the environment of `digest` is there."""
+    if not stamp(folder).exists() or not (ROOT / folder / ".venv/bin/python").exists():
         return False
-    return json.loads(stamp(serving).read_text()).get("inputs") == digest
+    return json.loads(stamp(folder).read_text()).get("inputs") == digest
 
 
-def installed(serving: str) -> tuple[Path, ...]:
-    """The environments that a set-up installs: the root one and one of those that serve."""
-    return Path(), Path("envs") / serving
+def wanted(serving: str, *, tests: bool) -> list[Path]:
+    """The environments of a set-up: the root one, one of those that serve, that of the tests."""
+    return [Path(), Path("envs") / serving, *([lock.TEST_ENVIRONMENT] if tests else [])]
 
 
 def install_uv() -> None:
     """Install the uv of envs/bootstrap.txt, hash checked, into a venv in .tools."""
-    wanted = (ROOT / "envs/bootstrap.txt").read_text()
+    pinned = (ROOT / "envs/bootstrap.txt").read_text()
     note = TOOLS / "bootstrap.txt"
-    if (TOOLS / "bin/uv").exists() and note.exists() and note.read_text() == wanted:
+    if (TOOLS / "bin/uv").exists() and note.exists() and note.read_text() == pinned:
         return
     environment = {k: v for k, v in os.environ.items() if k not in _DISTURBING}
     _run([sys.executable, "-m", "venv", "--clear", str(TOOLS)], environment)
@@ -68,17 +68,18 @@ def install_uv() -> None:
     options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary", ":all:"]
     pip = [str(TOOLS / "bin/python"), "-m", "pip", "install", "--require-hashes"]
     _run([*pip, *options, *requirements], environment)
-    note.write_text(wanted)
+    note.write_text(pinned)
 
 
-def sync_environments(serving: str) -> None:
+def sync_environments(folders: list[Path], digest: str) -> None:
     """Make the environments what their locks say."""
     lock.expand_all()
-    for folder in installed(serving):
+    for folder in folders:
         print(f"setup: {folder / '.venv'}", file=sys.stderr)
         command = [str(TOOLS / "bin/uv"), "sync", "--frozen", "--quiet"]
         options = ["--project", str(ROOT / folder), "--python", sys.executable]
         _run([*command, *options], lock.uv_environment())
+        stamp(folder).write_text(json.dumps({"inputs": digest}) + "\n")
 
 
 def _run(command: list[str], environment: dict[str, str]) -> None:
@@ -92,8 +93,13 @@ def main() -> int:
     parser.add_argument(
         "--serving",
         default="serve-cpu",
-        choices=[folder.name for folder in lock.ENVIRONMENTS if folder.name],
+        choices=[folder.name for folder in lock.SERVING_ENVIRONMENTS],
         help="the serving environment to install (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--tests",
+        action="store_true",
+        help="install what only the tests need as well: envs/sglang, about 0.3 GB",
     )
     arguments = parser.parse_args()
     if sys.version_info[:2] not in PYTHONS:
@@ -104,13 +110,15 @@ def main() -> int:
         )
         return 1
     digest = inputs_digest()
-    if is_done(digest, arguments.serving) and not arguments.uv_only:
+    folders = wanted(arguments.serving, tests=arguments.tests)
+    missing = [folder for folder in folders if not is_done(folder, digest)]
+    if not missing and not arguments.uv_only:
         return 0
     try:
         install_uv()
         if arguments.uv_only:
             return 0
-        sync_environments(arguments.serving)
+        sync_environments(missing, digest)
     except lock.LockError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -123,7 +131,6 @@ def main() -> int:
             file=sys.stderr,
         )
         return 1
-    stamp(arguments.serving).write_text(json.dumps({"inputs": digest}) + "\n")
     return 0
 
 

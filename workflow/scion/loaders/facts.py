@@ -49,6 +49,11 @@ TEXT_CLASS_FLAT_ONLY = _fact("vllm<0.28", f"{_FILES.format('0.28.0')}/models/qwe
 NESTED_CLASS_NESTED_ONLY = _fact("vllm", f"{_FILES.format('0.33.0')}/models/qwen3_vl.py")
 # `tie_weights` of quantized heads raises NotImplementedError.
 TIED_HEAD_REFUSED = _fact("vllm>=0.24,<0.25", f"{_VLLM}/issues/45543")
+# The loader skips `lm_head.*` where the head is tied, without comparing it.
+TIED_HEAD_DROPPED = (
+    _fact("vllm<0.29", f"{_VLLM}/pull/51665"),
+    _fact("sglang", "https://github.com/sgl-project/sglang/blob/v0.5.23/python/sglang/srt/models"),
+)
 # Up to 0.24 qwen3_5.py renames cache scales itself; reported for 0.27.1, and open.
 CACHE_SCALES_LOST = _fact("vllm>=0.25", f"{_VLLM}/issues/54623")
 # NVFP4 is served as W4A16 where every config group's input_activations is null.

@@ -1,7 +1,8 @@
 """What an engine makes of a checkpoint's quantization declaration, module by module.
 
 The models restate, in Scion's own terms, what each release does when it loads a checkpoint;
-`tests/e2e/test_engine_models.py` compares them with vLLM's own classes.
+`test_engine_models.py` and `test_sglang_models.py` in `tests/e2e` compare them with the engines'
+own classes.
 """
 
 from collections.abc import Iterable, Mapping
@@ -11,7 +12,7 @@ from scion.loaders import scheme_sglang, scheme_tensorrt, scheme_vllm
 from scion.loaders.families import family_of
 from scion.loaders.planning import Decision, Planner
 from scion.loaders.releases import SGLANG, VLLM, Engine
-from scion.loaders.scheme import Refused, Scheme, SchemeProblem
+from scion.loaders.scheme import NotModelled, Refused, Scheme, SchemeProblem
 
 __all__ = ["Decision", "SchemeProblem", "decisions", "is_modelled", "scheme_problems"]
 
@@ -37,7 +38,7 @@ def decisions(
 
     Returns:
         A decision for each module. Empty where the engine refuses the declaration as a whole, as
-        `scheme_problems` then says, or where the architecture is not modelled.
+        `scheme_problems` then says, or where the architecture or the method is not modelled.
     """
     family = family_of(engine, config)
     scheme, _ = _read(engine, config, hf_quant_config)
@@ -62,13 +63,15 @@ def scheme_problems(
 def _read(
     engine: Engine, config: Mapping[str, Any], hf_quant_config: Mapping[str, Any] | None
 ) -> tuple[Scheme | None, list[SchemeProblem]]:
-    """The scheme, None where the engine refuses it, and what there is to say about it."""
+    """The scheme, None where it is refused or not modelled, and what there is to say about it."""
     try:
         if engine.name == VLLM:
             return scheme_vllm.read(engine, config, hf_quant_config)
         if engine.name == SGLANG:
             return scheme_sglang.read(engine, config, hf_quant_config)
         return scheme_tensorrt.read(engine, config, hf_quant_config), []
+    except NotModelled:
+        return None, []
     except Refused as refused:
         return None, [_refusal(engine, refused.where, refused.text)]
 

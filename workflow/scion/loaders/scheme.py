@@ -78,6 +78,18 @@ class Refused(Exception):
         super().__init__(text)
 
 
+class NotModelled(Exception):
+    """A declaration that engines may well read, of a method that is not modelled here.
+
+    Args:
+        method: The method, or the algorithm.
+    """
+
+    def __init__(self, method: str) -> None:
+        self.method = method
+        super().__init__(method)
+
+
 def mapping(value: object, *, where: str, engine: Engine) -> Mapping[str, Any]:
     """A JSON object.
 

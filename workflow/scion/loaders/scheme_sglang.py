@@ -11,6 +11,7 @@ from scion.loaders.releases import Engine
 from scion.loaders.scheme import (
     CONFIG,
     HF_QUANT_CONFIG,
+    NotModelled,
     Refused,
     Scheme,
     SchemeProblem,
@@ -24,7 +25,16 @@ MODELOPT = (
     "https://github.com/sgl-project/sglang/blob/v0.5.23"
     "/python/sglang/srt/layers/quantization/modelopt_quant.py"
 )
+MODEL_CONFIG = (
+    "https://github.com/sgl-project/sglang/blob/v0.5.23/python/sglang/srt/configs/model_config.py"
+)
 _FP4_ALGORITHMS = ("NVFP4", "NVFP4_AWQ", "W4A16_NVFP4")
+# Methods that config.json may name in SGLang's own words, and the algorithms that they take.
+_OWN_METHODS = {
+    "modelopt_fp4": _FP4_ALGORITHMS,
+    "modelopt_fp8": ("FP8",),
+    "modelopt_mixed": ("MIXED_PRECISION",),
+}
 
 
 def read(
@@ -34,6 +44,7 @@ def read(
 
     Raises:
         Refused: SGLang refuses the declaration.
+        NotModelled: It is of a method that is not modelled.
     """
     where = f"{CONFIG}: quantization_config"
     declared = config.get("quantization_config")
@@ -51,9 +62,14 @@ def read(
         raise Refused(
             f"{where}.quant_method", f"{engine} fails on a quant_method that is no string"
         )
-    method = method.lower().replace("_", "-")
-    if method in ("modelopt-fp4", "modelopt-fp8", "modelopt-mixed"):
-        return _modelopt(engine, found, where, hf_quant_config)
+    if not isinstance(found.get("quant_algo", ""), str):
+        raise Refused(f"{where}.quant_algo", f"{engine} fails on a quant_algo that is no string")
+    method = method.lower()
+    if method == "modelopt_mixed" and not _complete(found):
+        return _mixed_file(engine, hf_quant_config)
+    if method in _OWN_METHODS:
+        return _modelopt(engine, found, where, hf_quant_config, _OWN_METHODS[method])
+    method = method.replace("_", "-")
     if method == "compressed-tensors":
         ignore = names(found.get("ignore", []), where=f"{where}.ignore", engine=engine)
         return Scheme(
@@ -63,7 +79,7 @@ def read(
         ), []
     if method == "fp8":
         return _fp8(engine, found, where), []
-    raise Refused(f"{where}.quant_method", f"the method {method!r} of {engine} is not modelled")
+    raise NotModelled(method)
 
 
 def _modelopt(
@@ -71,27 +87,42 @@ def _modelopt(
     declared: Mapping[str, Any],
     where: str,
     hf_quant_config: Mapping[str, Any] | None,
+    taken: tuple[str, ...] | None = None,
 ) -> tuple[Scheme, list[SchemeProblem]]:
-    """A ModelOpt declaration; in config.json only the algorithm may be nested."""
-    inner = declared.get("quantization")
-    inside = inner if isinstance(inner, dict) else declared
+    """A ModelOpt declaration.
+
+    In config.json only the algorithm may be nested, unless the method is one of SGLang's own, which
+    takes some algorithms only: it is then read as hf_quant_config.json is.
+    """
+    file = where == HF_QUANT_CONFIG
+    inside = declared.get("quantization")
+    if not isinstance(inside, dict):
+        inside = {} if file and "quantization" in declared else declared
     algorithm = inside.get("quant_algo")
+    if file and not _is_known(algorithm):
+        text = f"{engine} knows no quant_algo {algorithm!r} and builds the checkpoint unquantized"
+        place = f"{where}.quant_algo"
+        return Scheme("none"), [SchemeProblem(False, place, text, MODEL_CONFIG)]
     if not isinstance(algorithm, str):
         raise Refused(f"{where}.quant_algo", f"{engine} finds no quant_algo")
-    nested = where == HF_QUANT_CONFIG and declared.get("quant_algo") is None
+    if taken is not None and algorithm not in taken:
+        if algorithm == "FP8" and taken is _FP4_ALGORITHMS:
+            raise NotModelled("FP8 to be quantized anew")
+        raise Refused(f"{where}.quant_algo", f"{engine} refuses the quant_algo {algorithm!r}")
+    nested = (file or taken is not None) and declared.get("quant_algo") is None
     keys = inside if nested else declared
+    if algorithm == "MXFP8":
+        raise NotModelled(algorithm)
     if algorithm == "MIXED_PRECISION":
-        _check_any_nvfp4(engine, inside, where)
-        if where != HF_QUANT_CONFIG and not _complete(declared):
-            return _modelopt(
-                engine,
-                mapping(hf_quant_config, where=HF_QUANT_CONFIG, engine=engine),
-                HF_QUANT_CONFIG,
-                None,
-            )
+        if taken is None:
+            _check_any_nvfp4(engine, inside, where)
+        if not file and not _complete(declared):
+            return _mixed_file(engine, hf_quant_config)
         return _mixed(engine, keys, where, nested=nested), []
     if algorithm not in ("FP8", *_FP4_ALGORITHMS):
         raise Refused(f"{where}.quant_algo", f"{engine} refuses the quant_algo {algorithm!r}")
+    if file and algorithm != "FP8" and str(declared.get("quant_method", "")).lower() == "fp8":
+        raise Refused(f"{where}.quant_method", f"{engine} reads {where} as FP8 to quantize anew")
     if nested and algorithm != "FP8":
         _check_group_sizes(engine, declared, where)
     if not nested and algorithm != "FP8" and declared.get("group_size") is None:
@@ -103,6 +134,35 @@ def _modelopt(
     place = f"{where}.quantization.exclude_modules"
     text = f"{engine} ignores {place} and quantizes what it names"
     return scheme, [SchemeProblem(refused=False, where=place, text=text, source=MODELOPT)]
+
+
+def _is_known(algorithm: object) -> bool:
+    """Whether SGLang takes hf_quant_config.json for a declaration; it fails on a number."""
+    if isinstance(algorithm, str):
+        return algorithm in ("FP8", "MXFP8", "MIXED_PRECISION") or "FP4" in algorithm
+    return isinstance(algorithm, (int, float)) and bool(algorithm)
+
+
+def _mixed_file(
+    engine: Engine, hf_quant_config: Mapping[str, Any] | None
+) -> tuple[Scheme, list[SchemeProblem]]:
+    """hf_quant_config.json, which an incomplete mixed declaration falls back to."""
+    where = HF_QUANT_CONFIG
+    found = mapping(hf_quant_config, where=where, engine=engine)
+    producer = mapping(found.get("producer", {}), where=f"{where}.producer", engine=engine)
+    inner = found.get("quantization")
+    inside = inner if isinstance(inner, dict) else found
+    algorithm = inside.get("quant_algo")
+    if not isinstance(algorithm, str):
+        raise Refused(f"{where}.quant_algo", f"{engine} finds no quant_algo")
+    # Of ModelOpt's own file it takes any algorithm, of another one none but mixed precision.
+    by_modelopt = str(producer.get("name", "")).startswith("modelopt")
+    if by_modelopt and (algorithm == "FP8" or "FP4" in algorithm):
+        return _modelopt(engine, found, where, None)
+    if algorithm != "MIXED_PRECISION":
+        raise Refused(f"{where}.quant_algo", f"{engine} refuses the quant_algo {algorithm!r}")
+    nested = found.get("quant_algo") is None
+    return _mixed(engine, inside if nested else found, where, nested=nested), []
 
 
 def _complete(declared: Mapping[str, Any]) -> bool:

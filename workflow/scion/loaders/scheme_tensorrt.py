@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from scion.loaders.releases import Engine
-from scion.loaders.scheme import CONFIG, HF_QUANT_CONFIG, Refused, Scheme, mapping, names
+from scion.loaders.scheme import CONFIG, HF_QUANT_CONFIG, NotModelled, Scheme, mapping, names
 
 
 def read(
@@ -17,7 +17,8 @@ def read(
     """The scheme.
 
     Raises:
-        Refused: TensorRT-LLM refuses the declaration, or its reading is not modelled.
+        Refused: TensorRT-LLM refuses the declaration.
+        NotModelled: Its reading is not modelled.
     """
     where, declared = HF_QUANT_CONFIG, hf_quant_config
     if declared is None:
@@ -30,12 +31,10 @@ def read(
         inner = mapping(inner["quantization"], where=f"{where}.quantization", engine=engine)
         key = "exclude_modules"
     elif not str(inner.get("quant_method", "")).startswith("modelopt"):
-        method = inner.get("quant_method")
-        raise Refused(f"{where}.quant_method", f"the method {method!r} of {engine} is not modelled")
+        raise NotModelled(str(inner.get("quant_method")))
     algorithm = inner.get("quant_algo")
     if not isinstance(algorithm, str) or algorithm == "MIXED_PRECISION":
-        text = f"the quant_algo {algorithm!r} of {engine} is not modelled"
-        raise Refused(f"{where}.quant_algo", text)
+        raise NotModelled(str(algorithm))
     return Scheme(
         "modelopt",
         algorithm,

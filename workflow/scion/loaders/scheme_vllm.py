@@ -13,6 +13,7 @@ from scion.loaders.releases import Engine, affects
 from scion.loaders.scheme import (
     CONFIG,
     HF_QUANT_CONFIG,
+    NotModelled,
     Refused,
     Scheme,
     SchemeProblem,
@@ -38,6 +39,7 @@ def read(
 
     Raises:
         Refused: vLLM refuses the declaration.
+        NotModelled: It is of a method that is not modelled.
     """
     found = _declaration(engine, config, hf_quant_config)
     if found is None:
@@ -50,7 +52,7 @@ def read(
     if method in ("compressed-tensors", "fp8"):
         return _by_names(engine, declared, where, method), []
     if not method.startswith("modelopt"):
-        raise Refused(f"{where}.quant_method", f"the method {method!r} of {engine} is not modelled")
+        raise NotModelled(method)
     if method == _MIXED and "quantized_layers" not in declared and "quantization" not in declared:
         where, declared = _mixed_file(engine, hf_quant_config)
     return _modelopt(engine, declared, where, method)
