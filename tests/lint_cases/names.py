@@ -107,7 +107,6 @@ CASES = [
     Case("N205", flatten_names, "flat names under a nested config", subject="model."),
     Case("N205", rename_class, "class unknown to 0.19.1", engines=("vllm==0.19.1",)),
     Case("N206", drop_tower, "tower", config=qwen35()),
-    Case("N207", tie, "head beside tied embeddings"),
     Case(
         "N207",
         tie_and_drop_head,
@@ -115,4 +114,6 @@ CASES = [
         spelling="modelopt",
         engines=("vllm==0.24.0",),
     ),
+    Case("N208", tie, "dropped", subject="lm_head.weight"),
+    Case("N208", tie, "before 0.29", spelling="modelopt", engines=("vllm==0.28.0",)),
 ]

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from checkpoints import edit_json
 from lint_cases import Case
@@ -104,6 +105,30 @@ def drift_in_group_size(folder: Path) -> None:
     edit_json(folder / HF_QUANT_CONFIG, lambda config: config["quantization"].update(group_size=32))
 
 
+def drift_in_group_of_groups(folder: Path) -> None:
+    """ModelOpt writes the size into the groups of config.json."""
+    drift_in_group_size(folder)
+    edit_json(
+        folder / "config.json",
+        lambda config: config["quantization_config"].pop("group_size") and None,
+    )
+
+
+def drift_in_layers(folder: Path) -> None:
+    def change(config: Any) -> None:
+        layers = config["quantization"]["quantized_layers"]
+        layers[min(layers)] = {"quant_algo": "W4A16_NVFP4"}
+
+    edit_json(folder / HF_QUANT_CONFIG, change)
+
+
+def drift_in_cache(folder: Path) -> None:
+    edit_json(
+        folder / HF_QUANT_CONFIG,
+        lambda config: config["quantization"].update(kv_cache_quant_algo="NVFP4"),
+    )
+
+
 def drop_algorithm(folder: Path) -> None:
     edit_json(
         folder / "config.json",
@@ -160,6 +185,9 @@ CASES = [
     Case("Q405", add_cache_scales, "k_scale", spelling="modelopt"),
     Case("Q406", drift, "list", spelling="modelopt", subject="ignore"),
     Case("Q406", drift_in_group_size, "group size", spelling="modelopt", subject="group_size"),
+    Case("Q406", drift_in_group_of_groups, "groups", spelling="modelopt", subject="group_size"),
+    Case("Q406", drift_in_layers, "layers", spelling="mixed", subject="quantized_layers"),
+    Case("Q410", drift_in_cache, "cache", spelling="modelopt", subject="kv_cache"),
     Case("Q407", drop_algorithm, "quant_algo", spelling="modelopt"),
     Case("Q407", leave_second_alone, "hf_quant_config.json", spelling="modelopt"),
     Case("Q408", undeclare, "no scheme", spelling="compressed-tensors"),

@@ -49,7 +49,7 @@ class Module:
         if self.weight is None:
             return None
         dtype = self.weight.dtype
-        if dtype == "U8" or "weight_packed" in self.tensors:
+        if dtype == "U8":
             return NVFP4
         if dtype == "F8_E4M3":
             return FP8

@@ -67,6 +67,8 @@ def unchecked(subject: Subject, rules: Sequence[Rule], known: Sequence[Rule]) ->
             names = printable(repr(subject.config.get("architectures")))
             listed = engine_list(map(str, strange))
             yield f"which modules {listed} would quantize: how they build {names} is not modelled"
+    if subject.formats is None:
+        yield "the quantized tensors: quantization_config is of a method that lint does not know"
     size = subject.source.files.get(TOKENIZER)
     if size is not None and subject.source.read(TOKENIZER) is None:
         yield f"{TOKENIZER}: {megabytes(size)} are more than is read of it"

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from scion.architectures import Inventory, implied
 from scion.checkpoint import INDEX, parse_object, parse_weight_map
 from scion.errors import ScionError
+from scion.lint.formats import declared_formats, method_of
 from scion.lint.modules import Module, modules_of
 from scion.loaders.loading import Decision, decisions
 from scion.loaders.releases import Engine
@@ -175,14 +176,36 @@ class Subject:
 
     @property
     def scheme(self) -> Mapping[str, Any]:
-        """The `quantization_config` of config.json; empty where there is none."""
-        scheme = self.config.get("quantization_config")
-        return scheme if isinstance(scheme, dict) else {}
+        """The `quantization_config` of config.json; empty where there is none.
+
+        Older compressed-tensors called it `compression_config`, and it may stand in `text_config`.
+        """
+        key = "quantization_config"
+        places = ((self.config, key), (self.config, "compression_config"), (self.text_config, key))
+        found = (place.get(name) for place, name in places)
+        return next((scheme for scheme in found if isinstance(scheme, dict)), {})
 
     @cached_property
     def hf_quant_config(self) -> Mapping[str, Any] | None:
         """Content of hf_quant_config.json; None where there is none."""
         return self.json(HF_QUANT_CONFIG)
+
+    @cached_property
+    def declared(self) -> Mapping[str, Any]:
+        """What config.json declares; of ModelOpt's, hf_quant_config.json fills in what it lacks."""
+        other = self.hf_quant_config.get("quantization") if self.hf_quant_config else None
+        if not isinstance(other, dict) or method_of(self.scheme) not in (None, "modelopt"):
+            return self.scheme
+        return {"quant_method": "modelopt", **other, **self.scheme}
+
+    @cached_property
+    def formats(self) -> frozenset[str] | None:
+        """The number formats that the declared scheme accounts for.
+
+        None where the scheme is not one that lint knows (GPTQ, AWQ, bitsandbytes, …): how its
+        tensors are called and what shapes they have is then not judged.
+        """
+        return declared_formats(self.declared)
 
     def json(self, name: str) -> Mapping[str, Any] | None:
         """The object in a JSON file; None where the file is absent or too costly to read.

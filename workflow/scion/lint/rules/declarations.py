@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from scion.lint.formats import method_of, upper
 from scion.lint.rule import Finding, Severity, rule, workflow_until
 from scion.lint.subject import Subject
 from scion.loaders import facts
@@ -10,6 +11,7 @@ from scion.loaders.loading import scheme_problems
 from scion.nvfp4_config import HF_QUANT_CONFIG
 
 _QUANTIZE = workflow_until("quantize_nvfp4")
+_ALIASES = {"FP8_BLOCK_SCALES": "FP8_PB_WO"}
 
 
 @rule(
@@ -29,47 +31,96 @@ def declarations_differ(subject: Subject) -> Iterable[Finding]:
 
     vLLM reads `quantization_config` of config.json, and hf_quant_config.json only where that is
     absent; SGLang prefers the first, TensorRT-LLM reads the second. Tools that edit one of the two
-    let them drift apart, and the release then works in one engine alone.
+    let them drift apart, and the release then works in one engine alone. What one file leaves out
+    and the other states is no difference where engines fill the gap alike: ModelOpt writes the
+    group size of config.json into its groups, and of an empty list null.
     """
-    other = subject.hf_quant_config
-    quantization = other.get("quantization") if other else None
-    if not isinstance(quantization, dict) or subject.scheme.get("quant_method") != "modelopt":
+    scheme, other = subject.scheme, _other(subject)
+    if other is None:
         return
-    pairs = (
-        (
-            "quant_algo",
-            upper(subject.scheme.get("quant_algo")),
-            upper(quantization.get("quant_algo")),
-        ),
-        ("group_size", subject.scheme.get("group_size"), quantization.get("group_size")),
-        ("kv_cache", _cache(subject.scheme), upper(quantization.get("kv_cache_quant_algo"))),
-        ("ignore", _listed(subject.scheme, "ignore"), _listed(quantization, "exclude_modules")),
-        (
-            "quantized_layers",
-            subject.scheme.get("quantized_layers"),
-            quantization.get("quantized_layers"),
-        ),
-    )
+    pairs: list[tuple[str, object, object]] = [
+        ("quant_algo", upper(scheme.get("quant_algo")), upper(other.get("quant_algo"))),
+        ("ignore", _listed(scheme, "ignore"), _listed(other, "exclude_modules")),
+    ]
+    optional = (("group_size", _group_size), ("quantized_layers", _layers))
+    for key, read in optional:
+        if read(scheme) is not None and read(other) is not None:
+            pairs.append((key, read(scheme), read(other)))
+    yield from _differences(pairs)
+
+
+def _other(subject: Subject) -> Mapping[str, Any] | None:
+    """What hf_quant_config.json declares, where config.json has a declaration of ModelOpt's too."""
+    declared = subject.hf_quant_config
+    other = declared.get("quantization") if declared else None
+    both = isinstance(other, dict) and method_of(subject.scheme) == "modelopt"
+    return other if both else None
+
+
+def _differences(pairs: Iterable[tuple[str, object, object]]) -> Iterable[Finding]:
     for key, first, second in pairs:
         if first != second:
             yield Finding(HF_QUANT_CONFIG, key, _shown(first, second), _shown(second, first))
 
 
-def upper(value: object) -> str | None:
-    """An algorithm's name in upper case, as engines compare it; None for what is no name."""
-    return value.upper() if isinstance(value, str) else None
+@rule(
+    "Q410",
+    "cache-declarations-differ",
+    Severity.WARNING,
+    "config.json and hf_quant_config.json declare different KV caches",
+    repair="write both from one list, or serve with --kv-cache-dtype, which overrules both",
+    command=_QUANTIZE,
+    seen=(
+        "https://github.com/sgl-project/sglang/pull/27906",
+        "https://github.com/noonghunna/club-3090/pull/607",
+    ),
+)
+def cache_declarations_differ(subject: Subject) -> Iterable[Finding]:
+    """One engine serves an FP8 cache, the next one of 16 bits, which holds half the tokens.
+
+    Engines take the cache's type from the file that they take the scheme from: vLLM from
+    config.json's `kv_cache_scheme`, TensorRT-LLM from hf_quant_config.json's
+    `kv_cache_quant_algo`, SGLang from the second where the first is incomplete.
+    """
+    other = _other(subject)
+    if other is not None:
+        first, second = _cache(subject.scheme), upper(other.get("kv_cache_quant_algo"))
+        yield from _differences([("kv_cache", first, second)])
 
 
 def _cache(scheme: Mapping[str, Any]) -> str | None:
     """The cache's algorithm as hf_quant_config.json would name it."""
     cache = scheme.get("kv_cache_scheme")
     eight_bits = isinstance(cache, dict) and (cache.get("type"), cache.get("num_bits"))
-    return "FP8" if eight_bits == ("float", 8) else None
+    return "FP8" if eight_bits == ("float", 8) else upper(cache)
 
 
-def _listed(scheme: Mapping[str, Any], key: str) -> set[str] | None:
+def _listed(scheme: Mapping[str, Any], key: str) -> set[str]:
     names = scheme.get(key, scheme.get("exclude_modules"))
-    return {str(name) for name in names} if isinstance(names, list) else None
+    return {str(name) for name in names} if isinstance(names, list) else set()
+
+
+def _group_size(scheme: Mapping[str, Any]) -> object:
+    """The group size, or that of the first group; None where none is stated."""
+    groups = scheme.get("config_groups")
+    first = next(iter(groups.values()), None) if isinstance(groups, dict) else None
+    weights = first.get("weights") if isinstance(first, dict) else None
+    stated = scheme.get("group_size")
+    return (
+        stated if stated is not None or not isinstance(weights, dict) else weights.get("group_size")
+    )
+
+
+def _layers(scheme: Mapping[str, Any]) -> dict[str, str | None] | None:
+    """The algorithm by layer of a mixed declaration; the two files have two names for one."""
+    layers = scheme.get("quantized_layers")
+    if not isinstance(layers, dict):
+        return None
+    found = {
+        str(name): upper(one.get("quant_algo")) if isinstance(one, dict) else None
+        for name, one in layers.items()
+    }
+    return {name: _ALIASES.get(one, one) if one else None for name, one in found.items()}
 
 
 def _shown(value: object, beside: object) -> str:
@@ -120,9 +171,23 @@ def _scheme_findings(subject: Subject, *, refused: bool) -> Iterable[Finding]:
     for engine in subject.engines:
         for problem in scheme_problems(engine, subject.config, subject.hf_quant_config):
             if problem.refused is refused:
-                file, _, key = problem.where.partition(": ")
+                file, key = _place(problem.where)
                 expected = "a declaration that is read as written"
-                yield Finding(file, key or None, expected, problem.text, (str(engine),))
+                found = problem.text.removeprefix(f"{engine} ")
+                yield Finding(file, key or None, expected, found, (str(engine),))
 
 
-RULES = (declarations_differ, declaration_refused, declaration_reinterpreted)
+def _place(where: str) -> tuple[str, str]:
+    """File and key: `config.json: quantization_config`, `hf_quant_config.json.quantization`."""
+    if where.startswith(HF_QUANT_CONFIG):
+        return HF_QUANT_CONFIG, where.removeprefix(HF_QUANT_CONFIG).lstrip(".")
+    file, _, key = where.partition(": ")
+    return file, key
+
+
+RULES = (
+    declarations_differ,
+    cache_declarations_differ,
+    declaration_refused,
+    declaration_reinterpreted,
+)

@@ -133,6 +133,8 @@ def mtp_quantized_by_mistake(subject: Subject) -> Iterable[Finding]:
     excludes nothing, for ModelOpt's lists are globs, not regular expressions. `mtp*` covers
     Qwen3.5's head in vLLM; SGLang takes it as bf16 in any NVFP4 checkpoint.
     """
+    if subject.formats is None:
+        return
     for engine, decisions in subject.decisions.items():
         yield from (
             Finding(

@@ -7,6 +7,7 @@ from functools import lru_cache
 from itertools import pairwise
 
 from scion.architectures import FLAT_PREFIX, NESTED_PREFIX
+from scion.lint.formats import method_of
 from scion.lint.modules import HEAD, KV_SCALES, SCALES, WEIGHTS
 from scion.lint.rule import Finding, Severity, rule, workflow_until
 from scion.lint.subject import CONFIG, Subject
@@ -14,6 +15,14 @@ from scion.loaders import facts
 from scion.sound_names import SoundNames, prefix_rules
 
 _TEXT_ONLY_CLASSES = ("Qwen3_5ForCausalLM", "Qwen3_5MoeForCausalLM")
+# Scales of attention's cache and products, and buffers of older checkpoints: engines rename the
+# former and drop the latter.
+# https://github.com/vllm-project/vllm/blob/v0.33.0/vllm/model_executor/models/utils.py
+_CACHE_SCALES = (
+    *(*KV_SCALES, "q_scale", "kv_scale", "prob_scale", "output_scale"),
+    *("q_zero_point", "k_zero_point", "v_zero_point"),
+)
+_BUFFERS = ("inv_freq", "cos_cached", "sin_cached")
 
 
 @dataclass(frozen=True)
@@ -56,7 +65,7 @@ def _names(subject: Subject) -> _Names | None:
         there.update(expected.stacked[stack].members)
     return _Names(
         renamed,
-        [name for name in unexpected if not _is_cache_scale(name)],
+        [name for name in unexpected if not _is_left_out(name, tied=HEAD not in expected.linear)],
         [name for name in expected.language if name not in there],
         [name for name in expected.vision if name not in there],
     )
@@ -68,8 +77,11 @@ def weight_of(name: str) -> str:
     return f"{module}.weight" if suffix in (*WEIGHTS, *SCALES) else name
 
 
-def _is_cache_scale(name: str) -> bool:
-    return name.rpartition(".")[2] in KV_SCALES
+def _is_left_out(name: str, *, tied: bool) -> bool:
+    """Whether engines don't look for a module of that name; a tied head has its own rule."""
+    above, _, last = name.rpartition(".")
+    rotary = last in _BUFFERS and above.endswith(("rotary_emb", "rotary_pos_emb"))
+    return last in _CACHE_SCALES or rotary or (tied and above == HEAD)
 
 
 @rule(
@@ -127,7 +139,7 @@ def unexpected_tensor(subject: Subject) -> Iterable[Finding]:
     modules (adapters that were not merged, for one), or config.json has fewer layers than were
     saved.
     """
-    names = _names(subject)
+    names = _names(subject) if subject.formats is not None else None
     yield from (
         Finding(subject.names_file, name, f"a tensor of {_about(subject)}", "no such module")
         for name in (names.unexpected if names else ())
@@ -150,7 +162,7 @@ def missing_tensor(subject: Subject) -> Iterable[Finding]:
     checks completeness for unquantized models only, and serves the memory as it was allocated
     otherwise.
     """
-    names = _names(subject)
+    names = _names(subject) if subject.formats is not None else None
     yield from (
         Finding(subject.names_file, name, f"a tensor of {_about(subject)}", "no such tensor")
         for name in (_missing(subject, names) if names else ())
@@ -187,7 +199,7 @@ def wrong_shape(subject: Subject) -> Iterable[Finding]:
 
 def _wrong_shapes(subject: Subject) -> Iterable[Finding]:
     expected = subject.inventory
-    if expected is None:
+    if expected is None or subject.formats is None:
         return
     stacked = {name: stack.shape for name, stack in expected.stacked.items()}
     shapes = {**expected.tensors, **stacked}
@@ -278,30 +290,56 @@ def tower_missing(subject: Subject) -> Iterable[Finding]:
     "N207",
     "tied-embeddings",
     Severity.ERROR,
-    "tied embeddings, and an engine or a tensor that contradicts them",
-    repair="set tie_word_embeddings to what was trained; untie by writing lm_head.weight",
+    "an engine refuses tied embeddings in a ModelOpt checkpoint",
+    repair="serve with a later vLLM, or untie: write lm_head.weight, a copy of the embeddings",
     holds_for=f"ModelOpt checkpoints: {facts.TIED_HEAD_REFUSED}",
     seen=("https://github.com/vllm-project/vllm/issues/45543",),
 )
 def tied_embeddings(subject: Subject) -> Iterable[Finding]:
     """`tie_word_embeddings` says that the head is the embedding matrix.
 
-    Where a checkpoint holds an `lm_head` all the same, engines ignore it and answer with the
-    embeddings, so a head that was trained or quantized apart is lost. And vLLM 0.24 fails to tie
-    the head of any ModelOpt checkpoint (NotImplementedError in `tie_weights`), quantized or not.
+    vLLM 0.24 fails to tie the head of any ModelOpt checkpoint, quantized or not: it stops with a
+    NotImplementedError in `tie_weights`.
     """
-    expected = subject.inventory
-    if expected is None or HEAD in expected.linear:
-        return
-    if subject.scheme.get("quant_method") == "modelopt":
-        engines = facts.TIED_HEAD_REFUSED.among(subject.engines)
-        if engines:
-            found = "true, in a ModelOpt checkpoint"
-            yield Finding(CONFIG, "tie_word_embeddings", "false", found, engines)
-    held = [name for name in subject.tensors if name.startswith(f"{HEAD}.")]
-    for name in held:
-        found = f"{name}, which engines ignore"
-        yield Finding(CONFIG, "tie_word_embeddings", "false, or no lm_head", found)
+    engines = facts.TIED_HEAD_REFUSED.among(subject.engines)
+    if engines and _is_tied(subject) and method_of(subject.declared) == "modelopt":
+        found = "true, in a ModelOpt checkpoint"
+        yield Finding(CONFIG, "tie_word_embeddings", "false", found, engines)
+
+
+@rule(
+    "N208",
+    "head-beside-tied-embeddings",
+    Severity.WARNING,
+    "a head lies beside embeddings that config.json ties to it",
+    repair="set tie_word_embeddings to false if the head was trained or quantized apart; if it is "
+    "a copy of the embeddings, drop it",
+    holds_for=", ".join(map(str, facts.TIED_HEAD_DROPPED)),
+    seen=(
+        "https://github.com/vllm-project/vllm/issues/51063",
+        "https://github.com/vllm-project/vllm/pull/51665",
+    ),
+)
+def head_beside_tied_embeddings(subject: Subject) -> Iterable[Finding]:
+    """`tie_word_embeddings` is true, and the shards hold an `lm_head` all the same.
+
+    Where it is a copy of the embeddings, as in Qwen/Qwen3-0.6B, only room is wasted. Where it is
+    not, SGLang and vLLM before 0.29 drop it and answer with the embeddings, which is gibberish if
+    the head was trained apart; later vLLM and transformers 5 compare the two, keep a head that
+    differs, and say so. Headers can't tell which it is.
+    """
+    engines = tuple(one for fact in facts.TIED_HEAD_DROPPED for one in fact.among(subject.engines))
+    if engines and _is_tied(subject):
+        expected = "tie_word_embeddings false, or no head"
+        yield from (
+            Finding(subject.names_file, name, expected, "both", engines)
+            for name in subject.tensors
+            if name.startswith(f"{HEAD}.")
+        )
+
+
+def _is_tied(subject: Subject) -> bool:
+    return subject.inventory is not None and HEAD not in subject.inventory.linear
 
 
 RULES = (
@@ -312,4 +350,5 @@ RULES = (
     text_only_naming,
     tower_missing,
     tied_embeddings,
+    head_beside_tied_embeddings,
 )

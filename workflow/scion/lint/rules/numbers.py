@@ -1,8 +1,10 @@
 """Rules over scales and sizes: whether the numbers of a scheme can be right, and can be served."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
+from scion.lint.formats import upper
 from scion.lint.modules import FP8, GLOBAL_SCALES, NVFP4, PLAIN, Module
 from scion.lint.rule import Finding, Severity, rule, workflow_until
 from scion.lint.subject import Subject
@@ -111,7 +113,7 @@ def sm120_misfit(subject: Subject) -> Iterable[Finding]:
 
 def _inputs(subject: Subject, size: int) -> Iterable[tuple[str, float]]:
     """Name and inputs a GPU of each NVFP4 module when split over `size` GPUs."""
-    for name, module in subject.modules.items():
+    for name, module in _judged(subject).items():
         if module.stored == NVFP4 and module.shape:
             split = size if name.endswith(_SPLIT_INPUT) else 1
             yield name, module.shape[-1] / split
@@ -158,9 +160,14 @@ def scale_layout(subject: Subject) -> Iterable[Finding]:
     `input_scale` are single float32 numbers. Scales that were swizzled, padded or written for
     blocks of 32 (MXFP4) load where only the byte count is checked, and scale the wrong blocks.
     """
-    for name, module in subject.modules.items():
+    for name, module in _judged(subject).items():
         if module.stored == NVFP4:
             yield from _layout(subject, name, module)
+
+
+def _judged(subject: Subject) -> Mapping[str, Module]:
+    """The modules; none under a scheme that lint does not know, whose bytes mean something else."""
+    return {} if subject.formats is None else subject.modules
 
 
 def _layout(subject: Subject, name: str, module: Module) -> Iterable[Finding]:
@@ -191,13 +198,13 @@ def scales_incomplete(subject: Subject) -> Iterable[Finding]:
     completeness; a scale beside a plain weight stops the loader with an unknown parameter. Copying
     single tensors between checkpoints makes such halves.
     """
-    weight_only = _weight_only(subject)
-    for name, module in subject.modules.items():
-        there, needed = set(module.scales), _needed(module, weight_only=weight_only)
+    for name, module in _judged(subject).items():
+        there = set(module.scales)
+        needed = _needed(module, weight_only=_weight_only(subject.declared, name))
         if module.stored in (None, PLAIN):
             problem = bool(there)
         else:
-            problem = not any(option <= there for option in needed)
+            problem = bool(needed) and not any(option <= there for option in needed)
         if problem:
             expected = " or ".join(", ".join(sorted(option)) for option in needed) or "no scale"
             found = ", ".join(sorted(there)) or "no scale"
@@ -216,15 +223,30 @@ def _needed(module: Module, *, weight_only: bool) -> list[set[str]]:
     return [scales if weight_only else scales | activations]
 
 
-def _weight_only(subject: Subject) -> bool:
-    """Whether the scheme quantizes no activations, so that there are no scales of inputs."""
-    if str(subject.scheme.get("quant_algo", "")).upper().startswith("W4A16"):
+def _weight_only(scheme: Mapping[str, Any], module: str) -> bool:
+    """Whether the scheme leaves a module's inputs alone, so that there is no scale of them."""
+    algorithm = upper(_layer_algorithm(scheme, module) or scheme.get("quant_algo"))
+    if algorithm is not None and algorithm.startswith("W4A16"):
         return True
-    groups = subject.scheme.get("config_groups")
+    groups = scheme.get("config_groups")
     declared = groups.values() if isinstance(groups, dict) else ()
-    return bool(declared) and all(
-        isinstance(group, dict) and group.get("input_activations") is None for group in declared
-    )
+    four_bits = [group for group in declared if isinstance(group, dict) and _bits(group) != 8]
+    return bool(four_bits) and all(group.get("input_activations") is None for group in four_bits)
+
+
+def _layer_algorithm(scheme: Mapping[str, Any], module: str) -> object:
+    """What mixed precision declares for a module, or for the experts that it is one of."""
+    layers = scheme.get("quantized_layers")
+    while isinstance(layers, dict) and module:
+        if isinstance(entry := layers.get(module), dict):
+            return entry.get("quant_algo")
+        module = module.rpartition(".")[0]
+    return None
+
+
+def _bits(group: Mapping[str, Any]) -> object:
+    weights = group.get("weights")
+    return weights.get("num_bits") if isinstance(weights, dict) else None
 
 
 @rule(

@@ -3,28 +3,20 @@
 `scion.lint.rules.declarations` has those over the declarations alone.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable
 
-from scion.lint.modules import FP8, HEAD, KV_SCALES, NVFP4, PLAIN, format_of
+from scion.lint.formats import method_of
+from scion.lint.modules import HEAD, KV_SCALES, NVFP4, format_of
 from scion.lint.rule import Finding, Severity, rule, workflow_until
-from scion.lint.rules.declarations import upper
 from scion.lint.rules.mtp import is_mtp
 from scion.lint.subject import CONFIG, Subject
 from scion.loaders import facts
 from scion.loaders.loading import Decision
+from scion.loaders.releases import Engine
 
 _QUANTIZE = workflow_until("quantize_nvfp4")
 _DELTA_NET_INPUTS = (".linear_attn.in_proj_qkv", ".linear_attn.in_proj_z")
-_HYBRID = ("qwen3_5", "qwen3_next")
-_ALLOWED = {
-    "NVFP4": {NVFP4, PLAIN},
-    "W4A16_NVFP4": {NVFP4, PLAIN},
-    "FP8": {FP8, PLAIN},
-    "FP8_PER_CHANNEL_PER_TOKEN": {FP8, PLAIN},
-    "FP8_PB_WO": {FP8, PLAIN},
-    "MIXED_PRECISION": {NVFP4, FP8, PLAIN},
-}
+_HYBRID = "qwen3_5"
 
 
 @rule(
@@ -134,9 +126,13 @@ def head_mismatch(subject: Subject) -> Iterable[Finding]:
 
 def _mismatches(subject: Subject, about: Callable[[str], bool]) -> Iterable[Finding]:
     """A finding for each engine and way in which its decision differs from what is stored."""
+    if subject.formats is None:
+        return
     for engine, decisions in subject.decisions.items():
         yield from (
-            Finding(CONFIG, name, _expected(decision), f"stored as {stored}", (str(engine),))
+            Finding(
+                CONFIG, name, _expected(engine, decision), f"stored as {stored}", (str(engine),)
+            )
             for name, decision in decisions.items()
             if about(name)
             and (stored := subject.stored(name)) is not None
@@ -145,8 +141,10 @@ def _mismatches(subject: Subject, about: Callable[[str], bool]) -> Iterable[Find
         )
 
 
-def _expected(decision: Decision) -> str:
-    return f"{format_of(decision.algorithm)}, as the scheme says ({decision.reason})"
+def _expected(engine: Engine, decision: Decision) -> str:
+    """What is built and why, in words that are the same for each release and layer that agree."""
+    reason = decision.reason.partition("; ")[0].replace(f"{engine} ", "it ")
+    return f"{format_of(decision.algorithm)}, as the scheme says ({reason})"
 
 
 @rule(
@@ -196,10 +194,10 @@ def undeclared_format(subject: Subject) -> Iterable[Finding]:
 
 
 def _undeclared(subject: Subject) -> Iterable[Finding]:
-    allowed = _allowed(subject)
+    allowed = subject.formats
     if allowed is None:
         return
-    compressed = subject.scheme.get("quant_method") == "compressed-tensors"
+    compressed = method_of(subject.scheme) == "compressed-tensors"
     for name, module in subject.modules.items():
         stored = module.stored
         if stored is not None and stored not in allowed:
@@ -208,37 +206,6 @@ def _undeclared(subject: Subject) -> Iterable[Finding]:
         elif stored == NVFP4 and compressed != ("weight_packed" in module.tensors):
             expected = "weight_packed" if compressed else "weight"
             yield Finding(subject.names_file, name, expected, ", ".join(module.tensors))
-
-
-def _allowed(subject: Subject) -> set[str] | None:
-    """The formats that a scheme accounts for; None where the scheme is not one that we know."""
-    scheme = subject.scheme
-    declared = subject.hf_quant_config if not scheme else None
-    if declared is not None and isinstance(declared.get("quantization"), dict):
-        scheme = {"quant_method": "modelopt", **declared["quantization"]}
-    match scheme.get("quant_method"):
-        case None if not scheme:
-            return {PLAIN}
-        case "modelopt":
-            return _ALLOWED.get(upper(scheme.get("quant_algo")) or "")
-        case "fp8":
-            return {FP8, PLAIN}
-        case "compressed-tensors":
-            return _compressed_formats(scheme)
-        case _:
-            return None
-
-
-def _compressed_formats(scheme: Mapping[str, Any]) -> set[str] | None:
-    """The formats of compressed-tensors' groups; None where one is not known here."""
-    known = {"nvfp4-pack-quantized": NVFP4, "float-quantized": FP8, "dense": PLAIN}
-    groups = scheme.get("config_groups")
-    named = [one.get("format") for one in groups.values()] if isinstance(groups, dict) else []
-    formats = {name for name in (scheme.get("format"), *named) if isinstance(name, str)}
-    formats.discard("mixed-precision")
-    if not formats or not formats.issubset(known):
-        return None
-    return {PLAIN, *(known[name] for name in formats)}
 
 
 RULES = (
