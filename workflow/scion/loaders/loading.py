@@ -1,7 +1,7 @@
 """What an engine makes of a checkpoint's quantization declaration, module by module.
 
 The models restate, in Scion's own terms, what each release does when it loads a checkpoint;
-`test_engine_models.py` and `test_sglang_models.py` in `tests/e2e` compare them with the engines'
+`test_vllm_models.py` and `test_sglang_models.py` in `tests/e2e` compare them with the engines'
 own classes.
 """
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import engine_cases
+import loader_cases
 from scion.loaders.loading import Decision, decisions, is_modelled, scheme_problems
 from scion.loaders.releases import DEFAULT_ENGINES, KNOWN_RELEASES, Engine, parse_engine
 
@@ -300,8 +300,8 @@ def test_any_json(outer, inner, method, algorithm, architectures, other):
 def test_any_list(name: str):
     """Lists of every kind, for every known release: nothing but decisions."""
     for engine in parse_engine(f"{name}>0"):
-        for case in engine_cases.cases("LlamaForCausalLM", lists=5, seed=3, modules=30):
-            declared = engine_cases.modelopt(case)
+        for case in loader_cases.cases("LlamaForCausalLM", lists=5, seed=3, modules=30):
+            declared = loader_cases.modelopt(case)
             whole = {"architectures": [case.architecture], "quantization_config": declared}
             assert set(decisions(engine, whole, None, case.modules)) == set(case.modules)
 

@@ -82,13 +82,18 @@ def configure(quantization: Any, question: dict[str, Any]) -> Any:
 
 def modelopt(question: dict[str, Any]) -> Answer:
     """`is_layer_excluded` of an NVFP4 checkpoint."""
-    built = configure(ModelOptNvFp4Config.from_config(question["declared"]), question)
+    built = configure(
+        ModelOptNvFp4Config.from_config(question["config"]["quantization_config"]), question
+    )
     return lambda layer, kind: None if built.is_layer_excluded(layer) else built.quant_method
 
 
 def mixed(question: dict[str, Any]) -> Answer:
     """The algorithm of a mixed-precision checkpoint's layer, if vLLM has a method for it."""
-    built = configure(ModelOptMixedPrecisionConfig.from_config(question["declared"]), question)
+    built = configure(
+        ModelOptMixedPrecisionConfig.from_config(question["config"]["quantization_config"]),
+        question,
+    )
 
     def answer(layer: str, kind: str) -> str | None:
         algorithm = None if built.is_layer_excluded(layer) else built._resolve_quant_algo(layer)
@@ -99,14 +104,16 @@ def mixed(question: dict[str, Any]) -> Answer:
 
 def fp8(question: dict[str, Any]) -> Answer:
     """Whether an FP8 checkpoint's layer is skipped."""
-    built = configure(Fp8Config.from_config(question["declared"]), question)
+    built = configure(Fp8Config.from_config(question["config"]["quantization_config"]), question)
     skipped = (built.ignored_layers, built.packed_modules_mapping)
     return lambda layer, kind: None if is_layer_skipped(layer, *skipped) else "FP8"
 
 
 def compressed(question: dict[str, Any]) -> Answer:
     """The group of a compressed-tensors checkpoint's layer."""
-    built = configure(CompressedTensorsConfig.from_config(question["declared"]), question)
+    built = configure(
+        CompressedTensorsConfig.from_config(question["config"]["quantization_config"]), question
+    )
 
     def scheme(layer: str, module: Any) -> str | None:
         found = built.get_scheme_dict(module, layer)

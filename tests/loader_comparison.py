@@ -1,0 +1,137 @@
+"""Scion's answers about layers beside an engine's own: what the comparisons of engines share."""
+
+import json
+import random
+import subprocess
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from loader_cases import Case, cases
+from scion.loaders.families import Family, Layer, family_of
+from scion.loaders.loading import decisions
+from scion.loaders.planning import Decision
+from scion.loaders.releases import Engine
+
+PROJECT = Path(__file__).parent.parent
+RAISES = "raises"
+
+Declare = Callable[[Case, random.Random], dict[str, Any]]
+Asked = tuple[dict[str, Any], list[str | None]]
+"""A question, and Scion's answer for each of its layers."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of declaration.
+
+    Attributes:
+        name: What the engine's side calls it.
+        declare: Makes a declaration of a case.
+        lists: Exclusion lists for each architecture.
+    """
+
+    name: str
+    declare: Declare
+    lists: int
+
+
+def questions(
+    engine: Engine,
+    kind: Kind,
+    architectures: Sequence[str],
+    *,
+    seed: int,
+    outcome: Callable[[Decision], str | None],
+    asks: Callable[[Family, Layer], bool],
+) -> Iterator[Asked]:
+    """Questions for an engine, for the target and the draft model apart.
+
+    Args:
+        engine: The engine.
+        kind: What is declared.
+        architectures: The model classes.
+        seed: Of the generated cases.
+        outcome: Scion's decision in the words of the engine's answers.
+        asks: Whether the declaration decides on a layer at all, or the model class before it.
+    """
+    for architecture in architectures:
+        random_ = random.Random(f"{kind.name} {architecture}")
+        for case in cases(architecture, lists=kind.lists, seed=seed, modules=60):
+            declared = kind.declare(case, random_)
+            config = {"architectures": [architecture], "quantization_config": declared}
+            family = family_of(engine, config)
+            assert isinstance(family, Family)
+            made = decisions(engine, config, None, case.modules)
+            layers = {family.layer(name): outcome(made[name]) for name in case.modules}
+            for draft in (False, True):
+                asked = {
+                    layer: answer
+                    for layer, answer in layers.items()
+                    if layer.draft == draft and asks(family, layer)
+                }
+                question = {"kind": kind.name, "model": architecture, "draft": draft}
+                names = [[layer.name, layer.kind] for layer in asked]
+                if asked:
+                    yield question | {"config": config, "layers": names}, [*asked.values()]
+
+
+def ask(environment: str, truth: str, asked: list[dict[str, Any]], folder: Path) -> list[Any]:
+    """Have a script of tests/ answer in an environment of envs/."""
+    python = PROJECT / "envs" / environment / ".venv/bin/python"
+    assert python.exists(), "`make test` installs it; python tools/setup.py --tests does"
+    questions_file, answers_file = folder / "questions.jsonl", folder / "answers.jsonl"
+    questions_file.write_text("".join(json.dumps(one) + "\n" for one in asked))
+    command = [str(python), str(PROJECT / "tests" / truth), str(questions_file), str(answers_file)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr[-3000:]
+    return [json.loads(line) for line in answers_file.read_text().splitlines()]
+
+
+def compare(
+    asked: list[Asked], answers: list[Any], counts: dict[str, Counter[str | None]]
+) -> Iterator[str]:
+    """Count the engine's answers, and tell where Scion's are different."""
+    for (question, ours), answer in zip(asked, answers, strict=True):
+        theirs = [RAISES] * len(ours) if answer == RAISES else answer
+        counts[question["kind"]].update(theirs)
+        for (layer, _), one, other in zip(question["layers"], ours, theirs, strict=True):
+            if one != other:
+                yield f"{layer}: {one}, the engine {other}, {question}"[:1500]
+
+
+def compare_families(
+    engine: Engine, facts: dict[str, Any], *, keys: Sequence[str] = ("fused",)
+) -> None:
+    """Assert that the model classes' own mappings are those of Scion's families."""
+    for architecture, theirs in facts.items():
+        family = family_of(engine, {"architectures": [architecture]})
+        assert family is not None
+        ours = {key: getattr(family, key) for key in keys}
+        if family.draft_fused:
+            ours["draft_fused"] = family.fused_in_draft(engine)
+        for key, value in ours.items():
+            assert json.loads(json.dumps(value)) == theirs[key], (architecture, key)
+
+
+def conclude(
+    counts: dict[str, Counter[str | None]], different: list[str], *, raises: float, plain: float
+) -> None:
+    """Fail on any difference, or if some answer is so common that a model could guess it.
+
+    Args:
+        counts: The engine's answers by kind.
+        different: What is different.
+        raises: The least share of answers that are errors.
+        plain: The least share of layers that stay unquantized.
+    """
+    print(*(f"\n{kind}: {sum(found.values())} {dict(found)}" for kind, found in counts.items()))
+    assert not different, f"{len(different)} differ:\n" + "\n".join(different[:5])
+    assert sum(counts["modelopt"].values()) >= 20_000
+    for kind, found in counts.items():
+        total = sum(found.values())
+        assert found[RAISES] >= raises * total, (kind, found)
+        assert found[None] >= plain * total, (kind, found)
+        assert total - found[RAISES] - found[None] >= 0.2 * total, (kind, found)
