@@ -26,7 +26,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from support.measure import Candidate, compare, machine, unwind_when_ended
+from support.measure import Candidate, compare, drop_from_cache, machine, unwind_when_ended
 
 BENCH = Path(__file__).parent
 SCION = str(Path(sys.executable).with_name("scion"))
@@ -44,8 +44,7 @@ def measure(folder: Path, *, repeat: int) -> dict[str, Any]:
     """Lint one checkpoint, here and on the hub, beside the peers."""
 
     def forget() -> None:
-        for path in folder.iterdir():
-            drop_from_cache(path)
+        drop_from_cache(folder.iterdir())
 
     results = compare(
         {
@@ -72,13 +71,6 @@ def measure(folder: Path, *, repeat: int) -> dict[str, Any]:
             "get_safetensors_metadata": on_hub(folder, by_hand("hub", NAME)),
         },
     }
-
-
-def drop_from_cache(path: Path) -> None:
-    """Let the kernel forget a file's pages; those that are not on disk yet would stay."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def on_hub(folder: Path, command: Sequence[str]) -> dict[str, Any]:

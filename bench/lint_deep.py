@@ -14,10 +14,7 @@ Progress goes to stderr; a table and one line of JSON to stdout. Nothing stays o
 """
 
 import argparse
-import ctypes
 import json
-import mmap
-import os
 import subprocess
 import sys
 import tempfile
@@ -26,41 +23,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from support.measure import Candidate, Result, compare, cores, machine, unwind_when_ended
+from support.measure import (
+    Candidate,
+    Result,
+    compare,
+    cores,
+    drop_from_cache,
+    machine,
+    unwind_when_ended,
+)
 
 SUPPORT = Path(__file__).parent / "support"
 MIN_SPEED = 0.5
 """Of the scan beside `cat`, cold."""
-
-
-def drop_cache(paths: Sequence[Path]) -> Callable[[], None]:
-    """What takes files out of the page cache, and makes sure of it."""
-
-    def drop() -> None:
-        for path in paths:
-            with path.open("rb") as file:
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        left = max(map(cached_share, paths))
-        if left > 0.01:
-            raise SystemExit(f"{left:.0%} of a file can't be dropped from the page cache")
-
-    return drop
-
-
-def cached_share(path: Path) -> float:
-    """The share of a file's pages that are in memory, as `mincore` has it."""
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, mmap.MAP_PRIVATE) as pages:
-        count = -(-len(pages) // mmap.PAGESIZE)
-        resident = (ctypes.c_ubyte * count)()
-        start = ctypes.c_ubyte.from_buffer(pages)
-        address, length = ctypes.addressof(start), len(pages)
-        libc = ctypes.CDLL(None, use_errno=True)
-        failed = libc.mincore(ctypes.c_void_p(address), ctypes.c_size_t(length), resident)
-        # The map can't be closed while something points into it.
-        del start
-    if failed:
-        raise OSError(ctypes.get_errno(), "mincore", str(path))
-    return bytes(resident).count(1) / count
 
 
 def candidates(folder: Path, paths: Sequence[Path]) -> dict[str, list[str]]:
@@ -76,7 +51,10 @@ def candidates(folder: Path, paths: Sequence[Path]) -> dict[str, list[str]]:
 
 def measure(folder: Path, paths: Sequence[Path], *, repeat: int) -> dict[str, dict[str, Result]]:
     """Results by state of the cache, then by command."""
-    prepare: dict[str, Callable[[], None]] = {"warm": lambda: None, "cold": drop_cache(paths)}
+    prepare: dict[str, Callable[[], None]] = {
+        "warm": lambda: None,
+        "cold": lambda: drop_from_cache(paths),
+    }
     results: dict[str, dict[str, Result]] = {}
     for cache, ready in prepare.items():
         print(f" {cache}", file=sys.stderr)

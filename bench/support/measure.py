@@ -1,6 +1,8 @@
 """Processes timed side by side, and the machine that they ran on."""
 
 import contextlib
+import ctypes
+import mmap
 import os
 import platform
 import signal
@@ -8,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -155,3 +157,35 @@ def _reflinks(folder: Path) -> bool:
         original.write_bytes(bytes(1 << 16))
         copy = ["cp", "--reflink=always", str(original), str(original.with_name("copy"))]
         return subprocess.run(copy, stderr=subprocess.DEVNULL).returncode == 0
+
+
+def drop_from_cache(paths: Iterable[Path]) -> None:
+    """Take files out of the page cache, and make sure of it.
+
+    Raises:
+        SystemExit: More than a hundredth of a file stays.
+    """
+    for path in paths:
+        with path.open("rb") as file:
+            # Pages that are not on disk yet would stay.
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        left = _cached_share(path)
+        if left > 0.01:
+            raise SystemExit(f"{left:.0%} of {path.name} can't be dropped from the page cache")
+
+
+def _cached_share(path: Path) -> float:
+    """The share of a file's pages that are in memory, as `mincore` has it."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, mmap.MAP_PRIVATE) as pages:
+        count = -(-len(pages) // mmap.PAGESIZE)
+        resident = (ctypes.c_ubyte * count)()
+        start = ctypes.c_ubyte.from_buffer(pages)
+        address, length = ctypes.addressof(start), len(pages)
+        libc = ctypes.CDLL(None, use_errno=True)
+        failed = libc.mincore(ctypes.c_void_p(address), ctypes.c_size_t(length), resident)
+        # The map can't be closed while something points into it.
+        del start
+    if failed:
+        raise OSError(ctypes.get_errno(), "mincore", str(path))
+    return bytes(resident).count(1) / count
