@@ -11,6 +11,7 @@ from scion.errors import ScionError
 from scion.files import copy_range, write_json
 from scion.safetensors_file import Header, Tensor, encode_header, packed, read_header
 
+CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 
@@ -61,7 +62,7 @@ class Checkpoint:
                 shard_of[name] = shard
         if (folder / INDEX).exists():
             _check_index(folder, shard_of)
-        return cls(folder, headers, shard_of, read_object(folder / "config.json"))
+        return cls(folder, headers, shard_of, read_object(folder / CONFIG))
 
     def tensor(self, name: str) -> Tensor:
         """Dtype, shape and range of one tensor."""

@@ -19,7 +19,7 @@ from scion.lint.rule import Rule, Severity, run, select_rules
 from scion.lint.sarif import sarif
 from scion.lint.sources import open_source
 from scion.lint.subject import Source, Subject
-from scion.loaders.releases import DEFAULT_ENGINES, Engine, parse_engine
+from scion.loaders.releases import DEFAULT_ENGINES, parse_engines
 
 FOUND, UNUSABLE = 1, 2
 
@@ -42,7 +42,7 @@ def lint(args: argparse.Namespace) -> int:
 
 def _judge(args: argparse.Namespace) -> int:
     rules = _rules(args)
-    engines = _engines(args.engine)
+    engines = parse_engines(args.engine) or DEFAULT_ENGINES
     tensor_parallel = tuple(dict.fromkeys(args.tensor_parallel)) or (1,)
     reports: list[Report] = []
     for location in checkpoints(args.paths):
@@ -71,11 +71,6 @@ def _rules(args: argparse.Namespace) -> list[Rule]:
             hint="scion lint --list; D rules read the tensors' data and need --deep",
         )
     return rules
-
-
-def _engines(words: Sequence[str]) -> tuple[Engine, ...]:
-    named = [engine for word in words for engine in parse_engine(word)]
-    return tuple(dict.fromkeys(named)) or DEFAULT_ENGINES
 
 
 def checkpoints(paths: Sequence[str]) -> Iterator[str]:

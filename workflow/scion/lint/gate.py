@@ -3,13 +3,19 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from scion.config import Lint
+from scion.config import Lint, Section
 from scion.errors import ScionError
 from scion.lint.all_rules import RULES
 from scion.lint.rule import Result, Severity, run, select_rules
 from scion.lint.sources import open_source
 from scion.lint.subject import Subject
-from scion.loaders.releases import parse_engine
+from scion.loaders.releases import parse_engines
+
+
+class Settings(Section):
+    """What `--settings` of a stage that lints holds."""
+
+    lint: Lint
 
 
 def lint_folder(folder: Path, settings: Lint) -> list[Result]:
@@ -18,16 +24,17 @@ def lint_folder(folder: Path, settings: Lint) -> list[Result]:
     Raises:
         ScionError: Not a checkpoint, or a setting that names no engine or rule.
     """
-    engines = [engine for text in settings.engines for engine in parse_engine(text)]
     subject = Subject.open(
-        open_source(str(folder)), engines=engines, tensor_parallel=settings.tensor_parallel
+        open_source(str(folder)),
+        engines=parse_engines(settings.engines),
+        tensor_parallel=settings.tensor_parallel,
     )
     return run(subject, select_rules(RULES, ignore=settings.ignore))
 
 
 def judged_engines(settings: Lint) -> list[str]:
     """The releases that a checkpoint is judged for."""
-    return [str(engine) for text in settings.engines for engine in parse_engine(text)]
+    return [str(engine) for engine in parse_engines(settings.engines)]
 
 
 def require_sound(results: Sequence[Result], folder: Path, *, hint: str) -> None:
@@ -51,12 +58,13 @@ def require_sound(results: Sequence[Result], folder: Path, *, hint: str) -> None
             if first.subject
             else folder / first.file,
             expected="no finding of severity error",
-            found="; ".join(map(_line, errors)),
+            found="; ".join(map(in_one_line, errors)),
             hint=f"scion lint --explain {','.join(codes)}; {hint}",
         )
 
 
-def _line(result: Result) -> str:
+def in_one_line(result: Result) -> str:
+    """A finding for a log or an error."""
     finding = result.finding
     more = f" and {finding.count - 1} more" if finding.count > 1 else ""
     return (

@@ -13,11 +13,11 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from scion.checkpoint import INDEX
+from scion.checkpoint import CONFIG, INDEX
 from scion.hub import RangeReader, resolve_revision
 from scion.hub_http import Meter
 from scion.lfs import refuse_pointer
-from scion.lint.subject import CONFIG, Traffic
+from scion.lint.subject import Traffic
 from scion.location import HubRepository
 from scion.safetensors_file import Header, Tensor, header_length, parse_header
 

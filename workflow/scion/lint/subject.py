@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from scion.architectures import Inventory, implied
-from scion.checkpoint import INDEX, parse_object, parse_weight_map
+from scion.checkpoint import CONFIG, INDEX, parse_object, parse_weight_map
 from scion.errors import ScionError
 from scion.lint.formats import declared_formats, method_of
 from scion.lint.modules import Module, modules_of
@@ -17,8 +17,6 @@ from scion.loaders.loading import Decision, decisions
 from scion.loaders.releases import Engine
 from scion.nvfp4_config import HF_QUANT_CONFIG
 from scion.safetensors_file import Header, Tensor
-
-CONFIG = "config.json"
 
 
 @dataclass(frozen=True)

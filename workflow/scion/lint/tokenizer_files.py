@@ -7,9 +7,9 @@ from functools import lru_cache
 from typing import Any
 
 from scion.bounded_json import parse_json
-from scion.checkpoint import parse_object
+from scion.checkpoint import CONFIG, parse_object
 from scion.errors import ScionError
-from scion.lint.subject import CONFIG, Subject
+from scion.lint.subject import Subject
 
 TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"

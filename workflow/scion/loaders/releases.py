@@ -1,6 +1,6 @@
 """The engine releases that Scion models, and statements that hold for a range of them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
@@ -103,6 +103,11 @@ def parse_engine(text: str) -> list[Engine]:
     if not found:
         raise _refused("no known release lies in this range", text, KNOWN_RELEASES[name])
     return [Engine(name, version) for version in found]
+
+
+def parse_engines(texts: Iterable[str]) -> tuple[Engine, ...]:
+    """The releases that several such texts name, each once, in their order; see `parse_engine`."""
+    return tuple(dict.fromkeys(engine for text in texts for engine in parse_engine(text)))
 
 
 def _split(text: str) -> tuple[str, str]:

@@ -10,9 +10,6 @@ from typing import Any
 
 from scion.loaders.releases import Engine
 
-CONFIG = "config.json"
-HF_QUANT_CONFIG = "hf_quant_config.json"
-
 
 @dataclass(frozen=True)
 class SchemeProblem:

@@ -7,10 +7,9 @@ https://github.com/sgl-project/sglang/blob/v0.5.23/python/sglang/srt/layers/quan
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from scion.checkpoint import CONFIG
 from scion.loaders.releases import Engine
 from scion.loaders.scheme import (
-    CONFIG,
-    HF_QUANT_CONFIG,
     NotModelled,
     Refused,
     Scheme,
@@ -20,6 +19,7 @@ from scion.loaders.scheme import (
     names,
     recipes,
 )
+from scion.nvfp4_config import HF_QUANT_CONFIG
 
 MODELOPT = (
     "https://github.com/sgl-project/sglang/blob/v0.5.23"

@@ -7,8 +7,10 @@ https://github.com/NVIDIA/TensorRT-LLM/blob/main/tensorrt_llm/_torch/model_confi
 from collections.abc import Mapping
 from typing import Any
 
+from scion.checkpoint import CONFIG
 from scion.loaders.releases import Engine
-from scion.loaders.scheme import CONFIG, HF_QUANT_CONFIG, NotModelled, Scheme, mapping, names
+from scion.loaders.scheme import NotModelled, Scheme, mapping, names
+from scion.nvfp4_config import HF_QUANT_CONFIG
 
 
 def read(

@@ -9,10 +9,9 @@ https://github.com/vllm-project/vllm/blob/v0.33.0/vllm/model_executor/layers/qua
 from collections.abc import Mapping
 from typing import Any
 
+from scion.checkpoint import CONFIG
 from scion.loaders.releases import Engine, affects
 from scion.loaders.scheme import (
-    CONFIG,
-    HF_QUANT_CONFIG,
     NotModelled,
     Refused,
     Scheme,
@@ -22,6 +21,7 @@ from scion.loaders.scheme import (
     names,
     recipes,
 )
+from scion.nvfp4_config import HF_QUANT_CONFIG
 
 MODELOPT = (
     "https://github.com/vllm-project/vllm/blob/v{version}"

@@ -8,19 +8,19 @@ import sys
 from pathlib import Path
 
 from scion.artifact import Artifact, Draft, remake
-from scion.config import Lint, Section
+from scion.config import Lint
 from scion.files import write_json
-from scion.lint.gate import judged_engines, lint_folder, require_sound
+from scion.lint.gate import (
+    Settings,
+    in_one_line,
+    judged_engines,
+    lint_folder,
+    require_sound,
+)
 from scion.lint.json_report import finding_row
 from scion.stage_cli import add_settings, read_settings, run_stage, stage_parser
 
 REPORT = "lint_source.json"
-
-
-class Settings(Section):
-    """What `--settings` holds."""
-
-    lint: Lint
 
 
 def lint_source(*, source: Artifact, output: Path, settings: Lint, environment: str) -> Artifact:
@@ -39,13 +39,8 @@ def lint_source(*, source: Artifact, output: Path, settings: Lint, environment: 
     def build(draft: Draft) -> None:
         results = lint_folder(source.folder, settings)
         for result in results:
-            rule, finding = result.rule, result.finding
-            after = f"; {rule.stage} repairs it" if rule.stage else ""
-            print(
-                f"{rule.severity} {rule.code} {rule.name}: {finding.subject or finding.file} "
-                f"({finding.count}): {finding.found}, expected {finding.expected}{after}",
-                file=sys.stderr,
-            )
+            after = f"; {result.rule.stage} repairs it" if result.rule.stage else ""
+            print(f"{result.rule.severity} {in_one_line(result)}{after}", file=sys.stderr)
         left = [result for result in results if result.rule.stage is None]
         require_sound(left, source.folder, hint="choose another revision of the source")
         write_json(draft.folder / REPORT, [finding_row(result) for result in results])

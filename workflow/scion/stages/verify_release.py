@@ -25,11 +25,11 @@ from tqdm import tqdm
 from scion.architectures import Inventory, inventory
 from scion.artifact import Artifact, Draft, remake
 from scion.checkpoint import Checkpoint
-from scion.config import Lint, Section
+from scion.config import Lint
 from scion.digest import in_parallel
 from scion.errors import ScionError
 from scion.files import write_json
-from scion.lint.gate import judged_engines, lint_folder, require_sound
+from scion.lint.gate import Settings, judged_engines, lint_folder, require_sound
 from scion.lint.json_report import finding_row
 from scion.nvfp4 import dequantize, relative_error, worst_rounding
 from scion.nvfp4_config import BLOCK, SUFFIXES
@@ -41,12 +41,6 @@ _AGAIN = "the release was made by quantize_nvfp4: remove its artifact and run th
 # Float32 arithmetic on either side of a tie.
 _TOLERANCE = 1 + 1e-3
 _ROWS = 1024
-
-
-class Settings(Section):
-    """What `--settings` holds."""
-
-    lint: Lint
 
 
 def verify_release(

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable
 
+from scion.checkpoint import CONFIG
 from scion.lint.rule import Finding, Severity, rule
-from scion.lint.subject import CONFIG, Subject
+from scion.lint.subject import Subject
 from scion.lint.tokenizer_files import (
     GENERATION_CONFIG,
     TOKENIZER_CONFIG,

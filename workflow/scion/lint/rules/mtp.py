@@ -3,10 +3,12 @@
 from collections.abc import Iterable
 
 from scion.architectures import MTP_PREFIX
-from scion.lint.modules import NVFP4, format_of
+from scion.checkpoint import CONFIG
+from scion.lint.mismatches import mismatches
+from scion.lint.modules import NVFP4
 from scion.lint.rule import Finding, Severity, rule, workflow_until
 from scion.lint.rules.names import weight_of
-from scion.lint.subject import CONFIG, Subject
+from scion.lint.subject import Subject
 from scion.loaders import facts
 
 _GRAFT = workflow_until("graft_mtp")
@@ -133,23 +135,7 @@ def mtp_quantized_by_mistake(subject: Subject) -> Iterable[Finding]:
     excludes nothing, for ModelOpt's lists are globs, not regular expressions. `mtp*` covers
     Qwen3.5's head in vLLM; SGLang takes it as bf16 in any NVFP4 checkpoint.
     """
-    if subject.formats is None:
-        return
-    for engine, decisions in subject.decisions.items():
-        yield from (
-            Finding(
-                CONFIG,
-                name,
-                f"{decision.algorithm or 'unquantized'} ({decision.reason})",
-                stored,
-                (str(engine),),
-            )
-            for name, decision in decisions.items()
-            if is_mtp(name)
-            and (stored := subject.stored(name)) is not None
-            and decision.problem is None
-            and stored != format_of(decision.algorithm)
-        )
+    return mismatches(subject, is_mtp)
 
 
 @rule(

@@ -7,10 +7,11 @@ from functools import lru_cache
 from itertools import pairwise
 
 from scion.architectures import FLAT_PREFIX, NESTED_PREFIX
+from scion.checkpoint import CONFIG
 from scion.lint.formats import method_of
 from scion.lint.modules import HEAD, KV_SCALES, SCALES, WEIGHTS
 from scion.lint.rule import Finding, Severity, rule, workflow_until
-from scion.lint.subject import CONFIG, Subject
+from scion.lint.subject import Subject
 from scion.loaders import facts
 from scion.sound_names import SoundNames, prefix_rules
 
@@ -194,10 +195,6 @@ def wrong_shape(subject: Subject) -> Iterable[Finding]:
     a tensor, or, where a fused layer hides the difference, read the wrong rows. A vocabulary that
     was extended without `vocab_size` shows here too.
     """
-    yield from _wrong_shapes(subject)
-
-
-def _wrong_shapes(subject: Subject) -> Iterable[Finding]:
     expected = subject.inventory
     if expected is None or subject.formats is None:
         return

@@ -3,16 +3,16 @@
 `scion.lint.rules.declarations` has those over the declarations alone.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
+from scion.checkpoint import CONFIG
 from scion.lint.formats import method_of
-from scion.lint.modules import HEAD, KV_SCALES, NVFP4, format_of
+from scion.lint.mismatches import mismatches
+from scion.lint.modules import HEAD, KV_SCALES, NVFP4
 from scion.lint.rule import Finding, Severity, rule, workflow_until
 from scion.lint.rules.mtp import is_mtp
-from scion.lint.subject import CONFIG, Subject
+from scion.lint.subject import Subject
 from scion.loaders import facts
-from scion.loaders.loading import Decision
-from scion.loaders.releases import Engine
 
 _QUANTIZE = workflow_until("quantize_nvfp4")
 _DELTA_NET_INPUTS = (".linear_attn.in_proj_qkv", ".linear_attn.in_proj_z")
@@ -99,7 +99,7 @@ def exclusions_mismatch(subject: Subject) -> Iterable[Finding]:
     19 too, and `mlp.gate` takes `mlp.gate_up_proj`. What comes of it is a missing parameter at best
     and garbage at worst.
     """
-    return _mismatches(subject, lambda name: name != HEAD and not is_mtp(name))
+    return mismatches(subject, lambda name: name != HEAD and not is_mtp(name))
 
 
 @rule(
@@ -121,30 +121,7 @@ def head_mismatch(subject: Subject) -> Iterable[Finding]:
     parameter named 'lm_head.input_scale'"; the other way round they wait for scales that never
     come.
     """
-    return _mismatches(subject, lambda name: name == HEAD)
-
-
-def _mismatches(subject: Subject, about: Callable[[str], bool]) -> Iterable[Finding]:
-    """A finding for each engine and way in which its decision differs from what is stored."""
-    if subject.formats is None:
-        return
-    for engine, decisions in subject.decisions.items():
-        yield from (
-            Finding(
-                CONFIG, name, _expected(engine, decision), f"stored as {stored}", (str(engine),)
-            )
-            for name, decision in decisions.items()
-            if about(name)
-            and (stored := subject.stored(name)) is not None
-            and decision.problem is None
-            and stored != format_of(decision.algorithm)
-        )
-
-
-def _expected(engine: Engine, decision: Decision) -> str:
-    """What is built and why, in words that are the same for each release and layer that agree."""
-    reason = decision.reason.partition("; ")[0].replace(f"{engine} ", "it ")
-    return f"{format_of(decision.algorithm)}, as the scheme says ({reason})"
+    return mismatches(subject, lambda name: name == HEAD)
 
 
 @rule(
@@ -190,10 +167,6 @@ def undeclared_format(subject: Subject) -> Iterable[Finding]:
     fail on their shape; `weight_packed` is compressed-tensors' spelling, and ModelOpt's loader does
     not know it, nor the other way round.
     """
-    yield from _undeclared(subject)
-
-
-def _undeclared(subject: Subject) -> Iterable[Finding]:
     allowed = subject.formats
     if allowed is None:
         return
