@@ -1,9 +1,9 @@
 """Install uv, then the locked environments, where they are not there yet (`make setup`).
 
 Needs Python 3.11 or 3.12 with venv and pip, nothing else. Of the serving environments only the one
-that is asked for is installed, and envs/sglang only with --tests (`make test`): the tests compare
-with the classes in it. A stamp in .tools, one for each environment, holds a digest of everything
-that the environments are made from, so a second run is over at once.
+that is asked for is installed, envs/evaluate always, and envs/sglang only with --tests (`make
+test`): the tests compare with the classes in it. A stamp in .tools, one for each environment, holds
+a digest of everything that the environments are made from, so a second run is over at once.
 """
 
 import argparse
@@ -52,8 +52,9 @@ def is_done(folder: Path, digest: str) -> bool:
 
 
 def wanted(serving: str, *, tests: bool) -> list[Path]:
-    """The environments of a set-up: the root one, one of those that serve, that of the tests."""
-    return [Path(), Path("envs") / serving, *([lock.TEST_ENVIRONMENT] if tests else [])]
+    """The environments of a set-up: the root one, one that serves, the harnesses', the tests'."""
+    always = [Path(), Path("envs") / serving, lock.EVALUATION_ENVIRONMENT]
+    return [*always, *([lock.TEST_ENVIRONMENT] if tests else [])]
 
 
 def install_uv() -> None:
