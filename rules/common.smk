@@ -89,7 +89,7 @@ def require_pinned_sources():
     """Refuse to run before every repository is named with its commit."""
     base = [CONFIG.quality.base] if CONFIG.quality.base else []
     dataset = CONFIG.quantization.calibration.dataset
-    for location in (CONFIG.source, CONFIG.donor, dataset, *base):
+    for location in (CONFIG.source, CONFIG.donor, dataset, CONFIG.ifeval.dataset, *base):
         place = parse_location(location)
         if isinstance(place, HubRepository):
             try:

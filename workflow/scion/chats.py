@@ -56,7 +56,11 @@ def token_ids(server: Server, chat: Chat, *, reply: bool) -> list[int]:
     """
     body = {
         "model": server.model,
-        "messages": chat.messages,
+        # /tokenize knows reasoning by this name only; /v1/chat/completions takes both.
+        "messages": [
+            {**one, "reasoning": one["reasoning_content"]} if one.get("reasoning_content") else one
+            for one in chat.messages
+        ],
         "add_generation_prompt": reply,
         "chat_template_kwargs": chat.template,
         **({"tools": chat.tools} if chat.tools else {}),

@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError, model_validator
 from scion.config_agent import AgentTasks
 from scion.config_card import Card
 from scion.config_conversion import Lint, Quantization
+from scion.config_evaluations import Bfcl, Ifeval
 from scion.config_section import Section
 from scion.config_serving import PICO_LAUNCH, Launch, Measurement, Quality, Serving
 from scion.errors import ScionError
@@ -46,6 +47,8 @@ class Config(Section):
     measurement: Measurement = Measurement()
     agent_tasks: AgentTasks = AgentTasks()
     quality: Quality = Quality()
+    ifeval: Ifeval = Ifeval()
+    bfcl: Bfcl = Bfcl()
     card: Card = Card()
 
     @model_validator(mode="after")
@@ -123,7 +126,7 @@ def _yaml_lines(section: Section, *, indent: int) -> list[str]:
     for name, info in type(section).model_fields.items():
         value = getattr(section, name)
         if isinstance(value, Section):
-            lines += ["", f"{pad}# {type(value).__doc__}", f"{pad}{name}:"]
+            lines += ["", f"{pad}# {(type(value).__doc__ or '').splitlines()[0]}", f"{pad}{name}:"]
             lines += _yaml_lines(value, indent=indent + 2)
             continue
         plain = section.model_dump(mode="json")[name]

@@ -76,7 +76,7 @@ class Measurement(Section):
         description="JSONL of chats: `messages`, `set`, and maybe `name`, `tools`",
     )
     decode_tokens: tuple[int, ...] = Field(
-        default=(50, 100, 200),
+        default=(32, 64, 128),
         min_length=1,
         description="lengths of the short, medium and long decode",
     )
@@ -84,7 +84,7 @@ class Measurement(Section):
         default=6, ge=5, description="timings of each decode; six give a 95 % interval of a median"
     )
     reply_tokens: int = Field(
-        default=200, gt=0, description="longest reply where the model itself ends it"
+        default=100, gt=0, description="longest reply where the model itself ends it"
     )
     parallel_requests: tuple[int, ...] = Field(
         default=(1, 2), description="requests at the same time"
@@ -107,13 +107,13 @@ class Quality(Section):
         description="JSONL of plain texts: `text`; null leaves them out",
     )
     samples: int = Field(
-        default=64, gt=1, description="number of chats, and of texts at most, from the start"
+        default=16, gt=1, description="number of chats, and of texts at most, from the start"
     )
     max_tokens: int = Field(default=1000, gt=1, description="longer ones are cut to so many tokens")
     top_logprobs: int = Field(
-        default=64,
+        default=128,
         gt=1,
-        description="most likely tokens whose probabilities are compared at each place",
+        description="most likely tokens asked for at each place; KL is a lower bound over them",
     )
     base: str | None = Field(
         default="resources/pico/pico-base",
