@@ -59,9 +59,7 @@ rule run_agent_tasks:
     resources:
         serving=1,
     params:
-        settings=settings(
-            serving=CONFIG.serving, launch=LAUNCH, agent_tasks=CONFIG.agent_tasks
-        ),
+        settings=settings(serving=CONFIG.serving, launch=LAUNCH, agent_tasks=CONFIG.agent_tasks),
         python=SERVING_PYTHON,
         log_folder=f"logs/{RELEASE}",
         environment=SERVING_ENVIRONMENT,

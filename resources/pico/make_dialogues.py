@@ -4,7 +4,6 @@
 - `heldout.jsonl`: agent dialogues whose argument values occur nowhere in training, for perplexity.
 - `heldout_texts.jsonl`: plain stories and instructions of the broad mix, no chat around them, from
   the same held-out side, for perplexity.
-- `prompts.jsonl`: prompts of three kinds (chat, tool, long) for speed and draft acceptance.
 
 Every line of the first two is `{"messages": [...], "tools": [...]}`, a text is `{"name": ...,
 "text": ...}`; a prompt has `name`, `kind` and `enable_thinking` beside its messages. The training
@@ -32,27 +31,6 @@ HERE = Path(__file__).resolve().parent
 CALIBRATION_ROWS = 96
 HELD_OUT_ROWS = 96
 HELD_OUT_TEXTS = 32
-PROMPTS_A_KIND = 4
-
-
-def measuring_prompts(seed: int) -> list[dict[str, Any]]:
-    """Four prompts of each kind, from the held-out side, thinking on in every other one."""
-    rows: list[dict[str, Any]] = []
-    for kind in ("chat", "tool", "long"):
-        for i in range(PROMPTS_A_KIND):
-            talk = _draw(seed, kind, i)
-            first = next(j for j, m in enumerate(talk.messages) if m["role"] == "assistant")
-            row = as_row(talk)
-            rows.append(
-                {
-                    "name": f"{kind}_{i + 1}",
-                    "kind": kind,
-                    "enable_thinking": i % 2 == 1,
-                    "messages": row["messages"][:first],
-                    "tools": row["tools"],
-                }
-            )
-    return rows
 
 
 def plain_texts(seed: int) -> list[dict[str, Any]]:
@@ -101,7 +79,6 @@ def write_all(out: Path, seed: int) -> None:
         rows = (as_row(talk) for talk in conversations(seed, split, 0, count))
         write_rows(out / f"{name}.jsonl", rows)
     write_rows(out / "heldout_texts.jsonl", plain_texts(seed))
-    write_rows(out / "prompts.jsonl", measuring_prompts(seed))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
