@@ -1,12 +1,21 @@
-"""Write the model card and seal the release.
+"""Write the model card with its pictures, and seal the release.
 
 Input: the artifacts of all stages, the card's template.
 Output: the artifacts render_card and release, the folder that is published.
+
+`snakemake --report report.zip` shows the pictures and the card; it needs no network. A single
+report.html would hold the pictures as `data:…;filename=…` links, under which Chromium 147 shows no
+SVG.
 """
+
+
+report: "../workflow/report/workflow.rst"
+
 
 EVIDENCE = (
     "fetch_source",
     "fetch_donor",
+    *(["fetch_base"] if CONFIG.quality.base else []),
     "lint_source",
     "fix_keys",
     "extract_text",
@@ -14,7 +23,16 @@ EVIDENCE = (
     "verify_release",
     "measure_serving",
     "run_agent_tasks",
-    "evaluate_perplexity",
+    "evaluate_quality",
+    *(["evaluate_ifeval"] if CONFIG.ifeval.enabled else []),
+    *(["evaluate_bfcl"] if CONFIG.bfcl.enabled else []),
+)
+# Without speculation there is no acceptance to show.
+PICTURES = (
+    *(["acceptance"] if any(CONFIG.measurement.speculative_tokens) else []),
+    "speed",
+    "quality",
+    "scores",
 )
 
 
@@ -26,13 +44,29 @@ rule render_card:
         tasks="workflow/scion/agent_tasks.yaml",
         code=stage_code("render_card"),
     output:
-        update(manifest("render_card")),
+        manifest=update(manifest("render_card")),
+        # `update`: a stage that has them already leaves them as they are.
+        card=report(
+            update(f"results/{RELEASE}/render_card/README.md"),
+            caption="../workflow/report/card.rst",
+            category="Model card",
+            labels={"result": "card"},
+        ),
+        pictures=[
+            report(
+                update(f"results/{RELEASE}/render_card/pictures/{name}.svg"),
+                caption=f"../workflow/report/{name}.rst",
+                category="Pictures",
+                labels={"result": name},
+            )
+            for name in PICTURES
+        ],
     log:
         f"logs/{RELEASE}/render_card.log",
     benchmark:
         f"benchmarks/{RELEASE}/render_card.tsv"
     params:
-        settings=settings(card=CONFIG.card),
+        settings=settings(card=CONFIG.card, launches=CONFIG.launches),
         environment=ROOT_ENVIRONMENT,
     shell:
         r"""
@@ -42,7 +76,7 @@ rule render_card:
             --template {input.template:q} \
             --tasks {input.tasks:q} \
             --settings {params.settings:q} \
-            --output {output:q} \
+            --output {output.manifest:q} \
             --environment {params.environment:q} \
             2>&1 | tee {log:q}
         """

@@ -5,7 +5,8 @@ import os
 import sys
 from pathlib import Path
 
-from scion.config import Section, load_config
+from scion.config import load_config
+from scion.config_section import Section
 from scion.digest import digest_file, digest_json
 from scion.errors import ScionError
 from scion.location import HubRepository, LocalFolder, parse_location
@@ -45,9 +46,14 @@ def stage_code(stage):
 
 
 def settings(**sections):
-    """Sections of the configuration as one line of JSON, for a stage's `--settings`."""
-    values = {name: section.model_dump(mode="json") for name, section in sections.items()}
-    return json.dumps(values, sort_keys=True)
+    """Sections of the configuration, or lists of them, as one line of JSON for `--settings`."""
+
+    def plain(value):
+        if isinstance(value, Section):
+            return value.model_dump(mode="json")
+        return [plain(item) for item in value]
+
+    return json.dumps({name: plain(value) for name, value in sections.items()}, sort_keys=True)
 
 
 def lock_digest(*locks):
@@ -59,6 +65,9 @@ def lock_digest(*locks):
 ROOT_ENVIRONMENT = lock_digest("uv.lock.neutral")
 SERVING_FOLDER = f"envs/{CONFIG.serving.environment}"
 SERVING_ENVIRONMENT = lock_digest("uv.lock.neutral", f"{SERVING_FOLDER}/uv.lock.neutral")
+# The launch that tasks and evaluations are served with, and those that are timed.
+LAUNCH = CONFIG.launch(CONFIG.serving.launch)
+MEASURED_LAUNCHES = [CONFIG.launch(name) for name in CONFIG.measurement.launches]
 SERVING_PYTHON = f"{SERVING_FOLDER}/.venv/bin/python"
 
 
@@ -78,7 +87,9 @@ def local_file(location):
 
 def require_pinned_sources():
     """Refuse to run before every repository is named with its commit."""
-    for location in (CONFIG.source, CONFIG.donor, CONFIG.quantization.calibration.dataset):
+    base = [CONFIG.quality.base] if CONFIG.quality.base else []
+    dataset = CONFIG.quantization.calibration.dataset
+    for location in (CONFIG.source, CONFIG.donor, dataset, CONFIG.ifeval.dataset, *base):
         place = parse_location(location)
         if isinstance(place, HubRepository):
             try:

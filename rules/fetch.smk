@@ -1,7 +1,8 @@
-"""Fetch the source checkpoint and the donor's MTP head.
+"""Fetch the source checkpoint, the donor's MTP head, and the base model if it is compared with.
 
 Input: a local folder, or a repository of the hub at a commit.
-Output: the artifacts fetch_source (whole checkpoint) and fetch_donor (config and mtp.* tensors).
+Output: the artifacts fetch_source and fetch_base (whole checkpoints) and fetch_donor (config and
+mtp.* tensors).
 """
 
 
@@ -50,3 +51,29 @@ rule fetch_donor:
             --environment {params.environment:q} \
             2>&1 | tee {log:q}
         """
+
+
+if CONFIG.quality.base:
+
+    rule fetch_base:
+        input:
+            files=local_checkpoint(CONFIG.quality.base),
+            code=stage_code("fetch_base"),
+        output:
+            update(manifest("fetch_base")),
+        log:
+            f"logs/{RELEASE}/fetch_base.log",
+        benchmark:
+            f"benchmarks/{RELEASE}/fetch_base.tsv"
+        threads: 8
+        params:
+            location=lambda wildcards: CONFIG.quality.base,
+            environment=ROOT_ENVIRONMENT,
+        shell:
+            r"""
+            python -m scion.stages.fetch_base \
+                --location {params.location:q} \
+                --output {output:q} \
+                --environment {params.environment:q} \
+                2>&1 | tee {log:q}
+            """

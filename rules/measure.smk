@@ -21,7 +21,11 @@ rule measure_serving:
     resources:
         serving=1,
     params:
-        settings=settings(serving=CONFIG.serving, measurement=CONFIG.measurement),
+        settings=settings(
+            serving=CONFIG.serving,
+            launches=MEASURED_LAUNCHES,
+            measurement=CONFIG.measurement,
+        ),
         python=SERVING_PYTHON,
         log_folder=f"logs/{RELEASE}",
         environment=SERVING_ENVIRONMENT,
@@ -55,7 +59,7 @@ rule run_agent_tasks:
     resources:
         serving=1,
     params:
-        settings=settings(serving=CONFIG.serving, agent_tasks=CONFIG.agent_tasks),
+        settings=settings(serving=CONFIG.serving, launch=LAUNCH, agent_tasks=CONFIG.agent_tasks),
         python=SERVING_PYTHON,
         log_folder=f"logs/{RELEASE}",
         environment=SERVING_ENVIRONMENT,

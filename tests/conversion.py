@@ -48,7 +48,7 @@ class Conversion:
 def convert(pico: Pico, folder: Path, *, samples: int = SAMPLES) -> Conversion:
     """Run the conversion stages in this process, with `samples` calibration samples."""
     # Importing ModelOpt takes seconds, which tests without it need not wait.
-    from scion.config import Calibration, Lint, Quantization
+    from scion.config_conversion import Calibration, Lint, Quantization
     from scion.stages.extract_text import extract_text
     from scion.stages.fetch_donor import fetch_donor
     from scion.stages.fetch_source import fetch_source

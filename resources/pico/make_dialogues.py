@@ -2,11 +2,13 @@
 
 - `calibration.jsonl`: agent dialogues from the training side, for the quantizer's scales.
 - `heldout.jsonl`: agent dialogues whose argument values occur nowhere in training, for perplexity.
-- `prompts.jsonl`: prompts of three kinds (chat, tool, long) for speed and draft acceptance.
+- `heldout_texts.jsonl`: plain stories and instructions of the broad mix, no chat around them, from
+  the same held-out side, for perplexity.
 
-Every line of the first two is `{"messages": [...], "tools": [...]}`; a prompt has `name`, `kind`
-and `enable_thinking` as well. The training sets themselves are not files: train.py draws them from
-the same generator, and `--show base` prints some of them. Needs jinja2 for `--show`, no torch.
+Every line of the first two is `{"messages": [...], "tools": [...]}`, a text is `{"name": ...,
+"text": ...}`; a prompt has `name`, `kind` and `enable_thinking` beside its messages. The training
+sets themselves are not files: train.py draws them from the same generator, and `--show base` prints
+some of them. Needs jinja2 for `--show`, no torch.
 
     python resources/pico/make_dialogues.py
     python resources/pico/make_dialogues.py --show agent --count 3
@@ -28,26 +30,18 @@ from dialogues.writer import Writer
 HERE = Path(__file__).resolve().parent
 CALIBRATION_ROWS = 96
 HELD_OUT_ROWS = 96
-PROMPTS_A_KIND = 4
+HELD_OUT_TEXTS = 32
 
 
-def measuring_prompts(seed: int) -> list[dict[str, Any]]:
-    """Four prompts of each kind, from the held-out side, thinking on in every other one."""
+def plain_texts(seed: int) -> list[dict[str, Any]]:
+    """Stories, and instructions as every fourth: answers of the held-out side by themselves."""
     rows: list[dict[str, Any]] = []
-    for kind in ("chat", "tool", "long"):
-        for i in range(PROMPTS_A_KIND):
-            talk = _draw(seed, kind, i)
-            first = next(j for j, m in enumerate(talk.messages) if m["role"] == "assistant")
-            row = as_row(talk)
-            rows.append(
-                {
-                    "name": f"{kind}_{i + 1}",
-                    "kind": kind,
-                    "enable_thinking": i % 2 == 1,
-                    "messages": row["messages"][:first],
-                    "tools": row["tools"],
-                }
-            )
+    for i in range(HELD_OUT_TEXTS):
+        writer = Writer(random.Random(f"{seed}:texts:{i}"), held_out=True)
+        draw = explain if i % 4 == 3 else story
+        talk = Conversation(draw.__name__, thinking=False)
+        draw(writer, talk)
+        rows.append({"name": f"{talk.kind}_{i + 1}", "text": talk.messages[-1]["content"]})
     return rows
 
 
@@ -77,14 +71,14 @@ def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def write_all(out: Path, seed: int) -> None:
-    """Writes the three data files."""
+    """Writes the data files."""
     for name, split, count in (
         ("calibration", "calibration", CALIBRATION_ROWS),
         ("heldout", "evaluation", HELD_OUT_ROWS),
     ):
         rows = (as_row(talk) for talk in conversations(seed, split, 0, count))
         write_rows(out / f"{name}.jsonl", rows)
-    write_rows(out / "prompts.jsonl", measuring_prompts(seed))
+    write_rows(out / "heldout_texts.jsonl", plain_texts(seed))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -10,7 +10,7 @@ import pytest
 from checkpoints import edit_json
 from conversion import ENVIRONMENT, Conversion, Pico
 from lint_checkpoints import Stored, compressed_scheme, read_tensors, write_tensors
-from scion.config import Lint
+from scion.config_conversion import Lint
 from scion.errors import ScionError
 from scion.lint.gate import lint_folder
 from scion.lint.rule import Severity

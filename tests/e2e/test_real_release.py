@@ -18,6 +18,7 @@ def test_it_is_planned_offline_from_one_file(project: ProjectCopy) -> None:
     assert project.planned("--configfile", CONFIG) == {
         "fetch_source",
         "fetch_donor",
+        "fetch_base",
         "lint_source",
         "fix_keys",
         "extract_text",
@@ -26,7 +27,9 @@ def test_it_is_planned_offline_from_one_file(project: ProjectCopy) -> None:
         "verify_release",
         "measure_serving",
         "run_agent_tasks",
-        "evaluate_perplexity",
+        "evaluate_quality",
+        "evaluate_ifeval",
+        "evaluate_bfcl",
         "render_card",
         "seal_release",
     }

@@ -20,13 +20,35 @@ import pytest
 
 from commands import interrupt
 from conversion import Conversion
+from fault_server import (
+    Change,
+    Proxy,
+    edited,
+    fault_server,
+    nth,
+    status,
+    to,
+    truncated,
+    without_lines,
+)
+from scion.config_serving import Launch, Serving
+from scion.engines import vllm
+from scion.engines.server import Server
 from scion.safetensors_file import read_header
 
 pytestmark = pytest.mark.serve
 
 PROJECT = Path(__file__).parents[2]
 PYTHON = PROJECT / "envs/serve-cpu/.venv/bin/python"
-CHAT = {"messages": [{"role": "user", "content": "What is the weather in Tokyo?"}]}
+CHAT = {
+    "name": "weather",
+    "set": "chat",
+    "messages": [{"role": "user", "content": "What is the weather in Tokyo?"}],
+}
+LAUNCH = Launch(name="pico", title="Pico", max_model_len=2048, max_num_seqs=2, speculative_tokens=1)
+# As little as shows everything: two replies, and a decode of each kind.
+SHORT = {"decode_tokens": [4], "repeats": 5, "parallel_requests": [1, 2], "reply_tokens": 16}
+ANSWERS = "/v1/completions"
 OLD = "measured earlier"
 
 
@@ -53,8 +75,15 @@ def output(tmp_path: Path) -> Path:
     return folder / "manifest.json"
 
 
-def arguments(release: Path, prompts: Path, output: Path, port: int, **measurement: object):
-    settings = {"serving": {"port": port}, "measurement": measurement}
+def arguments(
+    release: Path, prompts: Path, output: Path, serving: dict[str, Any], **measurement: Any
+) -> list[str]:
+    context = measurement.pop("max_model_len", LAUNCH.max_model_len)
+    settings = {
+        "serving": serving,
+        "launches": [LAUNCH.model_dump(mode="json") | {"max_model_len": context}],
+        "measurement": {"speculative_tokens": [0], **measurement},
+    }
     return [
         *(sys.executable, "-m", "scion.stages.measure_serving"),
         *("--release", str(release / "manifest.json"), "--prompts", str(prompts)),
@@ -62,6 +91,20 @@ def arguments(release: Path, prompts: Path, output: Path, port: int, **measureme
         *("--python", str(PYTHON), "--log-folder", str(output.parents[2] / "logs")),
         *("--settings", json.dumps(settings)),
     ]
+
+
+def run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def check_refusal(done: subprocess.CompletedProcess[str], output: Path, *texts: str) -> None:
+    """One clear error, no traceback of the stage's own, and the earlier artifact as it was."""
+    assert done.returncode == 1, done.stderr
+    message = done.stderr[done.stderr.index("error: ") :]
+    for text in (*texts, "where:", "expected:", "found:", "hint:"):
+        assert text in message, message
+    assert "Traceback (most recent call last)" not in done.stderr.split("error: ")[0]
+    assert_untouched(output)
 
 
 def assert_untouched(output: Path) -> None:
@@ -111,13 +154,8 @@ def listener(port: int) -> Iterator[int]:
 
 
 def test_taken_port(release: Path, prompts: Path, output: Path, listener: int):
-    command = arguments(release, prompts, output, listener, speculative_tokens=[0])
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert run.returncode == 1
-    assert f"port {listener} is taken" in run.stderr
-    assert "where:    serving.port" in run.stderr
-    assert "Traceback" not in run.stderr
-    assert_untouched(output)
+    done = run(arguments(release, prompts, output, {"port": listener}))
+    check_refusal(done, output, f"port {listener} is taken", "where:    serving.port")
 
 
 def test_server_that_dies_while_loading(
@@ -128,50 +166,36 @@ def test_server_that_dies_while_loading(
     # Its header is whole, so that vLLM comes as far as the weights, and its data end early.
     shard = min(broken.glob("*.safetensors"))
     os.truncate(shard, read_header(shard).data_start + 100)
-    command = arguments(broken, prompts, output, port, speculative_tokens=[0])
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert run.returncode == 1
-    assert "error: the server died while loading weights" in run.stderr
-    assert "measure_serving.n0.server.log" in run.stderr
-    assert "SafetensorError" in run.stderr, "the log's own cause must be shown"
-    assert 'Traceback (most recent call last):\n  File "/' not in run.stderr.split("error:")[0]
-    assert started_by_vllm(port) == []
-    assert_untouched(output)
-
-
-def test_failed_request(release: Path, prompts: Path, output: Path, port: int):
-    """A decode that does not fit the context: the server refuses it and goes on living."""
-    command = arguments(
-        release, prompts, output, port, speculative_tokens=[0], decode_tokens=[20, 2000]
+    done = run(arguments(broken, prompts, output, {"port": port}))
+    check_refusal(
+        done,
+        output,
+        "error: the server died while loading weights",
+        "measure_serving.pico.n0.server.log",
+        "SafetensorError",  # the log's own cause
     )
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert run.returncode == 1
-    assert "a request to the server failed" in run.stderr
-    assert "HTTP 400" in run.stderr
     assert started_by_vllm(port) == []
-    assert_untouched(output)
+
+
+def test_server_that_is_never_ready(release: Path, prompts: Path, output: Path, port: int):
+    done = run(arguments(release, prompts, output, {"port": port, "start_seconds": 1}))
+    check_refusal(done, output, "the server is not ready after 1 s", "measure_serving.pico.n0")
+    assert started_by_vllm(port) == []
 
 
 def test_interrupt_in_the_middle_of_a_decode(
     release: Path, prompts: Path, output: Path, port: int, tmp_path: Path
 ):
     log = tmp_path / "stage.log"
-    command = arguments(
-        release,
-        prompts,
-        output,
-        port,
-        speculative_tokens=[0],
-        decode_tokens=[8, 900],
-        parallel_requests=[2],
-    )
+    settings = {**SHORT, "decode_tokens": [8, 900], "parallel_requests": [2]}
+    command = arguments(release, prompts, output, {"port": port}, **settings)
     with log.open("w") as stderr:
         stage = subprocess.Popen(command, stderr=stderr, text=True)
         try:
             wait_for("2 × 8 tokens", log, stage)
             time.sleep(1)
-            processes = started_by_vllm(port)
-            assert len(processes) >= 3, "guard, front end and engine"
+            processes = [*started_by_vllm(port), *psutil.Process(stage.pid).children()]
+            assert len(processes) >= 4, "guard, front end, engine and benchmark"
             stage.send_signal(signal.SIGTERM)
             assert stage.wait(60) == 130
         finally:
@@ -183,21 +207,143 @@ def test_interrupt_in_the_middle_of_a_decode(
     assert_untouched(output)
 
 
-@pytest.mark.parametrize("stage", ["run_agent_tasks", "evaluate_perplexity"])
-def test_interrupt_while_the_server_starts(
-    conversion: Conversion, prompts: Path, port: int, tmp_path: Path, stage: str
+def test_server_that_dies_under_load(
+    release: Path, prompts: Path, output: Path, port: int, tmp_path: Path
 ):
-    own: Any = {
-        "run_agent_tasks": {"tasks": PROJECT / "workflow/scion/agent_tasks.yaml"},
-        "evaluate_perplexity": {
-            "dataset": prompts,
-            "source": conversion.extract_text.folder / "manifest.json",
-        },
-    }[stage]
-    section = {"run_agent_tasks": "agent_tasks", "evaluate_perplexity": "perplexity"}[stage]
-    settings = {"serving": {"port": port}, section: {}}
-    if stage == "evaluate_perplexity":
-        settings[section] = {"samples": 1}
+    log = tmp_path / "stage.log"
+    settings = {**SHORT, "decode_tokens": [8, 900], "parallel_requests": [2]}
+    command = arguments(release, prompts, output, {"port": port}, **settings)
+    with log.open("w") as stderr:
+        stage = subprocess.Popen(command, stderr=stderr, text=True)
+        try:
+            wait_for("2 × 8 tokens", log, stage)
+            time.sleep(1)
+            engines = [one for one in started_by_vllm(port) if "EngineCore" in one.name()]
+            assert engines
+            for engine in engines:
+                engine.kill()
+            code = stage.wait(120)
+        finally:
+            stage.kill()
+            stage.wait()
+    done = subprocess.CompletedProcess(command, code, "", log.read_text())
+    check_refusal(done, output, "a timed decode failed", "answers of", "EngineDeadError")
+    assert started_by_vllm(port) == []
+
+
+@pytest.fixture(scope="module")
+def server(release: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The release with one draft a step, for all tests that break its answers."""
+    log = tmp_path_factory.mktemp("server") / "log"
+    serving = Serving()
+    with vllm.serve(
+        release, name="release", launch=LAUNCH, serving=serving, python=PYTHON, log=log
+    ) as running:
+        yield running
+
+
+@pytest.fixture
+def proxy(server: Server) -> Iterator[Proxy]:
+    with fault_server(server.url) as running:
+        yield running
+
+
+def through(
+    proxy: Proxy, release: Path, prompts: Path, output: Path, **measurement: Any
+) -> subprocess.CompletedProcess[str]:
+    """The stage on a server that is named, and stands behind the proxy."""
+    chosen = {**SHORT, "speculative_tokens": [1], **measurement}
+    return run(arguments(release, prompts, output, {"server_url": proxy.url}, **chosen))
+
+
+def test_a_named_server_is_measured(proxy: Proxy, release: Path, prompts: Path, output: Path):
+    done = through(proxy, release, prompts, output)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((output.parent / "serving.json").read_text())
+    (measured,) = result["runs"]
+    assert measured["command"] is None
+    assert [(row["tokens"], row["parallel"], row["repeats"]) for row in measured["speed"]] == [
+        (4, 1, 5),
+        (4, 2, 5),
+    ]
+    assert all(row["ratio_to_baseline"] is None for row in measured["speed"])
+    rows = [(row["set"], row["thinking"], row["prompts"]) for row in measured["acceptance"]]
+    assert rows == [("chat", False, 1), ("chat", True, 1), ("all", None, 1)]
+    assert len((output.parent / "timings.jsonl").read_text().splitlines()) == 10
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (nth(2, to(ANSWERS, status(500))), "HTTP 500"),
+        (to(ANSWERS, truncated(announced=True)), "IncompleteRead"),
+        (to(ANSWERS, truncated(announced=False)), "a whole JSON value"),
+        (to(ANSWERS, edited(lambda body: body["choices"].clear())), "IndexError"),
+        (
+            to(ANSWERS, edited(lambda body: body["choices"][0]["token_ids"].pop())),
+            "a request was answered short",
+        ),
+        (to("/metrics", without_lines("spec_decode")), "0 drafts counted"),
+        (to("/metrics", without_lines("per_pos_total")), "counted for 0 positions"),
+        (to("/metrics", without_lines("num_accepted_tokens_total")), "by position"),
+        (to("/metrics", status(404)), "HTTP 404"),
+    ],
+)
+def test_faults_while_replies_are_asked(
+    proxy: Proxy, release: Path, prompts: Path, output: Path, change: Change, found: str
+):
+    proxy.change = change
+    check_refusal(through(proxy, release, prompts, output), output, found)
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (nth(3, to(ANSWERS, status(500), stream=True)), "1 of 2 requests answered"),
+        (nth(6, to(ANSWERS, truncated(announced=False), stream=True)), "answers of"),
+    ],
+)
+def test_faults_while_decodes_are_timed(
+    proxy: Proxy, release: Path, prompts: Path, output: Path, change: Change, found: str
+):
+    proxy.change = change
+    check_refusal(through(proxy, release, prompts, output), output, "a timed decode failed", found)
+
+
+def test_a_prompt_without_room_is_refused_before_anything_is_asked(
+    proxy: Proxy, release: Path, prompts: Path, output: Path
+):
+    done = through(proxy, release, prompts, output, reply_tokens=2040)
+    check_refusal(done, output, "does not fit the context", "weather", "2048", "2040 of answer")
+    assert proxy.asked(ANSWERS) == 0
+
+
+def test_a_named_server_of_another_launch(proxy: Proxy, release: Path, prompts: Path, output: Path):
+    done = through(proxy, release, prompts, output, max_model_len=1024)
+    check_refusal(done, output, "not the launch", "max_model_len 1024", "max_model_len 2048")
+
+
+def test_a_named_server_that_drafts_is_no_baseline(
+    proxy: Proxy, release: Path, prompts: Path, output: Path
+):
+    done = through(proxy, release, prompts, output, speculative_tokens=[0])
+    check_refusal(done, output, "counters of drafts can't be right", "drafts during the reply")
+
+
+def test_a_named_server_has_one_number_of_drafts(
+    proxy: Proxy, release: Path, prompts: Path, output: Path
+):
+    done = through(proxy, release, prompts, output, speculative_tokens=[0, 1])
+    check_refusal(done, output, "serving.server_url", "1 and 2 of them")
+    assert proxy.seen == []
+
+
+def test_interrupt_while_the_server_starts(conversion: Conversion, port: int, tmp_path: Path):
+    settings = {
+        "serving": {"port": port},
+        "launch": LAUNCH.model_dump(mode="json"),
+        "agent_tasks": {},
+    }
     seen: list[psutil.Process] = []
 
     def starting(said: str) -> bool:
@@ -205,15 +351,15 @@ def test_interrupt_while_the_server_starts(
         return "server: " in said and bool(seen)
 
     done = interrupt(
-        stage,
+        "run_agent_tasks",
         signal.SIGTERM,
         when=starting,
         release=conversion.graft_mtp.folder / "manifest.json",
         settings=json.dumps(settings),
         python=PYTHON,
         log_folder=tmp_path / "logs",
-        output=tmp_path / "results" / stage / "manifest.json",
-        **own,
+        output=tmp_path / "results" / "run_agent_tasks" / "manifest.json",
+        tasks=PROJECT / "workflow/scion/agent_tasks.yaml",
     )
     assert done.returncode == 130, done.stderr
     _, alive = psutil.wait_procs(seen, timeout=2)
@@ -222,8 +368,8 @@ def test_interrupt_while_the_server_starts(
 
 
 def test_killed_stage_leaves_no_server(release: Path, prompts: Path, output: Path, port: int):
-    command = arguments(release, prompts, output, port, speculative_tokens=[0])
-    log = output.parents[2] / "logs" / "measure_serving.n0.server.log"
+    command = arguments(release, prompts, output, {"port": port})
+    log = output.parents[2] / "logs" / "measure_serving.pico.n0.server.log"
     stage = subprocess.Popen(command, stderr=subprocess.DEVNULL, text=True)
     try:
         wait_for("Using KeptWeightsNvFp4LinearKernel", log, stage)

@@ -21,13 +21,16 @@ from scion.artifact import Artifact
 pytestmark = [pytest.mark.serve, pytest.mark.timeout(1800)]
 
 RELEASE = "pico-agent-nvfp4-text-mtp"
+LAUNCH = {"name": "pico", "title": "Pico", "max_model_len": 2048}
 BELOW_QUANTIZE = {
     "quantize_nvfp4",
     "graft_mtp",
     "verify_release",
     "measure_serving",
     "run_agent_tasks",
-    "evaluate_perplexity",
+    "evaluate_quality",
+    "evaluate_ifeval",
+    "evaluate_bfcl",
     "render_card",
     "seal_release",
 }
@@ -36,6 +39,7 @@ BELOW_QUANTIZE = {
 EVIDENCE = (
     "fetch_source",
     "fetch_donor",
+    "fetch_base",
     "lint_source",
     "fix_keys",
     "extract_text",
@@ -43,7 +47,9 @@ EVIDENCE = (
     "verify_release",
     "measure_serving",
     "run_agent_tasks",
-    "evaluate_perplexity",
+    "evaluate_quality",
+    "evaluate_ifeval",
+    "evaluate_bfcl",
 )
 
 
@@ -68,7 +74,8 @@ def runs(results: Path) -> dict[int, dict[str, Any]]:
 
 def test_the_release_passes_all_five_agent_tasks(results: Path) -> None:
     tasks = json.loads((results / "run_agent_tasks/agent_tasks.json").read_text())
-    assert [(task["name"], task["passed"]) for task in tasks["tasks"]] == [
+    first = [(task["name"], task["results"][0]["passed"]) for task in tasks["tasks"]]
+    assert first == [
         ("chat_with_reasoning", True),
         ("single_tool_call", True),
         ("continue_after_tool_result", True),
@@ -78,7 +85,7 @@ def test_the_release_passes_all_five_agent_tasks(results: Path) -> None:
 
 
 def test_the_server_decodes_the_nvfp4_release(finished: ProjectCopy) -> None:
-    log = finished.folder / "logs" / RELEASE / "measure_serving.n3.server.log"
+    log = finished.folder / "logs" / RELEASE / "measure_serving.pico.n3.server.log"
     assert "KeptWeightsNvFp4LinearKernel for NVFP4" in log.read_text()
 
 
@@ -90,12 +97,12 @@ def test_greedy_text_is_the_same_with_and_without_mtp(runs: dict[int, dict[str, 
 
 def test_the_grafted_head_is_accepted_well_above_chance(runs: dict[int, dict[str, Any]]) -> None:
     for drafted in (1, 3):
-        counts = runs[drafted]["acceptance"]["replies"]
+        (counts,) = [row for row in runs[drafted]["acceptance"] if row["set"] == "all"]
         assert counts["drafts"] > 100
         assert len(counts["per_position"]) == drafted
         # A head that guesses is right once in a vocabulary of hundreds.
-        assert counts["per_position"][0] > 0.3
-        assert counts["mean_length"] > 1.3
+        assert counts["per_position"][0]["low"] > 0.3
+        assert counts["mean_length"]["low"] > 1.3
 
 
 def test_summary_names_release_digests_tasks_and_acceptance(
@@ -122,9 +129,9 @@ def test_the_hub_understands_the_card(results: Path) -> None:
 def test_the_card_quotes_what_was_measured(results: Path, runs: dict[int, dict[str, Any]]) -> None:
     card = (results / "release/README.md").read_text()
     for drafted in (1, 3):
-        counts = runs[drafted]["acceptance"]["replies"]
-        cells = " | ".join(f"{100 * rate:.1f} %" for rate in counts["per_position"])
-        assert f"| n={drafted} | {cells} |" in card
+        (counts,) = [row for row in runs[drafted]["acceptance"] if row["set"] == "all"]
+        for rate in counts["per_position"]:
+            assert f"{100 * rate['value']:.1f} %" in card
     assert "5 of 5" in card
     assert "emulation" in card
 
@@ -156,7 +163,7 @@ def test_an_interrupted_card_or_seal_leaves_the_earlier_one(
         "render_card": {
             "template": finished.folder / "workflow/templates/card.md.jinja",
             "tasks": finished.folder / "workflow/scion/agent_tasks.yaml",
-            "settings": json.dumps({"card": {}}),
+            "settings": json.dumps({"card": {}, "launches": [LAUNCH]}),
         },
         "seal_release": {"card": results / "render_card/manifest.json"},
     }[stage]

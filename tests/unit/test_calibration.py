@@ -7,7 +7,7 @@ from transformers import AutoTokenizer
 
 from conversion import Pico
 from scion.calibration import read_rows, tokenize
-from scion.config import Calibration
+from scion.config_conversion import Calibration
 from scion.errors import ScionError
 
 ASK = {"role": "user", "content": "What is the weather in Rome?"}

@@ -38,7 +38,7 @@ def test_every_release_is_a_sound_config(path: Path) -> None:
         ({"text_only": "perhaps"}, "text_only"),
         ({"quantization": []}, "quantization"),
         ({"release": "../elsewhere"}, "release"),
-        ({"card": {"launches": [{"name": "a", "title": "b"}]}}, "card.launches.0.max_model_len"),
+        ({"launches": [{"name": "a", "title": "b"}]}, "launches.0.max_model_len"),
     ],
 )
 def test_a_wrong_key_or_value_is_named(values: dict[str, Any], named: str) -> None:

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from scion.config import Serving
+from scion.config_serving import Launch, Serving
 from scion.engines import vllm
 from scion.engines.server import log_end
-from scion.engines.vllm import SpecDecodeCounters, read_counters
+from scion.engines.vllm_counters import SpecDecodeCounters, read_counters
+from scion.engines.vllm_log import capacity, phase
 
 # Captured from vLLM 0.32 with three drafted tokens, the values changed to some that tell apart.
 METRICS = """\
@@ -38,17 +39,6 @@ def test_counters_of_several_engines_add_up():
     assert read_counters(METRICS + second) == SpecDecodeCounters(400, 1200, 800, (360, 280, 160))
 
 
-def test_rates():
-    summary = read_counters(METRICS).summary()
-    assert summary == {
-        "drafts": 200,
-        "draft_tokens": 600,
-        "accepted": 400,
-        "per_position": [0.9, 0.7, 0.4],
-        "mean_length": 3.0,
-    }
-
-
 def test_difference_counts_only_what_came_between():
     earlier = SpecDecodeCounters(100, 300, 250, (100, 90, 60))
     assert read_counters(METRICS) - earlier == SpecDecodeCounters(100, 300, 150, (80, 50, 20))
@@ -59,8 +49,40 @@ def test_difference_from_before_the_first_draft():
     assert read_counters(METRICS) - read_counters("") == read_counters(METRICS)
 
 
-def test_no_acceptance_without_speculation():
-    assert read_counters("vllm:generation_tokens_total 4.0\n").summary() is None
+def test_stretches_add_up():
+    one = SpecDecodeCounters(100, 300, 250, (100, 90, 60))
+    assert one + SpecDecodeCounters(0, 0, 0, ()) == one
+    assert one + one - one == one
+
+
+def test_a_server_that_does_not_speculate_counts_nothing():
+    counters = read_counters("vllm:generation_tokens_total 4.0\n")
+    assert counters == SpecDecodeCounters(0, 0, 0, ())
+    assert counters.fault(1) == "0 drafts counted"
+
+
+@pytest.mark.parametrize(
+    ("lost", "fault"),
+    [
+        ("num_drafts_total", "0 drafts counted"),
+        ("num_draft_tokens_total", "0 drafted tokens in 200 drafts of 3"),
+        ("num_accepted_tokens_total", "0 accepted tokens, and 400 by position"),
+        ("num_accepted_tokens_per_pos_total", "counted for 0 positions"),
+        ('position="2"', "counted for 2 positions"),
+    ],
+)
+def test_a_lost_counter_is_noticed(lost: str, fault: str):
+    assert read_counters(METRICS).fault(3) is None
+    left = "\n".join(line for line in METRICS.splitlines() if lost not in line)
+    assert fault in str(read_counters(left).fault(3))
+
+
+def test_a_counter_that_stands_still_is_noticed():
+    stuck = SpecDecodeCounters(100, 300, 10, (10, 0, 0)) - SpecDecodeCounters(
+        100, 200, 10, (9, 0, 0)
+    )
+    assert stuck.fault(3) == "0 drafts counted"
+    assert "drafts of 3" in str(SpecDecodeCounters(100, 50, 0, (0, 0, 0)).fault(3))
 
 
 @pytest.fixture
@@ -69,24 +91,33 @@ def checkpoint(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def command(folder: Path, drafted: int, **serving: object):
+def command(folder: Path, drafted: int, *, launch: dict[str, object], **serving: object):
     return vllm.command(
         folder,
         name="release",
-        speculative_tokens=drafted,
+        launch=Launch.model_validate(
+            {
+                "name": "one",
+                "title": "One",
+                "max_model_len": 2048,
+                "speculative_tokens": drafted,
+                **launch,
+            }
+        ),
         serving=Serving.model_validate(serving),
+        port=8123,
         python=Path("python"),
         inherited={"PATH": "/bin", "PYTHONPATH": "/other"},
     )
 
 
 def test_command_for_the_cpu(checkpoint: Path):
-    made = command(checkpoint, 3, port=8123)
+    made = command(checkpoint, 3, launch={"max_num_seqs": 2})
     text = " ".join(made.arguments)
     assert text.startswith("python -m vllm.entrypoints.launchers.api_server.entry --model ")
-    assert "--host 127.0.0.1 --port 8123 --language-model-only" in text
-    assert "--quantization modelopt" in text
-    assert made.arguments[-1] == '{"method": "mtp", "num_speculative_tokens": 3}'
+    assert "--host 127.0.0.1 --port 8123 --quantization modelopt --language-model-only" in text
+    assert "--max-model-len 2048 --max-num-seqs 2" in text
+    assert '{"method":"mtp","num_speculative_tokens":3}' in made.arguments
     assert made.environment["OMP_NUM_THREADS"] == "1"
     assert made.environment["PATH"] == "/bin"
     assert "PYTHONPATH" not in made.environment
@@ -96,36 +127,88 @@ def test_command_for_cuda(checkpoint: Path):
     made = command(
         checkpoint,
         1,
+        launch={"kv_cache_dtype": "fp8", "gpu_memory_utilization": 0.9},
         environment="serve-cuda",
-        kv_cache_dtype="fp8",
-        gpu_memory_utilization=0.9,
+        arguments=["--tensor-parallel-size", "2"],
     )
     assert made.arguments[1:4] == ("-m", "vllm.entrypoints.cli.main", "serve")
     assert "--kv-cache-dtype fp8 --gpu-memory-utilization 0.9" in " ".join(made.arguments)
+    assert made.arguments[-2:] == ("--tensor-parallel-size", "2")
     assert "--enforce-eager" not in made.arguments
     assert "OMP_NUM_THREADS" not in made.environment
 
 
 def test_no_speculation_and_no_quantization_unless_asked(checkpoint: Path):
     (checkpoint / "config.json").write_text("{}")
-    made = command(checkpoint, 0)
-    unasked = {"--speculative-config", "--quantization", "--kv-cache-dtype"}
+    made = command(checkpoint, 0, launch={})
+    unasked = {"--speculative-config", "--quantization", "--kv-cache-dtype", "--max-num-seqs"}
     assert not unasked & set(made.arguments)
     assert "--gpu-memory-utilization" not in made.arguments
 
 
 def test_phase_is_the_last_that_the_log_shows():
-    assert vllm.phase("") == "importing vLLM"
-    assert vllm.phase("Starting to load model x\nKV cache size") == "preparing the cache"
+    assert phase("") == "importing vLLM"
+    assert phase("Starting to load model x\nKV cache size") == "preparing the cache"
 
 
-def test_cache_tokens(tmp_path: Path):
+# As the sources of vLLM 0.25.1 print them on a GPU: each fact has its own line.
+LOG_025 = """\
+(EngineCore pid=9) INFO 07-14 10:01:00 [gpu_model_runner.py:5306] Model loading took 17.42 GiB \
+memory and 12.300000 seconds
+(EngineCore pid=9) INFO 07-14 10:01:40 [gpu_worker.py:538] Available KV cache memory: 8.73 GiB
+(EngineCore pid=9) INFO 07-14 10:01:40 [kv_cache_utils.py:2146] GPU KV cache size: 318,912 tokens
+(EngineCore pid=9) INFO 07-14 10:01:40 [kv_cache_utils.py:2147] Maximum concurrency for 262,144 \
+tokens per request: 1.22x
+(EngineCore pid=9) INFO 07-14 10:01:52 [gpu_model_runner.py:6707] Graph capturing finished in \
+7 secs, took 0.31 GiB
+"""
+# Captured from vLLM 0.32.0 on a CPU, where cache and concurrency stand in one line.
+LOG_032_CPU = """\
+(EngineCore pid=25695) INFO 11-24 01:01:46 [cpu_worker.py:260] Explicitly set (1.0/23.54) GiB for \
+KV cache on node 0.
+(EngineCore pid=25695) INFO 11-24 01:01:46 [kv_cache_utils.py:2327] CPU KV cache size: 762,600 \
+tokens, Maximum concurrency for 2,048 tokens per request: 372.36x
+"""
+
+
+def test_capacity_of_a_gpu_server(tmp_path: Path):
     log = tmp_path / "log"
-    log.write_text("[kv_cache_utils.py:2327] CPU KV cache size: 232,960 tokens, Maximum\n")
-    assert vllm.cache_tokens(log) == 232960
-    log.write_text("")
-    assert vllm.cache_tokens(log) is None
-    assert vllm.cache_tokens(None) is None
+    log.write_text(LOG_025)
+    assert capacity(log) == {
+        "kv_cache_tokens": 318912,
+        "concurrency": 1.22,
+        "memory": {"weights_gib": 17.42, "kv_cache_gib": 8.73, "graphs_gib": 0.31},
+    }
+    # The second model runner of 0.25.1 leaves a word out; 0.32.0 joins two lines.
+    log.write_text(
+        LOG_025.replace("GiB memory and", "GiB and").replace(
+            "318,912 tokens\n",
+            "318,912 tokens, Maximum concurrency for 262,144 tokens per request: 1.22x\n",
+        )
+    )
+    assert capacity(log)["memory"]["weights_gib"] == 17.42
+    assert capacity(log)["concurrency"] == 1.22
+
+
+def test_capacity_of_a_cpu_server(tmp_path: Path):
+    log = tmp_path / "log"
+    log.write_text(LOG_032_CPU)
+    assert capacity(log) == {
+        "kv_cache_tokens": 762600,
+        "concurrency": 372.36,
+        "memory": {"weights_gib": None, "kv_cache_gib": 1.0, "graphs_gib": None},
+    }
+
+
+def test_capacity_is_unknown_without_a_log(tmp_path: Path):
+    nothing = {
+        "kv_cache_tokens": None,
+        "concurrency": None,
+        "memory": {"weights_gib": None, "kv_cache_gib": None, "graphs_gib": None},
+    }
+    assert capacity(None) == nothing
+    (tmp_path / "log").write_text("")
+    assert capacity(tmp_path / "log") == nothing
 
 
 def test_log_end_shows_the_cause_and_the_last_lines(tmp_path: Path):

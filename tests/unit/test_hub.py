@@ -420,6 +420,7 @@ source: hf://owner/model@main   # the fine-tune
 donor: "hf://owner/model"
 quantization:
     calibration: {dataset: 'hf://datasets/owner/data@main', samples: 20}
+quality: {base: hf://owner/model@main}
 
 card:
   summary: see hf://owner/model@main
@@ -439,12 +440,13 @@ def test_pin_changes_the_locations_and_nothing_else(server: HubServer, tmp_path:
         text.replace("hf://owner/model@main   #", f"hf://owner/model@{commit}   #")
         .replace('"hf://owner/model"', f'"hf://owner/model@{commit}"')
         .replace("hf://datasets/owner/data@main", f"hf://datasets/owner/data@{data}")
+        .replace("base: hf://owner/model@main", f"base: hf://owner/model@{commit}")
     )
     assert path.read_bytes().decode() == expected
-    assert [pin.line for pin in pins] == [2, 3, 5]
+    assert [pin.line for pin in pins] == [2, 3, 5, 6]
     assert lines[0] == f"{path}:2: hf://owner/model@main -> hf://owner/model@{commit}"
     assert pin_config(path, report=lines.append) == []
-    assert len(lines) == 3
+    assert len(lines) == 4
 
 
 def test_pin_asks_for_each_repository_once(server: HubServer, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from checkpoints import edit_json, edit_tensor
 from conversion import ENVIRONMENT, Conversion, Pico
 from scion.artifact import Artifact
 from scion.checkpoint import INDEX
-from scion.config import Lint
+from scion.config_conversion import Lint
 from scion.errors import ScionError
 from scion.stages.fetch_donor import fetch_donor
 from scion.stages.graft_mtp import graft_mtp

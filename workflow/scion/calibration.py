@@ -11,7 +11,7 @@ from datasets import load_dataset  # pyright: ignore[reportUnknownVariableType]
 from datasets.exceptions import DatasetsError
 from jinja2 import TemplateError
 
-from scion.config import Calibration
+from scion.config_conversion import Calibration
 from scion.errors import ScionError
 from scion.location import HubRepository, parse_location
 

@@ -18,18 +18,20 @@ class Chat:
         messages: As /v1/chat/completions takes them.
         tools: As /v1/chat/completions takes them; None where the chat offers none.
         template: Variables of the chat template, such as `enable_thinking`.
+        set: The line's `set`: the kind of chats that it belongs to.
     """
 
     name: str
     messages: list[dict[str, Any]]
     tools: list[dict[str, Any]] | None
     template: dict[str, Any]
+    set: str | None = None
 
 
 def read_chats(path: Path, *, limit: int | None = None) -> list[Chat]:
     """Read the first `limit` chats of a JSONL file, or all.
 
-    A line holds `messages`, and may hold `name`, `tools` and `enable_thinking`.
+    A line holds `messages`, and may hold `name`, `set`, `tools` and `enable_thinking`.
 
     Raises:
         ScionError: The file can't be read, is empty, has fewer chats than `limit`, or a line is
@@ -54,7 +56,11 @@ def token_ids(server: Server, chat: Chat, *, reply: bool) -> list[int]:
     """
     body = {
         "model": server.model,
-        "messages": chat.messages,
+        # /tokenize knows reasoning by this name only; /v1/chat/completions takes both.
+        "messages": [
+            {**one, "reasoning": one["reasoning_content"]} if one.get("reasoning_content") else one
+            for one in chat.messages
+        ],
         "add_generation_prompt": reply,
         "chat_template_kwargs": chat.template,
         **({"tools": chat.tools} if chat.tools else {}),
@@ -77,7 +83,8 @@ def _parse(line: str, where: str, number: int) -> Chat:
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise _unusable(where, f"{type(error).__name__}: {error} in {line[:120]}") from error
     template = {key: row[key] for key in ("enable_thinking",) if key in row}
-    return Chat(row.get("name", f"line {number}"), messages, tools or None, template)
+    name = row.get("name", f"line {number}")
+    return Chat(name, messages, tools or None, template, row.get("set"))
 
 
 def _unusable(where: object, found: str, expected: str | None = None) -> ScionError:

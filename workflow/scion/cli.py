@@ -10,7 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from scion.errors import ScionError, exit_on_error
+from scion.launch_command import add_launch
 from scion.lint.options import add_lint
+from scion.offline.command import add_acceptance
 
 _AddParser = Callable[..., argparse.ArgumentParser]
 _DEFAULT = Path("config/default.yaml")
@@ -29,6 +31,8 @@ def main() -> int:
     _add_pin(commands.add_parser)
     _add_config(commands.add_parser)
     add_lint(commands.add_parser, _lint)
+    add_acceptance(commands.add_parser, _acceptance)
+    add_launch(commands.add_parser, _launch)
     args = parser.parse_args()
     return exit_on_error(lambda: args.run(args))
 
@@ -117,6 +121,18 @@ def _lint(args: argparse.Namespace) -> int:
     from scion.lint.command import lint
 
     return lint(args)
+
+
+def _acceptance(args: argparse.Namespace) -> None:
+    from scion.offline.command import acceptance
+
+    acceptance(args)
+
+
+def _launch(args: argparse.Namespace) -> int:
+    from scion.launch_command import launch
+
+    return launch(args)
 
 
 if __name__ == "__main__":

@@ -1,207 +1,23 @@
 """The configuration of a release, as one typed model: frozen, no unknown keys, units in the names.
 
-`config/default.yaml` is generated from this model (`scion config`), and every stage takes its own
-section, so a value changes nothing but the stages that read it.
+`config/default.yaml` is generated from this model (`scion config`). The sections stand in the
+`config_*` modules: a stage imports those that it reads, so that neither another section's value nor
+its code changes what the stage has made.
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
+from scion.config_agent import AgentTasks
+from scion.config_card import Card
+from scion.config_conversion import Lint, Quantization
+from scion.config_evaluations import Bfcl, Ifeval
+from scion.config_section import Section
+from scion.config_serving import PICO_LAUNCH, Launch, Measurement, Quality, Serving
 from scion.errors import ScionError
-
-
-class Section(BaseModel):
-    """A part of the configuration: immutable, and a mistyped key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
-
-
-class Calibration(Section):
-    """The samples that activation scales are taken from."""
-
-    dataset: str = Field(
-        default="resources/pico/calibration.jsonl",
-        description="local JSONL file with a `messages` or `text` column, or "
-        "hf://datasets/owner/name@commit",
-    )
-    subset: str | None = Field(
-        default=None, description="configuration of a hub data set, such as LLM"
-    )
-    split: str = Field(default="train", description="split of a hub data set")
-    samples: int = Field(default=20, gt=0, description="number of samples, taken from the start")
-    max_tokens: int = Field(
-        default=8192, gt=0, description="longer samples are cut to this many tokens"
-    )
-
-
-class Quantization(Section):
-    """How weights become NVFP4."""
-
-    recipe: Literal["nvfp4_default"] = Field(
-        default="nvfp4_default",
-        description="ModelOpt's NVFP4_DEFAULT_CFG: maximum calibration, W4A4",
-    )
-    calibration: Calibration = Calibration()
-    device: Literal["auto", "cpu", "cuda"] = Field(
-        default="auto", description="where calibration runs; auto takes a GPU if there is one"
-    )
-    max_shard_megabytes: int = Field(
-        default=5000,
-        gt=0,
-        description="a shard is closed before it would grow past this (10^6 bytes)",
-    )
-
-
-class Lint(Section):
-    """What lint_source and verify_release hold a checkpoint against."""
-
-    engines: tuple[str, ...] = Field(
-        default=("vllm", "sglang"),
-        description="engines to serve with, as `scion lint --engine` takes them",
-    )
-    tensor_parallel: tuple[int, ...] = Field(
-        default=(1,), description="numbers of GPUs to split the release over"
-    )
-    ignore: tuple[str, ...] = Field(
-        default=(), description="rules to leave out: codes or names of `scion lint --list`"
-    )
-
-
-class Launch(Section):
-    """One way to serve the release."""
-
-    name: str = Field(description="name of the launch, as results and the card quote it")
-    title: str = Field(description="what the launch is for, as the card's heading")
-    max_model_len: int = Field(gt=0, description="context in tokens")
-    max_num_seqs: int | None = Field(default=None, gt=0, description="requests decoded in parallel")
-    kv_cache_dtype: Literal["auto", "fp8"] = Field(
-        default="auto", description="fp8 halves KV memory"
-    )
-    gpu_memory_utilization: float | None = Field(
-        default=None, gt=0, le=1, description="share of GPU memory that vLLM may take"
-    )
-    speculative_tokens: int = Field(
-        default=3, ge=0, description="MTP drafts a step; 0 serves without speculation"
-    )
-
-
-class Serving(Section):
-    """Which server measures the release, and how it is started."""
-
-    environment: Literal["serve-cpu", "serve-cuda"] = Field(
-        default="serve-cpu", description="folder of envs/ whose vLLM serves"
-    )
-    server_url: str | None = Field(
-        default=None,
-        description="address of a running server to use instead, such as http://host:8000/v1",
-    )
-    port: int = Field(default=8011, gt=0, lt=65536, description="loopback port of the server")
-    start_seconds: int = Field(
-        default=600, gt=0, description="longest wait until the server is ready"
-    )
-    kv_cache_gigabytes: int = Field(default=1, gt=0, description="KV cache of a CPU server (GiB)")
-    cpu_threads: int = Field(
-        default=1, gt=0, description="OpenMP threads of a CPU server; one is best for tiny models"
-    )
-    max_model_len: int = Field(default=1024, gt=0, description="context in tokens while measuring")
-    max_num_seqs: int = Field(default=2, gt=0, description="requests decoded in parallel")
-    kv_cache_dtype: Literal["auto", "fp8"] = Field(
-        default="auto", description="fp8 halves the KV cache's memory"
-    )
-    gpu_memory_utilization: float | None = Field(
-        default=None, gt=0, le=1, description="share of GPU memory that vLLM may take"
-    )
-
-
-class Measurement(Section):
-    """What measure_serving decodes."""
-
-    prompts: str = Field(
-        default="resources/pico/prompts.jsonl",
-        description="JSONL of chats: `messages`, and maybe `name`, `tools`, `enable_thinking`",
-    )
-    decode_tokens: tuple[int, ...] = Field(
-        default=(50, 150, 300), description="lengths of the short, medium and long decode"
-    )
-    reply_tokens: int = Field(
-        default=200, gt=0, description="longest reply where the model itself ends it"
-    )
-    parallel_requests: tuple[int, ...] = Field(
-        default=(1, 2), description="requests at the same time"
-    )
-    speculative_tokens: tuple[int, ...] = Field(
-        default=(0, 1, 3), description="MTP drafts a step, one server start each; 0 is the baseline"
-    )
-
-
-class AgentTasks(Section):
-    """The agent capability test."""
-
-    speculative_tokens: int = Field(
-        default=3, ge=0, description="MTP drafts a step while the tasks run"
-    )
-    required_passes: int = Field(
-        default=5, ge=0, description="with fewer tasks passed the stage fails, and so the release"
-    )
-
-
-class Perplexity(Section):
-    """Held-out text on which source and release are compared."""
-
-    dataset: str = Field(
-        default="resources/pico/heldout.jsonl", description="JSONL of chats: `messages`, `tools`"
-    )
-    samples: int = Field(default=64, gt=0, description="number of chats, taken from the start")
-    max_tokens: int = Field(
-        default=1000, gt=1, description="longer chats are cut to this many tokens"
-    )
-
-
-class Card(Section):
-    """What the model card says that can't be measured."""
-
-    title: str = Field(
-        default="Pico-Agent-NVFP4-TEXT-MTP", description="heading and name of the release"
-    )
-    repository: str = Field(
-        default="example/Pico-Agent-NVFP4-TEXT-MTP",
-        description="owner/name under which it is published",
-    )
-    summary: str = Field(
-        default="The pipeline's embedded pair of tiny models, released as the real ones are.",
-        description="one paragraph below the heading",
-    )
-    license: str = Field(
-        default="apache-2.0", description="licence identifier of the Hugging Face hub"
-    )
-    parent: str = Field(
-        default="example/pico-agent", description="repository that the weights come from"
-    )
-    base: str = Field(
-        default="example/pico-base", description="repository that the MTP head comes from"
-    )
-    tags: tuple[str, ...] = Field(
-        default=("nvfp4", "modelopt", "mtp", "speculative-decoding", "text-only", "tool-calling"),
-        description="tags of the hub",
-    )
-    hardware_target: str = Field(
-        default="Any: a model this small shows the pipeline, not a GPU.",
-        description="the cards that the release is meant for",
-    )
-    launches: tuple[Launch, ...] = Field(
-        default=(
-            Launch(
-                name="pico",
-                title="Pico launch",
-                max_model_len=1024,
-                max_num_seqs=2,
-            ),
-        ),
-        description="launches that the card explains, the recommended one first",
-    )
 
 
 class Config(Section):
@@ -222,11 +38,35 @@ class Config(Section):
     text_only: bool = Field(default=True, description="strip the vision tower")
     lint: Lint = Lint()
     quantization: Quantization = Quantization()
+    launches: tuple[Launch, ...] = Field(
+        default=(PICO_LAUNCH,),
+        min_length=1,
+        description="ways to serve the release, the recommended one first",
+    )
     serving: Serving = Serving()
     measurement: Measurement = Measurement()
     agent_tasks: AgentTasks = AgentTasks()
-    perplexity: Perplexity = Perplexity()
+    quality: Quality = Quality()
+    ifeval: Ifeval = Ifeval()
+    bfcl: Bfcl = Bfcl()
     card: Card = Card()
+
+    @model_validator(mode="after")
+    def _name_known_launches(self) -> "Config":
+        known = [launch.name for launch in self.launches]
+        if len(set(known)) < len(known):
+            raise ValueError(f"launches: two of them have one name: {', '.join(known)}")
+        for key, names in (
+            ("serving.launch", [self.serving.launch]),
+            ("measurement.launches", self.measurement.launches),
+        ):
+            if unknown := [name for name in names if name not in known]:
+                raise ValueError(f"{key}: no launch {unknown[0]}; there are {', '.join(known)}")
+        return self
+
+    def launch(self, name: str) -> Launch:
+        """The launch of that name, one of `launches`."""
+        return next(launch for launch in self.launches if launch.name == name)
 
 
 def load_config(values: dict[str, Any], *, where: object) -> Config:
@@ -286,11 +126,16 @@ def _yaml_lines(section: Section, *, indent: int) -> list[str]:
     for name, info in type(section).model_fields.items():
         value = getattr(section, name)
         if isinstance(value, Section):
-            lines += ["", f"{pad}# {type(value).__doc__}", f"{pad}{name}:"]
+            lines += ["", f"{pad}# {(type(value).__doc__ or '').splitlines()[0]}", f"{pad}{name}:"]
             lines += _yaml_lines(value, indent=indent + 2)
             continue
         plain = section.model_dump(mode="json")[name]
         text = yaml.safe_dump({name: plain}, sort_keys=False, width=1000, allow_unicode=True)
         lines.append(f"{pad}# {info.description}")
+        if isinstance(value, tuple) and value and isinstance(value[0], Section):
+            lines += [
+                f"{pad}#   {key}: {field.description}"
+                for key, field in type(value[0]).model_fields.items()
+            ]
         lines += [pad + line for line in text.rstrip().splitlines()]
     return lines

@@ -1,7 +1,6 @@
-"""Greedy decodes on a running server, and whether two servers generated the same tokens."""
+"""Greedy replies of a running server, and whether two servers generated the same tokens."""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +9,24 @@ from scion.engines.server import Server
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt as the served template renders it."""
+    """A prompt as the served template renders it.
+
+    Attributes:
+        name: As its file names it.
+        set: The kind of prompts that it belongs to.
+        thinking: Whether the template lets the model think.
+        tokens: What is sent: as they are, so no parser touches what comes back.
+    """
 
     name: str
+    set: str
+    thinking: bool
     tokens: list[int]
+
+    @property
+    def label(self) -> str:
+        """Name and mode, as results quote it."""
+        return f"{self.name}, {'with' if self.thinking else 'without'} thinking"
 
 
 @dataclass(frozen=True)
@@ -25,51 +38,45 @@ class Answer:
     tokens: list[int]
 
 
-def generate(server: Server, prompt: Prompt, length: int, *, to_the_end: bool = True) -> Answer:
-    """Decode one prompt greedily.
+def generate(server: Server, prompt: Prompt, length: int) -> Answer:
+    """Decode one prompt greedily until the model ends its reply.
 
     Args:
         server: The server.
-        prompt: Its tokens are sent as they are, so no parser touches what comes back.
-        length: Tokens to generate.
-        to_the_end: Generate exactly `length` tokens, past the model's own end. Otherwise the model
-            may end sooner.
+        prompt: The prompt.
+        length: Tokens to generate at most.
 
     Raises:
-        ScionError: The request fails, or is answered with fewer tokens than asked.
+        ScionError: The request fails, or the reply was cut short.
     """
     body = {
         "model": server.model,
         "prompt": prompt.tokens,
         "max_tokens": length,
         "temperature": 0,
-        "ignore_eos": to_the_end,
         "return_token_ids": True,
     }
     answer = server.ask("/v1/completions", body)
-    choice = answer["choices"][0]
-    tokens: list[int] = choice["token_ids"]
-    counted = answer["usage"]["completion_tokens"]
-    short = counted != length if to_the_end else counted == 0
-    if short or counted != len(tokens):
+    try:
+        choice = answer["choices"][0]
+        tokens, reason = list(choice["token_ids"]), choice["finish_reason"]
+        counted = answer["usage"]["completion_tokens"]
+    except (LookupError, TypeError) as error:
+        raise server.failure(
+            "an answer of the server can't be used",
+            where=f"prompt {prompt.label}",
+            expected="choices with token_ids and finish_reason, and usage",
+            found=f"{type(error).__name__}: {error}",
+        ) from error
+    whole = len(tokens) == length if reason == "length" else reason == "stop" and tokens
+    if not whole or counted != len(tokens):
         raise server.failure(
             "a request was answered short",
-            where=f"prompt {prompt.name}",
-            expected=f"{length if to_the_end else 'at least 1'} tokens",
-            found=f"{counted} counted, {len(tokens)} returned, "
-            f"finish_reason {choice['finish_reason']}",
+            where=f"prompt {prompt.label}",
+            expected=f"{length} tokens, or fewer and the model's own end (finish_reason stop)",
+            found=f"{counted} counted, {len(tokens)} returned, finish_reason {reason}",
         )
-    return Answer(prompt.name, length, tokens)
-
-
-def generate_together(server: Server, prompts: Sequence[Prompt], length: int) -> list[Answer]:
-    """Decode several prompts at the same time, each exactly `length` tokens long."""
-    pool = ThreadPoolExecutor(max_workers=len(prompts))
-    try:
-        return list(pool.map(lambda prompt: generate(server, prompt, length), prompts))
-    finally:
-        # An interrupt must not wait for the decodes: the server is about to be stopped.
-        pool.shutdown(wait=False, cancel_futures=True)
+    return Answer(prompt.label, length, tokens)
 
 
 def compare(baseline: Sequence[Answer], answers: Sequence[Answer]) -> dict[str, Any]:

@@ -4,11 +4,14 @@ from pathlib import Path
 from typing import Any
 
 from scion.artifact import Artifact
+from scion.card_text import Record, change, drafts, hardware, number, ratio, share
 from scion.checkpoint import read_json
 
 
 def summary(results: Path) -> list[str]:
-    """Lines that name the release folder, its digests, the tasks and the MTP acceptance.
+    """Lines that name the release folder and its digests, and tell what was measured.
+
+    A number's 95 % interval stands in brackets behind it.
 
     Args:
         results: The folder of a release's artifacts, such as `results/<release>`.
@@ -17,40 +20,79 @@ def summary(results: Path) -> list[str]:
         ScionError: The release is not finished.
     """
     release = Artifact.open(results / "release")
-    tasks = read_json(results / "run_agent_tasks/agent_tasks.json")
-    serving = read_json(results / "measure_serving/serving.json")
-    perplexity = read_json(results / "evaluate_perplexity/perplexity.json")
-    engine = f"{serving['engine']['name']} {serving['engine']['version']}"
+
+    def result(name: str) -> Any:
+        """A result file, out of the release: what another configuration left beside it is old."""
+        path = release.folder / "provenance/results" / name
+        return read_json(path) if f"provenance/results/{name}" in release.files else None
+
+    serving = result("serving.json")
     lines = [
         f"release:     {release.folder}",
         f"root:        {release.root}",
         f"weights:     {release.facts['weights']}",
-        f"agent tasks: {tasks['passed']}/{tasks['total']} on {engine} ({_device(serving)})",
+        f"agent tasks: {_tasks(result('agent_tasks.json'), serving)}",
     ]
-    lines += [_acceptance(run) for run in serving["runs"] if run["acceptance"]]
-    return [*lines, _perplexity(perplexity)]
+    lines += [f"{_name(run)}{_acceptance(run)}" for run in serving["runs"] if run["acceptance"]]
+    lines += [
+        f"{_name(run)}{line}"
+        for run in serving["runs"]
+        if run["speculative_tokens"]
+        for line in _speed(run)
+    ]
+    lines += _quality(result("quality.json"))
+    ifeval, bfcl = result("ifeval.json"), result("bfcl.json")
+    if ifeval is not None:
+        shown = [f"{key.replace('_', ' ')} {share(one)}" for key, one in ifeval["scores"].items()]
+        lines.append(f"IFEval:      {'; '.join(shown)}")
+    if bfcl is not None:
+        shown = [f"{one['name']} {one['passed']}/{one['cases']}" for one in bfcl["categories"]]
+        lines.append(f"BFCL:        {'; '.join(shown)}")
+    return lines
 
 
-def _device(serving: dict[str, Any]) -> str:
-    hardware = serving["hardware"]
-    return f"{hardware['count']} x {hardware['name']}" if hardware["name"] else "named server"
+def _tasks(tasks: Record, serving: Record) -> str:
+    first = [task["results"][0]["passed"] for task in tasks["tasks"]]
+    engine = f"{serving['engine']['name']} {serving['engine']['version']}"
+    return (
+        f"{sum(first)}/{len(first)}, all cases {tasks['passed']}/{tasks['total']} = "
+        f"{share(tasks['rate'])}, on {engine} ({hardware(serving['hardware'])})"
+    )
 
 
-def _acceptance(run: dict[str, Any]) -> str:
-    counts = run["acceptance"]["replies"]
-    positions = ", ".join(f"{100 * rate:.1f} %" for rate in counts["per_position"])
-    drafted = run["speculative_tokens"]
+def _name(run: Record) -> str:
+    return f"{drafts(run['speculative_tokens'])}:".ljust(13)
+
+
+def _acceptance(run: Record) -> str:
+    counts = next(row for row in run["acceptance"] if row["set"] == "all")
+    positions = ", ".join(share(one) for one in counts["per_position"])
     same = run["same_text_as_baseline"]
     text = f"; text as without MTP {same['identical']}/{same['total']}" if same else ""
     return (
-        f"MTP n={drafted}:     accepted by position {positions}; "
-        f"mean length {counts['mean_length']:.2f} of {drafted + 1}{text}"
+        f"accepted by position {positions}; {number(counts['mean_length'], 2)} of "
+        f"{run['speculative_tokens'] + 1} tokens a step{text}"
     )
 
 
-def _perplexity(result: dict[str, Any]) -> str:
-    source, release = result["source"]["assistant"], result["release"]["assistant"]
-    return (
-        f"perplexity:  {release['perplexity']:.4f} (source {source['perplexity']:.4f}) "
-        f"over {release['tokens']} held-out assistant tokens"
-    )
+def _speed(run: Record) -> list[str]:
+    """The longest single decode, beside no MTP."""
+    single = [one for one in run["speed"] if one["parallel"] == 1]
+    if not single:
+        return []
+    longest = max(single, key=lambda one: one["tokens"])
+    beside = longest["ratio_to_baseline"]
+    return [
+        f"{number(longest['tokens_per_second'])} tokens a second over {longest['tokens']}"
+        + (f", {ratio(beside)} no MTP" if beside else "")
+    ]
+
+
+def _quality(quality: Record) -> list[str]:
+    parts = {one["name"]: one["parts"] for one in quality["models"] if one["parts"]}
+    part = next(part for part, scored in parts["release"].items() if scored)
+    own, before = parts["release"][part], parts[quality["reference"]][part]
+    return [
+        f"perplexity:  {number(own['perplexity'], 4)}, bf16 {number(before['perplexity'], 4)}; "
+        f"loss {change(own['loss_change'])} over {own['tokens']} held-out tokens ({part})"
+    ]

@@ -71,17 +71,22 @@ def task_prompts(path: Path, render: Renderer) -> list[Prompt]:
     spec = yaml.safe_load(path.read_text())
     prompts: list[Prompt] = []
     for task in spec["tasks"]:
-        for message in task["messages"]:
-            for call in message.get("tool_calls", []):
-                call["function"]["arguments"] = json.loads(call["function"]["arguments"])
-        text = render.prompt(
-            task["messages"],
-            [spec["tools"][name] for name in task["tools"]],
-            task["enable_thinking"],
-        )
-        expect = task["expect"]
-        contains = expect.get("content_contains", [])
-        prompts.append(Prompt(text, plain_calls(expect["tool_calls"]), contains))
+        case = task["cases"][0]
+        messages = [
+            {"role": "system", "content": spec["system"]},
+            {"role": "user", "content": case["user"]},
+        ]
+        for step in case.get("done", []):
+            call = {"type": "function", "function": step["call"]}
+            messages += [
+                {"role": "assistant", "content": None, "tool_calls": [call]},
+                {"role": "tool", "content": json.dumps(step["result"], ensure_ascii=False)},
+            ]
+        tools = [spec["tools"][name] for name in case.get("tools", [])]
+        text = render.prompt(messages, tools, task["enable_thinking"])
+        picked = [case["picks"]["answer"]] if "picks" in case else []
+        contains = [str(fact) for fact in (*case.get("contains", []), *picked)]
+        prompts.append(Prompt(text, plain_calls(case.get("tool_calls", [])), contains))
     return prompts
 
 

@@ -3,8 +3,9 @@
 import argparse
 from pathlib import Path
 
-# Keys of the configuration's `serving` that leave a result as it is; manifests do without them.
-UNMEASURED = {"port", "start_seconds"}
+# Keys of `serving` that leave a result as it is (the launch itself is recorded); manifests do
+# without them.
+UNMEASURED = {"launch", "port", "start_seconds"}
 
 
 def add_server_options(parser: argparse.ArgumentParser) -> None:

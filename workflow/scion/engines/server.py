@@ -93,7 +93,16 @@ class Server:
         Raises:
             ScionError: The server refuses, fails or does not answer; shows its log's end.
         """
-        return json.loads(self._request(path, json.dumps(body).encode()))
+        text = self._request(path, json.dumps(body).encode())
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise self.failure(
+                "a request to the server failed",
+                where=self.url + path,
+                expected="a whole JSON value",
+                found=f"{error}: {text[:200]!r}",
+            ) from error
 
     def failure(
         self, problem: str, *, where: object, expected: object, found: object
@@ -197,6 +206,13 @@ def check_port(port: int) -> None:
                 hint=f"end what listens there (ss -ltnp 'sport = :{port}'), or set serving.port "
                 "to a free port",
             ) from error
+
+
+def free_port() -> int:
+    """A loopback port that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return probe.getsockname()[1]
 
 
 def stop(child: subprocess.Popen[bytes]) -> None:

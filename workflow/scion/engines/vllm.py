@@ -10,13 +10,14 @@ import os
 import re
 import subprocess
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from scion.checkpoint import read_json
-from scion.config import Serving
-from scion.engines.server import LOOPBACK, Command, Server, connect, running
+from scion.config_serving import Launch, Serving
+from scion.engines.server import LOOPBACK, Command, Server, connect, free_port, running
+from scion.engines.vllm_log import phase
+from scion.launches import flags
 
 # `python -m vllm.entrypoints.openai.api_server` is deprecated in 0.32, and the `vllm` script does
 # not run in the CPU build (it asks for the metadata of a package named vllm).
@@ -31,26 +32,15 @@ _FLAGS: dict[str, tuple[str, ...]] = {
     # Otherwise a second, identical prompt would be measured without its prefill.
     "serve-cuda": ("--no-enable-prefix-caching",),
 }
-# Phase by a piece of the log, the last that has come counts.
-_PHASES = (
-    ("non-default args", "reading the configuration"),
-    ("Initializing a V1 LLM engine", "starting the worker"),
-    ("Starting to load model", "loading weights"),
-    ("KV cache size", "preparing the cache"),
-    ("Starting vLLM server", "opening the port"),
-)
-_CACHE = re.compile(r"KV cache size: ([\d,]+) tokens")
-_SAMPLE = re.compile(r"^(?P<name>[a-zA-Z_:][\w:]*)(?:\{(?P<labels>.*)\})? (?P<value>\S+)")
-_LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
-_COUNTER = "vllm:spec_decode_num_"
 
 
 def command(
     model: Path,
     *,
     name: str,
-    speculative_tokens: int,
+    launch: Launch,
     serving: Serving,
+    port: int,
     python: Path,
     inherited: Mapping[str, str],
 ) -> Command:
@@ -59,32 +49,24 @@ def command(
     Args:
         model: The checkpoint's folder.
         name: The name to serve it under.
-        speculative_tokens: MTP drafts a step; 0 serves without speculation.
-        serving: Environment, port, context and batch.
+        launch: Context, batch, cache and speculation.
+        serving: The environment, and what its machine needs.
+        port: The loopback port.
         python: The serving environment's interpreter.
         inherited: Environment variables of the caller.
     """
     module = _MODULES[serving.environment]
-    flags = [
-        *("--served-model-name", name, "--host", LOOPBACK, "--port", str(serving.port)),
-        "--language-model-only",
-        *("--max-model-len", str(serving.max_model_len)),
-        *("--max-num-seqs", str(serving.max_num_seqs)),
-        *("--enable-auto-tool-choice", "--tool-call-parser", "qwen3_xml"),
-        *("--reasoning-parser", "qwen3"),
+    # A vision tower would be of no use here: whatever is measured is text.
+    quantized = "quantization_config" in read_json(model / "config.json")
+    options = flags(launch, quantized=quantized, text_only=True)
+    arguments = [
+        *("--served-model-name", name, "--host", LOOPBACK, "--port", str(port)),
+        *(argument for flag in options for argument in flag.arguments),
         *_FLAGS[serving.environment],
+        *serving.arguments,
     ]
-    if serving.kv_cache_dtype != "auto":
-        flags += ["--kv-cache-dtype", serving.kv_cache_dtype]
-    if serving.gpu_memory_utilization is not None:
-        flags += ["--gpu-memory-utilization", str(serving.gpu_memory_utilization)]
-    if "quantization_config" in read_json(model / "config.json"):
-        flags += ["--quantization", "modelopt"]
-    if speculative_tokens:
-        speculation = {"method": "mtp", "num_speculative_tokens": speculative_tokens}
-        flags += ["--speculative-config", json.dumps(speculation)]
     return Command(
-        arguments=(str(python), "-m", *module, str(model), *flags),
+        arguments=(str(python), "-m", *module, str(model), *arguments),
         environment=environment(serving, inherited),
         model=name,
         explain=phase,
@@ -110,22 +92,27 @@ def environment(serving: Serving, inherited: Mapping[str, str]) -> dict[str, str
     return kept | own
 
 
-def phase(log: str) -> str:
-    """What a starting server does, as its log shows."""
-    return next((text for mark, text in reversed(_PHASES) if mark in log), "importing vLLM")
-
-
 @contextlib.contextmanager
 def serve(
     model: Path,
     *,
     name: str,
-    speculative_tokens: int,
+    launch: Launch,
     serving: Serving,
     python: Path,
     log: Path,
+    arguments: tuple[str, ...] = (),
 ) -> Generator[Server]:
     """Serve a checkpoint while the block lasts, or use the server that `serving` names.
+
+    Args:
+        model: The checkpoint's folder.
+        name: The name to serve it under.
+        launch: Context, batch, cache and speculation.
+        serving: The environment, its machine's needs, or a server's address.
+        python: The serving environment's interpreter.
+        log: Written anew with all that the server prints.
+        arguments: Further options, for what one measurement asks of its server.
 
     Raises:
         ScionError: As `scion.engines.server.running` and `connect` do.
@@ -133,107 +120,31 @@ def serve(
     if serving.server_url is not None:
         yield connect(serving.server_url)
         return
+    port = serving.port or free_port()
     what = command(
         model,
         name=name,
-        speculative_tokens=speculative_tokens,
-        serving=serving,
+        launch=launch,
+        serving=serving.model_copy(update={"arguments": (*serving.arguments, *arguments)}),
+        port=port,
         python=python,
         inherited=os.environ,
     )
-    limit = serving.start_seconds
-    with running(what, port=serving.port, log=log, start_seconds=limit) as server:
+    with running(what, port=port, log=log, start_seconds=serving.start_seconds) as server:
         yield server
 
 
-@dataclass(frozen=True)
-class SpecDecodeCounters:
-    """vLLM's counters of speculative decoding, since the server's start or a difference of two.
-
-    Attributes:
-        drafts: Steps that drafted.
-        draft_tokens: Tokens drafted.
-        accepted: Drafted tokens that the model accepted.
-        accepted_per_position: Of those, by place in the draft.
-    """
-
-    drafts: int
-    draft_tokens: int
-    accepted: int
-    accepted_per_position: tuple[int, ...]
-
-    def __sub__(self, earlier: "SpecDecodeCounters") -> "SpecDecodeCounters":
-        before = earlier.accepted_per_position or (0,) * len(self.accepted_per_position)
-        pairs = zip(self.accepted_per_position, before, strict=True)
-        return SpecDecodeCounters(
-            self.drafts - earlier.drafts,
-            self.draft_tokens - earlier.draft_tokens,
-            self.accepted - earlier.accepted,
-            tuple(now - then for now, then in pairs),
-        )
-
-    @property
-    def per_position(self) -> tuple[float, ...]:
-        """Share of the drafts whose token at each place was accepted."""
-        return tuple(count / self.drafts for count in self.accepted_per_position)
-
-    @property
-    def mean_length(self) -> float:
-        """Mean tokens a step: the accepted ones, and the one that the model adds itself."""
-        return 1 + self.accepted / self.drafts
-
-    def summary(self) -> dict[str, Any] | None:
-        """Counts and rates as results record them; None where nothing was drafted."""
-        if self.drafts == 0:
-            return None
-        return {
-            "drafts": self.drafts,
-            "draft_tokens": self.draft_tokens,
-            "accepted": self.accepted,
-            "per_position": [round(rate, 4) for rate in self.per_position],
-            "mean_length": round(self.mean_length, 4),
-        }
-
-
-def read_counters(metrics: str) -> SpecDecodeCounters:
-    """Read the counters from Prometheus text; all zero for a server that does not speculate.
-
-    Samples of several engines are added up.
-    """
-    totals: dict[tuple[str, int], int] = {}
-    for line in metrics.splitlines():
-        sample = _SAMPLE.match(line)
-        if sample is None or not sample["name"].startswith(_COUNTER):
-            continue
-        labels = dict(_LABEL.findall(sample["labels"] or ""))
-        key = sample["name"].removeprefix(_COUNTER), int(labels.get("position", 0))
-        totals[key] = totals.get(key, 0) + int(float(sample["value"]))
-    places = sorted(place for name, place in totals if name == "accepted_tokens_per_pos_total")
-    return SpecDecodeCounters(
-        drafts=totals.get(("drafts_total", 0), 0),
-        draft_tokens=totals.get(("draft_tokens_total", 0), 0),
-        accepted=totals.get(("accepted_tokens_total", 0), 0),
-        accepted_per_position=tuple(
-            totals["accepted_tokens_per_pos_total", place] for place in places
-        ),
-    )
-
-
-def cache_tokens(log: Path | None) -> int | None:
-    """Tokens that the KV cache holds, if the server's log says so."""
-    found = _CACHE.search(log.read_text(errors="replace")) if log else None
-    return int(found[1].replace(",", "")) if found else None
+def context(server: Server) -> int:
+    """The longest sequence, prompt and answer, that the server takes (tokens)."""
+    return json.loads(server.read("/v1/models"))["data"][0]["max_model_len"]
 
 
 def describe(server: Server, serving: Serving) -> dict[str, Any]:
-    """The engine as results record it: name, version, environment, context, batch."""
+    """The engine as results record it: name, version, environment."""
     return {
         "name": "vLLM",
         "version": json.loads(server.read("/version"))["version"],
         "environment": None if serving.server_url else serving.environment,
-        "max_model_len": serving.max_model_len,
-        "max_num_seqs": serving.max_num_seqs,
-        "kv_cache_tokens": cache_tokens(server.log),
     }
 
 

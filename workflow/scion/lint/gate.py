@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from scion.config import Lint, Section
+from scion.config_conversion import Lint
+from scion.config_section import Section
 from scion.errors import ScionError
 from scion.lint.all_rules import RULES
 from scion.lint.rule import Result, Severity, run, select_rules

@@ -39,13 +39,16 @@ FILES = (
 )
 
 
-def fetch_source(*, location: str, output: Path, environment: str) -> Artifact:
+def fetch_source(
+    *, location: str, output: Path, environment: str, stage: str = "fetch_source"
+) -> Artifact:
     """Bring a checkpoint here and record the digest of every file and tensor.
 
     Args:
         location: A local folder, or `hf://owner/name@<commit>`.
         output: Folder of the artifact to make.
         environment: Identity of the locked environment.
+        stage: The stage that fetches; its name stands in the manifest.
 
     Raises:
         ScionError: No such place, a revision that is not a commit, or shards and index that do
@@ -75,7 +78,7 @@ def fetch_source(*, location: str, output: Path, environment: str) -> Artifact:
 
     artifact = remake(
         output,
-        stage="fetch_source",
+        stage=stage,
         inputs={},
         settings={"location": location},
         environment=environment,
@@ -98,7 +101,7 @@ def _local_folder(place: LocalFolder) -> Path:
             where=place.path,
             expected="a folder with config.json and safetensors files",
             found="a file" if place.path.exists() else "nothing",
-            hint="correct `source` in the config; paths count from the project's folder",
+            hint="correct the location in the config; paths count from the project's folder",
         )
     return place.path
 

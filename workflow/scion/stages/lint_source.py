@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from scion.artifact import Artifact, Draft, remake
-from scion.config import Lint
+from scion.config_conversion import Lint
 from scion.files import write_json
 from scion.lint.gate import (
     Settings,

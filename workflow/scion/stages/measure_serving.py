@@ -1,65 +1,75 @@
 """Measures a release on a real server: speed, MTP acceptance, and whether MTP changes the text.
 
-For each number of drafted tokens one server is started, warmed up with one untimed decode, and
-asked two things, always greedily (temperature 0):
+For each launch, and for each number of drafted tokens, one server is started and asked, always
+greedily (temperature 0):
 
-- *Decodes* of exactly `decode_tokens` tokens, the end of the text ignored, once with each number of
-  parallel requests. Decode i of length i starts at prompt i, so every launch does the same work.
-  They give tokens per second: generated tokens of all requests by the wall time from the first
-  request to the last answer, prefill included.
-- *Replies* to every prompt, ended by the model itself (or after `reply_tokens`). They give the
-  acceptance that users see: past the end of its reply a model writes what nobody asked for, and
-  acceptance there means little.
+- *Replies* to every prompt, with thinking and without, ended by the model itself or after
+  `reply_tokens`; of the first launch alone. The server's own counters, read around each, give the
+  acceptance that users see. The token ids are compared with those of the server without drafts.
+- *Decodes* of exactly `decode_tokens` tokens, timed by vLLM's own benchmark, `vllm bench serve`,
+  `repeats` times each, by one request and by several at the same time; a short one of each warms
+  up and is not timed. They give tokens per second (generated tokens of all requests by the wall
+  time from the first request sent to the last token received, prefill included), the time to the
+  first token and the time between tokens, all as medians over the repeats; and the ratio to the
+  same launch without drafts in this run.
 
-Acceptance comes from the server's own counters, read before and after; each kind has its own. The
-launch with 0 drafted tokens is the baseline: the others' token ids are compared with its.
+A failed request, or an answer that is shorter than asked, fails the stage.
 
-`serving.json` in the artifact:
+`serving.json` in the artifact, E being `scion.estimates.Estimate.record`:
 
-    {"engine":   {"name", "version", "environment", "max_model_len", "max_num_seqs",
-                  "kv_cache_tokens"},
+    {"engine":   {"name", "version", "environment"},
      "hardware": {"kind": "cpu"|"gpu"|"unknown", "name", "count"},
-     "prompts":  {"file", "sha256", "names": […]},
-     "warm_up_tokens": …,
-     "runs": [{"speculative_tokens": n, "command": […] | null, "start_seconds": s | null,
-               "kv_cache_tokens": … | null,
-               "decodes": [{"tokens", "parallel", "prompts": [name, …], "seconds",
-                            "tokens_per_second"}],
-               "replies": {"requests", "tokens", "seconds", "tokens_per_second"},
-               "acceptance": {"replies": A, "decodes": A} | null,
+     "prompts":  {"file", "sha256", "sets": {set: count}},
+     "runs": [{"launch", "max_model_len", "max_num_seqs", "kv_cache_dtype", "speculative_tokens",
+               "command": […] | null, "start_seconds": s | null,
+               "kv_cache_tokens": … | null, "concurrency": requests of full context | null,
+               "memory": {"weights_gib", "kv_cache_gib", "graphs_gib"}, each or null,
+               "speed": [{"tokens", "parallel", "repeats", "tokens_per_second": E, "ttft_ms": E,
+                          "itl_ms": E, "ratio_to_baseline": E | null}],
+               "acceptance": [{"set": name | "all", "thinking": bool | null, "prompts", "drafts",
+                               "draft_tokens", "accepted_by_position": […], "per_position": [E],
+                               "mean_length": E}] | null,
                "same_text_as_baseline": {"identical", "total", "differences":
                     [{"prompt", "length", "first_difference"}]} | null}]}
 
-with A = {"drafts", "draft_tokens", "accepted", "per_position": […], "mean_length"} or null. A
-difference's `first_difference` is the place, from 0, of the first token that differs.
+`command` and what the log tells are null for a server that ran already. `timings.jsonl` beside it
+holds every timed decode.
 """
 
+import json
+import os
 import sys
-import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from scion.artifact import Artifact, Draft, remake
-from scion.chats import Chat, read_chats, token_ids
-from scion.config import Measurement, Section, Serving
-from scion.decoding import Answer, Prompt, compare, generate, generate_together
+from scion.config_section import Section
+from scion.config_serving import Launch, Measurement, Serving
+from scion.decoding import compare
 from scion.digest import digest_file
 from scion.engines import vllm
 from scion.engines.options import UNMEASURED, add_server_options
-from scion.engines.server import Server
+from scion.engines.vllm_bench import benchmark
+from scion.errors import ScionError
 from scion.files import write_json
+from scion.measuring_progress import Progress
+from scion.measuring_prompts import count_sets, read_prompts
+from scion.measuring_server import ServerRun, Target, measure
+from scion.measuring_speed import speed_records
 from scion.stage_cli import add_settings, read_settings, run_stage, stage_parser
 
 STAGE = "measure_serving"
 RESULT = "serving.json"
-_WARM_UP_TOKENS = 16
+TIMINGS = "timings.jsonl"
 
 
 class Settings(Section):
     """The sections of the configuration that this stage reads."""
 
     serving: Serving
+    launches: tuple[Launch, ...]
     measurement: Measurement
 
 
@@ -69,63 +79,80 @@ def measure_serving(
     prompts: Path,
     output: Path,
     serving: Serving,
+    launches: Sequence[Launch],
     measurement: Measurement,
     python: Path,
     log_folder: Path,
     environment: str,
 ) -> Artifact:
-    """Serve a release with each number of drafted tokens and record what was measured.
+    """Serve a release by each launch and number of drafted tokens, and record what was measured.
 
     Args:
         release: A complete checkpoint with its MTP head.
-        prompts: JSONL of chats; see `scion.chats`.
+        prompts: JSONL of chats with their `set`; see `scion.chats`.
         output: Folder of the artifact.
         serving: The server.
+        launches: To be timed; the first is asked for replies as well.
         measurement: What to decode.
         python: Interpreter of the serving environment.
-        log_folder: Where `measure_serving.n<drafted tokens>.server.log` go.
+        log_folder: Where `measure_serving.<launch>.n<drafted tokens>.server.log` go.
         environment: Identity of the locked environment.
 
     Raises:
         ScionError: The server can't be started or dies, a request fails or is answered with fewer
-            tokens than asked, or the prompts can't be used.
+            tokens than asked, its counters can't be right, or the prompts can't be used.
     """
+    started = [
+        launch.model_copy(update={"speculative_tokens": drafted})
+        for launch in launches
+        for drafted in measurement.speculative_tokens
+    ]
+    if serving.server_url is not None and len(started) != 1:
+        raise ScionError(
+            "a server that runs already is one launch with one number of drafts",
+            where="serving.server_url",
+            expected="one of measurement.launches, one number in measurement.speculative_tokens",
+            found=f"{len(launches)} and {len(measurement.speculative_tokens)} of them",
+            hint="name the launch and the drafts of that server, or set serving.server_url to null",
+        )
 
     def build(draft: Draft) -> None:
-        chats = read_chats(prompts)
-        runs: list[dict[str, Any]] = []
+        chats = read_prompts(prompts)
+        progress = Progress(STAGE, servers=len(started))
         about: dict[str, Any] = {}
-        baseline: list[Answer] | None = None
-        for drafted in measurement.speculative_tokens:
-            print(f"{STAGE}: {drafted} drafted tokens", file=sys.stderr, flush=True)
-            with vllm.serve(
-                release.folder,
-                name="release",
-                speculative_tokens=drafted,
-                serving=serving,
-                python=python,
-                log=log_folder / f"{STAGE}.n{drafted}.server.log",
-            ) as server:
-                run, answers = _measure(server, chats, measurement)
-                about = about or {
-                    "engine": vllm.describe(server, serving),
-                    "hardware": vllm.hardware(serving),
-                }
-            if drafted == 0:
-                baseline = answers
-            same = compare(baseline, answers) if baseline and drafted else None
-            runs.append({"speculative_tokens": drafted, **run, "same_text_as_baseline": same})
+        runs: list[ServerRun] = []
+        log = log_folder / f"{STAGE}.bench.log"
+        with benchmark(python=python, serving=serving, inherited=os.environ, log=log) as bench:
+            for launch in started:
+                named = f"{launch.name}.n{launch.speculative_tokens}"
+                progress.next_server(named)
+                with vllm.serve(
+                    release.folder,
+                    name="release",
+                    launch=launch,
+                    serving=serving,
+                    python=python,
+                    log=log_folder / f"{STAGE}.{named}.server.log",
+                ) as server:
+                    target = Target(server, launch, release.folder, bench, progress)
+                    replies = launch.name == launches[0].name
+                    runs.append(measure(target, chats, measurement, replies=replies, path=prompts))
+                    about = about or {
+                        "engine": vllm.describe(server, serving),
+                        "hardware": vllm.hardware(serving),
+                    }
         result = {
             **about,
             "prompts": {
                 "file": prompts.name,
                 "sha256": digest_file(prompts),
-                "names": [chat.name for chat in chats],
+                "sets": count_sets(chats),
             },
-            "warm_up_tokens": _WARM_UP_TOKENS,
-            "runs": runs,
+            "runs": [_record(run, _baseline(run, runs)) for run in runs],
         }
         write_json(draft.folder / RESULT, result)
+        (draft.folder / TIMINGS).write_text("".join(map(_timing_lines, runs)))
+        progress.done()
 
     return remake(
         output,
@@ -133,79 +160,55 @@ def measure_serving(
         inputs={"release": release, "prompts": prompts},
         settings={
             "serving": serving.model_dump(mode="json", exclude=UNMEASURED),
-            "measurement": measurement.model_dump(mode="json", exclude={"prompts"}),
+            "launches": [launch.model_dump(mode="json", exclude={"title"}) for launch in launches],
+            "measurement": measurement.model_dump(mode="json", exclude={"launches", "prompts"}),
         },
         environment=environment,
         build=build,
     )
 
 
-def _measure(
-    server: Server, chats: Sequence[Chat], measurement: Measurement
-) -> tuple[dict[str, Any], list[Answer]]:
-    """One launch: its record, and what single requests generated."""
-    prompts = [Prompt(chat.name, token_ids(server, chat, reply=True)) for chat in chats]
-    generate(server, prompts[0], _WARM_UP_TOKENS)
-    before = vllm.read_counters(server.read("/metrics"))
-    begin = time.perf_counter()
-    replies = [
-        generate(server, prompt, measurement.reply_tokens, to_the_end=False) for prompt in prompts
-    ]
-    seconds = time.perf_counter() - begin
-    between = vllm.read_counters(server.read("/metrics"))
-    decodes, singles = _decode(server, prompts, measurement)
-    after = vllm.read_counters(server.read("/metrics"))
-    total = sum(len(reply.tokens) for reply in replies)
-    acceptance = {
-        "replies": (between - before).summary(),
-        "decodes": (after - between).summary(),
-    }
-    run = {
+def _baseline(run: ServerRun, runs: Sequence[ServerRun]) -> ServerRun | None:
+    """The same launch without drafts; None for that itself, or where it was not asked for."""
+    without = run.launch.model_copy(update={"speculative_tokens": 0})
+    return next((one for one in runs if one.launch == without and one is not run), None)
+
+
+def _record(run: ServerRun, baseline: ServerRun | None) -> dict[str, Any]:
+    """One server as `serving.json` has it."""
+    launch, server = run.launch, run.server
+    same = None
+    if baseline is not None and run.answers:
+        same = compare(baseline.answers, run.answers)
+    return {
+        "launch": launch.name,
+        "max_model_len": launch.max_model_len,
+        "max_num_seqs": launch.max_num_seqs,
+        "kv_cache_dtype": launch.kv_cache_dtype,
+        "speculative_tokens": launch.speculative_tokens,
         "command": list(server.command) if server.command else None,
         "start_seconds": server.start_seconds,
-        "kv_cache_tokens": vllm.cache_tokens(server.log),
-        "decodes": decodes,
-        "replies": {
-            "requests": len(replies),
-            "tokens": total,
-            "seconds": round(seconds, 3),
-            "tokens_per_second": round(total / seconds, 2),
-        },
-        "acceptance": acceptance if any(acceptance.values()) else None,
+        **run.capacity,
+        "speed": speed_records(run.timed, baseline.timed if baseline else None),
+        "acceptance": run.acceptance,
+        "same_text_as_baseline": same,
     }
-    return run, [*replies, *singles]
 
 
-def _decode(
-    server: Server, prompts: Sequence[Prompt], measurement: Measurement
-) -> tuple[list[dict[str, Any]], list[Answer]]:
-    """The timed decodes of one launch, and what the single ones generated."""
-    records: list[dict[str, Any]] = []
-    singles: list[Answer] = []
-    for parallel in measurement.parallel_requests:
-        for place, length in enumerate(measurement.decode_tokens):
-            chosen = [prompts[(place + offset) % len(prompts)] for offset in range(parallel)]
-            begin = time.perf_counter()
-            answers = generate_together(server, chosen, length)
-            seconds = time.perf_counter() - begin
-            rate = parallel * length / seconds
-            records.append(
-                {
-                    "tokens": length,
-                    "parallel": parallel,
-                    "prompts": [prompt.name for prompt in chosen],
-                    "seconds": round(seconds, 3),
-                    "tokens_per_second": round(rate, 2),
-                }
-            )
-            print(
-                f"{STAGE}: {parallel} × {length} tokens: {rate:.1f} tok/s",
-                file=sys.stderr,
-                flush=True,
-            )
-            if parallel == 1:
-                singles += answers
-    return records, singles
+def _timing_lines(run: ServerRun) -> str:
+    """Every timed decode of one server as JSON lines."""
+    rows = [
+        {
+            "launch": run.launch.name,
+            "speculative_tokens": run.launch.speculative_tokens,
+            "repeat": wave.repeat,
+            "tokens": wave.tokens,
+            "prompts": [run.prompts[place].label for place in wave.prompts],
+            **asdict(timing),
+        }
+        for wave, timing in run.timed
+    ]
+    return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 def main() -> int:
@@ -225,6 +228,7 @@ def main() -> int:
             prompts=arguments.prompts,
             output=arguments.output.parent,
             serving=settings.serving,
+            launches=settings.launches,
             measurement=settings.measurement,
             python=arguments.python,
             log_folder=arguments.log_folder,

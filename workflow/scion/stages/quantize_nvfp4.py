@@ -27,7 +27,8 @@ from scion.architectures import Inventory, inventory
 from scion.artifact import Artifact, Draft, remake
 from scion.calibration import read_rows, tokenize
 from scion.checkpoint import INDEX, Checkpoint, Piece, write_shards
-from scion.config import Quantization, Section
+from scion.config_conversion import Quantization
+from scion.config_section import Section
 from scion.errors import ScionError
 from scion.files import write_json
 from scion.nvfp4_config import (

@@ -1,13 +1,15 @@
-"""Write the model card: README.md with hub metadata, in which every number was measured.
+"""Write the model card and its pictures: every number was measured, and says how certain it is.
 
+The artifact holds `README.md`, with the hub's metadata, and `pictures/*.svg`, to which it links.
 The template (`workflow/templates/card.md.jinja`) sees only the manifests and result files of the
-other stages and the `card` section of the configuration. A value that is missing is an error
-(jinja's StrictUndefined), never an empty cell.
+other stages and the sections `card` and `launches` of the configuration. A value that is missing is
+an error (jinja's StrictUndefined), never an empty cell. An evaluation that was left out
+(evaluate_ifeval, evaluate_bfcl) is not among the evidence, and the card says so.
 """
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +17,41 @@ import jinja2
 from huggingface_hub import ModelCardData
 
 from scion import launches
-from scion.agent_judge import read_tasks
+from scion.agent_tasks import read_tasks
 from scion.artifact import Artifact, Draft, remake
+from scion.card_memory import predicted_memory
+from scion.card_scores import bfcl_values, ifeval_values, quality_values, tasks_values
+from scion.card_serving import serving_values
+from scion.card_text import hardware, size
 from scion.checkpoint import read_json
-from scion.config import Card, Section
+from scion.config_card import Card
+from scion.config_section import Section
+from scion.config_serving import Launch
 from scion.errors import ScionError
 from scion.nvfp4_config import BLOCK
+from scion.pictures import pictures
+from scion.release_check import CARD
 from scion.stage_cli import add_settings, read_settings, run_stage, stage_parser
-from scion.stages.seal_release import CARD, add_evidence, open_evidence
+from scion.stages.seal_release import PICTURES, add_evidence, open_evidence
 
 # The task whose request the card shows as a command.
 CURL_TASK = "parallel_tool_calls"
+# The result file of each stage that measures.
+RESULTS = {
+    "measure_serving": "serving.json",
+    "run_agent_tasks": "agent_tasks.json",
+    "evaluate_quality": "quality.json",
+    "evaluate_ifeval": "ifeval.json",
+    "evaluate_bfcl": "bfcl.json",
+}
+_OPTIONAL = ("evaluate_ifeval", "evaluate_bfcl")
 
 
 class Settings(Section):
-    """The section of the configuration that this stage reads."""
+    """The sections of the configuration that this stage reads."""
 
     card: Card
+    launches: tuple[Launch, ...]
 
 
 def render_card(
@@ -40,7 +60,7 @@ def render_card(
     evidence: Mapping[str, Artifact],
     template: Path,
     tasks: Path,
-    card: Card,
+    settings: Settings,
     output: Path,
     environment: str,
 ) -> Artifact:
@@ -51,7 +71,7 @@ def render_card(
         evidence: The artifacts of all stages that the card quotes, by stage.
         template: The jinja template.
         tasks: YAML of the agent tasks, for the example request.
-        card: What can't be measured: names, licence, launches.
+        settings: What can't be measured: names, licence, launches.
         output: Folder of the artifact.
         environment: Identity of the locked environment.
 
@@ -60,22 +80,63 @@ def render_card(
     """
 
     def build(draft: Draft) -> None:
-        values = _values(release, evidence, card) | {"curl_body": _curl_body(tasks, card)}
-        (draft.folder / CARD).write_text(_render(template, values))
+        results = read_results(evidence)
+        drawn = pictures(results)
+        (draft.folder / PICTURES).mkdir()
+        for picture in drawn:
+            (draft.folder / PICTURES / f"{picture.name}.svg").write_text(picture.svg)
+        values = card_values(release, evidence, settings, results)
+        values["pictures"] = {
+            picture.name: f"![{_plain(picture.alt)}]({PICTURES}/{picture.name}.svg)"
+            for picture in drawn
+        }
+        values["curl_body"] = _curl_body(tasks, settings.card)
+        (draft.folder / CARD).write_text(render(template, values))
 
     return remake(
         output,
         stage="render_card",
         inputs={**evidence, "graft_mtp": release, "template": template, "tasks": tasks},
-        settings={"card": card.model_dump(mode="json")},
+        settings=settings.model_dump(mode="json"),
         environment=environment,
         build=build,
     )
 
 
-def _render(template: Path, values: Mapping[str, Any]) -> str:
+def read_results(evidence: Mapping[str, Artifact]) -> dict[str, dict[str, Any]]:
+    """The parsed result file of each stage that measured.
+
+    Raises:
+        ScionError: A stage that every release needs is missing, or its file can't be read.
+    """
+    for stage in RESULTS:
+        if stage not in evidence and stage not in _OPTIONAL:
+            raise ScionError(
+                "the card lacks a measurement",
+                where=stage,
+                expected=f"its artifact with {RESULTS[stage]}",
+                found=", ".join(evidence),
+                hint="name its manifest with --evidence, as rules/card.smk does",
+            )
+    return {
+        stage: read_json(evidence[stage].folder / name)
+        for stage, name in RESULTS.items()
+        if stage in evidence
+    }
+
+
+def render(template: Path, values: Mapping[str, Any]) -> str:
+    """The text of a template.
+
+    Raises:
+        ScionError: The template is faulty, or asks for a value that is not there.
+    """
     environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+        autoescape=False,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     try:
         return environment.from_string(template.read_text()).render(**values)
@@ -89,15 +150,22 @@ def _render(template: Path, values: Mapping[str, Any]) -> str:
         ) from error
 
 
-def _values(release: Artifact, evidence: Mapping[str, Artifact], card: Card) -> dict[str, Any]:
+def card_values(
+    release: Artifact,
+    evidence: Mapping[str, Artifact],
+    settings: Settings,
+    results: Mapping[str, dict[str, Any]],
+) -> dict[str, Any]:
+    """All that the template may quote, but for the pictures and the example request."""
     text_only = evidence["extract_text"].facts["text_only"]
-    serving = read_json(evidence["measure_serving"].folder / "serving.json")
+    serving = results["measure_serving"]
+    made_from = evidence["run_agent_tasks"].manifest["made_from"]
     steps = {**evidence, "graft_mtp": release}
     return {
-        "card": card,
-        "metadata": _metadata(card),
+        "card": settings.card,
+        "metadata": _metadata(settings.card),
         "block": BLOCK,
-        "size": _size,
+        "size": size,
         "text_only": text_only,
         "source": evidence["fetch_source"].facts,
         "fix": evidence["fix_keys"].facts,
@@ -107,23 +175,28 @@ def _values(release: Artifact, evidence: Mapping[str, Artifact], card: Card) -> 
         "verify": evidence["verify_release"].facts,
         "weights_root": release.root,
         "steps": [{"name": name, "root": made.root} for name, made in steps.items()],
-        "launches": [
-            {
-                "title": launch.title,
-                "command": launches.command(launch, card.repository, text_only=text_only),
-                "flags": launches.flags(launch, text_only=text_only),
-            }
-            for launch in card.launches
-        ],
+        "launches": _launches(release.folder, settings, text_only=text_only),
         "engine": serving["engine"],
-        "hardware": _hardware(serving["hardware"]),
+        "hardware": hardware(serving["hardware"]),
         "cpu": serving["hardware"]["kind"] == "cpu",
-        "prompts": serving["prompts"]["names"],
-        "tasks": read_json(evidence["run_agent_tasks"].folder / "agent_tasks.json"),
-        **_acceptance(serving["runs"]),
-        "speed": _speed(serving["runs"]),
-        "perplexity": _perplexity(evidence["evaluate_perplexity"].folder / "perplexity.json"),
+        "serving": serving_values(serving),
+        "tasks": {**tasks_values(results["run_agent_tasks"]), "prompts": made_from["tasks"]},
+        "quality": quality_values(results["evaluate_quality"]),
+        "ifeval": ifeval_values(results.get("evaluate_ifeval")),
+        "bfcl": bfcl_values(results.get("evaluate_bfcl")),
     }
+
+
+def _launches(release: Path, settings: Settings, *, text_only: bool) -> Sequence[dict[str, Any]]:
+    return [
+        {
+            "title": launch.title,
+            "command": launches.command(launch, settings.card.repository, text_only=text_only),
+            "flags": launches.flags(launch, quantized=True, text_only=text_only),
+            "memory": predicted_memory(release, launch, text_only=text_only),
+        }
+        for launch in settings.launches
+    ]
 
 
 def _metadata(card: Card) -> str:
@@ -139,96 +212,14 @@ def _metadata(card: Card) -> str:
     return data.to_yaml()
 
 
-def _size(count: int) -> str:
-    """Bytes in the unit that people read, powers of ten."""
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= factor:
-            return f"{count / factor:.2f} {unit}"
-    return f"{count} B"
-
-
-def _hardware(hardware: Mapping[str, Any]) -> str:
-    if hardware["name"] is None:
-        return "a server named by its address"
-    if hardware["kind"] == "cpu":
-        return f"{hardware['count']} cores of {hardware['name']}"
-    return f"{hardware['count']} × {hardware['name']}"
-
-
-def _acceptance(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    drafted = [run for run in runs if run["acceptance"] is not None]
-    most = max((run["speculative_tokens"] for run in drafted), default=0)
-    rows: list[dict[str, Any]] = []
-    for run in drafted:
-        counts = run["acceptance"]["replies"]
-        cells = [f"{100 * rate:.1f} %" for rate in counts["per_position"]]
-        cells += [""] * (most - len(cells))
-        rows.append({"n": run["speculative_tokens"], "cells": cells, **counts})
-    compared = [run for run in runs if run["same_text_as_baseline"] is not None]
-    same_text = [
-        {
-            "n": run["speculative_tokens"],
-            **run["same_text_as_baseline"],
-            "first": min(
-                (item["first_difference"] for item in run["same_text_as_baseline"]["differences"]),
-                default=None,
-            ),
-        }
-        for run in compared
-    ]
-    return {"positions": range(1, most + 1), "acceptance": rows, "same_text": same_text}
-
-
-def _speed(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Tokens per second by decode and launch, with the ratio to the unspeculated launch."""
-    by_launch = {
-        run["speculative_tokens"]: {
-            (decode["tokens"], decode["parallel"]): decode["tokens_per_second"]
-            for decode in run["decodes"]
-        }
-        for run in runs
-    }
-    baseline = by_launch.get(0, {})
-    rows: list[dict[str, Any]] = []
-    for key in next(iter(by_launch.values())):
-        cells: list[str] = []
-        for drafted, speeds in by_launch.items():
-            ratio = f" ({speeds[key] / baseline[key]:.2f}×)" if drafted and key in baseline else ""
-            cells.append(f"{speeds[key]:.1f}{ratio}")
-        rows.append({"tokens": key[0], "parallel": key[1], "cells": cells})
-    return {"columns": list(by_launch), "rows": rows}
-
-
-def _perplexity(path: Path) -> dict[str, Any]:
-    result = read_json(path)
-    names = {"source": "source, bf16", "release": "this release"}
-    scopes = {"assistant": "assistant tokens", "all": "all tokens"}
-    rows = [
-        {"model": names[model], "scope": scopes[scope], **result[model][scope]}
-        for scope in scopes
-        for model in names
-    ]
-    change = result["difference"]["assistant"]
-    note = (
-        f"{result['dataset']['chats']} chats that neither training nor calibration saw. On "
-        f"assistant tokens the release's loss is {change['loss']:+.4f} ± "
-        f"{change['standard_error']:.4f} nats a token (paired over chats, standard error)."
-    )
-    return {"rows": rows, "note": note}
+def _plain(text: str) -> str:
+    """Text that can stand in the brackets of a Markdown picture."""
+    return " ".join(text.replace("[", "(").replace("]", ")").split())
 
 
 def _curl_body(tasks: Path, card: Card) -> str:
     """The request of the parallel task as JSON that can stand in single quotes of a shell."""
-    file = read_tasks(tasks)
-    task = next(task for task in file.tasks if task.name == CURL_TASK)
-    body = {
-        "model": card.repository,
-        "messages": task.messages,
-        "tools": file.tools_of(task),
-        "tool_choice": "auto",
-        "parallel_tool_calls": True,
-        "max_tokens": task.max_tokens,
-    }
+    body = {"model": card.repository, **read_tasks(tasks).canonical_request(CURL_TASK)}
     return json.dumps(body, indent=2, ensure_ascii=False).replace("'", "'\\''")
 
 
@@ -246,7 +237,7 @@ def main() -> int:
             evidence=open_evidence(args.evidence),
             template=args.template,
             tasks=args.tasks,
-            card=read_settings(args.settings, Settings).card,
+            settings=read_settings(args.settings, Settings),
             output=args.output.parent,
             environment=args.environment,
         )

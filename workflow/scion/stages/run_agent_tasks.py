@@ -1,28 +1,35 @@
 """Runs the agent capability test: chats and tool calls against a real server of the release.
 
-One server with `speculative_tokens` drafted tokens; each task is one request to
-/v1/chat/completions by the `openai` client at temperature 0, with the tool and reasoning parsers
-that users have. `scion.agent_judge` decides. With fewer passes than `required_passes` the stage
-fails and leaves no artifact; the answers then stand in `run_agent_tasks.failed.json` beside the
-server's log.
+One server; each case of a task is one request to /v1/chat/completions by the `openai` client at
+temperature 0, with the tool and reasoning parsers that users have. As many requests run at once as
+the launch decodes in parallel. `scion.agent_judge` decides. If fewer of the tasks' first cases pass
+than `required_passes`, or a smaller share of all cases than `minimum_rate`, the stage fails and
+leaves no artifact; the answers then stand in `run_agent_tasks.failed.json` beside the server's log.
 
-`agent_tasks.json` in the artifact:
+`agent_tasks.json` in the artifact, E being a `scion.estimates.Estimate`, Wilson's interval:
 
     {"engine": {…as in serving.json}, "hardware": {…as there}, "speculative_tokens": n,
-     "tasks": [{"name", "title", "passed": bool, "reason", "request": {…}, "response": {…}}],
-     "passed": k, "total": n}
+     "tasks": [{"name", "title", "passed": k, "cases": n, "rate": E,
+                "results": [{"name", "passed": bool, "reason", "request": {…}, "response": {…}}]}],
+     "passed": k, "total": n, "rate": E}
+
+The first result of each task is that of its first case, the one that cards show.
 """
 
 import sys
-from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
 import openai
 
-from scion.agent_judge import Task, TaskFile, judge, read_tasks
+from scion.agent_judge import judge
+from scion.agent_results import Progress, count, failures, tell
+from scion.agent_tasks import Case, Task, TaskFile, read_tasks
 from scion.artifact import Artifact, Draft, remake
-from scion.config import AgentTasks, Section, Serving
+from scion.config_agent import AgentTasks
+from scion.config_section import Section
+from scion.config_serving import Launch, Serving
 from scion.engines import vllm
 from scion.engines.options import UNMEASURED, add_server_options
 from scion.engines.server import Server
@@ -32,12 +39,15 @@ from scion.stage_cli import add_settings, read_settings, run_stage, stage_parser
 
 STAGE = "run_agent_tasks"
 RESULT = "agent_tasks.json"
+# Requests at once where the launch leaves the number to the engine.
+_PARALLEL = 16
 
 
 class Settings(Section):
     """The sections of the configuration that this stage reads."""
 
     serving: Serving
+    launch: Launch
     agent_tasks: AgentTasks
 
 
@@ -47,25 +57,27 @@ def run_agent_tasks(
     tasks: Path,
     output: Path,
     serving: Serving,
+    launch: Launch,
     agent_tasks: AgentTasks,
     python: Path,
     log_folder: Path,
     environment: str,
 ) -> Artifact:
-    """Run every task against a server of the release and keep requests, answers and verdicts.
+    """Ask every case of every task and keep requests, answers and verdicts.
 
     Args:
         release: A complete checkpoint with its MTP head.
-        tasks: YAML of tasks; see `scion.agent_judge`.
+        tasks: YAML of tasks; see `scion.agent_tasks`.
         output: Folder of the artifact.
         serving: The server.
-        agent_tasks: Drafted tokens, and how many tasks must pass.
+        launch: Context, batch and speculation that it is started with.
+        agent_tasks: How many cases are asked, and how many must pass.
         python: Interpreter of the serving environment.
         log_folder: Where `run_agent_tasks.server.log` goes.
         environment: Identity of the locked environment.
 
     Raises:
-        ScionError: Fewer tasks pass than required; the server can't be started or dies; a request
+        ScionError: Fewer cases pass than required; the server can't be started or dies; a request
             fails; the tasks can't be used.
     """
 
@@ -74,27 +86,26 @@ def run_agent_tasks(
         with vllm.serve(
             release.folder,
             name="release",
-            speculative_tokens=agent_tasks.speculative_tokens,
+            launch=launch,
             serving=serving,
             python=python,
             log=log_folder / f"{STAGE}.server.log",
         ) as server:
-            results = [_run(server, task_file, task) for task in task_file.tasks]
-            passed = sum(entry["passed"] for entry in results)
-            result = {
+            about = {
                 "engine": vllm.describe(server, serving),
                 "hardware": vllm.hardware(serving),
-                "speculative_tokens": agent_tasks.speculative_tokens,
-                "tasks": results,
-                "passed": passed,
-                "total": len(results),
+                "speculative_tokens": launch.speculative_tokens,
             }
-        if passed < agent_tasks.required_passes:
+            parallel = launch.max_num_seqs or _PARALLEL
+            results = _ask_all(server, task_file, agent_tasks.cases, parallel)
+        result = about | count(task_file, results)
+        tell(STAGE, result)
+        if shortfall := _shortfall(result, agent_tasks):
             kept = log_folder / f"{STAGE}.failed.json"
             write_json(kept, result)
-            raise _too_few(results, agent_tasks.required_passes, tasks, kept)
+            raise _too_few(result, shortfall, tasks, kept)
         write_json(draft.folder / RESULT, result)
-        draft.facts |= {"passed": passed, "total": len(results)}
+        draft.facts |= {"passed": result["passed"], "total": result["total"]}
 
     return remake(
         output,
@@ -102,6 +113,7 @@ def run_agent_tasks(
         inputs={"release": release, "tasks": tasks},
         settings={
             "serving": serving.model_dump(mode="json", exclude=UNMEASURED),
+            "launch": launch.model_dump(mode="json", exclude={"title"}),
             "agent_tasks": agent_tasks.model_dump(mode="json"),
         },
         environment=environment,
@@ -109,36 +121,11 @@ def run_agent_tasks(
     )
 
 
-def _run(server: Server, task_file: TaskFile, task: Task) -> dict[str, Any]:
-    """One task: the request, the whole answer, the verdict."""
-    request: dict[str, Any] = {
-        "model": server.model,
-        "messages": task.messages,
-        "temperature": 0,
-        "max_tokens": task.max_tokens,
-    }
-    if task.tools:
-        tools = task_file.tools_of(task)
-        request |= {"tools": tools, "tool_choice": "auto", "parallel_tool_calls": True}
-    # What is not part of OpenAI's interface; the client puts it beside the rest.
-    extra = {"chat_template_kwargs": {"enable_thinking": task.enable_thinking}}
-    response = _ask(server, task.name, request, extra)
-    passed, reason = judge(task, response)
-    verdict = "passed" if passed else "FAILED"
-    print(f"{STAGE}: {task.title}: {verdict}: {reason}", file=sys.stderr, flush=True)
-    return {
-        "name": task.name,
-        "title": task.title,
-        "passed": passed,
-        "reason": reason,
-        "request": request | extra,
-        "response": response,
-    }
-
-
-def _ask(
-    server: Server, name: str, request: dict[str, Any], extra: dict[str, Any]
-) -> dict[str, Any]:
+def _ask_all(
+    server: Server, task_file: TaskFile, limit: int | None, parallel: int
+) -> list[list[dict[str, Any]]]:
+    """The results of each task's cases, in the file's order, `parallel` requests at a time."""
+    progress = Progress(STAGE, [len(task.cases[:limit]) for task in task_file.tasks])
     # No proxy of the environment's, as in scion.engines.server; no retries: a failure counts.
     with openai.OpenAI(
         base_url=server.openai_url,
@@ -146,27 +133,79 @@ def _ask(
         max_retries=0,
         http_client=openai.DefaultHttpxClient(trust_env=False),
     ) as client:
+        pool = ThreadPoolExecutor(parallel)
         try:
-            response = client.chat.completions.create(**request, extra_body=extra)
-        except openai.OpenAIError as error:
-            raise server.failure(
-                "a request to the server failed",
-                where=f"task {name}, {server.openai_url}/chat/completions",
-                expected="a chat completion",
-                found=error,
-            ) from error
-    return cast("dict[str, Any]", response.model_dump(mode="json"))
+            asked = [
+                [
+                    pool.submit(_run, client, server, task_file, task, case)
+                    for case in task.cases[:limit]
+                ]
+                for task in task_file.tasks
+            ]
+            results: list[list[dict[str, Any]]] = []
+            for at, futures in enumerate(asked):
+                results.append([])
+                for future in futures:
+                    results[-1].append(future.result())
+                    progress.tell(at, len(results[-1]))
+            return results
+        finally:
+            # After a failure or an interrupt the rest is not asked, nor waited for.
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _too_few(
-    results: Sequence[dict[str, Any]], required: int, tasks: Path, kept: Path
-) -> ScionError:
-    failed = [entry for entry in results if not entry["passed"]]
-    lines = "".join(f"\n    - {entry['title']}: {entry['reason']}" for entry in failed)
+def _run(
+    client: openai.OpenAI, server: Server, task_file: TaskFile, task: Task, case: Case
+) -> dict[str, Any]:
+    """One case: the request, the whole answer, the verdict."""
+    request: dict[str, Any] = {"model": server.model, **task_file.request(task, case)}
+    # What is not part of OpenAI's interface; the client puts it beside the rest.
+    extra = {"chat_template_kwargs": {"enable_thinking": task.enable_thinking}}
+    where = f"task {task.name}, {case.name}, {server.openai_url}/chat/completions"
+    try:
+        answer = client.chat.completions.create(**request, extra_body=extra)
+        response = cast("dict[str, Any]", answer.model_dump(mode="json"))
+        passed, reason = judge(task, case, response)
+    # Besides the client's own errors, those of an answer that is no whole chat completion.
+    except (openai.OpenAIError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise server.failure(
+            "a request to the server failed",
+            where=where,
+            expected="a chat completion",
+            found=f"{type(error).__name__}: {error}",
+        ) from error
+    return {
+        "name": case.name,
+        "passed": passed,
+        "reason": reason,
+        "request": request | extra,
+        "response": response,
+    }
+
+
+def _shortfall(result: dict[str, Any], wanted: AgentTasks) -> str:
+    """What was expected and did not come true; empty if all did."""
+    first = sum(task["results"][0]["passed"] for task in result["tasks"])
+    parts: list[str] = []
+    if first < wanted.required_passes:
+        parts.append(
+            f"at least {wanted.required_passes} of the tasks' first cases passed "
+            f"(agent_tasks.required_passes), not {first}"
+        )
+    if result["passed"] / result["total"] < wanted.minimum_rate:
+        parts.append(
+            f"at least {100 * wanted.minimum_rate:.0f} % of all cases passed "
+            "(agent_tasks.minimum_rate)"
+        )
+    return "; ".join(parts)
+
+
+def _too_few(result: dict[str, Any], expected: str, tasks: Path, kept: Path) -> ScionError:
+    lines = "".join(f"\n    - {failure}" for failure in failures(result))
     return ScionError(
-        f"{len(results) - len(failed)} of {len(results)} agent tasks passed",
+        f"{result['passed']} of {result['total']} agent cases passed",
         where=tasks,
-        expected=f"at least {required} (agent_tasks.required_passes)",
+        expected=expected,
         found=f"these failed:{lines}",
         hint=f"the answers stand in {kept}",
     )
@@ -187,6 +226,7 @@ def main() -> int:
             tasks=arguments.tasks,
             output=arguments.output.parent,
             serving=settings.serving,
+            launch=settings.launch,
             agent_tasks=settings.agent_tasks,
             python=arguments.python,
             log_folder=arguments.log_folder,

@@ -2,7 +2,8 @@
 
 Beside the weights the folder holds `provenance/<stage>.json`, the manifest of every stage, and
 `provenance/results/`, what was measured, so that a reader who has only the folder can follow each
-digest to the source and each number to its record. `SHA256SUMS` is for readers without Scion.
+digest to the source and each number to its record, answers and timings included. The card's
+pictures lie in `pictures/`. `SHA256SUMS` is for readers without Scion.
 Every file is hashed from its bytes: one that was edited after its stage had finished is refused.
 """
 
@@ -14,11 +15,13 @@ from pathlib import Path
 from scion.artifact import MANIFEST, TENSORS, Artifact, Draft, remake
 from scion.errors import ScionError
 from scion.files import atomic_file, copy_file, link_or_copy
-from scion.release_check import CARD, PROVENANCE
+from scion.release_check import PROVENANCE
 from scion.stage_cli import run_stage, stage_parser
 
 SUMS = "SHA256SUMS"
 RESULTS = "results"
+PICTURES = "pictures"
+_KINDS = (".json", ".jsonl")
 
 
 def seal_release(
@@ -33,7 +36,7 @@ def seal_release(
 
     Args:
         release: The verified checkpoint.
-        card: The model card.
+        card: The model card and its pictures.
         evidence: The artifacts of all other stages, by stage.
         output: The release folder.
         environment: Identity of the locked environment.
@@ -51,14 +54,17 @@ def seal_release(
                 # hard link would carry the edit into the stage's own artifact.
                 place = link_or_copy if name.endswith(".safetensors") else copy_file
                 place(release.folder / name, draft.folder / name)
-        copy_file(card.folder / CARD, draft.folder / CARD)
+        for name in card.files:
+            target = draft.folder / name
+            target.parent.mkdir(exist_ok=True)
+            copy_file(card.folder / name, target)
         for stage, artifact in stages.items():
             copy_file(artifact.folder / MANIFEST, draft.folder / PROVENANCE / f"{stage}.json")
         for artifact in evidence.values():
             for name in _reports(artifact):
                 copy_file(artifact.folder / name, draft.folder / PROVENANCE / RESULTS / name)
         draft.hash_files()
-        recorded = {**release.files, CARD: card.files[CARD]}
+        recorded = {**release.files, **card.files}
         recorded |= {
             f"{PROVENANCE}/{RESULTS}/{name}": artifact.files[name]
             for artifact in evidence.values()
@@ -84,7 +90,7 @@ def _reports(artifact: Artifact) -> list[str]:
     """The result files of a stage that measures; a stage with weights has none."""
     if TENSORS in artifact.files:
         return []
-    return [name for name in artifact.files if name.endswith(".json")]
+    return [name for name in artifact.files if name.endswith(_KINDS)]
 
 
 def _check_recorded(draft: Draft, recorded: Mapping[str, Mapping[str, object]]) -> None:

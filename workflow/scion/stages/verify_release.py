@@ -25,7 +25,7 @@ from tqdm import tqdm
 from scion.architectures import Inventory, inventory
 from scion.artifact import Artifact, Draft, remake
 from scion.checkpoint import Checkpoint
-from scion.config import Lint
+from scion.config_conversion import Lint
 from scion.digest import in_parallel
 from scion.errors import ScionError
 from scion.files import write_json

@@ -1,0 +1,162 @@
+"""Both evaluations of the embedded release: real server, real harnesses, the stages' own commands.
+
+On a model this small they prove the harness, not the model. One server for all; the last test ends
+it.
+"""
+
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from commands import check_refusal, command, run
+from scion import estimates
+from scion.config_serving import PICO_LAUNCH, Serving
+from scion.engines import vllm
+from scion.stages.evaluate_ifeval import _SCORES  # pyright: ignore[reportPrivateUsage]
+
+pytestmark = pytest.mark.serve
+
+PROJECT = Path(__file__).parents[2]
+SERVING = PROJECT / "envs/serve-cpu/.venv/bin/python"
+HARNESSES = PROJECT / "envs/evaluate/.venv/bin/python"
+PROMPTS = PROJECT / "resources/pico/ifeval.jsonl"
+
+
+@dataclass(frozen=True)
+class Running:
+    url: str
+    release: Path
+    log: Path
+
+    def options(self, folder: Path, stage: str, **section: Any) -> dict[str, Any]:
+        settings = {
+            "launch": PICO_LAUNCH.model_dump(mode="json"),
+            "serving": {"server_url": self.url},
+            stage.removeprefix("evaluate_"): section,
+        }
+        return {
+            "release": self.release / "manifest.json",
+            "output": folder / stage / "manifest.json",
+            "settings": json.dumps(settings),
+            "python": SERVING,
+            "evaluator_python": HARNESSES,
+            "log_folder": folder / "logs",
+        }
+
+
+@pytest.fixture(scope="module")
+def server(release: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    log = tmp_path_factory.mktemp("server") / "server.log"
+    with vllm.serve(
+        release, name="release", launch=PICO_LAUNCH, serving=Serving(), python=SERVING, log=log
+    ) as started:
+        yield Running(started.url, release, log)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_ifeval(server: Running, tmp_path: Path):
+    stage = "evaluate_ifeval"
+    done = run(stage, **server.options(tmp_path, stage, dataset=str(PROMPTS)))
+    assert done.returncode == 0, done.stderr
+    assert "20 of 20 prompts answered after" in done.stderr
+    result = json.loads((tmp_path / stage / "ifeval.json").read_text())
+    answers = read_lines(tmp_path / stage / "ifeval_answers.jsonl")
+    assert [one["prompt"] for one in answers] == [one["prompt"] for one in read_lines(PROMPTS)]
+    assert result["dataset"]["prompts"] == 20
+    assert result["scores"]["prompt_strict"]["count"] == 20
+    assert result["scores"]["instruction_strict"]["count"] == 23
+    for name, metric in _SCORES.items():
+        score = result["scores"][name]
+        assert score["value"] == pytest.approx(result["harness"]["scores"][metric], abs=1e-6)
+        assert score["low"] < score["value"] < score["high"]
+    # The prompts that ask for what pico says anyway, and those that ask for what it never does.
+    verdicts = {one["key"]: one["prompt_level_strict_acc"] for one in answers}
+    assert verdicts[1], answers[0]["answer"]
+    assert not verdicts[12], "pico writes no JSON in a chat"
+    assert all("<think>" not in one["answer"] for one in answers)
+
+
+def test_bfcl(server: Running, tmp_path: Path):
+    stage = "evaluate_bfcl"
+    done = run(stage, **server.options(tmp_path, stage, limit=2))
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / stage / "bfcl.json").read_text())
+    answers = read_lines(tmp_path / stage / "bfcl_answers.jsonl")
+    names = ["simple_python", "multiple", "parallel", "irrelevance"]
+    assert [one["name"] for one in result["categories"]] == names
+    for one in result["categories"]:
+        own = [answer for answer in answers if answer["category"] == one["name"]]
+        passed = sum(answer["passed"] for answer in own)
+        assert (one["cases"], one["passed"]) == (len(own), passed) == (2, passed)
+        assert one["accuracy"] == estimates.proportion(passed, 2).record()
+        assert one["harness_accuracy"] == passed / 2
+    called = [one for one in answers if one["choice"]["message"].get("tool_calls")]
+    assert called, "the server parses pico's tool calls"
+    for one in called:
+        made = one["choice"]["message"]["tool_calls"]
+        assert one["result"] == [
+            {call["function"]["name"]: call["function"]["arguments"]} for call in made
+        ]
+
+
+def test_cases_longer_than_the_context(server: Running, tmp_path: Path):
+    stage = "evaluate_bfcl"
+    settings = {"categories": ["multiple"], "limit": 1, "max_tokens": 2000}
+    done = run(stage, **server.options(tmp_path, stage, **settings))
+    assert done.returncode == 1
+    check_refusal(done.stderr, "too few BFCL cases fit", "at most 48 tokens", "0 that fit, 200")
+    stage = "evaluate_ifeval"
+    settings = {"dataset": str(PROMPTS), "max_tokens": 2030}
+    done = run(stage, **server.options(tmp_path, stage, **settings))
+    assert done.returncode == 1
+    check_refusal(done.stderr, "does not fit the server's context", "at most 18 tokens", "key 1")
+    assert list(tmp_path.glob("*evaluate_*")) == []
+
+
+def test_a_server_that_dies_under_load(server: Running, tmp_path: Path):
+    stage = "evaluate_ifeval"
+    stories = tmp_path / "stories.jsonl"
+    rows = [row for row in read_lines(PROMPTS) if "story" in row["prompt"]]
+    stories.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = {"dataset": str(stories), "max_tokens": 1500}
+    log = tmp_path / "stage.log"
+    started = command(stage, **server.options(tmp_path, stage, **settings))
+    with log.open("w") as errors, subprocess.Popen(started, stderr=errors) as process:
+        end = time.monotonic() + 90
+        while not generating(server.url):
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < end, log.read_text()
+            time.sleep(0.1)
+        end_server(server.url)
+        assert process.wait(60) == 1
+    check_refusal(log.read_text(), "a request to the server failed", "/v1/chat/completions")
+    assert list(tmp_path.glob("*evaluate_*")) == []
+
+
+def generating(url: str) -> bool:
+    """Whether the server decodes for somebody."""
+    metrics = vllm.connect(url).read("/metrics")
+    lines = [line for line in metrics.splitlines() if line.startswith("vllm:num_requests_running")]
+    return any(float(line.split()[-1]) > 0 for line in lines)
+
+
+def end_server(url: str) -> None:
+    """Kill the server that listens there."""
+    port = int(url.rsplit(":", 1)[1])
+    (listener,) = {
+        connection.pid
+        for connection in psutil.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN and connection.laddr[1:] == (port,)
+    }
+    assert listener is not None
+    psutil.Process(listener).kill()

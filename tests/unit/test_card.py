@@ -1,0 +1,200 @@
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import measured
+from conversion import Conversion
+from scion.artifact import Artifact
+from scion.card_text import number, ratio, share, table
+from scion.config_card import Card
+from scion.config_serving import PICO_LAUNCH
+from scion.errors import ScionError
+from scion.release_check import check_release
+from scion.stages.render_card import Settings, render_card
+from scion.stages.seal_release import seal_release
+from scion.summary import summary
+
+PROJECT = Path(__file__).parent.parent.parent
+TEMPLATE = PROJECT / "workflow/templates/card.md.jinja"
+
+
+def evidence_of(
+    conversion: Conversion, content: dict[str, Any], folder: Path
+) -> dict[str, Artifact]:
+    stages = ("fetch_source", "fetch_donor", "fix_keys", "extract_text", "quantize_nvfp4")
+    made = {stage: getattr(conversion, stage) for stage in (*stages, "verify_release")}
+    return made | measured.artifacts(content, release=conversion.graft_mtp, folder=folder)
+
+
+def rendered(
+    conversion: Conversion, folder: Path, content: dict[str, Any], **card: Any
+) -> tuple[Artifact, dict[str, Artifact]]:
+    evidence = evidence_of(conversion, content, folder)
+    launches = card.pop("launches", (PICO_LAUNCH,))
+    made = render_card(
+        release=conversion.graft_mtp,
+        evidence=evidence,
+        template=TEMPLATE,
+        tasks=measured.TASKS,
+        settings=Settings(card=Card(**card), launches=launches),
+        output=folder / "render_card",
+        environment="sha256:tests",
+    )
+    return made, evidence
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("card")
+
+
+@pytest.fixture(scope="module")
+def made(conversion: Conversion, folder: Path) -> tuple[Artifact, dict[str, Artifact]]:
+    return rendered(conversion, folder, measured.results())
+
+
+@pytest.fixture(scope="module")
+def text(made: tuple[Artifact, dict[str, Artifact]]) -> str:
+    return (made[0].folder / "README.md").read_text()
+
+
+def test_speeds_stand_with_interval_ratio_and_repeats(text: str) -> None:
+    for run in measured.serving()["runs"]:
+        for one in run["speed"]:
+            row = next(
+                line
+                for line in text.splitlines()
+                if line.startswith(f"| {one['tokens']} tokens |")
+                and ("single" in line) == (one["parallel"] == 1)
+            )
+            assert number(one["tokens_per_second"]) in row
+            assert row.endswith("| 6 |")
+            if one["ratio_to_baseline"]:
+                assert ratio(one["ratio_to_baseline"]) in row
+
+
+def test_acceptance_stands_overall_and_for_each_set_and_mode(text: str) -> None:
+    for run in measured.serving()["runs"]:
+        for row in run["acceptance"] or ():
+            cells = " | ".join(share(one) for one in row["per_position"])
+            assert f"| {cells} |" in text
+    assert "| n=3 | tools | no thinking |" in text
+    assert "Greedy text with n=3 equals that without MTP in 32 of 32 replies." in text
+
+
+def test_scores_stand_with_their_interval_and_count(text: str) -> None:
+    tasks = measured.agent_tasks()
+    assert "### Agent tasks: 5 of 5" in text
+    for task in tasks["tasks"]:
+        assert f"| {task['passed']} of 22 | {share(task['rate'])} |" in text
+    assert "| **107 of 110** | 97.3 % (92.3–99.1) |" in text
+    assert f"| prompt strict | {share(measured.ifeval()['scores']['prompt_strict'])} | 24 |" in text
+    assert "| simple python | 3 of 4 | 75.0 % (30.1–95.4) |" in text
+    assert "4 do not" in text
+
+
+def test_quality_stands_for_base_reference_and_release(text: str) -> None:
+    assert "| bf16 reference | this release | base model | n (tokens) |" in text
+    for model in measured.quality()["models"]:
+        for part in (model["parts"] or {}).values():
+            assert number(part["perplexity"], 4) in text
+    assert "The source as it was fetched has the same tensors" in text
+
+
+def test_each_set_of_prompts_is_named_with_its_digest(text: str) -> None:
+    texts = ("heldout.jsonl", "heldout_texts.jsonl", "ifeval.jsonl")
+    for name in ("prompts.jsonl", "agent_tasks.yaml", *texts):
+        assert re.search(rf"`{name}`[^\n]{{0,20}}sha256 `[0-9a-f]{{64}}`", text), name
+
+
+def test_every_picture_that_is_linked_is_there_and_is_told_in_words(
+    made: tuple[Artifact, dict[str, Artifact]], text: str
+) -> None:
+    links = dict(re.findall(r"^!\[(.*)\]\((.*)\)$", text, re.MULTILINE))
+    assert sorted(links.values()) == sorted(name for name in made[0].files if "svg" in name)
+    assert len(links) == 4
+    for words in links:
+        assert re.search(r"\d", words)
+
+
+def test_tables_are_whole_and_no_cell_of_a_measurement_is_empty(text: str) -> None:
+    blocks = re.findall(r"(?:^\|.*\|\n)+", text, re.MULTILINE)
+    assert len(blocks) > 10
+    for block in blocks:
+        widths = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
+        assert len(widths) == 1, block
+    assert "\n\n\n" not in text
+    assert not re.search(r"\bNone\b(?! covers)", text)
+
+
+def test_what_was_left_out_is_said(conversion: Conversion, tmp_path: Path) -> None:
+    content = measured.results()
+    del content["evaluate_ifeval"], content["evaluate_bfcl"]
+    content["measure_serving"] = measured.serving(drafted=(0,), repeats=5)
+    content["evaluate_quality"] = measured.quality(base=False, loads=False, documents=1)
+    made, _ = rendered(conversion, tmp_path, content)
+    text = (made.folder / "README.md").read_text()
+    assert text.count("the evaluation was left out") == 2
+    assert "no launch of this release drafts tokens" in text
+    assert "pictures/acceptance.svg" not in made.files
+    assert "| bf16 reference | this release | n (tokens) |" in text
+    assert "the engine says `KeyError: 'model.language_model.layers.0'`" in text
+
+
+def test_a_note_of_the_harness_stands_beside_scores_and_in_the_limits(
+    conversion: Conversion, tmp_path: Path, text: str
+) -> None:
+    assert text.count(str(Card().harness_only_note)) == 3
+    made, _ = rendered(conversion, tmp_path, measured.results(), harness_only_note=None)
+    assert "prove that the harness" not in (made.folder / "README.md").read_text()
+
+
+def test_launches_are_explained_and_their_memory_is_predicted(
+    conversion: Conversion, tmp_path: Path
+) -> None:
+    launch = PICO_LAUNCH.model_copy(update={"title": "On a big GPU", "gpu": "rtx-pro-6000"})
+    made, _ = rendered(conversion, tmp_path, measured.results(), launches=(PICO_LAUNCH, launch))
+    text = (made.folder / "README.md").read_text()
+    assert text.count("Predicted for vllm") == 1
+    assert text.index("### On a big GPU") < text.index("Predicted for vllm")
+    assert "| `--reasoning-parser qwen3` |" in text
+
+
+def test_a_missing_measurement_is_named(conversion: Conversion, tmp_path: Path) -> None:
+    content = measured.results()
+    del content["evaluate_quality"]
+    with pytest.raises(ScionError, match=r"evaluate_quality(.|\n)*quality\.json"):
+        rendered(conversion, tmp_path, content)
+    assert not (tmp_path / "render_card").exists()
+
+
+def test_pictures_and_answers_are_sealed_and_checked(
+    conversion: Conversion, made: tuple[Artifact, dict[str, Artifact]], folder: Path
+) -> None:
+    card, evidence = made
+    sealed = seal_release(
+        release=conversion.graft_mtp,
+        card=card,
+        evidence=evidence,
+        output=folder / "release",
+        environment="sha256:tests",
+    )
+    sums = (sealed.folder / "SHA256SUMS").read_text()
+    assert "  pictures/speed.svg\n" in sums
+    assert check_release(sealed.folder)[1] == []
+    lines = "\n".join(summary(folder))
+    assert "agent tasks: 5/5, all cases 107/110 = 97.3 % (92.3–99.1)" in lines
+    assert re.search(r"^MTP n=3: +accepted by position \d\d\.\d % \(", lines, re.MULTILINE)
+    assert re.search(r"^perplexity: .*; loss \+0\.00", lines, re.MULTILINE)
+
+    picture = sealed.folder / "pictures/speed.svg"
+    picture.write_text(picture.read_text().replace("Decode", "decode"))
+    assert [line.split(":")[0] for line in check_release(sealed.folder)[1]] == [
+        "pictures/speed.svg"
+    ]
+
+
+def test_a_column_without_content_is_left_out_and_bars_are_escaped() -> None:
+    assert table(["a", "b", "c"], [["1", "", "x|y"]]) == "| a | c |\n| --- | --- |\n| 1 | x\\|y |"

@@ -1,0 +1,451 @@
+"""The evaluations with their real harnesses, against a server whose answers are chosen."""
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import psutil
+import pytest
+
+from canned_server import CONTEXT, Canned, calls, canned_server, message
+from commands import interrupt
+from hub_server import HubServer
+from scion import estimates, hub_http
+from scion.artifact import Artifact, remake
+from scion.config_evaluations import Bfcl, Ifeval
+from scion.config_serving import PICO_LAUNCH, Serving
+from scion.errors import ScionError
+from scion.evaluators import child, ifeval_driver
+from scion.evaluators.ifeval_driver import without_thinking
+from scion.stages.evaluate_bfcl import evaluate_bfcl
+from scion.stages.evaluate_ifeval import evaluate_ifeval
+
+PROJECT = Path(__file__).parents[2]
+HARNESSES = PROJECT / "envs/evaluate/.venv/bin/python"
+NO_COMMA = {"instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
+SENTENCES = {
+    "instruction_id_list": ["length_constraints:number_sentences", "keywords:existence"],
+    "kwargs": [{"relation": "at least", "num_sentences": 2}, {"keywords": ["lamp"]}],
+}
+PROMPTS = (
+    {"key": 1, "prompt": "Right.", **NO_COMMA},
+    {"key": 2, "prompt": "Wrong.", **NO_COMMA},
+    {"key": 3, "prompt": "Cut.", **NO_COMMA},
+    {"key": 4, "prompt": "Half.", **SENTENCES},
+    {"key": 5, "prompt": "Thinking.", **NO_COMMA},
+    {"key": 6, "prompt": "Title.", **NO_COMMA},
+)
+ANSWERS = {
+    "Right.": message("One two three."),
+    "Wrong.": message("One, two."),
+    # What vLLM's reasoning parser makes of a reply that is cut within its thinking.
+    "Cut.": message(None, reason="length", reasoning="Let me see"),
+    "Half.": message("Mr. Smith has one sentence. No, two."),
+    "Thinking.": message("<think>\nOne, two.\n</think>\n\nThree."),
+    # Strict counts the comma of the first line; loose tries without it as well.
+    "Title.": message("Sure, here it is:\nThree."),
+}
+
+
+@pytest.fixture
+def server() -> Iterator[Canned]:
+    with canned_server() as canned:
+        yield canned
+
+
+@pytest.fixture
+def release(tmp_path: Path) -> Artifact:
+    """An artifact to name; a named server serves whatever it serves."""
+    return remake(
+        tmp_path / "release",
+        stage="graft_mtp",
+        inputs={},
+        settings={},
+        environment="sha256:tests",
+        build=lambda draft: draft.facts.update(empty=True),
+    )
+
+
+class Stages:
+    """Runs the stages against a server, into a folder."""
+
+    def __init__(
+        self, release: Artifact, server: Canned, folder: Path, *, max_num_seqs: int = 2
+    ) -> None:
+        self.folder = folder
+        self._common: dict[str, Any] = {
+            "release": release,
+            "launch": PICO_LAUNCH.model_copy(update={"max_num_seqs": max_num_seqs}),
+            "serving": Serving(server_url=server.url),
+            "python": Path("unused"),
+            "evaluator_python": HARNESSES,
+            "log_folder": folder / "logs",
+            "environment": "sha256:tests",
+        }
+
+    def ifeval(self, dataset: object, **settings: Any) -> dict[str, Any]:
+        section = Ifeval(dataset=str(dataset), **settings)
+        output = self.folder / "evaluate_ifeval"
+        evaluate_ifeval(output=output, ifeval=section, **self._common)
+        return json.loads((output / "ifeval.json").read_text())
+
+    def bfcl(self, **settings: Any) -> dict[str, Any]:
+        output = self.folder / "evaluate_bfcl"
+        evaluate_bfcl(output=output, bfcl=Bfcl(**settings), **self._common)
+        return json.loads((output / "bfcl.json").read_text())
+
+    def lines(self, name: str) -> list[dict[str, Any]]:
+        (path,) = self.folder.glob(f"evaluate_*/{name}")
+        return [json.loads(line) for line in path.read_text().splitlines()]
+
+    def assert_nothing_left(self) -> None:
+        assert [path.name for path in self.folder.glob("*evaluate*")] == []
+
+
+@pytest.fixture
+def stages(release: Artifact, server: Canned, tmp_path: Path) -> Stages:
+    return Stages(release, server, tmp_path)
+
+
+def prompts_file(folder: Path, *rows: object) -> Path:
+    path = folder / "prompts.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def prompt_of(body: dict[str, Any]) -> str:
+    return body["messages"][-1]["content"]
+
+
+def test_ifeval_tells_right_from_wrong(stages: Stages, server: Canned, tmp_path: Path):
+    server.reply = lambda body: (200, ANSWERS[prompt_of(body)])
+    result = stages.ifeval(prompts_file(tmp_path, *PROMPTS), max_tokens=33, enable_thinking=True)
+    passed = [one["prompt_level_strict_acc"] for one in stages.lines("ifeval_answers.jsonl")]
+    assert passed == [True, False, False, False, True, False]
+    answers = [one["answer"] for one in stages.lines("ifeval_answers.jsonl")]
+    assert answers[2:5] == ["", "Mr. Smith has one sentence. No, two.", "Three."]
+    assert result["answers"] == {"empty": 1, "cut": 1}
+    expected = {
+        "prompt_strict": (2, 6),
+        "prompt_loose": (3, 6),
+        # NLTK's model knows that a sentence does not end after `Mr.`.
+        "instruction_strict": (3, 7),
+        "instruction_loose": (4, 7),
+    }
+    for name, counts in expected.items():
+        assert result["scores"][name] == estimates.proportion(*counts).record(), name
+    own = result["harness"]["scores"]
+    assert own["inst_level_loose_acc"] == pytest.approx(4 / 7)
+    assert own["prompt_level_strict_acc"] == pytest.approx(2 / 6)
+    assert len(server.asked) == len(PROMPTS)
+    for body in server.asked:
+        assert body["max_tokens"] == 33
+        assert body["temperature"] == 0
+        assert body["chat_template_kwargs"] == {"enable_thinking": True}
+
+
+@pytest.mark.parametrize(
+    ("reply", "found"),
+    [
+        ((500, {"error": {"message": "the engine is dead"}}), "the engine is dead"),
+        (None, "disconnected"),
+        ((200, {"choices": []}), "no answer"),
+    ],
+)
+def test_ifeval_counts_no_failed_request(
+    stages: Stages, server: Canned, tmp_path: Path, reply: Any, found: str
+):
+    server.reply = lambda body: reply
+    with pytest.raises(ScionError, match="a request to the server failed") as caught:
+        stages.ifeval(prompts_file(tmp_path, *PROMPTS))
+    assert found.lower() in caught.value.found.lower()
+    assert len(server.asked) <= 4, "asked once, and no further"
+    stages.assert_nothing_left()
+
+
+def test_one_request_at_a_time(release: Artifact, server: Canned, tmp_path: Path):
+    """The harness has a way of its own for that."""
+    stages = Stages(release, server, tmp_path, max_num_seqs=1)
+    server.reply = lambda body: (200, ANSWERS[prompt_of(body)])
+    result = stages.ifeval(prompts_file(tmp_path, *PROMPTS))
+    assert result["scores"]["prompt_loose"] == estimates.proportion(3, 6).record()
+    server.asked.clear()
+    server.reply = lambda body: (500, {"error": "the engine is dead"})
+    with pytest.raises(ScionError, match="a request to the server failed") as caught:
+        stages.ifeval(prompts_file(tmp_path, *PROMPTS[:3]))
+    assert "the engine is dead" in caught.value.found
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize("stage", ["evaluate_ifeval", "evaluate_bfcl"])
+def test_an_interrupted_stage_leaves_nothing(
+    release: Artifact, server: Canned, tmp_path: Path, stage: str
+):
+    over = Event()
+    server.reply = lambda body: (200, message("Too late.")) if over.wait(60) else None
+    settings = {
+        "launch": PICO_LAUNCH.model_dump(mode="json"),
+        "serving": {"server_url": server.url},
+        stage.removeprefix("evaluate_"): {},
+    }
+    done = interrupt(
+        stage,
+        signal.SIGTERM,
+        when=lambda said: bool(server.asked),
+        release=release.folder / "manifest.json",
+        output=tmp_path / stage / "manifest.json",
+        settings=json.dumps(settings),
+        python="unused",
+        evaluator_python=HARNESSES,
+        log_folder=tmp_path / "logs",
+    )
+    over.set()
+    assert done.returncode == 130, done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.glob("*evaluate_*")) == []
+    drivers = [one for one in psutil.process_iter() if driver_of(one, tmp_path / "logs")]
+    assert drivers == []
+
+
+def driver_of(process: psutil.Process, logs: Path) -> bool:
+    """Whether a process writes into the stage's log folder."""
+    try:
+        return any(str(logs) in file.path for file in process.open_files())
+    except psutil.Error:
+        return False
+
+
+def test_a_server_that_hides_its_context(stages: Stages, server: Canned):
+    server.context = None
+    with pytest.raises(ScionError, match="does not say how long its context is"):
+        stages.bfcl()
+    assert server.asked == []
+
+
+def test_an_ifeval_prompt_that_does_not_fit_is_named(
+    stages: Stages, server: Canned, tmp_path: Path
+):
+    server.tokens = lambda body: 2000 if prompt_of(body) == "Half." else 10
+    with pytest.raises(ScionError, match="does not fit the server's context") as caught:
+        stages.ifeval(prompts_file(tmp_path, *PROMPTS), max_tokens=100)
+    assert "key 4" in caught.value.where
+    assert f"at most {CONTEXT - 100} tokens" in caught.value.expected
+    assert caught.value.found == "2000 tokens"
+    assert server.asked == []
+
+
+@pytest.mark.parametrize(
+    ("row", "found"),
+    [
+        ("not a prompt", "TypeError"),
+        ({"key": 1, "prompt": "No instructions."}, "instruction_id_list"),
+        ({"key": 1, "prompt": "Unequal.", **NO_COMMA, "kwargs": []}, "unequal"),
+        ({"key": 1, "prompt": " ", **NO_COMMA}, "another kind"),
+        ({"key": 1, "prompt": "Twice.", **NO_COMMA}, "key 1 2 times"),
+    ],
+)
+def test_a_line_that_is_no_ifeval_prompt_is_refused(
+    stages: Stages, server: Canned, tmp_path: Path, row: object, found: str
+):
+    with pytest.raises(ScionError, match="the IFEval prompts can't be used") as caught:
+        stages.ifeval(prompts_file(tmp_path, PROMPTS[0], row))
+    assert found in caught.value.found
+    assert server.asked == []
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"instruction_id_list": ["punctuation:no_coma"]}, "punctuation:no_coma"),
+        ({"kwargs": [{"commas": 3}]}, "TypeError"),
+    ],
+)
+def test_an_instruction_that_the_harness_does_not_know_is_refused(
+    stages: Stages, server: Canned, tmp_path: Path, change: dict[str, Any], found: str
+):
+    file = prompts_file(tmp_path, PROMPTS[0], PROMPTS[1] | change)
+    with pytest.raises(ScionError, match="an IFEval prompt can't be scored") as caught:
+        stages.ifeval(file)
+    assert caught.value.where == f"{file}: key 2"
+    assert found in caught.value.found
+    assert server.asked == []
+
+
+def test_missing_ifeval_prompts(stages: Stages, server: Canned, tmp_path: Path):
+    with pytest.raises(ScionError, match="can't be used") as caught:
+        stages.ifeval(tmp_path / "none.jsonl")
+    assert "No such file" in caught.value.found
+    with pytest.raises(ScionError) as caught:
+        stages.ifeval(prompts_file(tmp_path, *PROMPTS), limit=7)
+    assert (caught.value.expected, caught.value.found) == ("7 prompts", "6 prompts")
+    with pytest.raises(ScionError, match="not pinned"):
+        stages.ifeval("hf://datasets/google/IFEval")
+    assert server.asked == []
+
+
+def test_the_hub_can_not_be_reached(
+    stages: Stages, server: Canned, monkeypatch: pytest.MonkeyPatch
+):
+    # Nothing listens there.
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(hub_http, "RETRY_SECONDS", ())
+    with pytest.raises(ScionError, match="can't be reached"):
+        stages.ifeval(f"hf://datasets/google/IFEval@{'0' * 40}")
+    assert server.asked == []
+    stages.assert_nothing_left()
+
+
+def test_ifeval_prompts_of_the_hub(
+    stages: Stages, server: Canned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = tmp_path / "remote"
+    folder.mkdir()
+    prompts_file(folder, *PROMPTS).rename(folder / "ifeval_input_data.jsonl")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with HubServer({"datasets/google/IFEval": folder}) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        location = hub.location("datasets/google/IFEval")
+        result = stages.ifeval(location, limit=2)
+    dataset = result["dataset"]
+    assert f"hf://datasets/{dataset['repository']}@{dataset['revision']}" == location
+    assert (dataset["file"], dataset["prompts"]) == ("ifeval_input_data.jsonl", 2)
+    assert sorted(prompt_of(body) for body in server.asked) == ["Right.", "Wrong."]
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("Four.", "Four."),
+        (" Four.", " Four."),
+        ("<think>\nFive?\n</think>\n\nFour.", "Four."),
+        ("Five?\n</think>\n\nFour.", "Four."),
+        ("<think>Five", ""),
+        ("<think>a</think>Four.<think>b", "Four."),
+    ],
+)
+def test_thinking_is_no_part_of_the_answer(text: str, answer: str):
+    assert without_thinking(text) == answer
+
+
+def test_a_driver_sees_no_proxy_and_no_key(tmp_path: Path):
+    inherited = {
+        "PATH": "/bin",
+        "HTTPS_PROXY": "http://proxy.example",
+        "all_proxy": "http://proxy.example",
+        "OPENAI_API_KEY": "secret",
+        "HF_TOKEN": "secret",
+        "HF_ENDPOINT": "https://elsewhere.example",
+        "PYTHONHOME": "/elsewhere",
+        "VIRTUAL_ENV": "/elsewhere",
+    }
+    seen = child.environment(inherited, tmp_path)
+    assert seen["PATH"] == "/bin"
+    assert not [name for name in inherited if name in seen and name != "PATH"]
+    assert (seen["HF_HUB_OFFLINE"], seen["HF_DATASETS_OFFLINE"]) == ("1", "1")
+
+
+def test_harnesses_that_are_not_installed(tmp_path: Path):
+    with pytest.raises(ScionError, match="harnesses is not installed") as caught:
+        child.evaluate(ifeval_driver, {}, python=tmp_path / "python", log=tmp_path / "log")
+    assert caught.value.hint == "make setup"
+
+
+def test_a_harness_that_breaks_shows_its_log(tmp_path: Path):
+    with pytest.raises(ScionError, match="ended without a result") as caught:
+        child.evaluate(ifeval_driver, {}, python=HARNESSES, log=tmp_path / "log")
+    assert "KeyError: 'dataset'" in caught.value.found
+
+
+TRIANGLE = ("calculate_triangle_area", {"base": 10, "height": 5, "unit": "units"})
+# The package's tools have no dots in their names; its answers and checker do.
+SONGS = [
+    ("spotify_play", {"artist": "Maroon 5", "duration": 15}),
+    ("spotify_play", {"artist": "Taylor Swift", "duration": 20}),
+]
+
+
+def bfcl_answer(body: dict[str, Any]) -> tuple[int, Any]:
+    """Right for the first case of each category, wrong for the second."""
+    asked = prompt_of(body)
+    if "area of a triangle with a base of 10" in asked:
+        return 200, calls(TRIANGLE)
+    if "factorial of 5" in asked:
+        return 200, calls(("math_factorial", {"number": 6}))
+    if "Taylor Swift" in asked:
+        return 200, calls(*SONGS)
+    if "quadratic equation with coefficients a = 1" in asked:
+        return 200, calls(("math_sum", {"numbers": [1.0, 2.0]}))
+    return 200, message("None of my functions helps.")
+
+
+def test_bfcl_tells_right_from_wrong(stages: Stages, server: Canned):
+    server.reply = bfcl_answer
+    categories = ("simple_python", "parallel", "irrelevance")
+    result = stages.bfcl(categories=categories, limit=2, max_tokens=77)
+    half = estimates.proportion(1, 2).record()
+    for one in result["categories"]:
+        assert (one["cases"], one["passed"], one["accuracy"]) == (2, 1, half), one["name"]
+        assert one["harness_accuracy"] == 0.5
+    answers = {one["id"]: one for one in stages.lines("bfcl_answers.jsonl")}
+    assert answers["simple_python_0"]["passed"]
+    assert answers["parallel_0"]["passed"], "in another order"
+    assert "Invalid value" in str(answers["simple_python_1"]["error"])
+    assert answers["irrelevance_0"]["passed"]
+    assert not answers["irrelevance_1"]["passed"]
+    assert len(server.asked) == 6
+    for body in server.asked:
+        assert body["tools"][0]["function"]["parameters"]["type"] == "object"
+        assert body["max_tokens"] == 77
+        assert body["chat_template_kwargs"] == {"enable_thinking": False}
+
+
+@pytest.mark.parametrize(
+    ("reply", "problem", "found"),
+    [
+        ((500, {"error": {"message": "the engine is dead"}}), "a request", "the engine is dead"),
+        (None, "a request", "Connection error"),
+        ((200, {"choices": []}), "a request", "IndexError"),
+        (
+            (400, {"message": '"auto" tool choice requires --enable-auto-tool-choice'}),
+            "does not parse tool calls",
+            "400",
+        ),
+        (
+            (200, message("<tool_call>\n<function=f>\n</function>\n</tool_call>")),
+            "does not parse tool calls",
+            "<function=f>",
+        ),
+    ],
+)
+def test_bfcl_counts_no_failed_request(
+    stages: Stages, server: Canned, reply: Any, problem: str, found: str
+):
+    server.reply = lambda body: reply
+    with pytest.raises(ScionError, match=problem) as caught:
+        stages.bfcl(categories=("irrelevance",), limit=6)
+    assert found in caught.value.found
+    stages.assert_nothing_left()
+
+
+def test_bfcl_cases_that_do_not_fit(stages: Stages, server: Canned):
+    server.reply = lambda body: (200, message("No."))
+    server.tokens = lambda body: 2000 if "coefficients a = 1" in prompt_of(body) else 100
+    result = stages.bfcl(categories=("irrelevance",), limit=2, max_tokens=64)
+    (one,) = result["categories"]
+    assert one["left_out"] == [{"id": "irrelevance_1", "tokens": 2000}]
+    ids = [answer["id"] for answer in stages.lines("bfcl_answers.jsonl")]
+    assert ids == ["irrelevance_0", "irrelevance_2"]
+    server.asked.clear()
+    with pytest.raises(ScionError, match="a BFCL case does not fit") as caught:
+        stages.bfcl(categories=("irrelevance",), limit=2, skip_longer_than_context=False)
+    assert caught.value.where == "irrelevance_1"
+    assert f"at most {CONTEXT - 64} tokens" in caught.value.expected
+    assert caught.value.found == "2000 tokens"
+    server.tokens = lambda body: 2000
+    with pytest.raises(ScionError, match="too few BFCL cases fit") as caught:
+        stages.bfcl(categories=("irrelevance",), limit=3)
+    assert caught.value.found == "0 that fit, 240 that do not"
+    assert server.asked == []

@@ -1,0 +1,170 @@
+"""`scion launch` as a command of its own."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from checkpoints import tiny_config, write_checkpoint
+from scion.config_serving import Launch
+from scion.launches import flags
+
+CONFIG = """
+launches:
+  - {name: first, title: First, max_model_len: 512, max_num_seqs: 2, gpu: rtx-5090}
+  - {name: other, title: Other, max_model_len: 256, speculative_tokens: 0}
+serving: {launch: first}
+measurement: {launches: [first]}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    config = tiny_config(max_position_embeddings=1024)
+    del config["vision_config"]
+    return write_checkpoint(tmp_path_factory.mktemp("launch") / "model", config)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "release.yaml"
+    path.write_text(CONFIG)
+    return path
+
+
+def scion(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "scion.cli", "launch", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_the_command_the_reasons_the_memory_and_the_verdict(folder: Path, config: Path) -> None:
+    done = scion(folder, "--config", config)
+    assert (done.returncode, done.stderr) == (0, "")
+    launch = Launch(name="first", title="", max_model_len=512, max_num_seqs=2)
+    options = flags(launch, quantized=False, text_only=True)
+    command = " \\\n    ".join([f"vllm serve {folder}", *(flag.text for flag in options)])
+    assert done.stdout.startswith(f"{command}\n\n")
+    # A reason may run over several lines.
+    said = " ".join(done.stdout.split())
+    for flag in options:
+        assert f"{flag.text} {flag.reason}" in said
+    assert "verdict: fits" in done.stdout
+    assert "31.36 GiB" in done.stdout
+
+
+def test_a_launch_is_named_and_changed(folder: Path, config: Path) -> None:
+    named = ("--config", config, "--launch", "other", "--gpu", "h100")
+    done = scion(folder, *named, "--max-num-seqs", 7, "--kv-cache-dtype", "fp8")
+    assert done.returncode == 0
+    command = done.stdout.split("\n\n")[0]
+    assert "--max-model-len 256" in command
+    assert "--max-num-seqs 7" in command
+    assert "--kv-cache-dtype fp8" in command
+    assert "--speculative-config" not in command
+
+
+def test_what_does_not_fit_fails(folder: Path) -> None:
+    done = scion(folder, "--memory-gib", 0.5)
+    assert done.returncode == 1
+    assert "verdict: does not fit" in done.stdout
+    assert "problem: one request of 1,024 tokens" in done.stdout
+
+
+def test_unified_memory_is_warned_of(folder: Path) -> None:
+    done = scion(folder, "--gpu", "gb10", "--max-num-seqs", 2)
+    assert done.returncode == 0
+    assert "warning: unified memory" in done.stdout
+
+
+def test_the_record_is_one_object(folder: Path) -> None:
+    arguments = (folder, "--gpu", "h100", "--engine", "vllm==0.19.1", "--max-num-seqs", 2, "--json")
+    record = json.loads(scion(*arguments).stdout)
+    assert record["command"].startswith("vllm serve ")
+    assert (record["engine"], record["verdict"]) == ("vllm 0.19.1", "fits")
+
+
+def test_sglang_is_marked_untried(folder: Path) -> None:
+    done = scion(folder, "--engine", "sglang")
+    assert done.returncode == 0
+    assert "python -m sglang.launch_server" in done.stdout
+    assert "untried" in done.stdout
+    assert "verdict" not in done.stdout
+
+
+def test_gpus_are_listed() -> None:
+    done = scion("--list-gpus")
+    assert done.returncode == 0
+    assert "rtx-pro-6000" in done.stdout
+    assert "97,887" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "texts"),
+    [
+        ([], ["neither the launch nor an option", "--memory-gib"]),
+        (["--gpu", "rtx-9999"], ["not known", "rtx-pro-6000"]),
+        (["--engine", "tensorrt-llm"], ["not written for this engine"]),
+        (["--engine", "vllm==99"], ["no known release"]),
+    ],
+)
+def test_what_cannot_be_judged_is_refused(
+    folder: Path, arguments: list[str], texts: list[str]
+) -> None:
+    done = scion(folder, *arguments)
+    assert done.returncode == 1
+    for text in (*texts, "expected:", "hint:"):
+        assert text in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unknown_launch_is_refused(folder: Path, config: Path) -> None:
+    done = scion(folder, "--config", config, "--launch", "third")
+    assert done.returncode == 1
+    assert "one of first, other" in done.stderr
+
+
+def test_drafts_without_a_head_are_refused(tmp_path: Path) -> None:
+    model = write_checkpoint(
+        tmp_path / "model", tiny_config(max_position_embeddings=1024), mtp=False
+    )
+    done = scion(model, "--gpu", "h100", "--speculative-tokens", 3)
+    assert done.returncode == 1
+    assert "--speculative-tokens 0" in done.stderr
+    assert scion(model, "--gpu", "h100", "--max-num-seqs", 2).returncode == 0
+
+
+def test_a_vision_tower_is_told_of(tmp_path: Path) -> None:
+    model = write_checkpoint(tmp_path / "model", tiny_config(max_position_embeddings=1024))
+    done = scion(model, "--gpu", "h100", "--max-num-seqs", 2)
+    assert "--language-model-only \\" not in done.stdout
+    assert "verdict: fits with warnings" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["model", "--launch", "x"],
+        ["model", "--gpu", "h100", "--memory-gib", "1"],
+        ["model", "--memory-gib", "nan"],
+        ["model", "--max-num-seqs", "0"],
+        ["model", "--max-num-seqs", "-1"],
+        ["model", "--gpu-memory-utilization", "1.1"],
+    ],
+)
+def test_wrong_options_end_with_the_usage(arguments: list[str]) -> None:
+    done = scion(*arguments)
+    assert done.returncode == 2
+    assert "usage:" in done.stderr
+
+
+def test_no_torch_is_imported(folder: Path) -> None:
+    code = (
+        "import sys; from scion.cli import main; "
+        f"sys.argv = ['scion', 'launch', {str(folder)!r}, '--gpu', 'h100', '--max-num-seqs', '2']; "
+        "assert main() == 0; assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,179 @@
+"""Which decodes are asked, and what their timings and the counters around replies come to."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from scion.config_serving import Measurement
+from scion.decoding import Answer, Prompt
+from scion.engines.vllm_bench import Timing, _fault, _timing
+from scion.engines.vllm_counters import SpecDecodeCounters
+from scion.errors import ScionError
+from scion.measuring_acceptance import Reply, acceptance
+from scion.measuring_progress import Progress
+from scion.measuring_prompts import SETS, check_room, count_sets, read_prompts
+from scion.measuring_speed import Wave, speed_records, waves
+
+PROJECT = Path(__file__).parents[2]
+
+
+def result(**changes: object) -> dict[str, object]:
+    """What vLLM's benchmark tells of two requests of five tokens, the drafts coming in pieces."""
+    return {
+        "completed": 2,
+        "failed": 0,
+        "start_times": [100.0, 100.1],
+        "ttfts": [0.2, 0.3],
+        "itls": [[0.4, 0.4], [0.2, 0.2, 0.2]],
+        "output_lens": [5, 5],
+        "errors": ["", ""],
+        **changes,
+    }
+
+
+def test_a_wave_is_timed_from_the_first_request_to_the_last_token():
+    timing = _timing(result(), 5)
+    assert timing.tokens_per_second == pytest.approx(10 / 1.0)
+    assert timing.ttft_ms == pytest.approx(250)
+    assert timing.itl_ms == pytest.approx(1000 * (0.8 + 0.6) / 2 / 4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"completed": 1, "failed": 1, "errors": ["", "Traceback\nOSError: gone\n"]}, "OSError"),
+        ({"completed": 1, "failed": 1}, "1 of 2 requests answered"),
+        ({"output_lens": [5, 4]}, "answers of 5, 4 tokens"),
+        ({"output_lens": [5]}, "answers of 5 tokens"),
+        ({"error": "ValueError: no dataset"}, "ValueError: no dataset"),
+    ],
+)
+def test_a_wave_with_a_failed_request_is_not_timed(changes: dict[str, object], fault: str):
+    assert fault in str(_fault(result(**changes), 2, 5))
+
+
+def test_a_good_wave_has_no_fault():
+    assert _fault(result(), 2, 5) is None
+
+
+def test_waves_repeat_everything_with_prompts_of_their_own():
+    settings = Measurement(decode_tokens=(10, 20), parallel_requests=(1, 2), repeats=5)
+    work = waves(settings, 4)
+    assert len(work) == 2 * 2 * 5
+    assert work[:4] == [
+        Wave(0, 10, (0,)),
+        Wave(0, 20, (0,)),
+        Wave(0, 10, (0, 1)),
+        Wave(0, 20, (0, 1)),
+    ]
+    assert [wave.prompts for wave in work if wave.tokens == 20][-2:] == [(0,), (0, 1)]
+
+
+def timed(rates: list[float]) -> list[tuple[Wave, Timing]]:
+    return [(Wave(i, 10, (i,)), Timing(rate, 5.0, 2.0)) for i, rate in enumerate(rates)]
+
+
+def test_speed_is_a_median_and_a_ratio_to_the_baseline():
+    slow, fast = timed([10, 11, 12, 13, 14, 15]), timed([20, 22, 24, 26, 28, 30])
+    (record,) = speed_records(fast, slow)
+    assert (record["tokens"], record["parallel"], record["repeats"]) == (10, 1, 6)
+    assert record["tokens_per_second"] == {"value": 25.0, "low": 20, "high": 30, "count": 6}
+    assert record["ratio_to_baseline"]["value"] == pytest.approx(2, abs=0.02)
+    assert record["ratio_to_baseline"]["low"] > 1
+    assert speed_records(slow, None)[0]["ratio_to_baseline"] is None
+
+
+def reply(name: str, kind: str, thinking: bool, counters: SpecDecodeCounters) -> Reply:
+    prompt = Prompt(name, kind, thinking, [1])
+    return Reply(prompt, Answer(prompt.label, 9, [1]), counters)
+
+
+def test_acceptance_by_set_and_mode_with_the_prompt_as_unit():
+    replies = [
+        reply("b", "code", True, SpecDecodeCounters(10, 20, 10, (8, 2))),
+        reply("a", "chat", False, SpecDecodeCounters(10, 20, 20, (10, 10))),
+        reply("c", "chat", False, SpecDecodeCounters(30, 60, 30, (20, 10))),
+        reply("a", "chat", True, SpecDecodeCounters(0, 0, 0, ())),
+        reply("c", "chat", True, SpecDecodeCounters(10, 20, 10, (5, 5))),
+    ]
+    rows = acceptance(replies, 2)
+    assert [(row["set"], row["thinking"], row["prompts"]) for row in rows] == [
+        ("chat", False, 2),
+        ("chat", True, 2),
+        ("code", True, 1),
+        ("all", None, 3),
+    ]
+    chat = rows[0]
+    assert (chat["drafts"], chat["draft_tokens"], chat["accepted_by_position"]) == (
+        40,
+        80,
+        [30, 20],
+    )
+    assert [one["value"] for one in chat["per_position"]] == [0.75, 0.5]
+    assert chat["mean_length"]["value"] == 2.25
+    assert chat["mean_length"]["high"] == 3, "cut to what is possible"
+    assert rows[2]["mean_length"]["low"] is None, "one prompt shows no variation"
+    assert rows[3]["drafts"] == 60
+
+
+def test_acceptance_of_a_set_without_drafts_is_an_error():
+    replies = [
+        reply("a", "chat", False, SpecDecodeCounters(10, 20, 20, (10, 10))),
+        reply("b", "code", True, SpecDecodeCounters(0, 0, 0, ())),
+    ]
+    with pytest.raises(ValueError, match="code, with thinking: 0 drafts"):
+        acceptance(replies, 2)
+
+
+def test_a_prompt_is_asked_both_ways_unless_it_says_which(tmp_path: Path):
+    path = tmp_path / "prompts.jsonl"
+    chat = {"set": "chat", "messages": [{"role": "user", "content": "?"}]}
+    rows = [{**chat, "name": "a"}, {**chat, "name": "b", "enable_thinking": True}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    chats = read_prompts(path)
+    asked = [(chat.name, chat.template["enable_thinking"]) for chat in chats]
+    assert asked == [("a", False), ("a", True), ("b", True)]
+    assert count_sets(chats) == {"chat": 2}
+
+
+@pytest.mark.parametrize(("change", "found"), [({"set": "poem"}, "set poem"), ({}, "stands there")])
+def test_prompts_that_results_could_not_tell_apart(tmp_path: Path, change, found: str):
+    path = tmp_path / "prompts.jsonl"
+    row = {"name": "a", "set": "chat", "messages": [{"role": "user", "content": "?"}]}
+    path.write_text(json.dumps(row) + "\n" + json.dumps({**row, **change}) + "\n")
+    with pytest.raises(ScionError, match="can't be told") as caught:
+        read_prompts(path)
+    assert found in caught.value.found
+
+
+@pytest.mark.parametrize(
+    "file", ["resources/prompts/serving.jsonl", "resources/pico/prompts.jsonl"]
+)
+def test_the_prompts_that_are_there(file: str):
+    chats = read_prompts(PROJECT / file)
+    counts = count_sets(chats)
+    assert list(counts) == list(SETS)
+    assert min(counts.values()) >= 4
+    assert all(chat.tools for chat in chats if chat.set == "tools")
+
+
+def test_a_prompt_without_room_for_its_answer_is_named():
+    prompts = [Prompt("short", "chat", True, [1]), Prompt("long", "chat", True, [1] * 90)]
+    check_room(prompts, answer=10, context=100, path=Path("p"))
+    with pytest.raises(ScionError, match="does not fit") as caught:
+        check_room(prompts, answer=11, context=100, path=Path("p"))
+    assert caught.value.where == "p: long"
+    assert "90 tokens of prompt" in caught.value.found
+
+
+def test_progress_says_where_it_is_and_what_is_left(capsys: pytest.CaptureFixture[str]):
+    progress = Progress("stage", servers=2)
+    progress.next_server("one")
+    progress.ready(10)
+    progress.advance("half", 5)
+    progress.done()
+    first, half, last = capsys.readouterr().err.splitlines()
+    assert first == "stage: one (1 of 2): starting the server"
+    assert half.startswith("stage: one (1 of 2): half; about ")
+    assert last.startswith("stage: done, 2 servers in ")

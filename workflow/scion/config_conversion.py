@@ -1,0 +1,58 @@
+"""Configuration of the stages that make the weights, and of lint."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from scion.config_section import Section
+
+
+class Calibration(Section):
+    """The samples that activation scales are taken from."""
+
+    dataset: str = Field(
+        default="resources/pico/calibration.jsonl",
+        description="local JSONL file with a `messages` or `text` column, or "
+        "hf://datasets/owner/name@commit",
+    )
+    subset: str | None = Field(
+        default=None, description="configuration of a hub data set, such as LLM"
+    )
+    split: str = Field(default="train", description="split of a hub data set")
+    samples: int = Field(default=20, gt=0, description="number of samples, taken from the start")
+    max_tokens: int = Field(
+        default=8192, gt=0, description="longer samples are cut to this many tokens"
+    )
+
+
+class Quantization(Section):
+    """How weights become NVFP4."""
+
+    recipe: Literal["nvfp4_default"] = Field(
+        default="nvfp4_default",
+        description="ModelOpt's NVFP4_DEFAULT_CFG: maximum calibration, W4A4",
+    )
+    calibration: Calibration = Calibration()
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="where calibration runs; auto takes a GPU if there is one"
+    )
+    max_shard_megabytes: int = Field(
+        default=5000,
+        gt=0,
+        description="a shard is closed before it would grow past this (10^6 bytes)",
+    )
+
+
+class Lint(Section):
+    """What lint_source and verify_release hold a checkpoint against."""
+
+    engines: tuple[str, ...] = Field(
+        default=("vllm", "sglang"),
+        description="engines to serve with, as `scion lint --engine` takes them",
+    )
+    tensor_parallel: tuple[int, ...] = Field(
+        default=(1,), description="numbers of GPUs to split the release over"
+    )
+    ignore: tuple[str, ...] = Field(
+        default=(), description="rules to leave out: codes or names of `scion lint --list`"
+    )

@@ -1,0 +1,160 @@
+"""Measured numbers with 95 % intervals, each by the method that fits what was counted.
+
+- `proportion`: independent trials. Wilson's interval, which stays inside [0, 1] and is honest at
+  0 and n of n (E. B. Wilson, 1927).
+- `ratio_of_sums`: tokens or drafts that come in prompts or chats. What happens within one is not
+  independent, so the prompt is the unit: the ratio estimator with its linearised variance and
+  Student's t (Cochran, Sampling Techniques, chapter 6).
+- `median`: repeated timings. Order statistics, no assumption on their distribution.
+- `speedup`: two sets of repeated timings. The median of all pairwise ratios with the interval that
+  inverts the exact Mann-Whitney test (Hodges and Lehmann, 1963).
+
+An interval covers the variation that was sampled: over the repeats of one server, or over the
+prompts that were asked. It says nothing of another GPU, another engine or other prompts.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from statistics import median as middle
+from typing import Any
+
+from scipy import stats
+
+_LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number and its 95 % interval.
+
+    Attributes:
+        value: The number.
+        low: Lower end; None where the data can't tell.
+        high: Upper end; None where the data can't tell.
+        count: What the number rests on: trials, tokens, drafts or repeats.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    count: int
+
+    def record(self) -> dict[str, Any]:
+        """The form that results hold, rounded to six places after the point."""
+        return {
+            key: round(part, 6) if isinstance(part, float) else part
+            for key, part in asdict(self).items()
+        }
+
+    def clipped(self, low: float, high: float) -> "Estimate":
+        """The interval cut to what is possible."""
+        ends = [None if end is None else min(max(end, low), high) for end in (self.low, self.high)]
+        return Estimate(self.value, ends[0], ends[1], self.count)
+
+
+def read(record: dict[str, Any]) -> Estimate:
+    """The estimate that `Estimate.record` wrote."""
+    return Estimate(record["value"], record["low"], record["high"], record["count"])
+
+
+def proportion(successes: int, trials: int) -> Estimate:
+    """Share of independent trials that succeeded.
+
+    Raises:
+        ValueError: No trials, or more successes than trials.
+    """
+    if not 0 <= successes <= trials or trials == 0:
+        raise ValueError(f"{successes} of {trials} is no proportion")
+    interval = stats.binomtest(successes, trials).proportion_ci(_LEVEL, method="wilson")
+    return Estimate(successes / trials, float(interval.low), float(interval.high), trials)
+
+
+def ratio_of_sums(numerators: Sequence[float], denominators: Sequence[int]) -> Estimate:
+    """Sum of the numerators by sum of the denominators, the pairs being independent.
+
+    Args:
+        numerators: For each prompt or chat, such as accepted tokens or a loss in nats.
+        denominators: For each, how many things were counted. A pair with 0 is left out.
+
+    Returns:
+        The ratio; no interval for a single pair, whose variation can't be seen.
+
+    Raises:
+        ValueError: Nothing was counted at all.
+    """
+    pairs = [pair for pair in zip(numerators, denominators, strict=True) if pair[1]]
+    count = sum(below for _, below in pairs)
+    if count == 0:
+        raise ValueError("a ratio needs something that was counted")
+    value = math.fsum(above for above, _ in pairs) / count
+    if len(pairs) < 2:
+        return Estimate(value, None, None, count)
+    squares = math.fsum((above - value * below) ** 2 for above, below in pairs)
+    error = math.sqrt(squares * len(pairs) / (len(pairs) - 1)) / count
+    reach = float(stats.t.ppf((1 + _LEVEL) / 2, len(pairs) - 1)) * error
+    return Estimate(value, value - reach, value + reach, count)
+
+
+def median(values: Sequence[float]) -> Estimate:
+    """Median with an interval of at least 95 % from order statistics; six values give one.
+
+    Raises:
+        ValueError: No values.
+    """
+    if not values:
+        raise ValueError("no values have no median")
+    ordered, count = sorted(values), len(values)
+    # How many values may be cut off at each end: they all lie on one side with at most 2.5 %.
+    cut = int(stats.binom.ppf((1 - _LEVEL) / 2, count, 0.5))
+    if stats.binom.cdf(cut, count, 0.5) > (1 - _LEVEL) / 2:
+        cut -= 1
+    if cut < 0:
+        return Estimate(middle(ordered), None, None, count)
+    return Estimate(middle(ordered), ordered[cut], ordered[count - 1 - cut], count)
+
+
+def speedup(values: Sequence[float], baseline: Sequence[float]) -> Estimate:
+    """How many times larger `values` are than `baseline`; both positive, four of each at least.
+
+    Returns:
+        The Hodges-Lehmann ratio and its exact interval; `count` is the smaller number of repeats.
+        No interval where there are too few repeats for 95 %.
+
+    Raises:
+        ValueError: No values, or one that is not positive.
+    """
+    if not values or not baseline or min(*values, *baseline) <= 0:
+        raise ValueError("a ratio of timings needs positive values on both sides")
+    ratios = sorted(one / other for one in values for other in baseline)
+    count = min(len(values), len(baseline))
+    cut = _mann_whitney_cut(len(values), len(baseline))
+    if cut < 0:
+        return Estimate(middle(ratios), None, None, count)
+    return Estimate(middle(ratios), ratios[cut], ratios[-1 - cut], count)
+
+
+def _mann_whitney_cut(first: int, second: int) -> int:
+    """The largest u with P(U <= u) <= 2.5 % for samples of these sizes, -1 if there is none."""
+    # ways[u]: orders of the two samples with u pairs in which the first is the larger.
+    ways = [1]
+    for size in range(1, second + 1):
+        ways = _times_quotient(ways, first + size, size)
+    total, sum_so_far = math.comb(first + second, second), 0
+    for u, count in enumerate(ways):
+        sum_so_far += count
+        if sum_so_far > (1 - _LEVEL) / 2 * total:
+            return u - 1
+    return len(ways) - 1
+
+
+def _times_quotient(ways: list[int], up: int, down: int) -> list[int]:
+    """The polynomial times (1 - x^up) / (1 - x^down), as the Gaussian binomial is built."""
+    longer = ways + [0] * up
+    for power in range(len(longer) - 1, up - 1, -1):
+        longer[power] -= longer[power - up]
+    for power in range(down, len(longer)):
+        longer[power] += longer[power - down]
+    while longer and longer[-1] == 0:
+        longer.pop()
+    return longer

@@ -1,0 +1,203 @@
+"""Score the release's tool calls on the Berkeley Function Calling Leaderboard.
+
+The cases come with the package `bfcl-eval` and are asked and judged by it, in envs/evaluate
+(`scion.evaluators.bfcl_driver`), as many at a time as the launch decodes in parallel. Cases that do
+not fit the context are left out before anything is asked, counted and named; a category of which
+fewer are left than `limit` asks for fails the stage. The interval takes the cases as independent.
+
+`bfcl.json` in the artifact (E: an estimate with its interval, see `scion.estimates`):
+
+    {"engine": {…}, "hardware": {…}, "launch": {…}, "harness": {"name", "version"}, "limit",
+     "thinking", "max_tokens", "categories": [{"name", "cases": n, "passed": k, "accuracy": E,
+     "harness_accuracy", "cut": n, "left_out": [{"id", "tokens"}]}]}
+
+`bfcl_answers.jsonl`: for each case `category`, `id`, `result` as the package records it, `passed`,
+`error`, and the server's `choice`.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from scion import estimates
+from scion.artifact import Artifact, Draft, remake
+from scion.config_evaluations import Bfcl
+from scion.config_section import Section
+from scion.config_serving import Launch, Serving
+from scion.engines import vllm
+from scion.engines.options import UNMEASURED, add_server_options
+from scion.engines.server import Server
+from scion.evaluators import bfcl_driver, child
+from scion.evaluators.options import (
+    REQUEST_SECONDS,
+    add_evaluator_option,
+    context,
+    parallel,
+    write_lines,
+)
+from scion.files import write_json
+from scion.stage_cli import add_settings, read_settings, run_stage, stage_parser
+
+STAGE = "evaluate_bfcl"
+RESULT = "bfcl.json"
+ANSWERS = "bfcl_answers.jsonl"
+
+
+class Settings(Section):
+    """The sections of the configuration that this stage reads."""
+
+    launch: Launch
+    serving: Serving
+    bfcl: Bfcl
+
+
+def evaluate_bfcl(
+    *,
+    release: Artifact,
+    output: Path,
+    launch: Launch,
+    serving: Serving,
+    bfcl: Bfcl,
+    python: Path,
+    evaluator_python: Path,
+    log_folder: Path,
+    environment: str,
+) -> Artifact:
+    """Ask a server of the release the cases of each category and have the answers judged.
+
+    Args:
+        release: A complete checkpoint.
+        output: Folder of the artifact.
+        launch: How it is served.
+        serving: The server.
+        bfcl: Categories, and how they are asked.
+        python: Interpreter of the serving environment.
+        evaluator_python: Interpreter of envs/evaluate.
+        log_folder: Where `evaluate_bfcl.server.log` and `evaluate_bfcl.harness.log` go.
+        environment: Identity of the locked environments.
+
+    Raises:
+        ScionError: Too few cases fit the context; the server can't be started, dies or does not
+            parse tool calls; a request fails.
+    """
+
+    def build(draft: Draft) -> None:
+        child.require(evaluator_python)
+        with vllm.serve(
+            release.folder,
+            name="release",
+            launch=launch,
+            serving=serving,
+            python=python,
+            log=log_folder / f"{STAGE}.server.log",
+        ) as server:
+            about = {
+                "engine": vllm.describe(server, serving),
+                "hardware": vllm.hardware(serving),
+                "launch": launch.model_dump(mode="json"),
+            }
+            found = child.evaluate(
+                bfcl_driver,
+                _request(server, launch, bfcl),
+                python=evaluator_python,
+                log=log_folder / f"{STAGE}.harness.log",
+                server=server,
+            )
+        result: dict[str, Any] = about | summary(found, bfcl)
+        write_json(draft.folder / RESULT, result)
+        write_lines(
+            draft.folder / ANSWERS,
+            (
+                {"category": one["name"], **answer}
+                for one in found["categories"]
+                for answer in one["answers"]
+            ),
+        )
+        draft.facts |= {one["name"]: one["accuracy"]["value"] for one in result["categories"]}
+        shown = ", ".join(
+            f"{one['name']} {one['passed']} of {one['cases']}" for one in result["categories"]
+        )
+        print(f"{STAGE}: passed: {shown}", file=sys.stderr, flush=True)
+
+    return remake(
+        output,
+        stage=STAGE,
+        inputs={"release": release},
+        settings={
+            "launch": launch.model_dump(mode="json"),
+            "serving": serving.model_dump(mode="json", exclude=UNMEASURED),
+            "bfcl": bfcl.model_dump(mode="json"),
+        },
+        environment=environment,
+        build=build,
+    )
+
+
+def summary(found: dict[str, Any], bfcl: Bfcl) -> dict[str, Any]:
+    """What the result records of the driver's: accuracies with intervals."""
+    return {
+        "harness": found["harness"],
+        "limit": bfcl.limit,
+        "thinking": bfcl.enable_thinking,
+        "max_tokens": bfcl.max_tokens,
+        "categories": [_category(one, bfcl) for one in found["categories"]],
+    }
+
+
+def _category(found: dict[str, Any], bfcl: Bfcl) -> dict[str, Any]:
+    answers = found["answers"]
+    passed = sum(one["passed"] for one in answers)
+    return {
+        "name": found["name"],
+        "cases": len(answers),
+        "passed": passed,
+        "accuracy": estimates.proportion(passed, len(answers)).record(),
+        "harness_accuracy": found["accuracy"],
+        # The finish reason does not tell: it is `tool_calls` where the last of them is cut.
+        "cut": sum(one["output_token_count"] >= bfcl.max_tokens for one in answers),
+        "left_out": found["left_out"],
+    }
+
+
+def _request(server: Server, launch: Launch, bfcl: Bfcl) -> dict[str, Any]:
+    return {
+        "server": server.url,
+        "model": server.model,
+        "context": context(server),
+        "parallel": parallel(launch),
+        "timeout_seconds": REQUEST_SECONDS,
+        "categories": bfcl.categories,
+        "limit": bfcl.limit,
+        "skip": bfcl.skip_longer_than_context,
+        "max_tokens": bfcl.max_tokens,
+        "enable_thinking": bfcl.enable_thinking,
+    }
+
+
+def main() -> int:
+    """Parse the command line and run the stage."""
+    parser = stage_parser(__doc__, inputs={"release": "manifest of a complete checkpoint"})
+    add_server_options(parser)
+    add_evaluator_option(parser)
+    add_settings(parser, Settings)
+    arguments = parser.parse_args()
+
+    def command() -> Artifact:
+        settings = read_settings(arguments.settings, Settings)
+        return evaluate_bfcl(
+            release=Artifact.open(arguments.release),
+            output=arguments.output.parent,
+            launch=settings.launch,
+            serving=settings.serving,
+            bfcl=settings.bfcl,
+            python=arguments.python,
+            evaluator_python=arguments.evaluator_python,
+            log_folder=arguments.log_folder,
+            environment=arguments.environment,
+        )
+
+    return run_stage(command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

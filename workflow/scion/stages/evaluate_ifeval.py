@@ -1,0 +1,278 @@
+"""Score the release on IFEval: instructions whose following a program can check.
+
+The prompts are asked and scored by lm-evaluation-harness, in envs/evaluate
+(`scion.evaluators.ifeval_driver`), as many at a time as the launch decodes in parallel. Its task
+and its scorer are the published ones; the thinking is no part of an answer, and an answer that is
+cut within the thinking is an empty one. All prompts are checked before the server is started.
+
+`ifeval.json` in the artifact (E: an estimate with its interval, see `scion.estimates`):
+
+    {"engine": {…}, "hardware": {…}, "launch": {…}, "harness": {"name", "version", "task_version",
+     "scores": {the harness's own}}, "dataset": {"file", "sha256", "prompts"} or {"repository",
+     "revision", "file", "sha256", "prompts"}, "limit", "thinking", "max_tokens",
+     "answers": {"empty": n, "cut": n}, "scores": {"prompt_strict": E, "prompt_loose": E,
+     "instruction_strict": E, "instruction_loose": E}}
+
+`ifeval_answers.jsonl`: for each prompt `key`, `prompt`, `instruction_id_list`, `answer` and the
+harness's verdicts.
+
+The interval of an instruction score takes the instructions as independent; a prompt holds one to
+three of them.
+"""
+
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from scion import estimates
+from scion.artifact import Artifact, Draft, remake
+from scion.chats import Chat, token_ids
+from scion.config_evaluations import Ifeval
+from scion.config_section import Section
+from scion.config_serving import Launch, Serving
+from scion.digest import digest_file
+from scion.engines import vllm
+from scion.engines.options import UNMEASURED, add_server_options
+from scion.engines.server import Server
+from scion.errors import ScionError
+from scion.evaluators import child, ifeval_driver
+from scion.evaluators.ifeval_prompts import read_prompts
+from scion.evaluators.options import (
+    REQUEST_SECONDS,
+    add_evaluator_option,
+    context,
+    parallel,
+    write_lines,
+)
+from scion.files import write_json
+from scion.hub import download_files
+from scion.location import HubRepository, parse_location
+from scion.stage_cli import add_settings, read_settings, run_stage, stage_parser
+
+STAGE = "evaluate_ifeval"
+RESULT = "ifeval.json"
+ANSWERS = "ifeval_answers.jsonl"
+# The one file of google/IFEval.
+_HUB_FILE = "ifeval_input_data.jsonl"
+_SCORES = {
+    "prompt_strict": "prompt_level_strict_acc",
+    "prompt_loose": "prompt_level_loose_acc",
+    "instruction_strict": "inst_level_strict_acc",
+    "instruction_loose": "inst_level_loose_acc",
+}
+
+
+class Settings(Section):
+    """The sections of the configuration that this stage reads."""
+
+    launch: Launch
+    serving: Serving
+    ifeval: Ifeval
+
+
+def evaluate_ifeval(
+    *,
+    release: Artifact,
+    output: Path,
+    launch: Launch,
+    serving: Serving,
+    ifeval: Ifeval,
+    python: Path,
+    evaluator_python: Path,
+    log_folder: Path,
+    environment: str,
+) -> Artifact:
+    """Ask a server of the release all prompts and score the answers.
+
+    Args:
+        release: A complete checkpoint.
+        output: Folder of the artifact.
+        launch: How it is served.
+        serving: The server.
+        ifeval: Prompts, and how they are asked.
+        python: Interpreter of the serving environment.
+        evaluator_python: Interpreter of envs/evaluate.
+        log_folder: Where `evaluate_ifeval.server.log` and `evaluate_ifeval.harness.log` go.
+        environment: Identity of the locked environments.
+
+    Raises:
+        ScionError: The prompts are missing, are not in IFEval's form or do not fit the context; the
+            server can't be started or dies; a request fails.
+    """
+    location = parse_location(ifeval.dataset)
+    local = None if isinstance(location, HubRepository) else Path(ifeval.dataset)
+    if local is not None:
+        read_prompts(local, ifeval)
+
+    def build(draft: Draft) -> None:
+        with tempfile.TemporaryDirectory(prefix="scion-ifeval-") as name:
+            path = local or _download(location, Path(name))
+            rows = read_prompts(path, ifeval)
+            chosen = Path(name) / f"chosen.{path.name}"
+            chosen.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            ask = partial(
+                child.evaluate,
+                ifeval_driver,
+                python=evaluator_python,
+                log=log_folder / f"{STAGE}.harness.log",
+            )
+            request: dict[str, Any] = {"dataset": str(chosen), "name": ifeval.dataset}
+            ask(request)
+            with vllm.serve(
+                release.folder,
+                name="release",
+                launch=launch,
+                serving=serving,
+                python=python,
+                log=log_folder / f"{STAGE}.server.log",
+            ) as server:
+                _check_fit(server, rows, ifeval)
+                about = {
+                    "engine": vllm.describe(server, serving),
+                    "hardware": vllm.hardware(serving),
+                    "launch": launch.model_dump(mode="json"),
+                }
+                print(f"{STAGE}: {len(rows)} prompts", file=sys.stderr, flush=True)
+                found = ask(request | _how(server, launch, ifeval), server=server)
+            _check_complete(rows, found["samples"])
+            data = {**_name(location), "file": path.name, "sha256": digest_file(path)}
+            result = about | summary(found, ifeval) | {"dataset": data | {"prompts": len(rows)}}
+        _write(draft, result, found["samples"])
+
+    return remake(
+        output,
+        stage=STAGE,
+        inputs={"release": release, **({"dataset": local} if local is not None else {})},
+        settings={
+            "launch": launch.model_dump(mode="json"),
+            "serving": serving.model_dump(mode="json", exclude=UNMEASURED),
+            # A local file counts by its content.
+            "ifeval": ifeval.model_dump(
+                mode="json", exclude=set() if local is None else {"dataset"}
+            ),
+        },
+        environment=environment,
+        build=build,
+    )
+
+
+def _how(server: Server, launch: Launch, ifeval: Ifeval) -> dict[str, Any]:
+    """What makes the driver ask, not only check."""
+    return {
+        "url": f"{server.openai_url}/chat/completions",
+        "model": server.model,
+        "parallel": parallel(launch),
+        "timeout_seconds": REQUEST_SECONDS,
+        "max_tokens": ifeval.max_tokens,
+        "enable_thinking": ifeval.enable_thinking,
+    }
+
+
+def _write(draft: Draft, result: dict[str, Any], samples: Sequence[dict[str, Any]]) -> None:
+    write_json(draft.folder / RESULT, result)
+    write_lines(draft.folder / ANSWERS, samples)
+    draft.facts |= {name: score["value"] for name, score in result["scores"].items()}
+    shown = ", ".join(f"{name} {score['value']:.1%}" for name, score in result["scores"].items())
+    print(f"{STAGE}: {len(samples)} prompts answered: {shown}", file=sys.stderr, flush=True)
+
+
+def summary(found: dict[str, Any], ifeval: Ifeval) -> dict[str, Any]:
+    """What the result records of the driver's: scores with intervals, from the verdicts' counts."""
+    samples = found["samples"]
+    harness = {"task_version": found["task_version"], "scores": found["scores"]}
+    return {
+        "harness": found["harness"] | harness,
+        "limit": ifeval.limit,
+        "thinking": ifeval.enable_thinking,
+        "max_tokens": ifeval.max_tokens,
+        "answers": {
+            "empty": sum(not one["answer"].strip() for one in samples),
+            "cut": found["cut"],
+        },
+        "scores": {name: _score(samples, metric).record() for name, metric in _SCORES.items()},
+    }
+
+
+def _score(samples: Sequence[dict[str, Any]], metric: str) -> estimates.Estimate:
+    verdicts: list[bool] = []
+    for one in samples:
+        verdict = one[metric]
+        verdicts += verdict if isinstance(verdict, list) else [verdict]
+    return estimates.proportion(sum(verdicts), len(verdicts))
+
+
+def _name(location: object) -> dict[str, Any]:
+    if not isinstance(location, HubRepository):
+        return {}
+    return {"repository": location.name, "revision": location.require_pinned()}
+
+
+def _download(location: object, folder: Path) -> Path:
+    assert isinstance(location, HubRepository)
+    location.require_pinned()
+    download_files(location, [_HUB_FILE], folder)
+    return folder / _HUB_FILE
+
+
+def _check_fit(server: Server, rows: Sequence[dict[str, Any]], ifeval: Ifeval) -> None:
+    """Refuse a prompt that leaves no room for its answer, before any is asked."""
+    limit = context(server)
+    for row in rows:
+        message = {"role": "user", "content": row["prompt"]}
+        template = {"enable_thinking": ifeval.enable_thinking}
+        count = len(token_ids(server, Chat("", [message], None, template), reply=True))
+        if count + ifeval.max_tokens > limit:
+            raise ScionError(
+                "an IFEval prompt does not fit the server's context",
+                where=f"{ifeval.dataset}: key {row['key']}",
+                expected=f"at most {limit - ifeval.max_tokens} tokens, which leave "
+                f"{ifeval.max_tokens} (ifeval.max_tokens) of {limit} for the answer",
+                found=f"{count} tokens",
+                hint="lower ifeval.max_tokens, or serve with a launch of a longer context",
+            )
+
+
+def _check_complete(rows: Sequence[dict[str, Any]], samples: Sequence[dict[str, Any]]) -> None:
+    asked, answered = [row["key"] for row in rows], [one["key"] for one in samples]
+    if asked != answered:
+        missing = sorted(set(asked) - set(answered))
+        raise ScionError(
+            "not every prompt was scored",
+            where="the harness's answers",
+            expected=f"{len(asked)} prompts, each once",
+            found=f"{len(answered)} answers; without one: keys {missing[:10]}",
+            hint="run the stage again, and report it if that does not help",
+        )
+
+
+def main() -> int:
+    """Parse the command line and run the stage."""
+    parser = stage_parser(__doc__, inputs={"release": "manifest of a complete checkpoint"})
+    add_server_options(parser)
+    add_evaluator_option(parser)
+    add_settings(parser, Settings)
+    arguments = parser.parse_args()
+
+    def command() -> Artifact:
+        settings = read_settings(arguments.settings, Settings)
+        return evaluate_ifeval(
+            release=Artifact.open(arguments.release),
+            output=arguments.output.parent,
+            launch=settings.launch,
+            serving=settings.serving,
+            ifeval=settings.ifeval,
+            python=arguments.python,
+            evaluator_python=arguments.evaluator_python,
+            log_folder=arguments.log_folder,
+            environment=arguments.environment,
+        )
+
+    return run_stage(command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,29 @@
+"""Fetch the whole base model, as `fetch_source` does, to compare the release with it.
+
+The graft needs only the donor's MTP head; what the base model itself makes of held-out text takes
+all of its weights. Nothing of it goes into the release.
+"""
+
+import sys
+
+from scion.stage_cli import run_stage, stage_parser
+from scion.stages.fetch_source import add_location, fetch_source
+
+
+def main() -> int:
+    """Parse arguments and run the stage."""
+    parser = stage_parser(__doc__, inputs={})
+    add_location(parser)
+    args = parser.parse_args()
+    return run_stage(
+        lambda: fetch_source(
+            location=args.location,
+            output=args.output.parent,
+            environment=args.environment,
+            stage="fetch_base",
+        )
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
