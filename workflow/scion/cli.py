@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from scion.compare_command import add_compare
 from scion.errors import ScionError, exit_on_error
 from scion.launch_command import add_launch
 from scion.lint.options import add_lint
@@ -33,6 +34,7 @@ def main() -> int:
     add_lint(commands.add_parser, _lint)
     add_acceptance(commands.add_parser, _acceptance)
     add_launch(commands.add_parser, _launch)
+    add_compare(commands.add_parser, _compare)
     args = parser.parse_args()
     return exit_on_error(lambda: args.run(args))
 
@@ -133,6 +135,12 @@ def _launch(args: argparse.Namespace) -> int:
     from scion.launch_command import launch
 
     return launch(args)
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from scion.compare_command import compare
+
+    return compare(args)
 
 
 if __name__ == "__main__":
