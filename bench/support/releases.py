@@ -34,7 +34,8 @@ from scion.nvfp4_config import (
 from scion.safetensors_file import DTYPE_BITS, Tensor, encode_header, packed
 
 SHARDS = 15
-_PICO = Path(__file__).parents[2] / "resources/pico/pico-base"
+_PROJECT = Path(__file__).parents[2]
+_PICO = _PROJECT / "resources/pico/pico-base"
 _COPIED = (
     "chat_template.jinja",
     "generation_config.json",
@@ -42,35 +43,6 @@ _COPIED = (
     "tokenizer_config.json",
     "video_preprocessor_config.json",
 )
-# The dimensions that the 27B models of the family publish.
-_TEXT = {
-    "full_attention_interval": 4,
-    "head_dim": 256,
-    "hidden_size": 5120,
-    "intermediate_size": 17408,
-    "linear_conv_kernel_dim": 4,
-    "linear_key_head_dim": 128,
-    "linear_num_key_heads": 16,
-    "linear_num_value_heads": 48,
-    "linear_value_head_dim": 128,
-    "mtp_num_hidden_layers": 1,
-    "num_attention_heads": 24,
-    "num_hidden_layers": 64,
-    "num_key_value_heads": 4,
-    "vocab_size": 248320,
-}
-_VISION = {
-    "depth": 27,
-    "hidden_size": 1152,
-    "in_channels": 3,
-    "intermediate_size": 4304,
-    "num_heads": 16,
-    "num_position_embeddings": 2304,
-    "out_hidden_size": 5120,
-    "patch_size": 16,
-    "spatial_merge_size": 2,
-    "temporal_patch_size": 2,
-}
 _TOKENS = 248_000
 # safetensors' writer puts these kinds first, within a kind the names in order.
 _WRITTEN_FIRST = ("F32", "BF16", "F8_E4M3", "U8")
@@ -93,12 +65,13 @@ def generate(folder: Path) -> None:
 def config_of_27b() -> dict[str, Any]:
     """The embedded model's config.json with the dimensions of a 27B one."""
     config = json.loads((_PICO / "config.json").read_bytes())
+    shape = json.loads((_PROJECT / "tools/shapes/qwen3.6-27b.json").read_bytes())
     text = {key: value for key, value in config["text_config"].items() if key != "layer_types"}
     return {
         **config,
-        "tie_word_embeddings": False,
-        "text_config": {**text, **_TEXT, "tie_word_embeddings": False},
-        "vision_config": {**config["vision_config"], **_VISION},
+        **shape,
+        "text_config": {**text, **shape["text_config"]},
+        "vision_config": {**config["vision_config"], **shape["vision_config"]},
     }
 
 
