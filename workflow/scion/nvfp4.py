@@ -26,7 +26,8 @@ def unpack(packed: torch.Tensor) -> torch.Tensor:
     Returns:
         float32 [N, K], values of `E2M1_VALUES` with signs.
     """
-    values = torch.tensor([*E2M1_VALUES, *(-value for value in E2M1_VALUES)])
+    signed = [*E2M1_VALUES, *(-value for value in E2M1_VALUES)]
+    values = torch.tensor(signed, device=packed.device)
     codes = torch.stack((packed & 0xF, packed >> 4), dim=-1).flatten(-2)
     return values[codes.int()]
 
