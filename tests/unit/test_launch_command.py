@@ -168,3 +168,28 @@ def test_no_torch_is_imported(folder: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_prediction_is_held_to_a_server_s_log(folder: Path, tmp_path: Path) -> None:
+    log = tmp_path / "server.log"
+    named = (folder, "--gpu", "h100", "--max-num-seqs", 2, "--server-log", log)
+    missing = scion(*named)
+    assert missing.returncode == 1
+    assert "the server's log is not there" in missing.stderr
+    log.write_text("INFO starting\n")
+    empty = scion(*named)
+    assert empty.returncode == 1
+    assert "GPU KV cache size" in empty.stderr
+
+    plain = json.loads(scion(folder, "--gpu", "h100", "--max-num-seqs", 2, "--json").stdout)
+    half = plain["kv_cache_tokens"] // 2
+    log.write_text(
+        f"INFO GPU KV cache size: {half:,} tokens\n"
+        "INFO Maximum concurrency for 1,024 tokens per request: 8.00x\n"
+        "INFO Model loading took 0.01 GiB and 1 seconds\n"
+    )
+    pairs = json.loads(scion(*named, "--json").stdout)["beside_server"]
+    assert set(pairs) == {"kv_cache_tokens", "concurrency", "weights_gib"}
+    tokens = {"predicted": plain["kv_cache_tokens"], "reported": half}
+    assert pairs["kv_cache_tokens"] == {**tokens, "ratio": pytest.approx(2, rel=1e-3)}
+    assert f"{half:,}" in scion(*named).stdout

@@ -5,7 +5,7 @@ import json
 import shlex
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from scion.checkpoint import Checkpoint
@@ -26,13 +26,16 @@ examples:
   scion launch models/agent-nvfp4 --memory-gib 47.5 --engine vllm==0.19.1
   scion launch models/agent-nvfp4 --gpu rtx-pro-6000 --engine sglang
   scion launch --list-gpus
+  scion launch results/X/release --config config/releases/X.yaml --no-prefix-caching \\
+      --server-log logs/X/measure_serving.production.n3.server.log
 
 Without --config the launch is: the context that config.json declares, 3 drafts if there is an MTP
 head, and the engine's own defaults. Options replace what a launch says.
 
 Bytes of weights and the cache's layout are exact for a vLLM release; activations, CUDA graphs and
 what the allocator wastes are estimates, good to about a gigabyte on the servers that they were held
-to. Memory that other programs hold on the GPU is not counted.
+to. Memory that other programs hold on the GPU is not counted. --server-log shows the prediction
+beside what a server of that launch printed.
 
 exit codes:
   0  it fits, with or without warnings; or SGLang, of whose cache nothing is predicted
@@ -74,6 +77,19 @@ def add_launch(
     changes.add_argument(
         "--speculative-tokens", type=_count_or_zero, metavar="N", help="drafts a step"
     )
+    changes.add_argument(
+        "--no-prefix-caching",
+        action="store_const",
+        const=False,
+        dest="prefix_caching",
+        help="as Scion's own measurements serve (default: as the release of vLLM does)",
+    )
+    parser.add_argument(
+        "--server-log",
+        type=Path,
+        metavar="FILE",
+        help="what a vLLM server of this launch printed, to hold the prediction to",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
 
     def consistent(args: argparse.Namespace) -> int:
@@ -98,7 +114,13 @@ def launch(args: argparse.Namespace) -> int:
     from scion import launches, launches_sglang
     from scion.checkpoint import Checkpoint
     from scion.loaders.releases import SGLANG
-    from scion.memory_report import flag_lines, gpu_lines, memory_lines, untried_lines
+    from scion.memory_report import (
+        flag_lines,
+        gpu_lines,
+        memory_lines,
+        reported_lines,
+        untried_lines,
+    )
 
     if args.list_gpus:
         print("\n".join(gpu_lines()))
@@ -116,13 +138,43 @@ def launch(args: argparse.Namespace) -> int:
         [f"{start} {shlex.quote(str(args.folder))}", *(flag.text for flag in options)]
     )
     predicted = None if sglang else _predict(args, checkpoint, chosen, engine, text_only=text_only)
+    record = predicted.record() if predicted else {"engine": str(engine), "verdict": None}
+    beside = _beside(args.server_log, predicted)
     if args.json:
-        record = predicted.record() if predicted else {"engine": str(engine), "verdict": None}
-        print(json.dumps({"command": command, **record}, indent=1))
+        print(json.dumps({"command": command, **record, **beside}, indent=1))
     else:
         print("\n".join([command, "", *flag_lines(options), ""]))
         print("\n".join(memory_lines(predicted) if predicted else untried_lines(engine)))
+        print("\n".join(reported_lines(beside)), end="\n" if beside else "")
     return 1 if predicted is not None and predicted.verdict == "does not fit" else 0
+
+
+def _beside(log: Path | None, predicted: "Prediction | None") -> dict[str, Any]:
+    """The prediction beside a server's log, as `beside_server`; empty if none is named."""
+    from scion.engines.vllm_log import capacity
+    from scion.errors import ScionError
+    from scion.memory import compare
+
+    if log is None:
+        return {}
+    if not log.is_file():
+        raise ScionError(
+            "the server's log is not there",
+            where=log,
+            expected="what a vLLM server printed",
+            found="no such file",
+            hint="name a log below logs/, or save the output of vllm serve",
+        )
+    found = compare(predicted.record(), capacity(log)) if predicted else {}
+    if not found:
+        raise ScionError(
+            "there is nothing to compare",
+            where=log,
+            expected="a vLLM launch, and a log with a line such as `GPU KV cache size: … tokens`",
+            found="neither cache nor memory" if predicted else "a launch of SGLang",
+            hint="name the log of a server that became ready",
+        )
+    return {"beside_server": found}
 
 
 def _launch(args: argparse.Namespace, checkpoint: "Checkpoint") -> "Launch":
@@ -233,6 +285,7 @@ def _predict(
         where=args.folder / "config.json",
         text_only=text_only,
         note=note,
+        prefix_caching=args.prefix_caching,
     )
 
 

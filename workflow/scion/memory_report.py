@@ -1,7 +1,8 @@
 """What `scion launch` prints."""
 
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from scion.gpus import GIB, GPUS
 from scion.launches import Flag
@@ -53,6 +54,16 @@ def _finding_lines(finding: Finding) -> list[str]:
     if finding.source:
         lines.append(f"    seen: {finding.source}")
     return lines
+
+
+def reported_lines(beside: Mapping[str, Any]) -> list[str]:
+    """The prediction beside what a server printed, if a server's log was named."""
+    rows = [
+        f"  {name:22}{pair['predicted']:>14,}{pair['reported']:>14,}{pair['ratio']:>9.3f}"
+        for name, pair in beside.get("beside_server", {}).items()
+    ]
+    heading = f"  {'beside the server':22}{'predicted':>14}{'reported':>14}{'ratio':>9}"
+    return ["", heading, *rows] if rows else []
 
 
 def untried_lines(engine: Engine) -> list[str]:
