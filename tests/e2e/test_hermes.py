@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 import hermes_plugin
+from scion.card_hermes import LEAST_CONTEXT, hermes_values
 from scion.config_serving import PICO_LAUNCH, Serving
 from scion.engines import vllm
 from scion.engines.server import Server
@@ -27,8 +28,6 @@ pytestmark = pytest.mark.serve
 PROJECT = Path(__file__).parents[2]
 HERMES = PROJECT / "envs/hermes/.venv/bin/hermes"
 PYTHON = PROJECT / "envs/serve-cpu/.venv/bin/python"
-# Hermes refuses a model with a smaller context.
-LEAST_CONTEXT = 64_000
 
 
 @pytest.fixture(scope="module")
@@ -41,19 +40,15 @@ def server(release: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 def make_home(folder: Path, server: Server, **model: object) -> Path:
-    """A home of Hermes with the plugin, pointed at the server."""
+    """A home of Hermes with the plugin, pointed at the server by the card's snippet."""
     plugin = folder / "plugins/weather"
     plugin.mkdir(parents=True)
     shutil.copy(Path(hermes_plugin.__file__), plugin / "__init__.py")
     (plugin / "plugin.yaml").write_text("name: weather\nversion: '1'\ndescription: One tool.\n")
     (folder / "SOUL.md").write_text("You are a helpful agent that uses tools when needed.\n")
+    card = hermes_values([PICO_LAUNCH], model=server.model, base_url=server.openai_url)
     config = {
-        "model": {
-            "default": server.model,
-            "provider": "custom",
-            "base_url": server.openai_url,
-            **model,
-        },
+        "model": {**yaml.safe_load(card["config"])["model"], **model},
         "plugins": {"enabled": ["weather"]},
         "security": {"allow_lazy_installs": False},
     }
@@ -103,8 +98,8 @@ def conversation(home: Path) -> list[dict[str, Any]]:
     ],
 )
 def test_a_task_with_a_tool(server: Server, tmp_path: Path, question: str, weather: dict[str, Any]):
-    # pico has 2048 tokens, far more than the two requests need; Hermes is told what it insists on.
-    home = make_home(tmp_path, server, context_length=LEAST_CONTEXT, max_tokens=200)
+    # pico has 2048 tokens, far more than the two requests need; the card's snippet claims more.
+    home = make_home(tmp_path, server)
     (home / "weather.json").write_text(json.dumps({weather["city"]: weather}))
     done = ask_hermes(home, question)
     messages = conversation(home)
@@ -129,7 +124,7 @@ def test_a_task_with_a_tool(server: Server, tmp_path: Path, question: str, weath
 
 def test_a_context_too_short_for_hermes(server: Server, tmp_path: Path):
     """What the card's reader meets with a launch of less than 64K: Hermes reads the server's."""
-    home = make_home(tmp_path, server)
+    home = make_home(tmp_path, server, context_length=None)
     done = ask_hermes(home, "What is the weather in Tokyo right now?")
     assert done.returncode == 1
     assert "context window of 2,048 tokens" in done.stderr

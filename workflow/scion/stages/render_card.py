@@ -19,6 +19,7 @@ from huggingface_hub import ModelCardData
 from scion import launches
 from scion.agent_tasks import read_tasks
 from scion.artifact import Artifact, Draft, remake
+from scion.card_hermes import hermes_values
 from scion.card_memory import predicted_memory
 from scion.card_scores import bfcl_values, ifeval_values, quality_values, tasks_values
 from scion.card_serving import serving_values
@@ -176,6 +177,7 @@ def card_values(
         "weights_root": release.root,
         "steps": [{"name": name, "root": made.root} for name, made in steps.items()],
         "launches": _launches(release.folder, settings, text_only=text_only),
+        "hermes": hermes_values(settings.launches, model=settings.card.repository),
         "engine": serving["engine"],
         "hardware": hardware(serving["hardware"]),
         "cpu": serving["hardware"]["kind"] == "cpu",
