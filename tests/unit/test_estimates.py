@@ -32,7 +32,7 @@ def test_speedup_is_the_tabled_mann_whitney_interval():
 
 def test_a_ratio_takes_the_prompt_as_its_unit():
     alike = ratio_of_sums([5, 5, 5], [10, 10, 10])
-    assert (alike.value, alike.low, alike.high, alike.count) == (0.5, 0.5, 0.5, 30)
+    assert (alike.value, alike.low, alike.high, alike.count) == (0.5, None, None, 30)
     apart = ratio_of_sums([10, 0], [10, 10])
     assert apart.low is not None
     assert apart.low < 0 < 1 < (apart.high or 0)

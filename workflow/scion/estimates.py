@@ -78,7 +78,8 @@ def ratio_of_sums(numerators: Sequence[float], denominators: Sequence[int]) -> E
         denominators: For each, how many things were counted. A pair with 0 is left out.
 
     Returns:
-        The ratio; no interval for a single pair, whose variation can't be seen.
+        The ratio; no interval where no variation was seen: for a single pair, or where all pairs
+        have the same ratio, such as prompts whose every draft was accepted.
 
     Raises:
         ValueError: Nothing was counted at all.
@@ -91,6 +92,8 @@ def ratio_of_sums(numerators: Sequence[float], denominators: Sequence[int]) -> E
     if len(pairs) < 2:
         return Estimate(value, None, None, count)
     squares = math.fsum((above - value * below) ** 2 for above, below in pairs)
+    if squares == 0:
+        return Estimate(value, None, None, count)
     error = math.sqrt(squares * len(pairs) / (len(pairs) - 1)) / count
     reach = float(stats.t.ppf((1 + _LEVEL) / 2, len(pairs) - 1)) * error
     return Estimate(value, value - reach, value + reach, count)
