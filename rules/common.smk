@@ -68,6 +68,12 @@ SERVING_ENVIRONMENT = lock_digest("uv.lock.neutral", f"{SERVING_FOLDER}/uv.lock.
 # The launch that tasks and evaluations are served with, and those that are timed.
 LAUNCH = CONFIG.launch(CONFIG.serving.launch)
 MEASURED_LAUNCHES = [CONFIG.launch(name) for name in CONFIG.measurement.launches]
+# Snakemake cuts the number to what it was given, so that the rule runs alone.
+ALL_THREADS = 64
+# Answers do not depend on what runs beside a server, but a GPU's memory is one server's own.
+SERVER_THREADS = (
+    CONFIG.serving.cpu_threads if CONFIG.serving.environment == "serve-cpu" else ALL_THREADS
+)
 SERVING_PYTHON = f"{SERVING_FOLDER}/.venv/bin/python"
 
 

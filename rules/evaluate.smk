@@ -21,9 +21,7 @@ rule evaluate_quality:
         f"logs/{RELEASE}/evaluate_quality.log",
     benchmark:
         f"benchmarks/{RELEASE}/evaluate_quality.tsv"
-    threads: 64
-    resources:
-        serving=1,
+    threads: SERVER_THREADS
     params:
         settings=settings(serving=CONFIG.serving, launch=LAUNCH, quality=CONFIG.quality),
         python=SERVING_PYTHON,
@@ -68,9 +66,7 @@ rule evaluate_ifeval:
         f"logs/{RELEASE}/evaluate_ifeval.log",
     benchmark:
         f"benchmarks/{RELEASE}/evaluate_ifeval.tsv"
-    threads: 64
-    resources:
-        serving=1,
+    threads: SERVER_THREADS
     params:
         settings=settings(launch=LAUNCH, serving=CONFIG.serving, ifeval=CONFIG.ifeval),
         python=SERVING_PYTHON,
@@ -102,9 +98,7 @@ rule evaluate_bfcl:
         f"logs/{RELEASE}/evaluate_bfcl.log",
     benchmark:
         f"benchmarks/{RELEASE}/evaluate_bfcl.tsv"
-    threads: 64
-    resources:
-        serving=1,
+    threads: SERVER_THREADS
     params:
         settings=settings(launch=LAUNCH, serving=CONFIG.serving, bfcl=CONFIG.bfcl),
         python=SERVING_PYTHON,

@@ -17,9 +17,8 @@ rule measure_serving:
         f"logs/{RELEASE}/measure_serving.log",
     benchmark:
         f"benchmarks/{RELEASE}/measure_serving.tsv"
-    threads: 64
-    resources:
-        serving=1,
+    # All there are: nothing may run beside what is timed.
+    threads: ALL_THREADS
     params:
         settings=settings(
             serving=CONFIG.serving,
@@ -55,9 +54,7 @@ rule run_agent_tasks:
         f"logs/{RELEASE}/run_agent_tasks.log",
     benchmark:
         f"benchmarks/{RELEASE}/run_agent_tasks.tsv"
-    threads: 64
-    resources:
-        serving=1,
+    threads: SERVER_THREADS
     params:
         settings=settings(serving=CONFIG.serving, launch=LAUNCH, agent_tasks=CONFIG.agent_tasks),
         python=SERVING_PYTHON,
