@@ -27,8 +27,8 @@ class ProjectCopy:
             if source.is_file():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(source, target)
-        for environment in (".venv", "envs/serve-cpu/.venv"):
-            (folder / environment).symlink_to(PROJECT / environment)
+        for environment in (PROJECT / ".venv", *PROJECT.glob("envs/*/.venv")):
+            (folder / environment.relative_to(PROJECT)).symlink_to(environment)
         return cls(folder)
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:

@@ -64,7 +64,7 @@ def files(pico: Pico, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, P
     lines = (pico.folder / "heldout.jsonl").read_text().splitlines()
     chats.write_text("\n".join(lines[number] for number in SHORT) + "\n")
     lines = (pico.folder / "heldout_texts.jsonl").read_text().splitlines()
-    texts.write_text("\n".join(lines[1:3]) + "\n")
+    texts.write_text("\n".join(lines[2:4]) + "\n")
     return chats, texts
 
 
@@ -127,7 +127,7 @@ def measured(
             files,
             folder / "evaluate_quality",
             base=base,
-            max_tokens=70,
+            max_tokens=120,
             top_logprobs=VOCABULARY,
         )
     result = json.loads((artifact.folder / "quality.json").read_text())
@@ -159,7 +159,7 @@ def test_one_run(measured: Measured):
     assert result["engine"]["name"] == "vLLM"
     chats, texts = result["datasets"]["chats"], result["datasets"]["texts"]
     assert (chats["file"], chats["documents"], chats["cut"]) == ("chats.jsonl", len(SHORT), 0)
-    assert (texts["documents"], texts["cut"]) == (2, 2), "both are longer than 70 tokens"
+    assert (texts["documents"], texts["cut"]) == (2, 2), "both are longer than 120 tokens"
     tokens = sum(len(one.tokens) for one in measured.documents)
     assert chats["tokens"] + texts["tokens"] == tokens
     check_source(measured)
