@@ -113,16 +113,6 @@ def edited(edit: Callable[[Any], object]) -> Change:
     return apply
 
 
-def without_tool_calls() -> Change:
-    """Chat completions whose messages lost their `tool_calls`."""
-
-    def edit(body: Any) -> None:
-        for choice in body["choices"]:
-            choice["message"]["tool_calls"] = []
-
-    return edited(edit)
-
-
 @contextmanager
 def fault_server(upstream: str) -> Generator[Proxy]:
     """Stand before the server at `upstream` while the block lasts, on a free loopback port."""

@@ -6,7 +6,7 @@
   the same held-out side, for perplexity.
 
 Every line of the first two is `{"messages": [...], "tools": [...]}`, a text is `{"name": ...,
-"text": ...}`; a prompt has `name`, `kind` and `enable_thinking` beside its messages. The training
+"text": ...}`. The training
 sets themselves are not files: train.py draws them from the same generator, and `--show base` prints
 some of them. Needs jinja2 for `--show`, no torch.
 

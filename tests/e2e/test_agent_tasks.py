@@ -139,3 +139,20 @@ def test_a_refused_request(conversion: Conversion, server: Server, tmp_path: Pat
     assert "task continue_after_tool_result, tokyo_then_paris" in caught.value.where
     assert "max_model_len=2048" in caught.value.found
     assert list((tmp_path / "results").iterdir()) == []
+
+
+def test_a_server_without_tool_parser(conversion: Conversion, tmp_path: Path):
+    with pytest.raises(ScionError, match="a request to the server failed") as caught:
+        run_agent_tasks(
+            release=conversion.graft_mtp,
+            tasks=TASKS,
+            output=tmp_path / "results/run_agent_tasks",
+            serving=Serving(arguments=("--no-enable-auto-tool-choice",)),
+            launch=PICO_LAUNCH,
+            agent_tasks=AgentTasks(cases=1),
+            python=PYTHON,
+            log_folder=tmp_path / "logs",
+            environment="sha256:tests",
+        )
+    assert "--enable-auto-tool-choice" in caught.value.found
+    assert list((tmp_path / "results").iterdir()) == []
