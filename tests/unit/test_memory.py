@@ -91,13 +91,29 @@ def predicted(
     )
 
 
-@pytest.mark.parametrize(("drafts", "printed"), [(0, 599_186), (1, 349_440), (3, 232_960)])
-def test_the_embedded_model_on_a_cpu_to_the_token(drafts: int, printed: int) -> None:
-    # vLLM 0.32.0 with VLLM_CPU_KVCACHE_SPACE=1, context 1024, without prefix caching.
+@pytest.mark.parametrize(
+    ("context", "drafts", "printed"),
+    [
+        *((1024, 0, 599_186), (1024, 1, 349_440), (1024, 3, 232_960)),
+        *((2048, 0, 762_600), (2048, 1, 465_920), (2048, 3, 349_440)),
+    ],
+)
+def test_the_embedded_model_on_a_cpu_to_the_token(context: int, drafts: int, printed: int) -> None:
+    # vLLM 0.32.0 with VLLM_CPU_KVCACHE_SPACE=1, without prefix caching.
     sizes = ModelSizes.of(json.loads(PICO.read_text()), where=PICO)
-    launch = Launch(name="cpu", title="", max_model_len=1024, speculative_tokens=drafts)
+    launch = Launch(name="cpu", title="", max_model_len=context, speculative_tokens=drafts)
     blocks = layout(sizes, launch, platform="cpu", prefix_caching=False)
-    assert capacity(blocks, GIB, context=1024, engine=V032).tokens == printed
+    assert capacity(blocks, GIB, context=context, engine=V032).tokens == printed
+
+
+def test_the_production_launch_on_an_h100_to_the_token() -> None:
+    # vLLM 0.25.1: docs/measurements/qwen3.6-27b-shape-h100.json.
+    launch = PRODUCTION.model_copy(update={"gpu_memory_utilization": 0.9})
+    sizes = ModelSizes.of(CONFIG_27B, where="test")
+    blocks = layout(sizes, launch, prefix_caching=False)
+    held = capacity(blocks, round(49.26 * GIB), context=262144, engine=V025)
+    assert held.tokens == 1_413_492
+    assert round(held.concurrency, 2) == 5.39
 
 
 def test_the_published_launch_prints_two_numbers_that_look_contradictory() -> None:
