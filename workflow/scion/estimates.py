@@ -91,9 +91,10 @@ def ratio_of_sums(numerators: Sequence[float], denominators: Sequence[int]) -> E
     value = math.fsum(above for above, _ in pairs) / count
     if len(pairs) < 2:
         return Estimate(value, None, None, count)
-    squares = math.fsum((above - value * below) ** 2 for above, below in pairs)
-    if squares == 0:
+    # Equal but for the rounding of the division.
+    if all(math.isclose(above, value * below, rel_tol=1e-12) for above, below in pairs):
         return Estimate(value, None, None, count)
+    squares = math.fsum((above - value * below) ** 2 for above, below in pairs)
     error = math.sqrt(squares * len(pairs) / (len(pairs) - 1)) / count
     reach = float(stats.t.ppf((1 + _LEVEL) / 2, len(pairs) - 1)) * error
     return Estimate(value, value - reach, value + reach, count)
