@@ -65,6 +65,7 @@ def lock_digest(*locks):
 ROOT_ENVIRONMENT = lock_digest("uv.lock.neutral")
 SERVING_FOLDER = f"envs/{CONFIG.serving.environment}"
 SERVING_ENVIRONMENT = lock_digest("uv.lock.neutral", f"{SERVING_FOLDER}/uv.lock.neutral")
+CALIBRATION_DATASETS = [each.dataset for each in CONFIG.quantization.calibration.sets]
 # The launch that tasks and evaluations are served with, and those that are timed.
 LAUNCH = CONFIG.launch(CONFIG.serving.launch)
 MEASURED_LAUNCHES = [CONFIG.launch(name) for name in CONFIG.measurement.launches]
@@ -94,8 +95,8 @@ def local_file(location):
 def require_pinned_sources():
     """Refuse to run before every repository is named with its commit."""
     base = [CONFIG.quality.base] if CONFIG.quality.base else []
-    dataset = CONFIG.quantization.calibration.dataset
-    for location in (CONFIG.source, CONFIG.donor, dataset, CONFIG.ifeval.dataset, *base):
+    datasets = [*CALIBRATION_DATASETS, CONFIG.ifeval.dataset]
+    for location in (CONFIG.source, CONFIG.donor, *datasets, *base):
         place = parse_location(location)
         if isinstance(place, HubRepository):
             try:

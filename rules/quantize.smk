@@ -1,6 +1,6 @@
 """Quantize the text model to NVFP4.
 
-Input: the artifact extract_text and the calibration samples.
+Input: the artifact extract_text and the local calibration sets.
 Output: the artifact quantize_nvfp4.
 """
 
@@ -8,7 +8,7 @@ Output: the artifact quantize_nvfp4.
 rule quantize_nvfp4:
     input:
         text=manifest("extract_text"),
-        calibration=local_file(CONFIG.quantization.calibration.dataset),
+        calibration=[local_file(dataset) for dataset in CALIBRATION_DATASETS],
         code=stage_code("quantize_nvfp4"),
     output:
         update(manifest("quantize_nvfp4")),

@@ -48,7 +48,7 @@ class Conversion:
 def convert(pico: Pico, folder: Path, *, samples: int = SAMPLES) -> Conversion:
     """Run the conversion stages in this process, with `samples` calibration samples."""
     # Importing ModelOpt takes seconds, which tests without it need not wait.
-    from scion.config_conversion import Calibration, Lint, Quantization
+    from scion.config_conversion import Calibration, CalibrationSet, Lint, Quantization
     from scion.stages.extract_text import extract_text
     from scion.stages.fetch_donor import fetch_donor
     from scion.stages.fetch_source import fetch_source
@@ -57,7 +57,8 @@ def convert(pico: Pico, folder: Path, *, samples: int = SAMPLES) -> Conversion:
     from scion.stages.quantize_nvfp4 import quantize_nvfp4
     from scion.stages.verify_release import verify_release
 
-    calibration = Calibration(dataset=str(pico.calibration), samples=samples)
+    calibration_set = CalibrationSet(dataset=str(pico.calibration), samples=samples)
+    calibration = Calibration(sets=(calibration_set,))
     settings = Quantization(calibration=calibration, device="cpu", max_shard_megabytes=1)
     env = ENVIRONMENT
     source = fetch_source(location=str(pico.agent), output=folder / "fetch_source", environment=env)

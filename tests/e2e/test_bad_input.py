@@ -197,7 +197,7 @@ def main(stage: str, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int
 
 
 def quantize_arguments(text: Path, output: Path, dataset: Path, samples: int = 4) -> list[object]:
-    calibration = {"dataset": str(dataset), "samples": samples}
+    calibration = {"sets": [{"dataset": str(dataset), "samples": samples}]}
     settings = {"quantization": {"calibration": calibration, "device": "cpu"}}
     return [
         *("--text", text / "manifest.json", "--output", output / "manifest.json"),
@@ -268,8 +268,8 @@ def test_a_weight_that_is_not_finite_is_refused(
     [
         ("sources: resources/pico/pico-agent\n", ("sources", "not permitted")),
         (
-            "quantization: {calibration: {samples: many}}\n",
-            ("quantization.calibration.samples", "integer", "many"),
+            "quantization: {calibration: {sets: [{samples: many}]}}\n",
+            ("quantization.calibration.sets.0.samples", "integer", "many"),
         ),
     ],
     ids=["unknown key", "mistyped value"],
@@ -429,7 +429,7 @@ def test_quantize_nvfp4_terminated_while_it_calibrates_leaves_no_trace(
 ) -> None:
     output, dataset = outputs / "quantize_nvfp4", many_rows(pico, tmp_path)
     earlier = Earlier(output)
-    calibration = {"dataset": str(dataset), "samples": 1000}
+    calibration = {"sets": [{"dataset": str(dataset), "samples": 1000}]}
     done = interrupt(
         "quantize_nvfp4",
         signal.SIGTERM,

@@ -217,5 +217,5 @@ def test_another_sample_count_reruns_quantization_and_what_lies_below(
     finished: ProjectCopy,
 ) -> None:
     config = finished.folder / "samples.yaml"
-    config.write_text("quantization: {calibration: {samples: 8}}\n")
+    config.write_text("quantization: {calibration: {sets: [{samples: 8}]}}\n")
     assert finished.planned(*CONFIG, str(config)) == BELOW_QUANTIZE

@@ -3,11 +3,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import AutoTokenizer
 
 from conversion import Pico
-from scion.calibration import read_rows, tokenize
-from scion.config_conversion import Calibration
+from scion.calibration import Sample, read_rows, summary, tokenize
+from scion.config_conversion import Calibration, CalibrationSet
 from scion.errors import ScionError
 
 ASK = {"role": "user", "content": "What is the weather in Rome?"}
@@ -32,8 +33,20 @@ def write(path: Path, rows: list[Any]) -> Path:
     return path
 
 
+def wanted(dataset: object, samples: int = 1, max_tokens: int = 1000) -> CalibrationSet:
+    return CalibrationSet(dataset=str(dataset), samples=samples, max_tokens=max_tokens)
+
+
 def read(path: Path, samples: int) -> list[dict[str, Any]]:
-    return read_rows(Calibration(dataset=str(path), samples=samples))
+    (rows,) = read_rows(Calibration(sets=(wanted(path, samples),)))
+    return rows
+
+
+def sampled(
+    rows: list[dict[str, Any]], tokenizer: Any, *, max_tokens: int = 1000, context: int = 1000
+) -> list[Sample]:
+    calibration = Calibration(sets=(wanted("rows.jsonl", len(rows), max_tokens),))
+    return list(tokenize([rows], tokenizer, calibration, context=context))
 
 
 def refusal(path: Path, samples: int = 1) -> ScionError:
@@ -55,11 +68,11 @@ def test_only_the_first_samples_are_taken(tmp_path: Path) -> None:
     assert read(write(tmp_path / "rows.jsonl", ROWS), samples=2) == ROWS[:2]
 
 
-def test_rows_go_through_the_chat_template_as_they_are(tmp_path: Path, tokenizer: Any) -> None:
-    calibration = Calibration(dataset="rows.jsonl", samples=4)
-    samples = list(tokenize(ROWS, tokenizer, calibration))
-    assert all(sample.shape == (1, sample.numel()) for sample in samples)
-    texts = [tokenizer.decode(sample[0]) for sample in samples]
+def test_rows_go_through_the_chat_template_as_they_are(tokenizer: Any) -> None:
+    samples = sampled(ROWS, tokenizer)
+    assert all(sample.ids.shape == (1, sample.tokens) for sample in samples)
+    assert all(sample.ids.dtype == torch.int64 for sample in samples)
+    texts = [tokenizer.decode(sample.ids[0]) for sample in samples]
     assert texts[0] == tokenizer.apply_chat_template(
         ROWS[0]["messages"], tools=ROWS[0]["tools"], tokenize=False
     )
@@ -74,22 +87,81 @@ def test_arguments_that_are_json_text_are_rendered_as_the_object_they_are(tokeni
         call = {"type": "function", "function": {"name": "weather", "arguments": arguments}}
         return {"messages": [ASK, {"role": "assistant", "content": "", "tool_calls": [call]}]}
 
-    calibration = Calibration(dataset="x")
-    text, parsed = tokenize(
-        [row('{"city": "Rome"}'), row({"city": "Rome"})], tokenizer, calibration
-    )
-    assert text.tolist() == parsed.tolist()
-    assert "<parameter=city>" in tokenizer.decode(text[0])
+    text, parsed = sampled([row('{"city": "Rome"}'), row({"city": "Rome"})], tokenizer)
+    assert text.ids.tolist() == parsed.ids.tolist()
+    assert "<parameter=city>" in tokenizer.decode(text.ids[0])
 
 
-def test_long_rows_are_cut(tokenizer: Any) -> None:
-    calibration = Calibration(dataset="x", max_tokens=5)
-    assert [sample.numel() for sample in tokenize(ROWS, tokenizer, calibration)] == [5] * 4
+def test_long_rows_are_cut_and_say_from_how_many_tokens(tokenizer: Any) -> None:
+    whole = sampled(ROWS, tokenizer)
+    cut = sampled(ROWS, tokenizer, max_tokens=5)
+    assert [sample.ids.tolist() for sample in cut] == [
+        sample.ids[:, :5].tolist() for sample in whole
+    ]
+    assert [sample.full_tokens for sample in cut] == [sample.tokens for sample in whole]
+    assert all(sample.is_cut and not sample.is_cut_to_context for sample in cut)
+    assert not any(sample.is_cut or sample.is_cut_to_context for sample in whole)
+
+
+def test_rows_longer_than_the_context_are_cut_to_it(tokenizer: Any) -> None:
+    assert [sample.tokens for sample in sampled(ROWS, tokenizer, context=7)] == [7] * 4
+    cut = sampled(ROWS, tokenizer, max_tokens=8, context=7)
+    assert all(sample.is_cut and sample.is_cut_to_context for sample in cut)
+
+
+def test_a_row_of_just_the_budget_is_not_cut(tokenizer: Any) -> None:
+    (whole,) = sampled(ROWS[:1], tokenizer)
+    (same,) = sampled(ROWS[:1], tokenizer, max_tokens=whole.tokens, context=whole.tokens)
+    assert same.ids.tolist() == whole.ids.tolist()
+    assert not same.is_cut
+
+
+def test_sets_are_read_in_order_each_with_its_own_budget(tmp_path: Path, tokenizer: Any) -> None:
+    chats, texts = write(tmp_path / "chats.jsonl", ROWS[:3]), write(tmp_path / "t.jsonl", ROWS[3:])
+    calibration = Calibration(sets=(wanted(chats, 3, 9), wanted(texts, 1), wanted(chats, 2)))
+    rows = read_rows(calibration)
+    assert rows == [ROWS[:3], ROWS[3:], ROWS[:2]]
+    samples = list(tokenize(rows, tokenizer, calibration, context=1000))
+    assert [sample.place for sample in samples] == [0, 0, 0, 1, 2, 2]
+    assert [sample.origin.dataset for sample in samples[2:5]] == [
+        str(chats),
+        str(texts),
+        str(chats),
+    ]
+    assert [sample.is_cut for sample in samples] == [True] * 3 + [False] * 3
+
+
+def test_the_summary_counts_by_set_and_in_all(tokenizer: Any) -> None:
+    calibration = Calibration(sets=(wanted("a", 2, 9), wanted("b", 1), wanted("a", 1, 30)))
+    rows = [ROWS[:2], [{"text": "Hi"}], ROWS[:1]]
+    counted = summary(list(tokenize(rows, tokenizer, calibration, context=20)))
+    short = len(tokenizer("Hi")["input_ids"])
+    assert [each["dataset"] for each in counted["sets"]] == ["a", "b", "a"]
+    assert [each["max_tokens"] for each in counted["sets"]] == [9, 1000, 30]
+    assert [each["samples"] for each in counted["sets"]] == [2, 1, 1]
+    assert [each["tokens"] for each in counted["sets"]] == [18, short, 20]
+    assert [each["cut_samples"] for each in counted["sets"]] == [2, 0, 1]
+    assert [each["cut_to_context"] for each in counted["sets"]] == [0, 0, 1]
+    del counted["sets"]
+    assert counted == {
+        "samples": 4,
+        "tokens": 38 + short,
+        "cut_samples": 3,
+        "cut_to_context": 1,
+    }
 
 
 def test_too_few_rows_are_refused(tmp_path: Path) -> None:
     error = refusal(write(tmp_path / "rows.jsonl", ROWS), samples=5)
     assert (error.expected, error.found) == ("5 rows", "4 rows")
+
+
+def test_the_set_that_is_too_short_is_named(tmp_path: Path) -> None:
+    long, short = write(tmp_path / "a.jsonl", ROWS), write(tmp_path / "b.jsonl", ROWS[:1])
+    with pytest.raises(ScionError, match="calibration set can't be used") as caught:
+        read_rows(Calibration(sets=(wanted(long, 4), wanted(short, 2))))
+    error = caught.value
+    assert (error.where, error.expected, error.found) == (str(short), "2 rows", "1 rows")
 
 
 def test_an_empty_file_is_refused(tmp_path: Path) -> None:
@@ -130,6 +202,6 @@ def test_a_row_that_gives_no_tokens_is_named(
     tokenizer: Any, row: dict[str, Any], found: str
 ) -> None:
     with pytest.raises(ScionError, match="calibration set can't be used") as caught:
-        list(tokenize([ROWS[0], row], tokenizer, Calibration(dataset="rows.jsonl")))
+        sampled([ROWS[0], row], tokenizer)
     assert caught.value.where == "rows.jsonl: row 2"
     assert found in caught.value.found

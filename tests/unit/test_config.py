@@ -32,9 +32,13 @@ def test_every_release_is_a_sound_config(path: Path) -> None:
     ("values", "named"),
     [
         ({"sources": "x"}, "sources"),
-        ({"quantization": {"calibration": {"sample": 3}}}, "quantization.calibration.sample"),
-        ({"quantization": {"calibration": {"samples": "many"}}}, "found many"),
-        ({"quantization": {"calibration": {"samples": 0}}}, "quantization.calibration.samples"),
+        ({"quantization": {"calibration": {"samples": 3}}}, "quantization.calibration.samples"),
+        ({"quantization": {"calibration": {"sets": []}}}, "quantization.calibration.sets"),
+        ({"quantization": {"calibration": {"sets": [{"samples": "many"}]}}}, "found many"),
+        (
+            {"quantization": {"calibration": {"sets": [{}, {"samples": 0}]}}},
+            "quantization.calibration.sets.1.samples",
+        ),
         ({"text_only": "perhaps"}, "text_only"),
         ({"quantization": []}, "quantization"),
         ({"release": "../elsewhere"}, "release"),

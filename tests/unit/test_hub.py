@@ -419,7 +419,7 @@ RELEASE = """\
 source: hf://owner/model@main   # the fine-tune
 donor: "hf://owner/model"
 quantization:
-    calibration: {dataset: 'hf://datasets/owner/data@main', samples: 20}
+    calibration: {sets: [{dataset: 'hf://datasets/owner/data@main', samples: 20}]}
 quality: {base: hf://owner/model@main}
 
 card:

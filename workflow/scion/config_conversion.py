@@ -7,8 +7,8 @@ from pydantic import Field
 from scion.config_section import Section
 
 
-class Calibration(Section):
-    """The samples that activation scales are taken from."""
+class CalibrationSet(Section):
+    """Samples of one file or data set."""
 
     dataset: str = Field(
         default="resources/pico/calibration.jsonl",
@@ -21,7 +21,17 @@ class Calibration(Section):
     split: str = Field(default="train", description="split of a hub data set")
     samples: int = Field(default=20, gt=0, description="number of samples, taken from the start")
     max_tokens: int = Field(
-        default=8192, gt=0, description="longer samples are cut to this many tokens"
+        default=8192,
+        gt=0,
+        description="longer samples are cut to this many tokens, and to the model's context",
+    )
+
+
+class Calibration(Section):
+    """The samples that activation scales are taken from."""
+
+    sets: tuple[CalibrationSet, ...] = Field(
+        default=(CalibrationSet(),), min_length=1, description="sets of samples, taken in order"
     )
 
 

@@ -11,7 +11,7 @@ nothing.
 
 import importlib.metadata
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,7 +25,7 @@ from transformers import AutoTokenizer, Qwen3_5ForCausalLM
 
 from scion.architectures import Inventory, inventory
 from scion.artifact import Artifact, Draft, remake
-from scion.calibration import read_rows, tokenize
+from scion.calibration import Rows, Sample, read_rows, summary, tokenize
 from scion.checkpoint import INDEX, Checkpoint, Piece, write_shards
 from scion.config_conversion import Quantization
 from scion.config_section import Section
@@ -68,19 +68,18 @@ def quantize_nvfp4(
         ScionError: A weight is not finite, the calibration set can't be used, or what ModelOpt
             exports is not what the architecture says.
     """
-    calibration = settings.calibration
-    local = Path(calibration.dataset)
     inputs: dict[str, Artifact | Path] = {"text": text}
-    if local.is_file():
-        inputs["calibration"] = local
+    for number, each in enumerate(settings.calibration.sets, start=1):
+        if (local := Path(each.dataset)).is_file():
+            inputs[f"calibration_{number}"] = local
 
     def build(draft: Draft) -> None:
         checkpoint = Checkpoint.open(text.folder)
         expected = inventory(checkpoint.config, where=text.folder / "config.json")
         # Before the model is loaded: a bad data set costs a second, not an hour.
-        rows = read_rows(calibration)
+        rows = read_rows(settings.calibration)
         with TemporaryDirectory(dir=draft.folder) as scratch:
-            tokens = _export(text.folder, Path(scratch), rows, settings)
+            samples = _export(text.folder, Path(scratch), rows, settings)
             pieces = _pieces(checkpoint, Checkpoint.open(Path(scratch)), expected)
             write_shards(draft.folder, pieces, max_bytes=settings.max_shard_megabytes * 1_000_000)
         replaced = {"config.json", INDEX, *checkpoint.headers}
@@ -91,7 +90,7 @@ def quantize_nvfp4(
             "recipe": settings.recipe,
             "quantized_modules": len(expected.quantized),
             "excluded": exclude,
-            "calibration": {**calibration.model_dump(mode="json"), "tokens": tokens},
+            "calibration": summary(samples),
         }
 
     return remake(
@@ -104,16 +103,19 @@ def quantize_nvfp4(
     )
 
 
-def _export(source: Path, target: Path, rows: list[dict[str, Any]], settings: Quantization) -> int:
-    """Load, calibrate and export into `target`; returns the number of calibration tokens."""
+def _export(
+    source: Path, target: Path, rows: Sequence[Rows], settings: Quantization
+) -> list[Sample]:
+    """Load, calibrate and export into `target`; returns the calibration samples."""
     device = _device(settings.device)
     model = _load(source, device)
     tokenizer = AutoTokenizer.from_pretrained(source)
-    samples = list(tokenize(rows, tokenizer, settings.calibration))
+    context = model.config.max_position_embeddings
+    samples = list(tokenize(rows, tokenizer, settings.calibration, context=context))
 
     def forward(model: Any) -> None:
         for sample in tqdm(samples, desc="calibrating", unit="sample", file=sys.stderr):
-            model(input_ids=sample.to(device), use_cache=False, logits_to_keep=1)
+            model(input_ids=sample.ids.to(device), use_cache=False, logits_to_keep=1)
 
     with torch.no_grad(), _one_thread(device):
         mtq.quantize(model, RECIPES[settings.recipe], forward)
@@ -121,7 +123,7 @@ def _export(source: Path, target: Path, rows: list[dict[str, Any]], settings: Qu
     model.config.architectures = [type(model).__name__]
     print("exporting packed weights", file=sys.stderr)
     export_hf_checkpoint(model, export_dir=target)
-    return sum(sample.numel() for sample in samples)
+    return samples
 
 
 @contextmanager
