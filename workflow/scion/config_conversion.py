@@ -33,6 +33,12 @@ class Calibration(Section):
     sets: tuple[CalibrationSet, ...] = Field(
         default=(CalibrationSet(),), min_length=1, description="sets of samples, taken in order"
     )
+    pack_tokens: int | None = Field(
+        default=None,
+        gt=0,
+        description="tokens of a forward pass, at most, that takes several short samples, each "
+        "as if it were alone; null: one sample a pass",
+    )
 
 
 class Quantization(Section):
