@@ -1,14 +1,14 @@
 """Writes the data files beside the pico pair, or shows what its training data look like.
 
 - `calibration.jsonl`: agent dialogues from the training side, for the quantizer's scales.
+- `calibration_texts.jsonl`: plain stories and instructions from the training side, for the same.
 - `heldout.jsonl`: agent dialogues whose argument values occur nowhere in training, for perplexity.
 - `heldout_texts.jsonl`: plain stories and instructions of the broad mix, no chat around them, from
   the same held-out side, for perplexity.
 
-Every line of the first two is `{"messages": [...], "tools": [...]}`, a text is `{"name": ...,
-"text": ...}`. The training
-sets themselves are not files: train.py draws them from the same generator, and `--show base` prints
-some of them. Needs jinja2 for `--show`, no torch.
+Every line of a set of dialogues is `{"messages": [...], "tools": [...]}`, a text is `{"name": ...,
+"text": ...}`. The training sets themselves are not files: train.py draws them from the same
+generator, and `--show base` prints some of them. Needs jinja2 for `--show`, no torch.
 
     python resources/pico/make_dialogues.py
     python resources/pico/make_dialogues.py --show agent --count 3
@@ -31,13 +31,15 @@ HERE = Path(__file__).resolve().parent
 CALIBRATION_ROWS = 96
 HELD_OUT_ROWS = 96
 HELD_OUT_TEXTS = 32
+CALIBRATION_TEXTS = 20
 
 
-def plain_texts(seed: int) -> list[dict[str, Any]]:
-    """Stories, and instructions as every fourth: answers of the held-out side by themselves."""
+def plain_texts(seed: int, count: int, *, held_out: bool) -> list[dict[str, Any]]:
+    """Stories, and instructions as every fourth: answers by themselves, of one side of the wall."""
     rows: list[dict[str, Any]] = []
-    for i in range(HELD_OUT_TEXTS):
-        writer = Writer(random.Random(f"{seed}:texts:{i}"), held_out=True)
+    purpose = "texts" if held_out else "calibration-texts"
+    for i in range(count):
+        writer = Writer(random.Random(f"{seed}:{purpose}:{i}"), held_out=held_out)
         draw = explain if i % 4 == 3 else story
         talk = Conversation(draw.__name__, thinking=False)
         draw(writer, talk)
@@ -78,7 +80,11 @@ def write_all(out: Path, seed: int) -> None:
     ):
         rows = (as_row(talk) for talk in conversations(seed, split, 0, count))
         write_rows(out / f"{name}.jsonl", rows)
-    write_rows(out / "heldout_texts.jsonl", plain_texts(seed))
+    for name, count, held_out in (
+        ("calibration_texts", CALIBRATION_TEXTS, False),
+        ("heldout_texts", HELD_OUT_TEXTS, True),
+    ):
+        write_rows(out / f"{name}.jsonl", plain_texts(seed, count, held_out=held_out))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
