@@ -348,6 +348,12 @@ def test_digests_tell_measured_anew_from_made_otherwise(
     assert files == "the same files"
     assert "made from other release" in reasons(found, "evaluate_quality")
 
+    sets = [
+        sealed(tmp_path / f"sets_{n}", content, settings={"a": {"b": 1}, "sets": [{}, {"n": n}]})
+        for n in (3, 4)
+    ]
+    assert reasons(compared(*sets), "graft_mtp")[0] == "settings sets.1.n: 3 in A, 4 in B"
+
     weights = sealed(tmp_path / "weights", content, flipped="mtp.norm.weight")
     assert compared(first, weights)["weights"] == "different in model-00001-of-00002.safetensors"
 
