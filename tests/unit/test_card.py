@@ -12,7 +12,7 @@ from scion.config_card import Card
 from scion.config_serving import PICO_LAUNCH
 from scion.errors import ScionError
 from scion.release_check import check_release
-from scion.stages.render_card import Settings, render_card
+from scion.stages.render_card import Settings, render, render_card
 from scion.stages.seal_release import seal_release
 from scion.summary import summary
 
@@ -117,6 +117,34 @@ def test_every_picture_that_is_linked_is_there_and_is_told_in_words(
     assert len(links) == 4
     for words in links:
         assert re.search(r"\d", words)
+
+
+def test_the_calibration_set_stands_with_its_samples_and_tokens(
+    conversion: Conversion, text: str
+) -> None:
+    counted = conversion.quantize_nvfp4.facts["calibration"]
+    expected = f"{counted['samples']} samples ({counted['tokens']} tokens) of `"
+    assert f"- Calibration: {expected}" in text
+    assert "calibration.jsonl`, at most 8192 tokens each. Chats went through" in text
+
+
+def test_all_calibration_sets_stand_with_what_was_cut(tmp_path: Path) -> None:
+    lines = TEMPLATE.read_text().splitlines(keepends=True)
+    template = tmp_path / "card.md.jinja"
+    template.write_text("".join(line for line in lines if line.startswith("- Calibration:")))
+    whole = {"dataset": "a", "subset": None, "samples": 2, "tokens": 90, "max_tokens": 100}
+    cut = {"dataset": "b", "subset": "LLM", "samples": 7, "tokens": 800, "max_tokens": 400}
+    sets = [
+        {**whole, "cut_samples": 0, "cut_to_context": 0},
+        {**cut, "cut_samples": 3, "cut_to_context": 0},
+        {**cut, "cut_samples": 3, "cut_to_context": 2},
+    ]
+    b = "7 samples (800 tokens) of `b`, subset LLM, at most 400 tokens each"
+    assert render(template, {"quantize": {"calibration": {"sets": sets}}}) == (
+        "- Calibration: 2 samples (90 tokens) of `a`, at most 100 tokens each; "
+        f"{b} (3 cut); {b} (3 cut, 2 of them to the model's context). "
+        "Chats went through the chat template.\n"
+    )
 
 
 def test_tables_are_whole_and_no_cell_of_a_measurement_is_empty(text: str) -> None:

@@ -28,6 +28,14 @@ def test_every_release_is_a_sound_config(path: Path) -> None:
     assert read_config(path).release == path.stem
 
 
+def test_the_27b_release_is_calibrated_with_the_set_it_was_published_with() -> None:
+    config = read_config(CONFIG / "releases/carnice-v2-27b-nvfp4-text-mtp.yaml")
+    (only,) = config.quantization.calibration.sets
+    assert only.dataset.partition("@")[0] == "hf://datasets/neuralmagic/calibration"
+    assert (only.subset, only.split, only.samples, only.max_tokens) == ("LLM", "train", 20, 8192)
+    assert config.quantization.calibration.pack_tokens is None
+
+
 @pytest.mark.parametrize(
     ("values", "named"),
     [
@@ -39,6 +47,7 @@ def test_every_release_is_a_sound_config(path: Path) -> None:
             {"quantization": {"calibration": {"sets": [{}, {"samples": 0}]}}},
             "quantization.calibration.sets.1.samples",
         ),
+        ({"quantization": {"calibration": {"pack_tokens": 0}}}, "calibration.pack_tokens"),
         ({"text_only": "perhaps"}, "text_only"),
         ({"quantization": []}, "quantization"),
         ({"release": "../elsewhere"}, "release"),
