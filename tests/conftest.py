@@ -1,6 +1,7 @@
 """What the tests share: the embedded pair, and one conversion of it that all of them read."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,10 @@ from conversion import Conversion, Pico, convert
 
 PROJECT = Path(__file__).parent.parent
 
+
+# A shell that starts the tests in the background lets them, and all that they start, ignore Ctrl-C.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A busy machine is not a failure; in CI the same examples are tried each time.
 settings.register_profile(

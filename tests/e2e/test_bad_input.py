@@ -9,13 +9,21 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from checkpoints import edit_json, edit_tensor, tiny_config, write_checkpoint
+from checkpoints import (
+    edit_json,
+    edit_tensor,
+    half_made,
+    snapshot,
+    tiny_config,
+    write_checkpoint,
+)
 from commands import Earlier, check_refusal, interrupt, run
 from conversion import ENVIRONMENT, Conversion, Pico
 from scion.artifact import Artifact
@@ -424,24 +432,37 @@ def many_rows(pico: Pico, folder: Path) -> Path:
     return dataset
 
 
-def test_quantize_nvfp4_terminated_while_it_calibrates_leaves_no_trace(
-    conversion: Conversion, pico: Pico, outputs: Path, tmp_path: Path
+KEPT_LAYERS = ".quantize_nvfp4.layers"
+
+
+def test_quantize_nvfp4_killed_goes_on_after_the_last_finished_layer(
+    conversion: Conversion,
+    pico: Pico,
+    outputs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    output, dataset = outputs / "quantize_nvfp4", many_rows(pico, tmp_path)
+    output, text = outputs / "quantize_nvfp4", conversion.extract_text.folder
     earlier = Earlier(output)
-    calibration = {"sets": [{"dataset": str(dataset), "samples": 1000}]}
-    done = interrupt(
-        "quantize_nvfp4",
-        signal.SIGTERM,
-        when=lambda said: "calibrating:" in said,
-        text=conversion.extract_text.folder / "manifest.json",
-        settings=json.dumps({"quantization": {"calibration": calibration, "device": "cpu"}}),
-        output=output / "manifest.json",
-    )
-    check_interrupted(done, earlier)
+    arguments = quantize_arguments(text, output, many_rows(pico, tmp_path), samples=24)
+    started = [sys.executable, "-m", "scion.stages.quantize_nvfp4", *map(str, arguments)]
+    journal = outputs / KEPT_LAYERS / "layers.jsonl"
+    with subprocess.Popen(started, stderr=subprocess.DEVNULL) as process:
+        while not (journal.is_file() and '"part": "model.' in journal.read_text()):
+            assert process.poll() is None
+            time.sleep(0.001)
+        process.kill()
+    assert snapshot(output) == earlier.files
+    assert main("quantize_nvfp4", monkeypatch, *arguments) == 0
+    assert "going on after layer" in capsys.readouterr().err
+    assert half_made(outputs) == []
+    whole = quantize_arguments(text, tmp_path / "whole", many_rows(pico, tmp_path), samples=24)
+    assert main("quantize_nvfp4", monkeypatch, *whole) == 0
+    assert Artifact.open(output).root == Artifact.open(tmp_path / "whole").root
 
 
-def test_quantize_nvfp4_interrupted_while_it_calibrates_leaves_no_trace_and_runs_again(
+def test_quantize_nvfp4_interrupted_keeps_its_layers_until_it_is_asked_for_something_else(
     conversion: Conversion,
     pico: Pico,
     outputs: Path,
@@ -454,7 +475,7 @@ def test_quantize_nvfp4_interrupted_while_it_calibrates_leaves_no_trace_and_runs
     seen = list[str]()
 
     def press_ctrl_c() -> None:
-        while not any("calibrating:" in part for part in seen):
+        while not any("layers:" in part for part in seen):
             seen.append(capfd.readouterr().err)
             stop.wait(0.05)
         signal.raise_signal(signal.SIGINT)
@@ -466,7 +487,34 @@ def test_quantize_nvfp4_interrupted_while_it_calibrates_leaves_no_trace_and_runs
     assert main("quantize_nvfp4", monkeypatch, *many) == 130
     watcher.join()
     assert "interrupted: no half-made artifact is left" in capfd.readouterr().err
-    earlier.check()
+    assert snapshot(output) == earlier.files
+    assert half_made(outputs) == [KEPT_LAYERS]
     few = quantize_arguments(text, output, pico.calibration, samples=1)
     assert main("quantize_nvfp4", monkeypatch, *few) == 0
     assert Artifact.open(output).facts["calibration"]["samples"] == 1
+    assert half_made(outputs) == []
+
+
+# In this process the limit would stay, so the stage runs in one of its own.
+LIMITED = """
+import resource, runpy, sys
+limit = int(sys.argv[1])
+sys.argv = sys.argv[2:]
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+runpy.run_module(f"scion.stages.{sys.argv[0]}", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_quantize_nvfp4_without_room_on_the_disk_says_so(
+    conversion: Conversion, pico: Pico, outputs: Path
+) -> None:
+    output = outputs / "quantize_nvfp4"
+    earlier = Earlier(output)
+    arguments = quantize_arguments(conversion.extract_text.folder, output, pico.calibration)
+    words = ["quantize_nvfp4", *map(str, arguments)]
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, "100000", *words], capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    check_refusal(done.stderr, "a shard can't be written", "room on the disk", "GB are free")
+    earlier.check()

@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 
 from checkpoints import edit_json, tiny_config, write_checkpoint, write_safetensors
-from scion.checkpoint import INDEX, Checkpoint, write_shards
+from scion.checkpoint import INDEX, Checkpoint, plan_shards
 from scion.errors import ScionError
+from scion.quantizing.planned_shards import PlannedShards
 from scion.safetensors_file import read_header
 
 FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
@@ -103,10 +104,15 @@ def test_shards_are_closed_before_they_grow_past_the_limit(
     shapes = {f"t{size}": (size // 2,) for size in (10, 20, 30, 40)}
     write_safetensors(source / "model.safetensors", shapes)
     original = Checkpoint.open(source)
-    target = tmp_path / "target"
+    target, work = tmp_path / "target", tmp_path / "work"
     target.mkdir()
     (target / "config.json").write_text("{}")
-    names = write_shards(target, (original.piece(name) for name in shapes), max_bytes=max_bytes)
+    plan = plan_shards((original.tensor(name) for name in shapes), max_bytes=max_bytes)
+    shards = PlannedShards(work, plan, request="test")
+    shards.copy("all", [original.piece(name) for name in shapes], lambda *_: None).result()
+    shards.close()
+    shards.link_into(target)
+    names = list(plan)
     assert names == [
         f"model-{number:05}-of-{len(sizes):05}.safetensors" for number in range(1, len(sizes) + 1)
     ]

@@ -25,6 +25,7 @@ NOT_FUSED = f"{LAYER}.self_attn.o_proj"
 NORM = "model.language_model.norm.weight"
 NAN_BF16 = b"\xc0\x7f"
 LINT = "lint finds"
+MAXIMA = {"searched": False, "compensated": False}
 CODES = "further from its source than NVFP4 rounding allows"
 
 
@@ -191,7 +192,7 @@ def test_a_row_too_small_for_its_global_scale_is_found() -> None:
     quantized: Any = NVFP4QTensor.quantize(weight.clone(), 16)
     made, scale, scale_2 = quantized
     with pytest.raises(ScionError, match="became all zero") as caught:
-        _check_rows(Path("x"), "module", weight, made._quantized_data, scale, scale_2)
+        _check_rows(Path("x"), "module", weight, made._quantized_data, scale, scale_2, MAXIMA)
     assert caught.value.found == "1 rows, first 2 of a window"
 
 

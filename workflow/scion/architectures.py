@@ -6,7 +6,7 @@ config.json. Names and shapes were read off transformers 5.14's modeling files a
 `qwen3_5.py`, `qwen3_next.py` and their `_mtp.py`; the tests hold them against the former.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -152,14 +152,14 @@ class Inventory:
         """The modules that NVFP4_DEFAULT_CFG quantizes, in layer order."""
         return tuple(
             module
-            for module in self._layer_modules
+            for module in self.layer_modules
             if module in self.linear and not module.endswith(KEPT)
         )
 
     @cached_property
     def kept(self) -> tuple[str, ...]:
         """The modules of decoder layers that stay bf16 and that an exclusion list must name."""
-        return tuple(module for module in self._layer_modules if module.endswith(KEPT))
+        return tuple(module for module in self.layer_modules if module.endswith(KEPT))
 
     @cached_property
     def stacked(self) -> dict[str, Stack]:
@@ -190,13 +190,23 @@ class Inventory:
                 groups.append(tuple(f"{parent}.{suffix}" for suffix in firsts[last]))
         return groups
 
+    def quantized_outside(self, parents: Iterable[str]) -> list[str]:
+        """The modules of `quantized` but for those directly below a parent of such a name.
+
+        Args:
+            parents: Ends of module names, such as `linear_attn`, whose projections stay bf16.
+        """
+        ends = tuple(parents)
+        return [one for one in self.quantized if not one.rpartition(".")[0].endswith(ends)]
+
     def fused_groups(self) -> list[tuple[str, ...]]:
         """The quantized modules that engines load as one, group by group."""
         modules = set(self.quantized)
         return [group for group in self.groups if modules.issuperset(group)]
 
     @cached_property
-    def _layer_modules(self) -> list[str]:
+    def layer_modules(self) -> list[str]:
+        """Every module and parameter's owner inside a decoder layer, in layer order."""
         return [name.removesuffix(".weight") for name in self.language if ".layers." in name]
 
     def _stack(self, names: list[str], *, joined: int) -> Stack:

@@ -110,9 +110,13 @@ class Artifact:
 
 @dataclass
 class Draft:
-    """An artifact in the making: write files into `folder`, link unchanged ones, note facts."""
+    """An artifact in the making: write files into `folder`, link unchanged ones, note facts.
+
+    `request` is the digest of all that the artifact is made from.
+    """
 
     folder: Path
+    request: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
     _files: dict[str, dict[str, Any]] = field(default_factory=dict)
     _tensors: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -231,7 +235,7 @@ def remake(
         return current
     try:
         partial.mkdir(parents=True)
-        draft = Draft(partial)
+        draft = Draft(partial, digest_json(request))
         build(draft)
         manifest = draft.finish(request)
         if output.exists():

@@ -1,14 +1,14 @@
 """A checkpoint folder, shards and index, as one mapping of tensors."""
 
 import reprlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from scion.bounded_json import parse_json
 from scion.errors import ScionError
-from scion.files import copy_range, write_json
+from scion.files import write_json
 from scion.safetensors_file import Header, Tensor, encode_header, packed, read_header
 
 CONFIG = "config.json"
@@ -176,47 +176,39 @@ def index_headers(folder: Path, shards: Iterable[str]) -> None:
     write_index(folder, shard_of, sum(sizes))
 
 
-def write_shards(folder: Path, pieces: Iterable[Piece], *, max_bytes: int) -> list[str]:
-    """Write tensors, in order, as numbered shards with their index; bytes go through the kernel.
+def plan_shards(tensors: Iterable[Tensor], *, max_bytes: int) -> dict[str, list[Tensor]]:
+    """Lay tensors, in order, out over numbered shards.
 
     Args:
-        folder: Where to write.
-        pieces: The tensors; their `begin` and `end` are set anew.
+        tensors: Their `begin` and `end` are set anew.
         max_bytes: A shard is closed before its tensor data would grow past this. A single larger
             tensor gets a shard of its own.
 
     Returns:
-        The shards' names.
+        By shard name, its tensors as they lie in it. Single numbers come first: who reads the file
+        by ranges gets all scales right behind the header.
     """
-    groups: list[list[Piece]] = [[]]
+    groups: list[list[Tensor]] = [[]]
     size = 0
-    for piece in pieces:
-        if groups[-1] and size + piece.tensor.size > max_bytes:
+    for tensor in tensors:
+        if groups[-1] and size + tensor.size > max_bytes:
             groups.append([])
             size = 0
-        groups[-1].append(piece)
-        size += piece.tensor.size
+        groups[-1].append(tensor)
+        size += tensor.size
     names = [shard_name(number, len(groups)) for number in range(1, len(groups) + 1)]
-    for name, group in zip(names, groups, strict=True):
-        _write_shard(folder / name, group)
-    index_headers(folder, names)
-    return names
+    ordered = [sorted(group, key=lambda tensor: bool(tensor.shape)) for group in groups]
+    return {name: packed(group) for name, group in zip(names, ordered, strict=True)}
+
+
+def shard_header(tensors: Iterable[Tensor]) -> bytes:
+    """The header of a shard that `plan_shards` laid out."""
+    return encode_header(tensors, {"format": "pt"})
 
 
 def shard_name(number: int, count: int) -> str:
     """The family's name of shard `number` (from 1) of `count`."""
     return f"model-{number:05}-of-{count:05}.safetensors"
-
-
-def _write_shard(path: Path, pieces: Sequence[Piece]) -> None:
-    # Single numbers first: who reads the file by ranges gets all scales right behind the header.
-    ordered = sorted(pieces, key=lambda piece: bool(piece.tensor.shape))
-    tensors = packed(piece.tensor for piece in ordered)
-    with path.open("wb") as writer:
-        writer.write(encode_header(tensors, {"format": "pt"}))
-        for piece in ordered:
-            with piece.path.open("rb") as reader:
-                copy_range(reader, writer, offset=piece.offset, size=piece.tensor.size)
 
 
 def _shards(folder: Path) -> list[str]:

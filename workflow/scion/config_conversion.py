@@ -44,9 +44,21 @@ class Calibration(Section):
 class Quantization(Section):
     """How weights become NVFP4."""
 
-    recipe: Literal["nvfp4_default"] = Field(
+    recipe: Literal[
+        "nvfp4_default",
+        "four_over_six",
+        "mse_sweep",
+        "local_hessian",
+        "gptq",
+        "local_hessian_gptq",
+    ] = Field(
         default="nvfp4_default",
-        description="ModelOpt's NVFP4_DEFAULT_CFG: maximum calibration, W4A4",
+        description="how block scales are chosen: nvfp4_default takes maxima, as ModelOpt's "
+        "NVFP4_DEFAULT_CFG; all recipes give the same format (`scion recipes` explains them)",
+    )
+    keep_bf16: Literal["none", "linear_attention", "attention"] = Field(
+        default="none",
+        description="projections that stay bf16: of the gated delta nets, or of all attention",
     )
     calibration: Calibration = Calibration()
     device: Literal["auto", "cpu", "cuda"] = Field(

@@ -35,6 +35,10 @@ class ScionError(Exception):
         )
 
 
+class NoRoomError(ScionError):
+    """Disk or memory are too small: the same run can go on where there is more of it."""
+
+
 def exit_on_error(command: Callable[[], int | None]) -> int:
     """Run `command`; print a `ScionError` to stderr and return 1 instead of a traceback."""
     try:

@@ -46,6 +46,7 @@ def graft_mtp(*, quantized: Artifact, donor: Artifact, output: Path, environment
             "mtp_tensors": len(expected),
             "mtp_bytes": sum(row["range"][1] - row["range"][0] for row in rows),
             "donor": donor.facts["location"],
+            "recipe": quantized.facts["recipe"],
         }
 
     return remake(

@@ -1,47 +1,49 @@
-"""Quantize the language model to NVFP4 with nvidia-modelopt, calibrated.
+"""Quantize the language model to NVFP4 with nvidia-modelopt, calibrated, layer by layer.
 
-ModelOpt owns the numbers: it calibrates and exports, and the packed weights and scales are taken
-from its export byte for byte. Every tensor that stays unquantized is copied from the source's own
-file, so it is bit-equal even where a loaded model would have cast it. The exclusion lists are
-written out by Scion (`nvfp4.declared_exclusions`), because ModelOpt's do not name the MTP head.
+ModelOpt owns the numbers: it finds the scales of one decoder layer at a time, and what is packed is
+what its own export would pack, byte for byte, though no more than two layers are ever loaded.
+Every tensor that stays unquantized is copied from the source's own file, so it is bit-equal even
+where a loaded model would have cast it. The exclusion lists are written out by Scion
+(`nvfp4.declared_exclusions`), because ModelOpt's do not name the MTP head.
 
-An exception during calibration ends the stage: ModelOpt would still export, with scales that mean
-nothing.
+A run that is stopped leaves its finished layers in a hidden folder beside the artifact; the same
+command goes on after them.
 """
 
 import importlib.metadata
+import shutil
 import sys
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
 
-import modelopt.torch.quantization as mtq
 import torch
-from modelopt.torch.export import export_hf_checkpoint
-from tqdm import tqdm
-from transformers import AutoTokenizer, Qwen3_5ForCausalLM
+from transformers import AutoTokenizer
 
 from scion.architectures import Inventory, inventory
 from scion.artifact import Artifact, Draft, remake
-from scion.calibration import Rows, Sample, read_rows, summary, tokenize
-from scion.checkpoint import INDEX, Checkpoint, Piece, write_shards
+from scion.calibration import Sample, read_rows, summary, tokenize
+from scion.checkpoint import INDEX, Checkpoint, plan_shards
 from scion.config_conversion import Quantization
 from scion.config_section import Section
-from scion.errors import ScionError
+from scion.errors import NoRoomError, ScionError
 from scion.files import write_json
 from scion.nvfp4_config import (
+    BLOCK,
     HF_QUANT_CONFIG,
-    SUFFIXES,
     declared_exclusions,
     hf_quant_config,
     quantization_config,
 )
+from scion.packed_samples import pack
+from scion.quantizing.layer import refuse_not_finite
+from scion.quantizing.planned_shards import PlannedShards
+from scion.quantizing.recipes import Recipe, recipe
+from scion.quantizing.stream import Stream
+from scion.safetensors_file import Tensor
 from scion.stage_cli import add_settings, read_settings, run_stage, stage_parser
 
-RECIPES = {"nvfp4_default": mtq.NVFP4_DEFAULT_CFG}
 MODELOPT = "nvidia-modelopt"
+_KEPT = "tensors that stay as they are"
 
 
 class Settings(Section):
@@ -58,42 +60,42 @@ def quantize_nvfp4(
     Args:
         text: The bf16 checkpoint, of sound keys.
         output: Folder of the artifact to make.
-        settings: Recipe, calibration set, device, shard size.
+        settings: Recipe, calibration sets, device, shard size.
         environment: Identity of the locked environment.
 
     Returns:
         The artifact; its facts name quantizer, recipe, calibration and the number of modules.
 
     Raises:
-        ScionError: A weight is not finite, the calibration set can't be used, or what ModelOpt
-            exports is not what the architecture says.
+        ScionError: A weight is not finite, a calibration set can't be used, ModelOpt stops, or
+            disk or GPU are too small.
     """
     inputs: dict[str, Artifact | Path] = {"text": text}
     for number, each in enumerate(settings.calibration.sets, start=1):
         if (local := Path(each.dataset)).is_file():
             inputs[f"calibration_{number}"] = local
+    # Finished layers of a run that was stopped; it has the file system of the artifact, for links.
+    work = output.with_name(f".{output.name}.layers")
 
     def build(draft: Draft) -> None:
         checkpoint = Checkpoint.open(text.folder)
         expected = inventory(checkpoint.config, where=text.folder / "config.json")
-        # Before the model is loaded: a bad data set costs a second, not an hour.
-        rows = read_rows(settings.calibration)
-        with TemporaryDirectory(dir=draft.folder) as scratch:
-            samples = _export(text.folder, Path(scratch), rows, settings)
-            pieces = _pieces(checkpoint, Checkpoint.open(Path(scratch)), expected)
-            write_shards(draft.folder, pieces, max_bytes=settings.max_shard_megabytes * 1_000_000)
-        replaced = {"config.json", INDEX, *checkpoint.headers}
-        draft.link_all(text, but=replaced)
-        exclude = _write_configs(draft.folder, checkpoint, expected)
+        chosen = recipe(settings.recipe, keep_bf16=settings.keep_bf16)
+        device = _device(settings.device)
+        samples = _samples(text.folder, checkpoint, settings)
+        _convert(draft, checkpoint, expected, chosen, samples, settings, device, work)
+        draft.link_all(text, but={"config.json", INDEX, *checkpoint.headers})
+        quantized = chosen.quantized(expected)
+        exclude = _write_configs(draft.folder, checkpoint, expected, quantized)
         draft.facts |= {
             "quantizer": {"name": MODELOPT, "version": importlib.metadata.version(MODELOPT)},
-            "recipe": settings.recipe,
-            "quantized_modules": len(expected.quantized),
+            "recipe": chosen.record(),
+            "quantized_modules": len(quantized),
             "excluded": exclude,
             "calibration": summary(samples),
         }
 
-    return remake(
+    artifact = remake(
         output,
         stage="quantize_nvfp4",
         inputs=inputs,
@@ -101,46 +103,92 @@ def quantize_nvfp4(
         environment=environment,
         build=build,
     )
+    shutil.rmtree(work, ignore_errors=True)
+    return artifact
 
 
-def _export(
-    source: Path, target: Path, rows: Sequence[Rows], settings: Quantization
-) -> list[Sample]:
-    """Load, calibrate and export into `target`; returns the calibration samples."""
-    device = _device(settings.device)
-    model = _load(source, device)
-    tokenizer = AutoTokenizer.from_pretrained(source)
-    context = model.config.max_position_embeddings
-    samples = list(tokenize(rows, tokenizer, settings.calibration, context=context))
-
-    def forward(model: Any) -> None:
-        for sample in tqdm(samples, desc="calibrating", unit="sample", file=sys.stderr):
-            model(input_ids=sample.ids.to(device), use_cache=False, logits_to_keep=1)
-
-    with torch.no_grad(), _one_thread(device):
-        mtq.quantize(model, RECIPES[settings.recipe], forward)
-    # ModelOpt's exporter reads the class from here; a text config comes without it.
-    model.config.architectures = [type(model).__name__]
-    print("exporting packed weights", file=sys.stderr)
-    export_hf_checkpoint(model, export_dir=target)
-    return samples
+def _samples(folder: Path, checkpoint: Checkpoint, settings: Quantization) -> list[Sample]:
+    # Before any weight is read: a bad data set costs a second, not an hour.
+    rows = read_rows(settings.calibration)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    context = checkpoint.config["text_config"]["max_position_embeddings"]
+    return list(tokenize(rows, tokenizer, settings.calibration, context=context))
 
 
-@contextmanager
-def _one_thread(device: str) -> Generator[None]:
-    """Calibrate with one CPU thread: no library promises equal sums for any number of them."""
-    threads = torch.get_num_threads()
-    if device == "cpu":
-        torch.set_num_threads(1)
+def _convert(
+    draft: Draft,
+    checkpoint: Checkpoint,
+    expected: Inventory,
+    chosen: Recipe,
+    samples: Sequence[Sample],
+    settings: Quantization,
+    device: torch.device,
+    work: Path,
+) -> None:
+    """Write all shards into the draft, by way of `work`."""
+    quantized = set(chosen.quantized(expected))
+    plan = plan_shards(
+        planned(checkpoint, quantized), max_bytes=settings.max_shard_megabytes * 1_000_000
+    )
+    shards = PlannedShards(work, plan, request=draft.request)
     try:
-        yield
+        stream = Stream(
+            checkpoint=checkpoint,
+            expected=expected,
+            recipe=chosen,
+            batches=pack(samples, settings.calibration.pack_tokens),
+            device=device,
+            shards=shards,
+        )
+        kept = [
+            checkpoint.piece(name)
+            for name in checkpoint.shard_of
+            if name.removesuffix(".weight") not in quantized
+        ]
+        copied = shards.copy(_KEPT, kept, refuse_not_finite)
+        stream.run()
+        copied.result()
+        shards.link_into(draft.folder)
+    except ScionError as error:
+        shards.close()
+        # Another source, other samples: nothing of this run can be used then.
+        if not isinstance(error, NoRoomError):
+            shards.discard()
+        raise
+    except KeyboardInterrupt:
+        shards.close()
+        print(f"{len(shards.finished)} finished parts are kept; run again to go on after them")
+        raise
     finally:
-        torch.set_num_threads(threads)
+        shards.close()
 
 
-def _device(wanted: str) -> str:
+def planned(checkpoint: Checkpoint, quantized: set[str]) -> Iterator[Tensor]:
+    """The tensors of the release: the source's, or in place of one the four of its module."""
+    for name in checkpoint.shard_of:
+        stored, module = checkpoint.tensor(name), name.removesuffix(".weight")
+        if module not in quantized:
+            yield stored
+            continue
+        rows, columns = stored.shape
+        if columns % BLOCK:
+            raise ScionError(
+                "a matrix can't be cut into blocks of 16 columns",
+                where=f"{checkpoint.folder}: {name}",
+                expected=f"a multiple of {BLOCK} columns",
+                found=f"{rows} × {columns}",
+                hint="leave the module out: quantization.keep_bf16",
+            )
+        yield Tensor(name, "U8", (rows, columns // 2), 0, rows * columns // 2)
+        scales = rows * columns // BLOCK
+        yield Tensor(f"{module}.weight_scale", "F8_E4M3", (rows, columns // BLOCK), 0, scales)
+        yield Tensor(f"{module}.weight_scale_2", "F32", (), 0, 4)
+        yield Tensor(f"{module}.input_scale", "F32", (), 0, 4)
+
+
+def _device(wanted: str) -> torch.device:
     if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
     if wanted == "cuda" and not torch.cuda.is_available():
         raise ScionError(
             "no GPU to calibrate on",
@@ -149,78 +197,16 @@ def _device(wanted: str) -> str:
             found="none",
             hint="set quantization.device to cpu or auto",
         )
-    return wanted
+    return torch.device(wanted)
 
 
-def _load(folder: Path, device: str) -> Any:
-    loaded: Any = Qwen3_5ForCausalLM.from_pretrained(
-        folder, dtype=torch.bfloat16, device_map=device, output_loading_info=True
-    )
-    model, report = loaded
-    if report["missing_keys"] or report["mismatched_keys"]:
-        raise ScionError(
-            "transformers does not find all weights of the checkpoint",
-            where=folder,
-            expected="no missing and no mismatched keys",
-            found=f"missing {sorted(report['missing_keys'])[:3]}, "
-            f"mismatched {sorted(report['mismatched_keys'])[:3]}",
-            hint="compare config.json with the shards; run the workflow from fetch_source",
-        )
-    for name, parameter in model.named_parameters():
-        if not torch.isfinite(parameter).all():
-            raise ScionError(
-                "a weight is not finite",
-                where=f"{folder}: {_tensor_name(name)}",
-                expected="finite numbers",
-                found="NaN or infinity",
-                hint="the source checkpoint is broken: ask its author, or choose another revision",
-            )
-    return model.eval()
-
-
-def _tensor_name(parameter: str) -> str:
-    """The checkpoint's name of a parameter of the text-only class."""
-    prefix = "model."
-    if not parameter.startswith(prefix):
-        return parameter
-    return f"{prefix}language_model.{parameter.removeprefix(prefix)}"
-
-
-def _pieces(checkpoint: Checkpoint, export: Checkpoint, expected: Inventory) -> list[Piece]:
-    """Each source tensor, or in its place the four tensors of the quantized module."""
-    _check_export(export, expected)
-    quantized = set(expected.quantized)
-    pieces: list[Piece] = []
-    for name in checkpoint.shard_of:
-        module = name.removesuffix(".weight")
-        if module in quantized:
-            pieces += [export.piece(f"{module}.{suffix}") for suffix in SUFFIXES]
-        else:
-            pieces.append(checkpoint.piece(name))
-    return pieces
-
-
-def _check_export(export: Checkpoint, expected: Inventory) -> None:
-    found = {
-        name.removesuffix(".weight_scale")
-        for name in export.shard_of
-        if name.endswith(".weight_scale")
-    }
-    if found != set(expected.quantized):
-        differing = sorted(found ^ set(expected.quantized))
-        raise ScionError(
-            "ModelOpt quantized other modules than the architecture says",
-            where=f"{differing[0]} and {len(differing) - 1} more",
-            expected=f"{len(expected.quantized)} quantized modules",
-            found=f"{len(found)}",
-            hint=f"this workflow knows {MODELOPT} 0.47: run it from its locked environment",
-        )
-
-
-def _write_configs(folder: Path, checkpoint: Checkpoint, expected: Inventory) -> list[str]:
+def _write_configs(
+    folder: Path, checkpoint: Checkpoint, expected: Inventory, quantized: Sequence[str]
+) -> list[str]:
     """Write config.json and hf_quant_config.json from one list; returns that list."""
+    left = set(expected.quantized) - set(quantized)
     exclude = declared_exclusions(
-        expected.kept,
+        [module for module in expected.layer_modules if module in left or module in expected.kept],
         head="lm_head.weight" in expected.language,
         vision=bool(expected.vision),
     )

@@ -1,0 +1,464 @@
+"""The run over layers, beside ModelOpt's own over the whole model: the same bytes."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import modelopt.torch.quantization as mtq
+import pytest
+import torch
+from modelopt.torch.export import export_hf_checkpoint
+from modelopt.torch.quantization.qtensor import NVFP4QTensor
+from modelopt.torch.quantization.utils.calib_utils import gptq_blockwise_update
+from safetensors.torch import load_file, save_file
+from transformers import Qwen3_5ForCausalLM
+
+from conversion import Conversion
+from scion.architectures import inventory
+from scion.calibration import Sample
+from scion.checkpoint import Checkpoint, plan_shards
+from scion.config_conversion import CalibrationSet
+from scion.errors import ScionError
+from scion.nvfp4 import dequantize
+from scion.nvfp4_config import SUFFIXES
+from scion.packed_samples import pack
+from scion.quantizing import stream as stream_module
+from scion.quantizing.gptq import update
+from scion.quantizing.hidden_states import HiddenStates
+from scion.quantizing.layer import refuse_not_finite
+from scion.quantizing.planned_shards import PlannedShards
+from scion.quantizing.recipes import RECIPES, Recipe, recipe
+from scion.quantizing.stream import Stream
+from scion.quantizing.torch_kernels import fake_quantize_dynamic, on_cpu, round_to_e2m1
+from scion.stages.quantize_nvfp4 import planned
+
+LAYERS = (2, 3)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def source(conversion: Conversion, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two layers of the embedded agent, one of each kind."""
+    whole = Checkpoint.open(conversion.extract_text.folder)
+    tensors = {k: v for s in whole.headers for k, v in load_file(whole.folder / s).items()}
+    folder = tmp_path_factory.mktemp("two") / "text"
+    folder.mkdir()
+    text = whole.config["text_config"]
+    kinds = [text["layer_types"][number] for number in LAYERS]
+    assert set(kinds) == {"linear_attention", "full_attention"}
+    text |= {"num_hidden_layers": len(LAYERS), "layer_types": kinds}
+    kept = {name: tensor for name, tensor in tensors.items() if ".layers." not in name}
+    for new, old in enumerate(LAYERS):
+        for name, tensor in tensors.items():
+            if f".layers.{old}." in name:
+                kept[name.replace(f".layers.{old}.", f".layers.{new}.")] = tensor.clone()
+    save_file(kept, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(whole.config))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def samples(source: Path) -> list[Sample]:
+    """Three samples of different lengths."""
+    words = json.loads((source / "config.json").read_bytes())["text_config"]["vocab_size"]
+    generator = torch.Generator().manual_seed(1)
+    lengths = (48, 17, 33)
+    ids = [torch.randint(0, words, (1, n), generator=generator) for n in lengths]
+    return [Sample(one, 0, CalibrationSet(), one.numel()) for one in ids]
+
+
+def prepare(
+    source: Path, chosen: Recipe, samples: list[Sample], work: Path, **options: Any
+) -> tuple[Stream, Callable[[], dict[str, torch.Tensor]]]:
+    """A run that is ready to start, and what reads its tensors when it has ended."""
+    checkpoint = Checkpoint.open(source)
+    expected = inventory(checkpoint.config, where=source)
+    quantized = set(chosen.quantized(expected))
+    plan = plan_shards(planned(checkpoint, quantized), max_bytes=100_000)
+    shards = PlannedShards(work, plan, request="sha256:test")
+    pack_tokens = options.pop("pack_tokens", None)
+    stream = Stream(
+        checkpoint=checkpoint,
+        expected=expected,
+        recipe=chosen,
+        batches=pack(samples, pack_tokens),
+        device=CPU,
+        shards=shards,
+        **options,
+    )
+
+    def finish() -> dict[str, torch.Tensor]:
+        shards.close()
+        read = [load_file(work / shard) for shard in plan]
+        return {
+            name: tensor
+            for part in read
+            for name, tensor in part.items()
+            if name.rpartition(".")[0] in quantized
+        }
+
+    return stream, finish
+
+
+def quantize(source: Path, chosen: Recipe, samples: list[Sample], work: Path, **options: Any):
+    """The tensors of the quantized modules."""
+    stream, finish = prepare(source, chosen, samples, work, **options)
+    stream.run()
+    return finish()
+
+
+def modelopts_own(
+    source: Path, config: dict[str, Any], samples: list[Sample], target: Path
+) -> dict[str, torch.Tensor]:
+    """The same by ModelOpt over the whole model, with its own export."""
+    model = Qwen3_5ForCausalLM.from_pretrained(source, dtype=torch.bfloat16).eval()
+
+    def forward(model: Any) -> None:
+        for sample in samples:
+            model(input_ids=sample.ids, use_cache=False)
+
+    with torch.no_grad(), on_cpu(), stream_module.one_thread(CPU):
+        mtq.quantize(model, config, forward)
+        model.config.architectures = ["Qwen3_5ForCausalLM"]
+        export_hf_checkpoint(model, export_dir=target)
+    exported = load_file(target / "model.safetensors")
+    modules = [name.removesuffix("_scale_2") for name in exported if name.endswith("_scale_2")]
+    stems = [module.removesuffix(".weight") for module in modules]
+    return {f"{stem}.{s}": exported[f"{stem}.{s}"] for stem in stems for s in SUFFIXES}
+
+
+def differing(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> list[str]:
+    """Names of the tensors whose bytes differ."""
+    assert one.keys() == other.keys()
+
+    def raw(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.contiguous().reshape(-1).view(torch.uint8)
+
+    return [name for name in one if not torch.equal(raw(one[name]), raw(other[name]))]
+
+
+@pytest.mark.parametrize("name", ["nvfp4_default", "four_over_six", "mse_sweep", "local_hessian"])
+def test_a_recipe_gives_modelopts_bytes(
+    source: Path, samples: list[Sample], tmp_path: Path, name: str
+) -> None:
+    config = RECIPES[name].config
+    if name == "local_hessian":
+        # Its samples see quantized inputs in front of every layer unless it goes layer by layer.
+        config = {**config, "algorithm": {**config["algorithm"], "layerwise": {"enable": True}}}
+    ours = quantize(source, RECIPES[name], samples, tmp_path / "work")
+    theirs = modelopts_own(source, config, samples, tmp_path / "modelopt")
+    assert len(ours) == 4 * 13
+    assert differing(ours, theirs) == []
+
+
+def test_recipes_differ_where_they_should(
+    source: Path, samples: list[Sample], tmp_path: Path
+) -> None:
+    made = {
+        name: quantize(source, chosen, samples, tmp_path / name) for name, chosen in RECIPES.items()
+    }
+    default = made["nvfp4_default"]
+    for name, tensors in made.items():
+        changed = {n.rpartition(".")[2] for n in differing(default, tensors)}
+        if name == "nvfp4_default":
+            assert not changed
+        elif name == "gptq":
+            # The scales are the maxima still; weights moved, and with them what later layers see.
+            assert {"weight"} <= changed <= {"weight", "input_scale"}
+        else:
+            assert {"weight", "weight_scale"} <= changed
+
+
+def test_a_search_knows_that_engines_fuse_the_delta_nets_projections(
+    source: Path, samples: list[Sample], tmp_path: Path
+) -> None:
+    aware = RECIPES["mse_sweep"]
+    plain = replace(aware, config=mtq.NVFP4_W4A4_WEIGHT_MSE_FP8_SWEEP_CFG)
+    stored = load_file(source / "model.safetensors")
+
+    def error(chosen: Recipe, name: str) -> tuple[float, bool]:
+        made = quantize(source, chosen, samples, tmp_path / name)
+        parent = "model.language_model.layers.0.linear_attn"
+        total = 0.0
+        for part in ("in_proj_qkv", "in_proj_z"):
+            stem = f"{parent}.{part}"
+            decoded = dequantize(*(made[f"{stem}.{suffix}"] for suffix in SUFFIXES[:3]))
+            total += (decoded - stored[f"{stem}.weight"].float()).square().sum().item()
+        scales = [made[f"{parent}.{part}.weight_scale_2"] for part in ("in_proj_qkv", "in_proj_z")]
+        return total, torch.equal(*scales)
+
+    (with_groups, shared), (without, also_shared) = error(aware, "a"), error(plain, "b")
+    assert shared
+    assert also_shared  # by export, too late for the search
+    assert with_groups < without
+
+
+def test_projections_that_stay_bf16_are_not_quantized(
+    source: Path, samples: list[Sample], tmp_path: Path
+) -> None:
+    chosen = recipe("nvfp4_default", keep_bf16="linear_attention")
+    made = quantize(source, chosen, samples, tmp_path)
+    assert not any("linear_attn" in name for name in made)
+    assert any("self_attn" in name for name in made)
+    attention = quantize(
+        source, recipe("nvfp4_default", keep_bf16="attention"), samples, tmp_path / "attention"
+    )
+    assert {name.split(".")[4] for name in attention} == {"mlp"}
+
+
+# Stopped and taken up again
+
+
+class Killed(BaseException):
+    """What ends a run in these tests; no handler may catch it."""
+
+
+@pytest.mark.parametrize("name", ["nvfp4_default", "gptq"])
+@pytest.mark.parametrize("save_seconds", [0.0, 1e9], ids=["saved", "replayed"])
+def test_a_run_that_was_stopped_goes_on_to_the_same_result(
+    source: Path,
+    samples: list[Sample],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    save_seconds: float,
+) -> None:
+    chosen = RECIPES[name]
+    whole = quantize(source, chosen, samples, tmp_path / "whole")
+    work, calibrated = tmp_path / "work", list[str]()
+    original = stream_module.calibrate
+
+    def calibrate(root: torch.nn.Module, chosen: Recipe, run: Any) -> None:
+        (layer,) = root.get_submodule("model.layers").named_children()
+        calibrated.append(layer[0])
+        if calibrated == ["0", "1"]:
+            raise Killed
+        original(root, chosen, run)
+
+    monkeypatch.setattr(stream_module, "calibrate", calibrate)
+    stream, finish = prepare(source, chosen, samples, work, save_seconds=save_seconds)
+    with pytest.raises(Killed):
+        stream.run()
+    finish()
+    assert (work / "hidden_states.safetensors").is_file() == (save_seconds == 0 or name == "gptq")
+    again = quantize(source, chosen, samples, work, save_seconds=save_seconds)
+    assert calibrated == ["0", "1", "1"]
+    assert differing(again, whole) == []
+
+
+def test_finished_layers_whose_bytes_changed_are_made_again(
+    source: Path, samples: list[Sample], tmp_path: Path
+) -> None:
+    chosen = RECIPES["nvfp4_default"]
+    before = quantize(source, chosen, samples, tmp_path)
+    shard = next(tmp_path.glob("*.safetensors"))
+    with shard.open("r+b") as file:
+        file.seek(-1, 2)
+        last = file.read(1)
+        file.seek(-1, 2)
+        file.write(bytes([last[0] ^ 1]))
+    assert differing(quantize(source, chosen, samples, tmp_path), before) == []
+
+
+def test_another_request_begins_anew(source: Path, samples: list[Sample], tmp_path: Path) -> None:
+    quantize(source, RECIPES["nvfp4_default"], samples, tmp_path)
+    checkpoint = Checkpoint.open(source)
+    plan = plan_shards([checkpoint.tensor("model.language_model.norm.weight")], max_bytes=1)
+    shards = PlannedShards(tmp_path, plan, request="sha256:another")
+    assert shards.finished == {}
+    shards.close()
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["layers.jsonl", "model-00001-of-00001.safetensors"]
+
+
+# Where hidden states are, and how many samples a pass takes
+
+
+@pytest.mark.parametrize("place", ["host", "disk"])
+def test_where_hidden_states_are_kept_changes_nothing(
+    source: Path, samples: list[Sample], tmp_path: Path, place: Any
+) -> None:
+    chosen = RECIPES["nvfp4_default"]
+    one = quantize(source, chosen, samples, tmp_path / "one", place="device")
+    other = quantize(source, chosen, samples, tmp_path / "other", place=place)
+    assert differing(one, other) == []
+    assert not list((tmp_path / "other").glob("tmp*"))
+
+
+def test_hidden_states_move_between_places(tmp_path: Path) -> None:
+    states = HiddenStates([3, 2], 4, device=CPU, place="device", folder=tmp_path)
+    parts = [torch.randn(1, n, 4).bfloat16() for n in (3, 2)]
+    for number, part in enumerate(parts):
+        states.write(number, part)
+    moved = states.moved("disk")
+    assert moved.place == "disk"
+    assert all(torch.equal(moved.read(number), part) for number, part in enumerate(parts))
+
+
+def test_samples_in_one_pass_give_the_same_weights(
+    source: Path, samples: list[Sample], tmp_path: Path
+) -> None:
+    chosen = RECIPES["nvfp4_default"]
+    alone = quantize(source, chosen, samples, tmp_path / "alone")
+    packed = quantize(source, chosen, samples, tmp_path / "packed", pack_tokens=128)
+    changed = differing(alone, packed)
+    # The MLP's products may be summed in another order; maxima then differ in a last bit of bf16.
+    assert all(name.endswith("input_scale") for name in changed)
+    for name in changed:
+        torch.testing.assert_close(alone[name], packed[name], rtol=2**-7, atol=0)
+
+
+def test_out_of_memory_moves_states_to_the_host(
+    source: Path,
+    samples: list[Sample],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    chosen = RECIPES["nvfp4_default"]
+    whole = quantize(source, chosen, samples, tmp_path / "whole")
+    original, calls = stream_module.export, list[str]()
+
+    def export(*arguments: Any, name: str) -> dict[str, torch.Tensor]:
+        calls.append(name)
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError("as a GPU that is too small says")
+        return original(*arguments, name=name)
+
+    monkeypatch.setattr(stream_module, "export", export)
+    small = quantize(source, chosen, samples, tmp_path / "small", place="device")
+    assert [name[-1] for name in calls] == ["0", "1", "1"]
+    assert "out of GPU memory: hidden states go to host memory" in capsys.readouterr().err
+    assert differing(small, whole) == []
+
+
+# What is refused
+
+
+def broken(source: Path, folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> Path:
+    shutil.copytree(source, folder)
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors")
+    return folder
+
+
+LAYER = "model.language_model.layers.1"
+
+
+@pytest.mark.parametrize("name", [f"{LAYER}.mlp.up_proj.weight", f"{LAYER}.input_layernorm.weight"])
+def test_a_weight_that_is_not_finite_is_named(
+    source: Path, samples: list[Sample], tmp_path: Path, name: str
+) -> None:
+    folder = broken(source, tmp_path / "broken", lambda t: t[name].view(-1)[3:4].fill_(torch.nan))
+    stream, finish = prepare(folder, RECIPES["nvfp4_default"], samples, tmp_path / "work")
+    with pytest.raises(ScionError, match="not finite") as error:
+        stream.run()
+    finish()
+    assert name in error.value.where
+
+
+def test_a_tensor_that_is_only_copied_must_be_finite_too(source: Path, tmp_path: Path) -> None:
+    name = "model.language_model.norm.weight"
+    folder = broken(source, tmp_path / "broken", lambda t: t[name][0:1].fill_(torch.inf))
+    piece = Checkpoint.open(folder).piece(name)
+    raw = piece.path.read_bytes()[piece.offset : piece.offset + piece.tensor.size]
+    with pytest.raises(ScionError, match="not finite") as error:
+        refuse_not_finite(piece.tensor, raw, piece.path)
+    assert name in error.value.where
+
+
+def test_a_module_whose_weights_are_all_zero_is_named(
+    source: Path, samples: list[Sample], tmp_path: Path
+) -> None:
+    name = f"{LAYER}.mlp.down_proj"
+    folder = broken(source, tmp_path / "broken", lambda t: t[f"{name}.weight"].zero_())
+    stream, finish = prepare(folder, RECIPES["nvfp4_default"], samples, tmp_path / "work")
+    with pytest.raises(ScionError, match="all weights of a module are zero") as error:
+        stream.run()
+    finish()
+    assert error.value.where == name
+
+
+@pytest.mark.parametrize("name", ["nvfp4_default", "local_hessian"])
+def test_zero_rows_and_blocks_are_packed_as_zeros(
+    source: Path, samples: list[Sample], tmp_path: Path, name: str
+) -> None:
+    stem = f"{LAYER}.mlp.up_proj"
+
+    def clear(tensors: dict[str, torch.Tensor]) -> None:
+        tensors[f"{stem}.weight"][5] = 0
+        tensors[f"{stem}.weight"][7, 16:32] = 0
+
+    folder = broken(source, tmp_path / "broken", clear)
+    made = quantize(folder, RECIPES[name], samples, tmp_path / "work")
+    decoded = dequantize(*(made[f"{stem}.{suffix}"] for suffix in SUFFIXES[:3]))
+    assert torch.isfinite(decoded).all()
+    assert not decoded[5].any()
+    assert not decoded[7, 16:32].any()
+    assert decoded[7].any()
+
+
+def test_a_missing_tensor_is_named(source: Path, samples: list[Sample], tmp_path: Path) -> None:
+    name = f"{LAYER}.post_attention_layernorm.weight"
+    folder = broken(source, tmp_path / "broken", lambda t: t.pop(name))
+    stream, finish = prepare(folder, RECIPES["nvfp4_default"], samples, tmp_path / "work")
+    with pytest.raises(ScionError, match=r"not as config\.json implies") as error:
+        stream.run()
+    finish()
+    assert name in error.value.where
+
+
+def test_a_calibration_that_raises_ends_the_run(
+    source: Path, samples: list[Sample], tmp_path: Path
+) -> None:
+    chosen = RECIPES["nvfp4_default"]
+    spoilt = replace(chosen, config={**chosen.config, "algorithm": {"method": "max", "x": 1}})
+    stream, finish = prepare(source, spoilt, samples, tmp_path / "work")
+    with pytest.raises(ScionError, match="ModelOpt could not calibrate a layer"):
+        stream.run()
+    finish()
+    assert len((tmp_path / "work/layers.jsonl").read_text().splitlines()) == 1
+
+
+# The arithmetic
+
+
+def test_ties_go_to_the_even_code() -> None:
+    ties = torch.tensor([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0, 5.1, 7.0, 0.0])
+    expected = torch.tensor([0.0, 1.0, 1.0, 2.0, 2.0, 4.0, 4.0, 6.0, 6.0, 0.0])
+    assert torch.equal(round_to_e2m1(ties), expected)
+
+
+def test_simulated_activations_are_what_the_format_stores() -> None:
+    values = torch.randn(7, 64, generator=torch.Generator().manual_seed(3)).bfloat16()
+    largest = values.abs().amax().float()
+    made: Any = NVFP4QTensor.quantize(values, 16, None, largest / (6 * 448))
+    decoded = dequantize(made[0]._quantized_data, *made[1:])
+    assert torch.equal(fake_quantize_dynamic(values, largest), decoded.bfloat16())
+
+
+def test_gptq_moves_weights_as_modelopt_does() -> None:
+    generator = torch.Generator().manual_seed(5)
+    weight = torch.randn(24, 64, generator=generator)
+    inputs = torch.randn(200, 8, generator=generator) @ torch.randn(8, 64, generator=generator)
+    hessian = inputs.T @ inputs / 200 + 0.1 * torch.eye(64)
+    inverse = torch.linalg.cholesky(torch.linalg.inv(hessian), upper=True)
+    scales = weight.unflatten(1, (-1, 16)).abs().amax(-1) / 6
+
+    def whole(matrix: torch.Tensor) -> torch.Tensor:
+        blocks = matrix.unflatten(1, (-1, 16)) / scales[..., None]
+        return (round_to_e2m1(blocks.abs()) * blocks.sign() * scales[..., None]).flatten(1)
+
+    theirs, ours = weight.clone(), weight.clone()
+    gptq_blockwise_update(theirs, inverse, 32, whole)
+    update(ours, inverse, scales, columns=32)
+    assert torch.equal(ours, theirs)
+
+    def loss(matrix: torch.Tensor) -> float:
+        return ((matrix - weight) @ hessian * (matrix - weight)).sum().item()
+
+    assert loss(ours) < 0.6 * loss(whole(weight))

@@ -1,0 +1,113 @@
+"""What one decoder layer hands to the next, for all calibration samples.
+
+Kept on the device where there is room, else in host memory (pinned beside a GPU), else in a file:
+512 samples of 2,048 tokens at a width of 5,120 are 10.7 GB, twice while a layer runs.
+"""
+
+import mmap
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Place = Literal["device", "host", "disk"]
+_DTYPE = torch.bfloat16
+
+
+def choose_place(tokens: int, width: int, *, device: torch.device) -> Place:
+    """Where two sets of hidden states fit.
+
+    Not more than an eighth of a GPU's memory, so that an 8 GB card has room for a layer of a 27B
+    model beside them, and not more than half of the host memory that is free.
+
+    Args:
+        tokens: Of all samples together.
+        width: The model's hidden size.
+        device: Where layers run.
+    """
+    needed = 2 * tokens * width * _DTYPE.itemsize
+    on_gpu = device.type == "cuda"
+    if on_gpu and needed <= torch.cuda.get_device_properties(device).total_memory / 8:
+        return "device"
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return "host" if needed <= free / 2 else "disk"
+
+
+class HiddenStates:
+    """The hidden states of all batches in front of one layer.
+
+    Args:
+        lengths: Tokens of each batch.
+        width: The model's hidden size.
+        device: Where `read` puts them.
+        place: Where they are kept.
+        folder: Where a file is made if that is the disk.
+
+    Attributes:
+        place: Where they are kept.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        width: int,
+        *,
+        device: torch.device,
+        place: Place,
+        folder: Path,
+    ) -> None:
+        self.place: Place = place
+        self._lengths, self._width, self._device, self._folder = lengths, width, device, folder
+        self._kept = self._on_disk() if place == "disk" else self._in_memory()
+
+    def _on_disk(self) -> list[Tensor]:
+        size = sum(self._lengths) * self._width * _DTYPE.itemsize
+        with tempfile.TemporaryFile(dir=self._folder) as file:
+            file.truncate(size)
+            # The mapping keeps the bytes; no file stays behind, whatever happens.
+            mapped = mmap.mmap(file.fileno(), size)
+        whole = torch.frombuffer(mapped, dtype=_DTYPE)
+        parts = whole.split([length * self._width for length in self._lengths])
+        return [part.view(1, -1, self._width) for part in parts]
+
+    def _in_memory(self) -> list[Tensor]:
+        where = self._device if self.place == "device" else torch.device("cpu")
+        pinned = self.place == "host" and self._device.type == "cuda"
+        shapes = [(1, length, self._width) for length in self._lengths]
+        return [torch.empty(*s, dtype=_DTYPE, device=where, pin_memory=pinned) for s in shapes]
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def read(self, batch: int) -> Tensor:
+        """The hidden states of one batch, [1, tokens, width], on the device."""
+        return self._kept[batch].to(self._device)
+
+    def write(self, batch: int, states: Tensor) -> None:
+        """Keep the hidden states of one batch."""
+        self._kept[batch].copy_(states)
+
+    def like(self, place: Place | None = None) -> "HiddenStates":
+        """Room for as many, unset; in the same place if none is named."""
+        return HiddenStates(
+            self._lengths,
+            self._width,
+            device=self._device,
+            place=place or self.place,
+            folder=self._folder,
+        )
+
+    def moved(self, place: Place) -> "HiddenStates":
+        """The same states, kept in another place."""
+        target = self.like(place)
+        for number, kept in enumerate(self._kept):
+            target.write(number, kept)
+        return target
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of them by number, to be saved."""
+        return {str(number): kept for number, kept in enumerate(self._kept)}

@@ -1,0 +1,294 @@
+"""The run over all decoder layers: one on the device, the next being read, the last being written.
+
+Each layer's first pass over the samples gives two things at once: the maxima that calibration wants
+and, since nothing is quantized yet, what the next layer shall see. Recipes that move weights
+(GPTQ) hand on what the quantized layer makes of the samples instead, as ModelOpt's layerwise
+calibration does, which takes a pass more.
+
+The embeddings are looked up on the CPU, and nothing else of the model is loaded: no head, no
+vision tower, no MTP layer.
+"""
+
+import contextlib
+import gc
+import resource
+import sys
+import time
+from collections.abc import Generator, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from scion.architectures import NESTED_PREFIX, Inventory
+from scion.checkpoint import Checkpoint
+from scion.errors import NoRoomError
+from scion.packed_samples import PackedBatch, isolated, segment_positions
+from scion.quantizing.hidden_states import HiddenStates, Place, choose_place
+from scion.quantizing.layer import calibrate, export, load, named_alone
+from scion.quantizing.planned_shards import PlannedShards
+from scion.quantizing.recipes import Recipe
+from scion.quantizing.skeleton import Arguments, Skeleton
+from scion.quantizing.torch_kernels import on_cpu
+
+_SAVED = "hidden_states.safetensors"
+_SAVE_SECONDS = 60.0
+
+
+@dataclass
+class Stream:
+    """Everything that the run over the layers needs.
+
+    Attributes:
+        checkpoint: The bf16 source.
+        expected: The tensors that its config.json implies.
+        recipe: What to make of each layer.
+        batches: The calibration samples.
+        device: Where layers run.
+        shards: Where finished layers go.
+        save_seconds: Hidden states are saved when this time has passed since the last time.
+        place: Where hidden states are kept; None chooses.
+    """
+
+    checkpoint: Checkpoint
+    expected: Inventory
+    recipe: Recipe
+    batches: Sequence[PackedBatch]
+    device: torch.device
+    shards: PlannedShards
+    save_seconds: float = _SAVE_SECONDS
+    place: Place | None = None
+    skeleton: Skeleton = field(init=False)
+    _names: list[str] = field(init=False)
+    _arguments: list[list[Arguments]] = field(init=False)
+    _prefetch: bool = field(init=False, default=True)
+    _saved_at: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.skeleton = Skeleton.build(self.checkpoint.folder)
+        nested = any(name.startswith(NESTED_PREFIX) for name in self.expected.language)
+        count = len(self.skeleton.layers)
+        self._names = [self.skeleton.stored_name(n, nested=nested) for n in range(count)]
+        self._saved_at = time.monotonic()
+
+    def run(self) -> None:
+        """Quantize every layer that `shards` does not have yet.
+
+        Raises:
+            ScionError: A weight is not finite, a tensor is missing, a module never sees anything
+                but zeros, ModelOpt stops, or there is no room on the disk or the device.
+        """
+        count = len(self._names)
+        left = [n for n, name in enumerate(self._names) if name not in self.shards.finished]
+        if not left:
+            return
+        kernels = on_cpu() if self.device.type == "cpu" else contextlib.nullcontext()
+        with kernels, one_thread(self.device), torch.no_grad():
+            first, states = self._start(left[0])
+            pending: list[Future[None]] = []
+            layers = self._loaded(range(first, count))
+            bar = tqdm(layers, desc="layers", unit="layer", initial=first, total=count)
+            for number, layer in bar:
+                written, states = self._step(number, layer, states, replay=number < left[0])
+                pending = self._wait(pending, keep=1) + written
+                bar.set_postfix_str(self._usage(), refresh=False)
+                self._save(number, states)
+            self._wait(pending, keep=0)
+
+    # One layer
+
+    def _step(
+        self, number: int, layer: nn.Module, states: HiddenStates, *, replay: bool
+    ) -> tuple[list[Future[None]], HiddenStates]:
+        """Pass the samples through one layer; quantize it unless that was done before."""
+        try:
+            return self._try(number, layer, states, replay=replay)
+        except torch.OutOfMemoryError:
+            if states.place != "device" and not self._prefetch:
+                raise _no_memory(self._names[number], self.device) from None
+        print(
+            "out of GPU memory: hidden states go to host memory, the next layer is read later; "
+            "the result is the same",
+            file=sys.stderr,
+        )
+        self._prefetch, self.place = False, "host"
+        states = states.moved("host")
+        gc.collect()
+        torch.cuda.empty_cache()
+        fresh = load(
+            self.skeleton.layer(number), self.checkpoint, self._names[number], device=self.device
+        )
+        return self._try(number, fresh, states, replay=replay)
+
+    def _try(
+        self, number: int, layer: nn.Module, states: HiddenStates, *, replay: bool
+    ) -> tuple[list[Future[None]], HiddenStates]:
+        last = number + 1 == len(self._names)
+        after = None if last else states.like()
+        if replay:
+            self._forward(number, layer, states, after)
+            return [], after or states
+        root = named_alone(layer, self.skeleton.names[number])
+        passes = 0
+
+        def run(_root: nn.Module) -> None:
+            nonlocal passes
+            keep = after if passes == 0 and not self.recipe.compensated else None
+            self._forward(number, layer, states, keep)
+            passes += 1
+
+        calibrate(root, self.recipe, run)
+        if self.recipe.compensated and after is not None:
+            self._forward(number, layer, states, after)
+        name = self._names[number]
+        modules = [m for m in self.recipe.quantized(self.expected) if m.startswith(f"{name}.")]
+        groups = [group for group in self.expected.groups if set(modules).issuperset(group)]
+        tensors = export(layer, modules, groups, name=name)
+        return [self.shards.write(name, tensors)], after or states
+
+    def _forward(
+        self, number: int, layer: Any, states: HiddenStates, after: HiddenStates | None
+    ) -> None:
+        for index, batch in enumerate(self.batches):
+            alone = isolated(layer, batch.lengths)
+            with alone if len(batch.lengths) > 1 else contextlib.nullcontext():
+                made = layer(states.read(index), **self._arguments[index][number])
+            if after is not None:
+                after.write(index, made)
+
+    # Around the layers
+
+    def _start(self, first: int) -> tuple[int, HiddenStates]:
+        """The layer to begin with, and what it sees: embeddings, or states that were saved."""
+        lengths = [batch.ids.shape[1] for batch in self.batches]
+        width = self.skeleton.hidden_size
+        place = self.place or choose_place(sum(lengths), width, device=self.device)
+        states = HiddenStates(
+            lengths, width, device=self.device, place=place, folder=self.shards.folder
+        )
+        with _embeddings(self.checkpoint) as table:
+            embedded = (table(batch.ids) for batch in self.batches)
+            self._arguments = []
+            for index, (batch, embedding) in enumerate(zip(self.batches, embedded, strict=True)):
+                states.write(index, embedding)
+                positions = segment_positions(batch.lengths).to(self.device)
+                arguments = self.skeleton.arguments(states.read(index), positions)
+                if len(batch.lengths) > 1:
+                    # Nobody reads it under `isolated`, and it is tokens × tokens.
+                    arguments = [{**one, "attention_mask": None} for one in arguments]
+                self._arguments.append(arguments)
+        saved = self.shards.folder / _SAVED
+        if first == 0 or not saved.is_file():
+            return self._replay_from(0, first), states
+        with safe_open(saved, "pt") as file:
+            after = int(file.metadata()["after"])
+            if after >= first:
+                return self._replay_from(0, first), states
+            for index in range(len(states)):
+                states.write(index, file.get_tensor(str(index)))
+        return self._replay_from(after + 1, first), states
+
+    def _replay_from(self, start: int, first: int) -> int:
+        if first:
+            print(
+                f"going on after layer {first - 1}: it and those before it are finished"
+                + (f"; samples pass through layers {start} to {first - 1} again" * (start < first)),
+                file=sys.stderr,
+            )
+        return start
+
+    def _save(self, number: int, states: HiddenStates) -> None:
+        """Save what the next layer sees, so that a run that is killed needs not start over.
+
+        With GPTQ a layer's samples come from quantized layers and can't be had again from the
+        source, so they are saved each time.
+        """
+        due = time.monotonic() - self._saved_at >= self.save_seconds
+        if number + 1 == len(self._names) or not (due or self.recipe.compensated):
+            return
+        target = self.shards.folder / _SAVED
+        partial = target.with_suffix(".partial")
+        save_file(states.tensors(), partial, {"after": str(number)})
+        partial.rename(target)
+        self._saved_at = time.monotonic()
+
+    def _loaded(self, numbers: Iterable[int]) -> Generator[tuple[int, nn.Module]]:
+        """Layers with their weights; the next one is read while one is worked on."""
+        numbers = list(numbers)
+        with ThreadPoolExecutor(1, thread_name_prefix="reader") as pool:
+            following: Future[nn.Module] | None = None
+            for position, number in enumerate(numbers):
+                layer = following.result() if following else self._load(number)
+                following = None
+                if self._prefetch and position + 1 < len(numbers):
+                    following = pool.submit(self._load, numbers[position + 1])
+                yield number, layer
+                del layer
+                if self.device.type == "cuda":
+                    # The reader's stream may use the memory again that this layer had.
+                    torch.cuda.synchronize(self.device)
+
+    def _load(self, number: int) -> nn.Module:
+        stream: Any = contextlib.nullcontext()
+        if self.device.type == "cuda":
+            stream = torch.cuda.stream(torch.cuda.Stream(self.device))
+        with stream, torch.no_grad():
+            layer = load(
+                self.skeleton.layer(number),
+                self.checkpoint,
+                self._names[number],
+                device=self.device,
+            )
+            if self.device.type == "cuda":
+                torch.cuda.current_stream(self.device).synchronize()
+        return layer
+
+    @staticmethod
+    def _wait(pending: list[Future[None]], *, keep: int) -> list[Future[None]]:
+        """Wait for the oldest writes, so that not more than `keep` layers are on their way."""
+        while len(pending) > keep:
+            pending.pop(0).result()
+        return pending
+
+    def _usage(self) -> str:
+        host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+        if self.device.type != "cuda":
+            return f"{host:.1f} GB of memory"
+        return f"{torch.cuda.max_memory_allocated(self.device) / 1e9:.1f} GB of the GPU's memory"
+
+
+@contextlib.contextmanager
+def one_thread(device: torch.device) -> Generator[None]:
+    """Calibrate with one CPU thread: no library promises equal sums for any number of them."""
+    threads = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
+def _embeddings(checkpoint: Checkpoint) -> Generator[Any]:
+    """A function from int64 [1, tokens] to bf16 [1, tokens, width]; rows are read as needed."""
+    name = next(name for name in checkpoint.shard_of if name.endswith("embed_tokens.weight"))
+    with safe_open(checkpoint.folder / checkpoint.shard_of[name], "pt") as file:
+        table: Tensor = file.get_tensor(name)
+        yield lambda ids: table[ids].to(torch.bfloat16)
+
+
+def _no_memory(layer: str, device: torch.device) -> NoRoomError:
+    total = torch.cuda.get_device_properties(device).total_memory
+    return NoRoomError(
+        "the GPU has too little memory for one layer",
+        where=layer,
+        expected="room for two layers in bf16 and what one sample needs inside a layer",
+        found=f"{torch.cuda.get_device_name(device)}, {total / 1e9:.1f} GB",
+        hint="lower quantization.calibration.pack_tokens or the sets' max_tokens",
+    )
