@@ -11,6 +11,7 @@ from pathlib import Path
 
 from scion.compare_command import add_compare
 from scion.errors import ScionError, exit_on_error
+from scion.estimate_command import add_estimate
 from scion.launch_command import add_launch
 from scion.lint.options import add_lint
 from scion.offline.command import add_acceptance
@@ -33,6 +34,7 @@ def main() -> int:
     _add_config(commands.add_parser)
     add_lint(commands.add_parser, _lint)
     add_acceptance(commands.add_parser, _acceptance)
+    add_estimate(commands.add_parser, _estimate)
     add_launch(commands.add_parser, _launch)
     add_compare(commands.add_parser, _compare)
     args = parser.parse_args()
@@ -129,6 +131,12 @@ def _acceptance(args: argparse.Namespace) -> None:
     from scion.offline.command import acceptance
 
     acceptance(args)
+
+
+def _estimate(args: argparse.Namespace) -> int:
+    from scion.estimate_command import estimate
+
+    return estimate(args)
 
 
 def _launch(args: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""The memory of GPUs that releases are served on.
+"""The memory of GPUs that releases are served on, and how fast they multiply matrices.
 
 Two numbers differ: what `nvidia-smi` lists, and the smaller total that CUDA reports, of which vLLM
 takes its share (`--gpu-memory-utilization`). Where only the first is published, the second is
@@ -24,8 +24,11 @@ class Gpu:
         title: As its maker calls it.
         listed_mib: What `nvidia-smi` lists; None where it lists nothing, as for unified memory.
         cuda_gib: The total that CUDA reports; None where nobody has published it.
-        note: What its owner must know.
         source: Where the numbers were seen.
+        note: What its owner must know.
+        bf16_tflops: Peak of dense bf16 products that are summed in float32, as its maker publishes
+            it, in 10^12 operations a second; None where it is not known here.
+        float32_tflops: The same of float32, without tensor cores.
     """
 
     name: str
@@ -34,6 +37,8 @@ class Gpu:
     cuda_gib: float | None
     source: str
     note: str = ""
+    bf16_tflops: float | None = None
+    float32_tflops: float | None = None
 
     @property
     def total_bytes(self) -> int:
@@ -52,6 +57,8 @@ GPUS = (
         97_887,
         94.97,
         "https://github.com/antirez/ds4/issues/431",
+        bf16_tflops=503.8,
+        float32_tflops=125,
     ),
     Gpu(
         "rtx-5090",
@@ -60,6 +67,8 @@ GPUS = (
         31.36,
         "https://github.com/TrajectoryCrafter/TrajectoryCrafter/issues/20; nvidia-smi as widely "
         "published",
+        bf16_tflops=209.5,
+        float32_tflops=104.8,
     ),
     Gpu(
         "rtx-pro-4500",
@@ -74,14 +83,26 @@ GPUS = (
         81_559,
         79.11,
         "https://github.com/vllm-project/vllm/issues/27508; nvidia-smi as widely published",
+        bf16_tflops=989.4,
+        float32_tflops=66.9,
     ),
-    Gpu("h200", "NVIDIA H200", 143_771, None, "nvidia-smi, as widely published"),
+    Gpu(
+        "h200",
+        "NVIDIA H200",
+        143_771,
+        None,
+        "nvidia-smi, as widely published",
+        bf16_tflops=989.4,
+        float32_tflops=66.9,
+    ),
     Gpu(
         "b200",
         "NVIDIA B200",
         183_359,
         178.35,
         "https://github.com/pytorch/ao/pull/4002; nvidia-smi as widely published",
+        bf16_tflops=2250,
+        float32_tflops=80,
     ),
     Gpu(
         "gb10",

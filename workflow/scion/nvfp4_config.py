@@ -12,6 +12,12 @@ BLOCK = 16
 SUFFIXES = ("weight", "weight_scale", "weight_scale_2", "input_scale")
 HF_QUANT_CONFIG = "hf_quant_config.json"
 MTP_PATTERN = "mtp*"
+KEPT_PARENTS: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "linear_attention": ("linear_attn",),
+    "attention": ("linear_attn", "self_attn"),
+}
+"""Modules that stay bf16, by the value of `quantization.keep_bf16`: the end of a parent's name."""
 
 
 def declared_exclusions(kept: Iterable[str], *, head: bool, vision: bool) -> list[str]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from scion.calibration import Sample
 from scion.errors import ScionError
+from scion.packed_lengths import pack_lengths
 
 # Where a decoder layer keeps its mixer: one of these.
 _MIXERS = ("self_attn", "linear_attn")
@@ -39,29 +40,20 @@ class PackedBatch:
 def pack(samples: Iterable[Sample], max_tokens: int | None) -> list[PackedBatch]:
     """Put samples together, each into the first batch that has room for it.
 
-    The result depends on nothing but the arguments. Segments of a batch stand in the order of the
-    samples; a batch may hold a later sample than the batch after it.
-
     Args:
         samples: What is to be put together.
         max_tokens: Most tokens of a batch. A sample that is longer is not cut but has a batch to
             itself; None gives each sample one.
+
+    Returns:
+        The batches; `scion.packed_lengths` says which samples are in which, and in what order.
     """
-    if max_tokens is None:
-        max_tokens = 0
-    batches: list[list[Sample]] = []
-    room: list[int] = []
-    for sample in samples:
-        place = next((n for n, left in enumerate(room) if left >= sample.tokens), len(batches))
-        if place == len(batches):
-            batches.append([])
-            room.append(max_tokens)
-        batches[place].append(sample)
-        room[place] -= sample.tokens
+    found = list(samples)
+    batches = pack_lengths((sample.tokens for sample in found), max_tokens)
     return [
         PackedBatch(
-            ids=torch.cat([sample.ids for sample in batch], dim=1),
-            lengths=tuple(sample.tokens for sample in batch),
+            ids=torch.cat([found[number].ids for number in batch], dim=1),
+            lengths=tuple(found[number].tokens for number in batch),
         )
         for batch in batches
     ]

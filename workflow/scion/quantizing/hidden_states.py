@@ -5,36 +5,29 @@ Kept on the device where there is room, else in host memory (pinned beside a GPU
 """
 
 import mmap
-import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-Place = Literal["device", "host", "disk"]
+from scion.quantizing.placing import Place, choose, free_memory
+
 _DTYPE = torch.bfloat16
 
 
 def choose_place(tokens: int, width: int, *, device: torch.device) -> Place:
-    """Where two sets of hidden states fit.
-
-    Not more than an eighth of a GPU's memory, so that an 8 GB card has room for a layer of a 27B
-    model beside them, and not more than half of the host memory that is free.
+    """Where two sets of hidden states fit; `scion.quantizing.placing` has the rule.
 
     Args:
         tokens: Of all samples together.
         width: The model's hidden size.
         device: Where layers run.
     """
-    needed = 2 * tokens * width * _DTYPE.itemsize
     on_gpu = device.type == "cuda"
-    if on_gpu and needed <= torch.cuda.get_device_properties(device).total_memory / 8:
-        return "device"
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return "host" if needed <= free / 2 else "disk"
+    gpu_bytes = torch.cuda.get_device_properties(device).total_memory if on_gpu else None
+    return choose(tokens, width, gpu_bytes=gpu_bytes, free_bytes=free_memory())
 
 
 class HiddenStates:

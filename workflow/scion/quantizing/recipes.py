@@ -14,18 +14,13 @@ from modelopt.torch.quantization.utils.shared_input import SHARED_PATTERNS
 
 from scion.architectures import Inventory
 from scion.errors import ScionError
+from scion.nvfp4_config import KEPT_PARENTS
 
 # Engines load these two as one as well, and take one scale for both; ModelOpt's own list of groups
 # lacks them, so a search would choose block scales for a global scale that export then replaces.
 _DELTA_NET = r"(?:(.*)\.)?(?:in_proj_qkv|in_proj_z)"
 _SHARED = {"weight_global_amax": {"patterns": [*SHARED_PATTERNS, _DELTA_NET]}}
 Kept = Literal["none", "linear_attention", "attention"]
-# Modules that stay bf16, by the setting's name: the end of a parent's name.
-_KEPT_PARENTS: dict[str, tuple[str, ...]] = {
-    "none": (),
-    "linear_attention": ("linear_attn",),
-    "attention": ("linear_attn", "self_attn"),
-}
 
 
 @dataclass(frozen=True)
@@ -151,7 +146,7 @@ def recipe(name: str, *, keep_bf16: Kept = "none") -> Recipe:
             hint="choose one of these in the configuration",
         )
     found = RECIPES[name]
-    parents = _KEPT_PARENTS[keep_bf16]
+    parents = KEPT_PARENTS[keep_bf16]
     if not parents:
         return found
     config = copy.deepcopy(found.config)

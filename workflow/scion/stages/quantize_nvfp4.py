@@ -13,8 +13,9 @@ command goes on after them.
 import importlib.metadata
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from transformers import AutoTokenizer
@@ -28,7 +29,6 @@ from scion.config_section import Section
 from scion.errors import NoRoomError, ScionError
 from scion.files import write_json
 from scion.nvfp4_config import (
-    BLOCK,
     HF_QUANT_CONFIG,
     declared_exclusions,
     hf_quant_config,
@@ -37,13 +37,33 @@ from scion.nvfp4_config import (
 from scion.packed_samples import pack
 from scion.quantizing.layer import refuse_not_finite
 from scion.quantizing.planned_shards import PlannedShards
+from scion.quantizing.planned_tensors import planned
 from scion.quantizing.recipes import Recipe, recipe
 from scion.quantizing.stream import Stream
-from scion.safetensors_file import Tensor
 from scion.stage_cli import add_settings, read_settings, run_stage, stage_parser
 
 MODELOPT = "nvidia-modelopt"
 _KEPT = "tensors that stay as they are"
+
+
+class Watching(Protocol):
+    """What a run tells before it begins and when it has ended; `scion.quantizing.watch` listens."""
+
+    def before(
+        self,
+        checkpoint: Checkpoint,
+        settings: Quantization,
+        batches: Sequence[Sequence[int]],
+        *,
+        device: torch.device,
+        work: Path,
+    ) -> None:
+        """Called when the samples are known and nothing is written; may raise to stop the run."""
+        ...
+
+    def after(self) -> None:
+        """Called when the artifact is there, also if it was there before."""
+        ...
 
 
 class Settings(Section):
@@ -53,7 +73,12 @@ class Settings(Section):
 
 
 def quantize_nvfp4(
-    *, text: Artifact, output: Path, settings: Quantization, environment: str
+    *,
+    text: Artifact,
+    output: Path,
+    settings: Quantization,
+    environment: str,
+    watch: Watching | None = None,
 ) -> Artifact:
     """Make the NVFP4 checkpoint of a bf16 one.
 
@@ -62,6 +87,7 @@ def quantize_nvfp4(
         output: Folder of the artifact to make.
         settings: Recipe, calibration sets, device, shard size.
         environment: Identity of the locked environment.
+        watch: Is told how the run goes; nothing in the artifact depends on it.
 
     Returns:
         The artifact; its facts name quantizer, recipe, calibration and the number of modules.
@@ -83,6 +109,10 @@ def quantize_nvfp4(
         chosen = recipe(settings.recipe, keep_bf16=settings.keep_bf16)
         device = _device(settings.device)
         samples = _samples(text.folder, checkpoint, settings)
+        if watch is not None:
+            batches = pack(samples, settings.calibration.pack_tokens)
+            lengths = [batch.lengths for batch in batches]
+            watch.before(checkpoint, settings, lengths, device=device, work=work)
         _convert(draft, checkpoint, expected, chosen, samples, settings, device, work)
         draft.link_all(text, but={"config.json", INDEX, *checkpoint.headers})
         quantized = chosen.quantized(expected)
@@ -104,6 +134,8 @@ def quantize_nvfp4(
         build=build,
     )
     shutil.rmtree(work, ignore_errors=True)
+    if watch is not None:
+        watch.after()
     return artifact
 
 
@@ -163,29 +195,6 @@ def _convert(
         shards.close()
 
 
-def planned(checkpoint: Checkpoint, quantized: set[str]) -> Iterator[Tensor]:
-    """The tensors of the release: the source's, or in place of one the four of its module."""
-    for name in checkpoint.shard_of:
-        stored, module = checkpoint.tensor(name), name.removesuffix(".weight")
-        if module not in quantized:
-            yield stored
-            continue
-        rows, columns = stored.shape
-        if columns % BLOCK:
-            raise ScionError(
-                "a matrix can't be cut into blocks of 16 columns",
-                where=f"{checkpoint.folder}: {name}",
-                expected=f"a multiple of {BLOCK} columns",
-                found=f"{rows} × {columns}",
-                hint="leave the module out: quantization.keep_bf16",
-            )
-        yield Tensor(name, "U8", (rows, columns // 2), 0, rows * columns // 2)
-        scales = rows * columns // BLOCK
-        yield Tensor(f"{module}.weight_scale", "F8_E4M3", (rows, columns // BLOCK), 0, scales)
-        yield Tensor(f"{module}.weight_scale_2", "F32", (), 0, 4)
-        yield Tensor(f"{module}.input_scale", "F32", (), 0, 4)
-
-
 def _device(wanted: str) -> torch.device:
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
@@ -222,6 +231,8 @@ def main() -> int:
     parser = stage_parser(__doc__, inputs={"text": "manifest of extract_text"})
     add_settings(parser, Settings)
     args = parser.parse_args()
+    # By name: what it says changes no byte, so its code must not count as the stage's.
+    watching: Any = importlib.import_module("scion.quantizing.watch")
 
     return run_stage(
         lambda: quantize_nvfp4(
@@ -229,6 +240,7 @@ def main() -> int:
             output=args.output.parent,
             settings=read_settings(args.settings, Settings).quantization,
             environment=args.environment,
+            watch=watching.Watch(),
         )
     )
 
