@@ -21,6 +21,7 @@ include: "rules/verify.smk"
 include: "rules/measure.smk"
 include: "rules/evaluate.smk"
 include: "rules/card.smk"
+include: "rules/compare.smk"
 
 
 rule all:

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from modelopt.torch.quantization.utils.calib_utils import gptq_blockwise_update
 from safetensors.torch import load_file, save_file
 from transformers import Qwen3_5ForCausalLM
 
-from conversion import Conversion
+from checkpoints import tiny_config
 from scion.architectures import inventory
 from scion.calibration import Sample
 from scion.checkpoint import Checkpoint, plan_shards
@@ -29,34 +30,31 @@ from scion.quantizing import stream as stream_module
 from scion.quantizing.gptq import update
 from scion.quantizing.hidden_states import HiddenStates
 from scion.quantizing.layer import refuse_not_finite
+from scion.quantizing.maxima import record_maxima, show_maxima
 from scion.quantizing.planned_shards import PlannedShards
 from scion.quantizing.recipes import RECIPES, Recipe, recipe
-from scion.quantizing.stream import Stream
+from scion.quantizing.stream import Stream, Target
 from scion.quantizing.torch_kernels import fake_quantize_dynamic, on_cpu, round_to_e2m1
 from scion.stages.quantize_nvfp4 import planned
 
-LAYERS = (2, 3)
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def source(conversion: Conversion, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two layers of the embedded agent, one of each kind."""
-    whole = Checkpoint.open(conversion.extract_text.folder)
-    tensors = {k: v for s in whole.headers for k, v in load_file(whole.folder / s).items()}
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text model of two layers, one of each kind, so small that searching takes no time."""
+    config = {**tiny_config(max_position_embeddings=64), "architectures": ["Qwen3_5ForCausalLM"]}
+    del config["vision_config"]
+    generator = torch.Generator().manual_seed(0)
+    tensors: dict[str, torch.Tensor] = {}
+    for name, shape in inventory(config, where="tiny").language.items():
+        # Modules that are fused shall have maxima of their own.
+        spread = 0.3 if "in_proj_z" in name or "up_proj" in name else 0.1
+        tensors[name] = (spread * torch.randn(shape, generator=generator)).bfloat16()
     folder = tmp_path_factory.mktemp("two") / "text"
     folder.mkdir()
-    text = whole.config["text_config"]
-    kinds = [text["layer_types"][number] for number in LAYERS]
-    assert set(kinds) == {"linear_attention", "full_attention"}
-    text |= {"num_hidden_layers": len(LAYERS), "layer_types": kinds}
-    kept = {name: tensor for name, tensor in tensors.items() if ".layers." not in name}
-    for new, old in enumerate(LAYERS):
-        for name, tensor in tensors.items():
-            if f".layers.{old}." in name:
-                kept[name.replace(f".layers.{old}.", f".layers.{new}.")] = tensor.clone()
-    save_file(kept, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(whole.config))
+    save_file(tensors, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config))
     return folder
 
 
@@ -83,10 +81,9 @@ def prepare(
     stream = Stream(
         checkpoint=checkpoint,
         expected=expected,
-        recipe=chosen,
+        targets=[Target(chosen, shards)],
         batches=pack(samples, pack_tokens),
         device=CPU,
-        shards=shards,
         **options,
     )
 
@@ -207,6 +204,61 @@ def test_projections_that_stay_bf16_are_not_quantized(
         source, recipe("nvfp4_default", keep_bf16="attention"), samples, tmp_path / "attention"
     )
     assert {name.split(".")[4] for name in attention} == {"mlp"}
+
+
+# Several recipes in one run
+
+
+def test_recipes_made_together_are_those_made_alone(
+    source: Path, samples: list[Sample], tmp_path: Path
+) -> None:
+    chosen = [
+        recipe("nvfp4_default"),
+        recipe("local_hessian"),
+        recipe("mse_sweep", keep_bf16="attention"),
+    ]
+    runs = [prepare(source, one, samples, tmp_path / str(n)) for n, one in enumerate(chosen)]
+    first, _ = runs[0]
+    # Another target may have some of the layers already.
+    runs[1][0].run()
+    targets = [target for stream, _ in runs for target in stream.targets]
+    together = replace(first, targets=targets)
+    together.run()
+    assert together.seconds >= targets[0].seconds > 0
+    for number, (one, (_, finish)) in enumerate(zip(chosen, runs, strict=True)):
+        alone = quantize(source, one, samples, tmp_path / f"alone{number}")
+        assert differing(finish(), alone) == []
+
+
+def test_a_recipe_that_moves_weights_is_made_alone(
+    source: Path, samples: list[Sample], tmp_path: Path
+) -> None:
+    stream, finish = prepare(source, recipe("gptq"), samples, tmp_path / "gptq")
+    other, finish_other = prepare(source, recipe("nvfp4_default"), samples, tmp_path / "other")
+    with pytest.raises(ValueError, match="alone"):
+        replace(stream, targets=[*stream.targets, *other.targets])
+    finish()
+    finish_other()
+
+
+def test_what_a_layer_saw_gives_its_quantizers_the_same_maxima() -> None:
+    layer = torch.nn.Sequential(torch.nn.Linear(16, 16), torch.nn.Linear(16, 4)).bfloat16()
+    inputs = [torch.randn(1, n, 16).bfloat16() for n in (3, 5)]
+    with torch.no_grad(), record_maxima(layer) as maxima:
+        for one in inputs:
+            layer(one)
+    assert maxima["0"] == torch.cat(inputs, dim=1).abs().max()
+    assert set(maxima) == {"0", "1"}
+
+    def calibrated(run: Callable[[torch.nn.Module], object]) -> list[torch.Tensor]:
+        model = deepcopy(layer)
+        mtq.quantize(model, mtq.NVFP4_DEFAULT_CFG, run)
+        return [part.input_quantizer.amax for part in model if part.input_quantizer.is_enabled]
+
+    seen = calibrated(lambda model: [model(one) for one in inputs])
+    shown = calibrated(lambda model: show_maxima(model, maxima))
+    assert len(seen) == 2
+    assert all(torch.equal(*pair) for pair in zip(seen, shown, strict=True))
 
 
 # Stopped and taken up again

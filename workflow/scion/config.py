@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from scion.config_agent import AgentTasks
 from scion.config_card import Card
+from scion.config_comparison import Comparison
 from scion.config_conversion import Lint, Quantization
 from scion.config_evaluations import Bfcl, Ifeval
 from scion.config_section import Section
@@ -49,6 +50,7 @@ class Config(Section):
     quality: Quality = Quality()
     ifeval: Ifeval = Ifeval()
     bfcl: Bfcl = Bfcl()
+    comparison: Comparison = Comparison()
     card: Card = Card()
 
     @model_validator(mode="after")

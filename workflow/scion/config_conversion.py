@@ -6,6 +6,11 @@ from pydantic import Field
 
 from scion.config_section import Section
 
+RecipeName = Literal[
+    "nvfp4_default", "four_over_six", "mse_sweep", "local_hessian", "gptq", "local_hessian_gptq"
+]
+Kept = Literal["none", "linear_attention", "attention"]
+
 
 class CalibrationSet(Section):
     """Samples of one file or data set."""
@@ -44,19 +49,12 @@ class Calibration(Section):
 class Quantization(Section):
     """How weights become NVFP4."""
 
-    recipe: Literal[
-        "nvfp4_default",
-        "four_over_six",
-        "mse_sweep",
-        "local_hessian",
-        "gptq",
-        "local_hessian_gptq",
-    ] = Field(
+    recipe: RecipeName = Field(
         default="nvfp4_default",
         description="how block scales are chosen: nvfp4_default takes maxima, as ModelOpt's "
         "NVFP4_DEFAULT_CFG; all recipes give the same format (`scion recipes` explains them)",
     )
-    keep_bf16: Literal["none", "linear_attention", "attention"] = Field(
+    keep_bf16: Kept = Field(
         default="none",
         description="projections that stay bf16: of the gated delta nets, or of all attention",
     )

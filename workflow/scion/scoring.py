@@ -149,7 +149,7 @@ def part_record(
     return {
         "tokens": loss.count,
         "loss": loss.record(),
-        "perplexity": _exp(loss).record(),
+        "perplexity": exponential(loss).record(),
         "loss_change": over(changes).record(),
         "kl": over([one.kl for one in divergences]).clipped(0, math.inf).record(),
         "top1_agreement": over([one.agrees for one in divergences]).clipped(0, 1).record(),
@@ -157,7 +157,8 @@ def part_record(
     }
 
 
-def _exp(loss: Estimate) -> Estimate:
+def exponential(loss: Estimate) -> Estimate:
+    """The perplexity of a loss, its interval with it."""
     ends = [None if end is None else math.exp(end) for end in (loss.low, loss.high)]
     return Estimate(math.exp(loss.value), ends[0], ends[1], loss.count)
 

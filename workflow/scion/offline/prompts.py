@@ -32,8 +32,13 @@ def load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def prompt_ids(tokenizer: Any, chat: Chat) -> list[int]:
-    """The tokens of a chat up to the assistant's next turn, as /v1/chat/completions renders it.
+def prompt_ids(tokenizer: Any, chat: Chat, *, reply: bool = True) -> list[int]:
+    """The tokens of a chat, as a server renders it.
+
+    Args:
+        tokenizer: The model's, with its chat template.
+        chat: The chat.
+        reply: Whether the prompt for the assistant's next turn is added.
 
     Raises:
         ScionError: The template refuses the chat.
@@ -42,7 +47,7 @@ def prompt_ids(tokenizer: Any, chat: Chat) -> list[int]:
         return tokenizer.apply_chat_template(
             [_as_the_server_reads_it(message) for message in chat.messages],
             tools=chat.tools,
-            add_generation_prompt=True,
+            add_generation_prompt=reply,
             tokenize=True,
             return_dict=False,
             **chat.template,

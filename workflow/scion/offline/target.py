@@ -1,6 +1,6 @@
 """The language model of a release, in transformers' own classes, decoding greedily."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,6 +66,12 @@ class Target:
     def best(self, hidden: Tensor) -> int:
         """The most likely token after the last of some hidden states, [positions, H]."""
         return int(self.head(hidden[-1:]).argmax(-1))
+
+    @torch.inference_mode()
+    def hidden(self, tokens: Sequence[int]) -> Tensor:
+        """Hidden states after the final norm, bf16 [tokens, H], of a text in one pass."""
+        ids = torch.tensor([list(tokens)], device=self.embed.weight.device)
+        return self._model(input_ids=ids, use_cache=False).last_hidden_state[0]
 
     @torch.inference_mode()
     def decode(self, prompt: list[int], *, ends: Collection[int], limit: int, past: int) -> Reply:

@@ -7,12 +7,13 @@ the searching: `modelopt/torch/quantization/model_calib.py`.
 
 import copy
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import modelopt.torch.quantization as mtq
 from modelopt.torch.quantization.utils.shared_input import SHARED_PATTERNS
 
 from scion.architectures import Inventory
+from scion.config_conversion import Kept
 from scion.errors import ScionError
 from scion.nvfp4_config import KEPT_PARENTS
 
@@ -20,7 +21,6 @@ from scion.nvfp4_config import KEPT_PARENTS
 # lacks them, so a search would choose block scales for a global scale that export then replaces.
 _DELTA_NET = r"(?:(.*)\.)?(?:in_proj_qkv|in_proj_z)"
 _SHARED = {"weight_global_amax": {"patterns": [*SHARED_PATTERNS, _DELTA_NET]}}
-Kept = Literal["none", "linear_attention", "attention"]
 
 
 @dataclass(frozen=True)
@@ -126,9 +126,6 @@ RECIPES = {
         ),
     )
 }
-RecipeName = Literal[
-    "nvfp4_default", "four_over_six", "mse_sweep", "local_hessian", "gptq", "local_hessian_gptq"
-]
 
 
 def recipe(name: str, *, keep_bf16: Kept = "none") -> Recipe:

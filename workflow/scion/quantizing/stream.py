@@ -1,15 +1,17 @@
 """The run over all decoder layers: one on the device, the next being read, the last being written.
 
 Each layer's first pass over the samples gives two things at once: the maxima that calibration wants
-and, since nothing is quantized yet, what the next layer shall see. Recipes that move weights
+and, since nothing is quantized yet, what the next layer shall see. So several recipes can be made
+in one run, which share the layers, that pass and the hidden states. Recipes that move weights
 (GPTQ) hand on what the quantized layer makes of the samples instead, as ModelOpt's layerwise
-calibration does, which takes a pass more.
+calibration does, which takes a pass more; each of them needs a run of its own.
 
 The embeddings are looked up on the CPU, and nothing else of the model is loaded: no head, no
 vision tower, no MTP layer.
 """
 
 import contextlib
+import copy
 import gc
 import resource
 import sys
@@ -17,6 +19,7 @@ import time
 from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,6 +34,7 @@ from scion.errors import NoRoomError
 from scion.packed_samples import PackedBatch, isolated, segment_positions
 from scion.quantizing.hidden_states import HiddenStates, Place, choose_place
 from scion.quantizing.layer import calibrate, export, load, named_alone
+from scion.quantizing.maxima import record_maxima, show_maxima
 from scion.quantizing.planned_shards import PlannedShards
 from scion.quantizing.recipes import Recipe
 from scion.quantizing.skeleton import Arguments, Skeleton
@@ -41,35 +45,53 @@ _SAVE_SECONDS = 60.0
 
 
 @dataclass
+class Target:
+    """One thing to make of the layers.
+
+    Attributes:
+        recipe: What to make of each layer.
+        shards: Where finished layers go.
+        seconds: What its own share of a run took: all but what is done once for all targets.
+    """
+
+    recipe: Recipe
+    shards: PlannedShards
+    seconds: float = 0.0
+
+
+@dataclass
 class Stream:
     """Everything that the run over the layers needs.
 
     Attributes:
         checkpoint: The bf16 source.
         expected: The tensors that its config.json implies.
-        recipe: What to make of each layer.
+        targets: What to make of it. One whose recipe is compensated is the only one.
         batches: The calibration samples.
         device: Where layers run.
-        shards: Where finished layers go.
         save_seconds: Hidden states are saved when this time has passed since the last time.
         place: Where hidden states are kept; None chooses.
+        seconds: What the whole run took, once it has ended.
     """
 
     checkpoint: Checkpoint
     expected: Inventory
-    recipe: Recipe
+    targets: Sequence[Target]
     batches: Sequence[PackedBatch]
     device: torch.device
-    shards: PlannedShards
     save_seconds: float = _SAVE_SECONDS
     place: Place | None = None
     skeleton: Skeleton = field(init=False)
+    seconds: float = field(init=False, default=0.0)
     _names: list[str] = field(init=False)
+    _left: list[int] = field(init=False)
     _arguments: list[list[Arguments]] = field(init=False)
     _prefetch: bool = field(init=False, default=True)
     _saved_at: float = field(init=False)
 
     def __post_init__(self) -> None:
+        if len(self.targets) > 1 and any(one.recipe.compensated for one in self.targets):
+            raise ValueError("layers after a compensated one see other samples: one target alone")
         self.skeleton = Skeleton.build(self.checkpoint.folder)
         nested = any(name.startswith(NESTED_PREFIX) for name in self.expected.language)
         count = len(self.skeleton.layers)
@@ -77,37 +99,45 @@ class Stream:
         self._saved_at = time.monotonic()
 
     def run(self) -> None:
-        """Quantize every layer that `shards` does not have yet.
+        """Quantize every layer that a target's shards do not have yet.
 
         Raises:
             ScionError: A weight is not finite, a tensor is missing, a module never sees anything
                 but zeros, ModelOpt stops, or there is no room on the disk or the device.
         """
+        begin = time.monotonic()
         count = len(self._names)
-        left = [n for n, name in enumerate(self._names) if name not in self.shards.finished]
-        if not left:
+        # By target, the first layer that it lacks.
+        self._left = [
+            next(
+                (n for n, name in enumerate(self._names) if name not in one.shards.finished), count
+            )
+            for one in self.targets
+        ]
+        if min(self._left) == count:
             return
         kernels = on_cpu() if self.device.type == "cpu" else contextlib.nullcontext()
         with kernels, one_thread(self.device), torch.no_grad():
-            first, states = self._start(left[0])
+            first, states = self._start(min(self._left))
             pending: list[Future[None]] = []
             layers = self._loaded(range(first, count))
             bar = tqdm(layers, desc="layers", unit="layer", initial=first, total=count)
             for number, layer in bar:
-                written, states = self._step(number, layer, states, replay=number < left[0])
-                pending = self._wait(pending, keep=1) + written
+                written, states = self._step(number, layer, states)
+                pending = self._wait(pending, keep=len(self.targets)) + written
                 bar.set_postfix_str(self._usage(), refresh=False)
                 self._save(number, states)
             self._wait(pending, keep=0)
+        self.seconds = time.monotonic() - begin
 
     # One layer
 
     def _step(
-        self, number: int, layer: nn.Module, states: HiddenStates, *, replay: bool
+        self, number: int, layer: nn.Module, states: HiddenStates
     ) -> tuple[list[Future[None]], HiddenStates]:
-        """Pass the samples through one layer; quantize it unless that was done before."""
+        """Pass the samples through one layer; quantize it for each target that lacks it."""
         try:
-            return self._try(number, layer, states, replay=replay)
+            return self._try(number, layer, states)
         except torch.OutOfMemoryError:
             if states.place != "device" and not self._prefetch:
                 raise _no_memory(self._names[number], self.device) from None
@@ -123,33 +153,52 @@ class Stream:
         fresh = load(
             self.skeleton.layer(number), self.checkpoint, self._names[number], device=self.device
         )
-        return self._try(number, fresh, states, replay=replay)
+        return self._try(number, fresh, states)
 
     def _try(
-        self, number: int, layer: nn.Module, states: HiddenStates, *, replay: bool
+        self, number: int, layer: nn.Module, states: HiddenStates
     ) -> tuple[list[Future[None]], HiddenStates]:
         last = number + 1 == len(self._names)
         after = None if last else states.like()
-        if replay:
+        due = [one for one, first in zip(self.targets, self._left, strict=True) if number >= first]
+        compensated = any(one.recipe.compensated for one in due)
+        with record_maxima(layer) as maxima:
+            self._forward(number, layer, states, None if compensated else after)
+        written: list[Future[None]] = []
+        for place, target in enumerate(due, start=1):
+            begin = time.monotonic()
+            # Calibration changes a layer, so only the last target may have the loaded one itself.
+            own = layer if place == len(due) else copy.deepcopy(layer)
+            written.append(self._make(number, own, target, states, maxima))
+            target.seconds += time.monotonic() - begin
+        if compensated and after is not None:
             self._forward(number, layer, states, after)
-            return [], after or states
-        root = named_alone(layer, self.skeleton.names[number])
+        return written, after or states
+
+    def _make(
+        self,
+        number: int,
+        layer: nn.Module,
+        target: Target,
+        states: HiddenStates,
+        maxima: dict[str, Tensor],
+    ) -> Future[None]:
+        """Quantize one layer by one recipe."""
+        recipe, name = target.recipe, self._names[number]
         passes = 0
 
         def run(_root: nn.Module) -> None:
             nonlocal passes
-            keep = after if passes == 0 and not self.recipe.compensated else None
-            self._forward(number, layer, states, keep)
+            if passes == 0:
+                show_maxima(layer, maxima)
+            else:
+                self._forward(number, layer, states, None)
             passes += 1
 
-        calibrate(root, self.recipe, run)
-        if self.recipe.compensated and after is not None:
-            self._forward(number, layer, states, after)
-        name = self._names[number]
-        modules = [m for m in self.recipe.quantized(self.expected) if m.startswith(f"{name}.")]
+        calibrate(named_alone(layer, self.skeleton.names[number]), recipe, run)
+        modules = [m for m in recipe.quantized(self.expected) if m.startswith(f"{name}.")]
         groups = [group for group in self.expected.groups if set(modules).issuperset(group)]
-        tensors = export(layer, modules, groups, name=name)
-        return [self.shards.write(name, tensors)], after or states
+        return target.shards.write(name, export(layer, modules, groups, name=name))
 
     def _forward(
         self, number: int, layer: Any, states: HiddenStates, after: HiddenStates | None
@@ -168,9 +217,7 @@ class Stream:
         lengths = [batch.ids.shape[1] for batch in self.batches]
         width = self.skeleton.hidden_size
         place = self.place or choose_place(sum(lengths), width, device=self.device)
-        states = HiddenStates(
-            lengths, width, device=self.device, place=place, folder=self.shards.folder
-        )
+        states = HiddenStates(lengths, width, device=self.device, place=place, folder=self._folder)
         with _embeddings(self.checkpoint) as table:
             embedded = (table(batch.ids) for batch in self.batches)
             self._arguments = []
@@ -182,7 +229,7 @@ class Stream:
                     # Nobody reads it under `isolated`, and it is tokens × tokens.
                     arguments = [{**one, "attention_mask": None} for one in arguments]
                 self._arguments.append(arguments)
-        saved = self.shards.folder / _SAVED
+        saved = self._folder / _SAVED
         if first == 0 or not saved.is_file():
             return self._replay_from(0, first), states
         with safe_open(saved, "pt") as file:
@@ -209,9 +256,9 @@ class Stream:
         source, so they are saved each time.
         """
         due = time.monotonic() - self._saved_at >= self.save_seconds
-        if number + 1 == len(self._names) or not (due or self.recipe.compensated):
+        if number + 1 == len(self._names) or not (due or self.targets[0].recipe.compensated):
             return
-        target = self.shards.folder / _SAVED
+        target = self._folder / _SAVED
         partial = target.with_suffix(".partial")
         save_file(states.tensors(), partial, {"after": str(number)})
         partial.rename(target)
@@ -254,6 +301,11 @@ class Stream:
         while len(pending) > keep:
             pending.pop(0).result()
         return pending
+
+    @property
+    def _folder(self) -> Path:
+        """Where hidden states are saved: all targets have the same."""
+        return self.targets[0].shards.folder
 
     def _usage(self) -> str:
         host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6

@@ -12,7 +12,7 @@ from scion.architectures import inventory, with_mtp_layers
 from scion.artifact import Artifact, Draft, remake
 from scion.checkpoint import INDEX, Checkpoint, index_headers, read_json
 from scion.errors import ScionError
-from scion.files import write_json
+from scion.files import link_or_copy, write_json
 from scion.stage_cli import run_stage, stage_parser
 
 
@@ -37,7 +37,7 @@ def graft_mtp(*, quantized: Artifact, donor: Artifact, output: Path, environment
         _check_donor(donor, expected)
         draft.link_all(quantized, but={INDEX, "config.json"})
         rows = donor.tensors().values()
-        head = sorted({row["file"] for row in rows})
+        head = _head_shards(donor)
         for shard in head:
             draft.link(donor, shard)
         index_headers(draft.folder, [*checkpoint.headers, *head])
@@ -57,6 +57,26 @@ def graft_mtp(*, quantized: Artifact, donor: Artifact, output: Path, environment
         environment=environment,
         build=build,
     )
+
+
+def add_head(folder: Path, donor: Artifact) -> None:
+    """Graft the head onto a checkpoint in a folder that is no artifact.
+
+    Raises:
+        ScionError: As `graft_mtp` does.
+    """
+    checkpoint = Checkpoint.open(folder)
+    config = with_mtp_layers(checkpoint.config, _layers(donor))
+    _check_donor(donor, inventory(config, where=folder / "config.json").mtp)
+    head = _head_shards(donor)
+    for shard in head:
+        link_or_copy(donor.folder / shard, folder / shard)
+    index_headers(folder, [*checkpoint.headers, *head])
+    write_json(folder / "config.json", config)
+
+
+def _head_shards(donor: Artifact) -> list[str]:
+    return sorted({row["file"] for row in donor.tensors().values()})
 
 
 def _layers(donor: Artifact) -> int:

@@ -14,6 +14,7 @@ import importlib.metadata
 import shutil
 import sys
 from collections.abc import Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -39,7 +40,7 @@ from scion.quantizing.layer import refuse_not_finite
 from scion.quantizing.planned_shards import PlannedShards
 from scion.quantizing.planned_tensors import planned
 from scion.quantizing.recipes import Recipe, recipe
-from scion.quantizing.stream import Stream
+from scion.quantizing.stream import Stream, Target
 from scion.stage_cli import add_settings, read_settings, run_stage, stage_parser
 
 MODELOPT = "nvidia-modelopt"
@@ -107,8 +108,8 @@ def quantize_nvfp4(
         checkpoint = Checkpoint.open(text.folder)
         expected = inventory(checkpoint.config, where=text.folder / "config.json")
         chosen = recipe(settings.recipe, keep_bf16=settings.keep_bf16)
-        device = _device(settings.device)
-        samples = _samples(text.folder, checkpoint, settings)
+        device = device_named(settings.device)
+        samples = samples_of(text.folder, checkpoint, settings)
         if watch is not None:
             batches = pack(samples, settings.calibration.pack_tokens)
             lengths = [batch.lengths for batch in batches]
@@ -116,7 +117,7 @@ def quantize_nvfp4(
         _convert(draft, checkpoint, expected, chosen, samples, settings, device, work)
         draft.link_all(text, but={"config.json", INDEX, *checkpoint.headers})
         quantized = chosen.quantized(expected)
-        exclude = _write_configs(draft.folder, checkpoint, expected, quantized)
+        exclude = write_configs(draft.folder, checkpoint, expected, quantized)
         draft.facts |= {
             "quantizer": {"name": MODELOPT, "version": importlib.metadata.version(MODELOPT)},
             "recipe": chosen.record(),
@@ -139,7 +140,8 @@ def quantize_nvfp4(
     return artifact
 
 
-def _samples(folder: Path, checkpoint: Checkpoint, settings: Quantization) -> list[Sample]:
+def samples_of(folder: Path, checkpoint: Checkpoint, settings: Quantization) -> list[Sample]:
+    """The calibration samples, tokenized as the checkpoint in `folder` does."""
     # Before any weight is read: a bad data set costs a second, not an hour.
     rows = read_rows(settings.calibration)
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -158,26 +160,22 @@ def _convert(
     work: Path,
 ) -> None:
     """Write all shards into the draft, by way of `work`."""
-    quantized = set(chosen.quantized(expected))
-    plan = plan_shards(
-        planned(checkpoint, quantized), max_bytes=settings.max_shard_megabytes * 1_000_000
+    shards = lay_out(
+        checkpoint,
+        chosen.quantized(expected),
+        work,
+        request=draft.request,
+        max_megabytes=settings.max_shard_megabytes,
     )
-    shards = PlannedShards(work, plan, request=draft.request)
     try:
         stream = Stream(
             checkpoint=checkpoint,
             expected=expected,
-            recipe=chosen,
+            targets=[Target(chosen, shards)],
             batches=pack(samples, settings.calibration.pack_tokens),
             device=device,
-            shards=shards,
         )
-        kept = [
-            checkpoint.piece(name)
-            for name in checkpoint.shard_of
-            if name.removesuffix(".weight") not in quantized
-        ]
-        copied = shards.copy(_KEPT, kept, refuse_not_finite)
+        copied = copy_kept(checkpoint, chosen.quantized(expected), shards)
         stream.run()
         copied.result()
         shards.link_into(draft.folder)
@@ -195,7 +193,49 @@ def _convert(
         shards.close()
 
 
-def _device(wanted: str) -> torch.device:
+def lay_out(
+    checkpoint: Checkpoint,
+    quantized: Sequence[str],
+    folder: Path,
+    *,
+    request: str,
+    max_megabytes: int,
+) -> PlannedShards:
+    """The release's shards, to be filled.
+
+    Args:
+        checkpoint: The bf16 source.
+        quantized: The modules that become NVFP4.
+        folder: Where the shards are in the meantime.
+        request: Identity of what is asked for.
+        max_megabytes: A shard is closed before it would grow past this.
+
+    Raises:
+        ScionError: A matrix can't be cut into blocks, or the disk has no room.
+    """
+    plan = plan_shards(planned(checkpoint, set(quantized)), max_bytes=max_megabytes * 1_000_000)
+    return PlannedShards(folder, plan, request=request)
+
+
+def copy_kept(
+    checkpoint: Checkpoint, quantized: Sequence[str], shards: PlannedShards
+) -> Future[None]:
+    """Copy the tensors that stay as they are into the shards, in the background."""
+    replaced = set(quantized)
+    kept = [
+        checkpoint.piece(name)
+        for name in checkpoint.shard_of
+        if name.removesuffix(".weight") not in replaced
+    ]
+    return shards.copy(_KEPT, kept, refuse_not_finite)
+
+
+def device_named(wanted: str) -> torch.device:
+    """The device that `quantization.device` means.
+
+    Raises:
+        ScionError: A GPU is asked for, and torch sees none.
+    """
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     if wanted == "cuda" and not torch.cuda.is_available():
@@ -209,7 +249,7 @@ def _device(wanted: str) -> torch.device:
     return torch.device(wanted)
 
 
-def _write_configs(
+def write_configs(
     folder: Path, checkpoint: Checkpoint, expected: Inventory, quantized: Sequence[str]
 ) -> list[str]:
     """Write config.json and hf_quant_config.json from one list; returns that list."""

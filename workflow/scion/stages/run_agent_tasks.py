@@ -97,7 +97,7 @@ def run_agent_tasks(
                 "speculative_tokens": launch.speculative_tokens,
             }
             parallel = launch.max_num_seqs or _PARALLEL
-            results = _ask_all(server, task_file, agent_tasks.cases, parallel)
+            results = ask_all(server, task_file, agent_tasks.cases, parallel)
         result = about | count(task_file, results)
         tell(STAGE, result)
         if shortfall := _shortfall(result, agent_tasks):
@@ -121,7 +121,7 @@ def run_agent_tasks(
     )
 
 
-def _ask_all(
+def ask_all(
     server: Server, task_file: TaskFile, limit: int | None, parallel: int
 ) -> list[list[dict[str, Any]]]:
     """The results of each task's cases, in the file's order, `parallel` requests at a time."""

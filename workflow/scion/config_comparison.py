@@ -1,0 +1,72 @@
+"""Configuration of compare_recipes."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from scion.config_conversion import Kept, RecipeName
+from scion.config_section import Section
+
+
+class Variant(Section):
+    """One way to quantize the source."""
+
+    recipe: RecipeName = Field(description="as quantization.recipe")
+    keep_bf16: Kept = Field(default="none", description="as quantization.keep_bf16")
+
+    @property
+    def name(self) -> str:
+        """As results name it; fit for a file's name."""
+        return self.recipe if self.keep_bf16 == "none" else f"{self.recipe}-{self.keep_bf16}"
+
+
+_RECIPES: tuple[RecipeName, ...] = (
+    "nvfp4_default",
+    "four_over_six",
+    "mse_sweep",
+    "local_hessian",
+    "gptq",
+    "local_hessian_gptq",
+)
+_KEPT: tuple[Literal["linear_attention", "attention"], ...] = ("linear_attention", "attention")
+
+
+class Comparison(Section):
+    """What compare_recipes makes of the source, and how long it looks at each.
+
+    Held-out text, prompts and the data to calibrate with are those of the other sections.
+    """
+
+    variants: tuple[Variant, ...] = Field(
+        default=(
+            *(Variant(recipe=name) for name in _RECIPES),
+            *(Variant(recipe="nvfp4_default", keep_bf16=kept) for kept in _KEPT),
+        ),
+        min_length=1,
+        description="recipes to compare; nvfp4_default is the one that others are held against",
+    )
+    samples: int = Field(
+        default=16, gt=1, description="number of chats, and of texts at most, from the start"
+    )
+    max_tokens: int = Field(default=1000, gt=1, description="longer ones are cut to so many tokens")
+    acceptance_prompts: int | None = Field(
+        default=16,
+        gt=0,
+        description="prompts of measurement.prompts to count MTP acceptance on, without a server; "
+        "null leaves that out",
+    )
+    reply_tokens: int = Field(default=64, gt=0, description="longest reply to those prompts")
+    draft_tokens: int = Field(default=3, gt=0, description="MTP drafts a step")
+    agent_cases: int | None = Field(
+        default=4,
+        gt=0,
+        description="cases of each agent task, from the start, on a server of each variant; null "
+        "leaves that out",
+    )
+
+    @model_validator(mode="after")
+    def _name_each_once(self) -> "Comparison":
+        names = [variant.name for variant in self.variants]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"variants: {twice[0]} stands there twice")
+        return self

@@ -1,0 +1,369 @@
+"""Makes several recipes of one source, and measures each beside the bf16 source.
+
+Recipes that only choose scales are made in one run over the layers, those that move weights (GPTQ)
+in one each. Every variant gets the donor's MTP head, is measured, and is removed; at most, the
+variants of one run are on the disk at the same time.
+
+- Quality runs in torch, over the whole vocabulary: weights and activations in NVFP4 with the
+  arithmetic of vLLM's emulation (`scion.offline`). All variants read the same held-out tokens, so
+  differences are taken document by document.
+- MTP acceptance is counted without a server, too (`scion acceptance`).
+- The agent tasks are asked of a real server, which shows that the engine loads each variant.
+
+A run that is stopped goes on after the last variant that was measured.
+
+The artifact holds `recipes.json`, `recipes.md`, the same as a table, and `recipes.svg`, quality
+against size. `recipes.json`, losses and divergences in nats a token:
+
+    {"versions": {…}, "hardware": {…}, "device", "engine": {…} | null, "calibration": {…},
+     "datasets": {"chats": {…}, "texts": {…} | null}, "reference": "source",
+     "default": "nvfp4_default" | null,
+     "variants": [{"name", "recipe", "keep_bf16", "title", "bytes", "seconds", "own_seconds",
+                   "parts": {"all"|"chats"|"assistant"|"texts": P | null},
+                   "acceptance": {"prompts", "drafts", "per_position": [E],
+                                  "mean_length": E} | null,
+                   "agent_tasks": {"passed", "total", "rate": E, "tasks": […]} | null}],
+     "best": {"name", "kl": E, "runner_up", "kl_change": E} | null}
+
+with P = {"tokens", "loss": E, "perplexity": E, "loss_change": E, "kl": E, "top1_agreement": E,
+"beside_default": {"loss_change": E, "kl_change": E} | null} and E as `scion.estimates.Estimate` is
+written, the document being the unit of its interval. The source is the first variant; its recipe
+and its seconds are null. `seconds` is what making a variant alone would have taken, `own_seconds`
+its share of that; null if a stopped run had made a part of it. `best` is the recipe with the
+smallest divergence over all tokens among those that keep nothing in bf16.
+"""
+
+import importlib.metadata
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from scion.agent_tasks import read_tasks
+from scion.architectures import inventory
+from scion.artifact import Artifact, Draft, remake
+from scion.calibration import Sample, summary
+from scion.chats import read_chats
+from scion.checkpoint import Checkpoint, read_object
+from scion.config_comparison import Comparison, Variant
+from scion.config_conversion import Quantization
+from scion.config_section import Section
+from scion.config_serving import Launch, Serving
+from scion.engines import vllm
+from scion.engines.options import UNMEASURED, add_server_options
+from scion.errors import ScionError
+from scion.files import write_json
+from scion.heldout import dataset_record, read_texts
+from scion.offline.divergence import Reference, Sums
+from scion.offline.documents import read_documents
+from scion.packed_samples import pack
+from scion.pictures_recipes import recipes_picture
+from scion.quantizing.recipes import RECIPES
+from scion.recipes_making import Source, bf16, make, size, together
+from scion.recipes_measuring import Measuring
+from scion.recipes_report import SOURCE, best, best_line, markdown, parts_record, told
+from scion.stage_cli import add_settings, read_settings, run_stage, stage_parser
+from scion.stages.quantize_nvfp4 import device_named, samples_of
+
+STAGE = "compare_recipes"
+RESULT, TABLE, PICTURE = "recipes.json", "recipes.md", "recipes.svg"
+_DEFAULT = "nvfp4_default"
+_VERSIONS = ("scion", "nvidia-modelopt", "torch", "transformers")
+
+
+class Settings(Section):
+    """The sections of the configuration that this stage reads."""
+
+    quantization: Quantization
+    comparison: Comparison
+    serving: Serving
+    launch: Launch
+
+
+def compare_recipes(
+    *,
+    text: Artifact,
+    donor: Artifact,
+    chats: Path,
+    texts: Path | None,
+    prompts: Path,
+    tasks: Path,
+    output: Path,
+    settings: Settings,
+    python: Path,
+    log_folder: Path,
+    environment: str,
+) -> Artifact:
+    """Make and measure each variant.
+
+    Args:
+        text: The bf16 checkpoint that is quantized.
+        donor: The MTP head.
+        chats: JSONL of held-out chats.
+        texts: JSONL of held-out plain texts, if there are to be any.
+        prompts: JSONL of chats to count acceptance on.
+        tasks: YAML of agent tasks.
+        output: Folder of the artifact.
+        settings: Variants and limits; how to calibrate; how to serve.
+        python: Interpreter of the serving environment.
+        log_folder: Where `compare_recipes.<variant>.server.log` go.
+        environment: Identity of the locked environment.
+
+    Raises:
+        ScionError: A file can't be used; a variant can't be made, or the engine does not load it.
+    """
+    comparison = settings.comparison
+    inputs: dict[str, Artifact | Path] = {"text": text, "donor": donor, "chats": chats}
+    inputs |= {"texts": texts} if texts else {}
+    inputs |= {"prompts": prompts, "tasks": tasks}
+    for number, each in enumerate(settings.quantization.calibration.sets, start=1):
+        if (local := Path(each.dataset)).is_file():
+            inputs[f"calibration_{number}"] = local
+    # Variants in the making, and what was measured of others; it has the artifact's file system.
+    work = output.with_name(f".{output.name}.work")
+
+    def build(draft: Draft) -> None:
+        _check_server(settings)
+        contents = [
+            *read_chats(chats, limit=comparison.samples),
+            *(read_texts(texts, limit=comparison.samples) if texts else []),
+        ]
+        source, samples = _source(text, donor, settings, work, draft.request)
+        limit = comparison.acceptance_prompts
+        measuring = Measuring(
+            stage=STAGE,
+            documents=read_documents(text.folder, contents, limit=comparison.max_tokens),
+            prompts=read_chats(prompts, limit=limit) if limit else [],
+            tasks=read_tasks(tasks),
+            comparison=comparison,
+            serving=settings.serving,
+            launch=settings.launch,
+            device=source.device,
+            python=python,
+            log_folder=log_folder,
+        )
+        entries = _measure(source, comparison.variants, measuring)
+        documents = measuring.documents
+        result = {
+            **_about(source.device, settings, samples),
+            "engine": measuring.engine or next((e["engine"] for e in entries if e["engine"]), None),
+            "datasets": {
+                "chats": dataset_record(chats, documents, kind="chats"),
+                "texts": dataset_record(texts, documents, kind="texts") if texts else None,
+            },
+            "reference": SOURCE,
+            "default": _DEFAULT if _DEFAULT in [one["name"] for one in entries] else None,
+            "variants": _records(entries),
+            "best": best(entries),
+        }
+        write_json(draft.folder / RESULT, result)
+        (draft.folder / TABLE).write_text(markdown(result))
+        (draft.folder / PICTURE).write_text(recipes_picture(result).svg)
+
+    artifact = remake(
+        output,
+        stage=STAGE,
+        inputs=inputs,
+        settings={
+            "quantization": settings.quantization.model_dump(
+                mode="json", exclude={"device", "recipe", "keep_bf16"}
+            ),
+            "comparison": comparison.model_dump(mode="json"),
+            "serving": settings.serving.model_dump(mode="json", exclude=UNMEASURED),
+            "launch": settings.launch.model_dump(mode="json", exclude={"title"}),
+        },
+        environment=environment,
+        build=build,
+    )
+    shutil.rmtree(work, ignore_errors=True)
+    return artifact
+
+
+def _check_server(settings: Settings) -> None:
+    if settings.serving.server_url is not None and settings.comparison.agent_cases is not None:
+        raise ScionError(
+            "the comparison serves several models, and serving.server_url names one server",
+            where="serving.server_url",
+            expected="null, so that the servers are started in turn",
+            found=settings.serving.server_url,
+            hint="set comparison.agent_cases to null to leave out what needs a server",
+        )
+
+
+def _source(
+    text: Artifact, donor: Artifact, settings: Settings, work: Path, request: str
+) -> tuple[Source, list[Sample]]:
+    checkpoint = Checkpoint.open(text.folder)
+    quantization = settings.quantization
+    samples = samples_of(text.folder, checkpoint, quantization)
+    source = Source(
+        text=text,
+        donor=donor,
+        checkpoint=checkpoint,
+        expected=inventory(checkpoint.config, where=text.folder / "config.json"),
+        batches=pack(samples, quantization.calibration.pack_tokens),
+        device=device_named(quantization.device),
+        max_shard_megabytes=quantization.max_shard_megabytes,
+        work=work,
+        request=request,
+    )
+    return source, samples
+
+
+def _about(device: torch.device, settings: Settings, samples: Sequence[Sample]) -> dict[str, Any]:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    return {
+        "versions": {one: importlib.metadata.version(one) for one in _VERSIONS},
+        "hardware": vllm.hardware(settings.serving),
+        "device": name,
+        "calibration": summary(samples),
+    }
+
+
+# One variant after the other
+
+
+def _measure(
+    source: Source, variants: Sequence[Variant], measuring: Measuring
+) -> list[dict[str, Any]]:
+    """The source and all variants, each as `_entry` gives it, in the order of the configuration."""
+    folder = bf16(source)
+    _say("source: reading the held-out documents")
+    reference = measuring.reference(folder)
+    found = {SOURCE: _kept(source, SOURCE)}
+    if found[SOURCE] is None:
+        about = {"name": SOURCE, "recipe": None, "keep_bf16": None, "title": "bf16 source"}
+        found[SOURCE] = _entry(source, folder, about, measuring, reference)
+    found |= {one.name: _kept(source, one.name) for one in variants}
+    for run in together([one for one in variants if found[one.name] is None]):
+        _say(f"making {', '.join(one.name for one in run)}")
+        for made in make(source, run):
+            about = {
+                **_description(made.variant),
+                "seconds": _rounded(made.seconds),
+                "own_seconds": _rounded(made.own_seconds),
+            }
+            name = made.variant.name
+            found[name] = _entry(source, made.folder, about, measuring, reference)
+            shutil.rmtree(made.folder)
+    return [entry for entry in found.values() if entry is not None]
+
+
+def _description(variant: Variant) -> dict[str, Any]:
+    title = RECIPES[variant.recipe].title
+    kept = {"none": "", "linear_attention": ", linear attention bf16", "attention": ""}
+    kept["attention"] = ", all attention bf16"
+    return {
+        "name": variant.name,
+        "recipe": variant.recipe,
+        "keep_bf16": variant.keep_bf16,
+        "title": title + kept[variant.keep_bf16],
+    }
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 1)
+
+
+def _entry(
+    source: Source,
+    folder: Path,
+    about: dict[str, Any],
+    measuring: Measuring,
+    reference: Reference,
+) -> dict[str, Any]:
+    """What is known of a variant, its sums by document included; kept until all are measured."""
+    sums = measuring.quality(folder, reference)
+    entry = {
+        "seconds": None,
+        "own_seconds": None,
+        **about,
+        "bytes": size(folder),
+        "sums": {part: one and asdict(one) for part, one in sums.items()},
+        "acceptance": measuring.acceptance(folder),
+        "agent_tasks": measuring.agent_tasks(folder, about["name"]),
+        "engine": measuring.engine,
+    }
+    write_json(_place(source, about["name"]), {"request": source.request, "entry": entry})
+    _say(told(entry))
+    return entry
+
+
+def _place(source: Source, name: str) -> Path:
+    return source.work / f"{name}.json"
+
+
+def _kept(source: Source, name: str) -> dict[str, Any] | None:
+    """What a run that was stopped has measured of a variant."""
+    path = _place(source, name)
+    if not path.is_file():
+        return None
+    content = read_object(path)
+    return content["entry"] if content["request"] == source.request else None
+
+
+def _records(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The entries as `recipes.json` holds them: estimates in place of sums."""
+    sums = {
+        one["name"]: {part: s and Sums(**s) for part, s in one["sums"].items()} for one in entries
+    }
+    return [
+        {
+            **{key: value for key, value in one.items() if key not in ("sums", "engine")},
+            "parts": parts_record(sums[one["name"]], sums[SOURCE], sums.get(_DEFAULT)),
+        }
+        for one in entries
+    ]
+
+
+def _say(what: str) -> None:
+    print(f"{STAGE}: {what}", file=sys.stderr, flush=True)
+
+
+def main() -> int:
+    """Parse the command line and run the stage."""
+    parser = stage_parser(
+        __doc__,
+        inputs={
+            "text": "manifest of the bf16 checkpoint that is quantized",
+            "donor": "manifest of fetch_donor",
+        },
+    )
+    for name, what in (("chats", "held-out chats"), ("prompts", "chats to count acceptance on")):
+        parser.add_argument(
+            f"--{name}", required=True, type=Path, metavar="FILE", help=f"JSONL of {what}"
+        )
+    # A rule without such an input names the option and no value.
+    parser.add_argument(
+        "--texts", nargs="?", type=Path, metavar="FILE", help="JSONL of held-out plain texts"
+    )
+    parser.add_argument("--tasks", required=True, type=Path, metavar="FILE", help="YAML of tasks")
+    add_server_options(parser)
+    add_settings(parser, Settings)
+    arguments = parser.parse_args()
+    code = run_stage(
+        lambda: compare_recipes(
+            text=Artifact.open(arguments.text),
+            donor=Artifact.open(arguments.donor),
+            chats=arguments.chats,
+            texts=arguments.texts,
+            prompts=arguments.prompts,
+            tasks=arguments.tasks,
+            output=arguments.output.parent,
+            settings=read_settings(arguments.settings, Settings),
+            python=arguments.python,
+            log_folder=arguments.log_folder,
+            environment=arguments.environment,
+        )
+    )
+    if code == 0:
+        _say(best_line(read_object(arguments.output.parent / RESULT)))
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
