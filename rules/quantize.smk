@@ -1,6 +1,7 @@
 """Quantize the text model to NVFP4.
 
-Input: the artifact extract_text and the local calibration sets.
+Input: the artifact extract_text and the local calibration sets, or a release whose activation
+scales are taken.
 Output: the artifact quantize_nvfp4.
 """
 
@@ -9,6 +10,7 @@ rule quantize_nvfp4:
     input:
         text=manifest("extract_text"),
         calibration=[local_file(dataset) for dataset in CALIBRATION_DATASETS],
+        scales=local_checkpoint(CONFIG.quantization.input_scales or ""),
         code=stage_code("quantize_nvfp4"),
     output:
         update(manifest("quantize_nvfp4")),

@@ -131,7 +131,7 @@ def test_the_calibration_set_stands_with_its_samples_and_tokens(
 def test_all_calibration_sets_stand_with_what_was_cut(tmp_path: Path) -> None:
     lines = TEMPLATE.read_text().splitlines(keepends=True)
     template = tmp_path / "card.md.jinja"
-    template.write_text("".join(line for line in lines if line.startswith("- Calibration:")))
+    template.write_text("".join(line for line in lines if "- Calibration:" in line))
     whole = {"dataset": "a", "subset": None, "samples": 2, "tokens": 90, "max_tokens": 100}
     cut = {"dataset": "b", "subset": "LLM", "samples": 7, "tokens": 800, "max_tokens": 400}
     sets = [
@@ -140,10 +140,16 @@ def test_all_calibration_sets_stand_with_what_was_cut(tmp_path: Path) -> None:
         {**cut, "cut_samples": 3, "cut_to_context": 2},
     ]
     b = "7 samples (800 tokens) of `b`, subset LLM, at most 400 tokens each"
-    assert render(template, {"quantize": {"calibration": {"sets": sets}}}) == (
+    assert render(
+        template, {"quantize": {"calibration": {"sets": sets}, "input_scales": None}}
+    ) == (
         "- Calibration: 2 samples (90 tokens) of `a`, at most 100 tokens each; "
         f"{b} (3 cut); {b} (3 cut, 2 of them to the model's context). "
         "Chats went through the chat template.\n"
+    )
+    taken = {"quantize": {"calibration": {"sets": []}, "input_scales": "sha256:x"}}
+    assert "none; activation scales were taken from another release (`sha256:x`)." in render(
+        template, taken
     )
 
 

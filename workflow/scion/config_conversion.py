@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from scion.config_section import Section
 
@@ -59,6 +59,11 @@ class Quantization(Section):
         description="projections that stay bf16: of the gated delta nets, or of all attention",
     )
     calibration: Calibration = Calibration()
+    input_scales: str | None = Field(
+        default=None,
+        description="local folder of an NVFP4 release of the same shape whose activation scales "
+        "are taken instead of calibrating; for nvfp4_default, which needs samples for nothing else",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="where calibration runs; auto takes a GPU if there is one"
     )
@@ -67,6 +72,14 @@ class Quantization(Section):
         gt=0,
         description="a shard is closed before it would grow past this (10^6 bytes)",
     )
+
+    @model_validator(mode="after")
+    def _need_no_samples(self) -> "Quantization":
+        if self.input_scales is not None and self.recipe != "nvfp4_default":
+            raise ValueError(
+                f"input_scales: the recipe {self.recipe} needs samples; nvfp4_default does not"
+            )
+        return self
 
 
 class Lint(Section):

@@ -10,10 +10,11 @@ A run that is stopped leaves its finished layers in a hidden folder beside the a
 command goes on after them.
 """
 
+import contextlib
 import importlib.metadata
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,7 +25,7 @@ from transformers import AutoTokenizer
 from scion.architectures import Inventory, inventory
 from scion.artifact import Artifact, Draft, remake
 from scion.calibration import Sample, read_rows, summary, tokenize
-from scion.checkpoint import INDEX, Checkpoint, plan_shards
+from scion.checkpoint import CONFIG, INDEX, Checkpoint, plan_shards, read_object
 from scion.config_conversion import Quantization
 from scion.config_section import Section
 from scion.errors import NoRoomError, ScionError
@@ -39,8 +40,9 @@ from scion.packed_samples import pack
 from scion.quantizing.layer import refuse_not_finite
 from scion.quantizing.planned_shards import PlannedShards
 from scion.quantizing.planned_tensors import planned
-from scion.quantizing.recipes import Recipe, recipe
+from scion.quantizing.recipes import recipe
 from scion.quantizing.stream import Stream, Target
+from scion.quantizing.weights_only import pack_all, read_input_scales, scales_digest
 from scion.stage_cli import add_settings, read_settings, run_stage, stage_parser
 
 MODELOPT = "nvidia-modelopt"
@@ -98,9 +100,15 @@ def quantize_nvfp4(
             disk or GPU are too small.
     """
     inputs: dict[str, Artifact | Path] = {"text": text}
-    for number, each in enumerate(settings.calibration.sets, start=1):
-        if (local := Path(each.dataset)).is_file():
-            inputs[f"calibration_{number}"] = local
+    request = settings.model_dump(mode="json", exclude={"device"})
+    given = _given_scales(text, settings)
+    if given is None:
+        for number, each in enumerate(settings.calibration.sets, start=1):
+            if (local := Path(each.dataset)).is_file():
+                inputs[f"calibration_{number}"] = local
+    else:
+        # Their values count, not where they were found; and no sample is read.
+        request |= {"input_scales": scales_digest(given), "calibration": None}
     # Finished layers of a run that was stopped; it has the file system of the artifact, for links.
     work = output.with_name(f".{output.name}.layers")
 
@@ -109,14 +117,28 @@ def quantize_nvfp4(
         expected = inventory(checkpoint.config, where=text.folder / "config.json")
         chosen = recipe(settings.recipe, keep_bf16=settings.keep_bf16)
         device = device_named(settings.device)
-        samples = samples_of(text.folder, checkpoint, settings)
-        if watch is not None:
-            batches = pack(samples, settings.calibration.pack_tokens)
+        samples = [] if given else samples_of(text.folder, checkpoint, settings)
+        batches = pack(samples, settings.calibration.pack_tokens)
+        if watch is not None and given is None:
             lengths = [batch.lengths for batch in batches]
             watch.before(checkpoint, settings, lengths, device=device, work=work)
-        _convert(draft, checkpoint, expected, chosen, samples, settings, device, work)
-        draft.link_all(text, but={"config.json", INDEX, *checkpoint.headers})
         quantized = chosen.quantized(expected)
+        shards = lay_out(
+            checkpoint,
+            quantized,
+            work,
+            request=draft.request,
+            max_megabytes=settings.max_shard_megabytes,
+        )
+        with _kept_if_stopped(shards):
+            copied = copy_kept(checkpoint, quantized, shards)
+            if given is None:
+                Stream(checkpoint, expected, [Target(chosen, shards)], batches, device).run()
+            else:
+                pack_all(checkpoint, quantized, expected.groups, given, shards)
+            copied.result()
+            shards.link_into(draft.folder)
+        draft.link_all(text, but={"config.json", INDEX, *checkpoint.headers})
         exclude = write_configs(draft.folder, checkpoint, expected, quantized)
         draft.facts |= {
             "quantizer": {"name": MODELOPT, "version": importlib.metadata.version(MODELOPT)},
@@ -124,13 +146,14 @@ def quantize_nvfp4(
             "quantized_modules": len(quantized),
             "excluded": exclude,
             "calibration": summary(samples),
+            "input_scales": None if given is None else scales_digest(given),
         }
 
     artifact = remake(
         output,
         stage="quantize_nvfp4",
         inputs=inputs,
-        settings=settings.model_dump(mode="json", exclude={"device"}),
+        settings=request,
         environment=environment,
         build=build,
     )
@@ -149,36 +172,21 @@ def samples_of(folder: Path, checkpoint: Checkpoint, settings: Quantization) -> 
     return list(tokenize(rows, tokenizer, settings.calibration, context=context))
 
 
-def _convert(
-    draft: Draft,
-    checkpoint: Checkpoint,
-    expected: Inventory,
-    chosen: Recipe,
-    samples: Sequence[Sample],
-    settings: Quantization,
-    device: torch.device,
-    work: Path,
-) -> None:
-    """Write all shards into the draft, by way of `work`."""
-    shards = lay_out(
-        checkpoint,
-        chosen.quantized(expected),
-        work,
-        request=draft.request,
-        max_megabytes=settings.max_shard_megabytes,
-    )
+def _given_scales(text: Artifact, settings: Quantization) -> dict[str, torch.Tensor] | None:
+    """The activation scales that the configuration names instead of samples."""
+    if settings.input_scales is None:
+        return None
+    config = read_object(text.folder / CONFIG)
+    expected = inventory(config, where=text.folder / CONFIG)
+    chosen = recipe(settings.recipe, keep_bf16=settings.keep_bf16)
+    return read_input_scales(Path(settings.input_scales), chosen.quantized(expected))
+
+
+@contextlib.contextmanager
+def _kept_if_stopped(shards: PlannedShards) -> Generator[None]:
+    """Close the shards; keep those of a run that was stopped, and say so."""
     try:
-        stream = Stream(
-            checkpoint=checkpoint,
-            expected=expected,
-            targets=[Target(chosen, shards)],
-            batches=pack(samples, settings.calibration.pack_tokens),
-            device=device,
-        )
-        copied = copy_kept(checkpoint, chosen.quantized(expected), shards)
-        stream.run()
-        copied.result()
-        shards.link_into(draft.folder)
+        yield
     except ScionError as error:
         shards.close()
         # Another source, other samples: nothing of this run can be used then.
