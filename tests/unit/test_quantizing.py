@@ -301,6 +301,30 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_result(
     assert differing(again, whole) == []
 
 
+@pytest.mark.parametrize("name", ["nvfp4_default", "gptq"])
+def test_a_run_that_was_stopped_before_it_saved_its_states(
+    source: Path,
+    samples: list[Sample],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    chosen, work = RECIPES[name], tmp_path / "work"
+    whole = quantize(source, chosen, samples, tmp_path / "whole")
+
+    def save(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Stream, "_save", save)
+        stream, finish = prepare(source, chosen, samples, work, save_seconds=0.0)
+        with pytest.raises(Killed):
+            stream.run()
+        finish()
+    assert len((work / "layers.jsonl").read_text().splitlines()) == 2
+    assert differing(quantize(source, chosen, samples, work), whole) == []
+
+
 def test_finished_layers_whose_bytes_changed_are_made_again(
     source: Path, samples: list[Sample], tmp_path: Path
 ) -> None:

@@ -87,6 +87,7 @@ class Stream:
     _left: list[int] = field(init=False)
     _arguments: list[list[Arguments]] = field(init=False)
     _prefetch: bool = field(init=False, default=True)
+    _reading: Any = field(init=False, default=None)
     _saved_at: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -116,6 +117,9 @@ class Stream:
         ]
         if min(self._left) == count:
             return
+        if self._compensated:
+            # What the layers after the saved states see can't be had again from the source.
+            self._left = [min(self._left[0], self._saved_after() + 1)]
         kernels = on_cpu() if self.device.type == "cpu" else contextlib.nullcontext()
         with kernels, one_thread(self.device), torch.no_grad():
             first, states = self._start(min(self._left))
@@ -126,7 +130,10 @@ class Stream:
                 written, states = self._step(number, layer, states)
                 pending = self._wait(pending, keep=len(self.targets)) + written
                 bar.set_postfix_str(self._usage(), refresh=False)
-                self._save(number, states)
+                if self._due(number):
+                    # States must not be ahead of the layers that are on disk.
+                    pending = self._wait(pending, keep=0)
+                    self._save(number, states)
             self._wait(pending, keep=0)
         self.seconds = time.monotonic() - begin
 
@@ -229,13 +236,10 @@ class Stream:
                     # Nobody reads it under `isolated`, and it is tokens × tokens.
                     arguments = [{**one, "attention_mask": None} for one in arguments]
                 self._arguments.append(arguments)
-        saved = self._folder / _SAVED
-        if first == 0 or not saved.is_file():
+        after = self._saved_after()
+        if not 0 <= after < first:
             return self._replay_from(0, first), states
-        with safe_open(saved, "pt") as file:
-            after = int(file.metadata()["after"])
-            if after >= first:
-                return self._replay_from(0, first), states
+        with safe_open(self._folder / _SAVED, "pt") as file:
             for index in range(len(states)):
                 states.write(index, file.get_tensor(str(index)))
         return self._replay_from(after + 1, first), states
@@ -249,15 +253,29 @@ class Stream:
             )
         return start
 
-    def _save(self, number: int, states: HiddenStates) -> None:
-        """Save what the next layer sees, so that a run that is killed needs not start over.
+    @property
+    def _compensated(self) -> bool:
+        return self.targets[0].recipe.compensated
+
+    def _due(self, number: int) -> bool:
+        """Whether to save what the layer after `number` sees.
 
         With GPTQ a layer's samples come from quantized layers and can't be had again from the
         source, so they are saved each time.
         """
-        due = time.monotonic() - self._saved_at >= self.save_seconds
-        if number + 1 == len(self._names) or not (due or self.targets[0].recipe.compensated):
-            return
+        late = time.monotonic() - self._saved_at >= self.save_seconds
+        return number + 1 < len(self._names) and (late or self._compensated)
+
+    def _saved_after(self) -> int:
+        """The layer after which hidden states were saved; -1 if none were."""
+        saved = self._folder / _SAVED
+        if not saved.is_file():
+            return -1
+        with safe_open(saved, "pt") as file:
+            return int(file.metadata()["after"])
+
+    def _save(self, number: int, states: HiddenStates) -> None:
+        """Save what the next layer sees, so that a run that is killed needs not start over."""
         target = self._folder / _SAVED
         partial = target.with_suffix(".partial")
         save_file(states.tensors(), partial, {"after": str(number)})
@@ -283,7 +301,9 @@ class Stream:
     def _load(self, number: int) -> nn.Module:
         stream: Any = contextlib.nullcontext()
         if self.device.type == "cuda":
-            stream = torch.cuda.stream(torch.cuda.Stream(self.device))
+            # One for all layers: what a layer had is given to the next, not to another stream.
+            self._reading = self._reading or torch.cuda.Stream(self.device)
+            stream = torch.cuda.stream(self._reading)
         with stream, torch.no_grad():
             layer = load(
                 self.skeleton.layer(number),
