@@ -274,7 +274,9 @@ def _read(
     ]
     if place == "disk":
         passes = len(model.layers) * work.passes - work.compensated
-        parts.append(Part("hidden states", passes * states, "for each pass"))
+        parts.append(
+            Part("hidden states", passes * states, "each pass, if the page cache holds none")
+        )
     return tuple(parts)
 
 
