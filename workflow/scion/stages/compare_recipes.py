@@ -170,7 +170,7 @@ def compare_recipes(
         inputs=inputs,
         settings={
             "quantization": settings.quantization.model_dump(
-                mode="json", exclude={"device", "recipe", "keep_bf16"}
+                mode="json", exclude={"device", "recipe", "keep_bf16", "input_scales"}
             ),
             "comparison": comparison.model_dump(mode="json"),
             "serving": settings.serving.model_dump(mode="json", exclude=UNMEASURED),
