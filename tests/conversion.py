@@ -59,7 +59,13 @@ def convert(pico: Pico, folder: Path, *, samples: int = SAMPLES) -> Conversion:
 
     calibration_set = CalibrationSet(dataset=str(pico.calibration), samples=samples)
     calibration = Calibration(sets=(calibration_set,))
-    settings = Quantization(calibration=calibration, device="cpu", max_shard_megabytes=1)
+    settings = Quantization(
+        # Not the default: tests of the other stages need not wait for a search.
+        recipe="nvfp4_default",
+        calibration=calibration,
+        device="cpu",
+        max_shard_megabytes=1,
+    )
     env = ENVIRONMENT
     source = fetch_source(location=str(pico.agent), output=folder / "fetch_source", environment=env)
     donor = fetch_donor(location=str(pico.base), output=folder / "fetch_donor", environment=env)

@@ -45,7 +45,7 @@ from scion.stages.quantize_nvfp4 import quantize_nvfp4
 CPU = Machine("a CPU", None, 16 << 30)
 GPU = Machine("a GPU", 8 << 30, 16 << 30)
 RATES = Rates(1e9, 1e9, 1e9, 1e12, 1e11, 1e9, "made up")
-SETTINGS = Quantization(max_shard_megabytes=1)
+SETTINGS = Quantization(recipe="nvfp4_default", max_shard_megabytes=1)
 
 
 @pytest.fixture(scope="module")

@@ -50,9 +50,10 @@ class Quantization(Section):
     """How weights become NVFP4."""
 
     recipe: RecipeName = Field(
-        default="nvfp4_default",
-        description="how block scales are chosen: nvfp4_default takes maxima, as ModelOpt's "
-        "NVFP4_DEFAULT_CFG; all recipes give the same format (`scion recipes` explains them)",
+        default="local_hessian",
+        description="how block scales are chosen: local_hessian searches those with the smallest "
+        "error on the samples, nvfp4_default takes maxima, which is faster; all recipes give the "
+        "same format (`snakemake compare_recipes` makes and measures them)",
     )
     keep_bf16: Kept = Field(
         default="none",
