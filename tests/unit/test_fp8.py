@@ -3,6 +3,7 @@
 import json
 import shutil
 import struct
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ from conversion import ENVIRONMENT, Conversion
 from scion import fp8
 from scion.artifact import Artifact
 from scion.checkpoint import Checkpoint
+from scion.cli import main
 from scion.config import load_config
-from scion.config_conversion import Lint
+from scion.config_conversion import Lint, Quantization
 from scion.errors import ScionError
 from scion.memory_estimates import weights
 from scion.offline.linear import Fp8Linear
+from scion.quantizing.estimate import Machine, estimate
 from scion.quantizing.recipes import recipe
 from scion.stages.verify_release import verify_release
 from scion.stored_modules import layout
@@ -188,3 +191,29 @@ def test_tensors_are_planned_and_counted_as_fp8(mixed: Conversion) -> None:
         t.size for n, t in tensors.items() if t.dtype == "F8_E4M3" and n[-7:] == ".weight"
     ]
     assert found["FP8 weights"] == sum(eight_bits)
+
+
+def test_an_estimate_knows_the_shards_to_the_byte(mixed: Conversion) -> None:
+    machine = Machine(name="test", gpu_bytes=None, free_bytes=10**10)
+    settings = Quantization(use_fp8="attention", max_shard_megabytes=1)
+    source = Checkpoint.open(mixed.extract_text.folder)
+    made = estimate(source, settings, [[100]], machine)
+    shards = mixed.quantize_nvfp4.folder.glob("*.safetensors")
+    assert made.shard_bytes == sum(path.stat().st_size for path in shards)
+    recipe = {"recipe": "local_hessian"}
+    counts = [
+        {one.name: one.count for one in estimate(source, each, [[100]], machine).operations}
+        for each in (Quantization(**recipe), Quantization(**recipe, use_fp8="attention"))
+    ]
+    assert counts[0]["local Hessians"] == counts[1]["local Hessians"]
+    assert counts[0]["scales tried"] > counts[1]["scales tried"]
+
+
+def test_an_estimate_of_settings_that_contradict_each_other_is_refused(
+    mixed: Conversion, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = str(mixed.extract_text.folder)
+    options = ["--keep-bf16", "attention", "--use-fp8", "attention"]
+    monkeypatch.setattr(sys, "argv", ["scion", "estimate", folder, *options])
+    assert main() == 1
+    assert "leaves in bf16" in capsys.readouterr().err
