@@ -200,10 +200,10 @@ def test_an_estimate_knows_the_shards_to_the_byte(mixed: Conversion) -> None:
     made = estimate(source, settings, [[100]], machine)
     shards = mixed.quantize_nvfp4.folder.glob("*.safetensors")
     assert made.shard_bytes == sum(path.stat().st_size for path in shards)
-    recipe = {"recipe": "local_hessian"}
+    plain = Quantization(recipe="local_hessian")
     counts = [
         {one.name: one.count for one in estimate(source, each, [[100]], machine).operations}
-        for each in (Quantization(**recipe), Quantization(**recipe, use_fp8="attention"))
+        for each in (plain, plain.model_copy(update={"use_fp8": "attention"}))
     ]
     assert counts[0]["local Hessians"] == counts[1]["local Hessians"]
     assert counts[0]["scales tried"] > counts[1]["scales tried"]
