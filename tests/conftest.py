@@ -39,6 +39,12 @@ def conversion(pico: Pico, tmp_path_factory: pytest.TempPathFactory) -> Conversi
 
 
 @pytest.fixture(scope="session")
+def mixed(pico: Pico, tmp_path_factory: pytest.TempPathFactory) -> Conversion:
+    """The same with all attention in FP8."""
+    return convert(pico, tmp_path_factory.mktemp("mixed"), use_fp8="attention")
+
+
+@pytest.fixture(scope="session")
 def release(conversion: Conversion) -> Path:
     """The folder of a grafted NVFP4 checkpoint, complete but for its card."""
     return conversion.graft_mtp.folder

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from scion.artifact import Artifact
 
@@ -45,8 +46,15 @@ class Conversion:
     verify_release: Artifact
 
 
-def convert(pico: Pico, folder: Path, *, samples: int = SAMPLES) -> Conversion:
-    """Run the conversion stages in this process, with `samples` calibration samples."""
+def convert(pico: Pico, folder: Path, *, samples: int = SAMPLES, **quantization: Any) -> Conversion:
+    """Run the conversion stages in this process, with `samples` calibration samples.
+
+    Args:
+        pico: The pair.
+        folder: Where artifacts go.
+        samples: Of the pair's own calibration set.
+        quantization: Further settings of the section.
+    """
     # Importing ModelOpt takes seconds, which tests without it need not wait.
     from scion.config_conversion import Calibration, CalibrationSet, Lint, Quantization
     from scion.stages.extract_text import extract_text
@@ -59,13 +67,9 @@ def convert(pico: Pico, folder: Path, *, samples: int = SAMPLES) -> Conversion:
 
     calibration_set = CalibrationSet(dataset=str(pico.calibration), samples=samples)
     calibration = Calibration(sets=(calibration_set,))
-    settings = Quantization(
-        # Not the default: tests of the other stages need not wait for a search.
-        recipe="nvfp4_default",
-        calibration=calibration,
-        device="cpu",
-        max_shard_megabytes=1,
-    )
+    # Not the default recipe: tests of the other stages need not wait for a search.
+    wanted = {"recipe": "nvfp4_default", "calibration": calibration, "device": "cpu"}
+    settings = Quantization.model_validate({**wanted, "max_shard_megabytes": 1, **quantization})
     env = ENVIRONMENT
     source = fetch_source(location=str(pico.agent), output=folder / "fetch_source", environment=env)
     donor = fetch_donor(location=str(pico.base), output=folder / "fetch_donor", environment=env)

@@ -163,6 +163,15 @@ def test_tables_are_whole_and_no_cell_of_a_measurement_is_empty(text: str) -> No
     assert not re.search(r"\bNone\b(?! covers)", text)
 
 
+def test_what_is_in_fp8_is_said(mixed: Conversion, text: str, tmp_path: Path) -> None:
+    made, _ = rendered(mixed, tmp_path, measured.results())
+    other = (made.folder / "README.md").read_text()
+    assert "beside FP8 (W8A8) attention and gated delta net" in other
+    assert "| format | NVFP4 and FP8 (modelopt), bf16 MTP head |" in other
+    assert "26 of these modules, the projections of attention and gated delta net." in other
+    assert "FP8 (" not in text
+
+
 def test_what_was_left_out_is_said(conversion: Conversion, tmp_path: Path) -> None:
     content = measured.results()
     del content["evaluate_ifeval"], content["evaluate_bfcl"]

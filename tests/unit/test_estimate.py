@@ -114,7 +114,7 @@ def test_samples_pass_through_layers_as_often_as_is_said(
 
     monkeypatch.setattr(Stream, "_forward", count)
     for name, recipe in RECIPES.items():
-        plan = plan_shards(planned(checkpoint, set(recipe.quantized(expected))), max_bytes=10**9)
+        plan = plan_shards(planned(checkpoint, recipe.quantized(expected)), max_bytes=10**9)
         shards = PlannedShards(tmp_path / name, plan, request="x")
         Stream(checkpoint, expected, [Target(recipe, shards)], batches, torch.device("cpu")).run()
         shards.close()
@@ -128,7 +128,9 @@ def test_samples_pass_through_layers_as_often_as_is_said(
 def test_operations_are_two_a_weight_and_token(text: Checkpoint) -> None:
     made = estimate(text, SETTINGS, [[8], [4, 4]], CPU)
     expected = inventory(text.config, where="x")
-    model = ModelShapes.of(text.config, expected, expected.quantized, where="x")
+    model = ModelShapes.of(
+        text.config, expected, dict.fromkeys(expected.quantized, "NVFP4"), where="x"
+    )
     weights = sum(
         rows * columns
         for name, (rows, columns) in expected.linear.items()
@@ -337,7 +339,7 @@ def test_text_and_json_say_the_same(text: Checkpoint) -> None:
 def test_the_command_says_whether_it_fits_and_what_bounds_it(folder: Path) -> None:
     done = scion(folder, "--gpu", "h100", "--samples", 2, "--tokens", 10, "--disk", folder)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "2 samples, 20 tokens, 2 layers, 1 pass" in done.stdout
+    assert "2 samples, 20 tokens, 2 layers, 2 passes" in done.stdout
     last = done.stdout.splitlines()[-1]
     assert last.startswith("fits: ")
     assert "; " in last

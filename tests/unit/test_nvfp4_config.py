@@ -1,3 +1,5 @@
+import json
+
 from scion.nvfp4_config import declared_exclusions, hf_quant_config, quantization_config
 
 KEPT = [
@@ -37,3 +39,21 @@ def test_both_files_declare_the_same_scheme() -> None:
             "exclude_modules": ["lm_head"],
         },
     }
+
+
+def test_fp8_beside_nvfp4_names_every_module() -> None:
+    algorithms = {"a.mlp.up_proj": "NVFP4", "a.self_attn.o_proj": "FP8"}
+    flat = quantization_config(["lm_head"], producer={"name": "modelopt"}, algorithms=algorithms)
+    assert flat["quant_algo"] == "MIXED_PRECISION"
+    layers = {
+        "a.mlp.up_proj": {"quant_algo": "NVFP4", "group_size": 16},
+        "a.self_attn.o_proj": {"quant_algo": "FP8"},
+    }
+    assert flat["quantized_layers"] == layers
+    assert flat["kv_cache_scheme"] is None
+    groups = [(g["targets"], g["weights"]["num_bits"]) for g in flat["config_groups"].values()]
+    assert groups == [(["a.mlp.up_proj"], 4), (["a.self_attn.o_proj"], 8)]
+    nested = hf_quant_config(flat)["quantization"]
+    assert nested["quant_algo"] == "MIXED_PRECISION"
+    assert nested["quantized_layers"] == layers
+    json.dumps([flat, nested])

@@ -12,13 +12,15 @@ import modelopt.torch.quantization as mtq
 import pytest
 import torch
 from modelopt.torch.export import export_hf_checkpoint
+from modelopt.torch.export.quant_utils import preprocess_linear_fusion
 from modelopt.torch.quantization.qtensor import NVFP4QTensor
 from modelopt.torch.quantization.utils.calib_utils import gptq_blockwise_update
 from safetensors.torch import load_file, save_file
 from transformers import Qwen3_5ForCausalLM
 
 from checkpoints import tiny_config
-from scion.architectures import inventory
+from scion import fp8
+from scion.architectures import FUSED, inventory
 from scion.calibration import Sample
 from scion.checkpoint import Checkpoint, plan_shards
 from scion.config_conversion import CalibrationSet
@@ -74,7 +76,7 @@ def prepare(
     """A run that is ready to start, and what reads its tensors when it has ended."""
     checkpoint = Checkpoint.open(source)
     expected = inventory(checkpoint.config, where=source)
-    quantized = set(chosen.quantized(expected))
+    quantized = chosen.quantized(expected)
     plan = plan_shards(planned(checkpoint, quantized), max_bytes=100_000)
     shards = PlannedShards(work, plan, request="sha256:test")
     pack_tokens = options.pop("pack_tokens", None)
@@ -108,9 +110,17 @@ def quantize(source: Path, chosen: Recipe, samples: list[Sample], work: Path, **
 
 
 def modelopts_own(
-    source: Path, config: dict[str, Any], samples: list[Sample], target: Path
+    source: Path, config: dict[str, Any], samples: list[Sample], target: Path, *, shared: str = ""
 ) -> dict[str, torch.Tensor]:
-    """The same by ModelOpt over the whole model, with its own export."""
+    """The same by ModelOpt over the whole model, with its own export.
+
+    Args:
+        source: The checkpoint.
+        config: ModelOpt's configuration.
+        samples: To calibrate with.
+        target: Folder to make.
+        shared: Parents whose fused modules get one scale before export, which leaves FP8 alone.
+    """
     model = Qwen3_5ForCausalLM.from_pretrained(source, dtype=torch.bfloat16).eval()
 
     def forward(model: Any) -> None:
@@ -119,12 +129,16 @@ def modelopts_own(
 
     with torch.no_grad(), on_cpu(), stream_module.one_thread(CPU):
         mtq.quantize(model, config, forward)
+        for name, module in model.named_modules():
+            if name.rpartition(".")[2] in shared.split():
+                for group in FUSED[::2]:
+                    if hasattr(module, group[0]):
+                        preprocess_linear_fusion([getattr(module, part) for part in group])
         model.config.architectures = ["Qwen3_5ForCausalLM"]
         export_hf_checkpoint(model, export_dir=target)
     exported = load_file(target / "model.safetensors")
-    modules = [name.removesuffix("_scale_2") for name in exported if name.endswith("_scale_2")]
-    stems = [module.removesuffix(".weight") for module in modules]
-    return {f"{stem}.{s}": exported[f"{stem}.{s}"] for stem in stems for s in SUFFIXES}
+    quantized = {name.rpartition(".")[0] for name in exported if name.endswith(".input_scale")}
+    return {name: it for name, it in exported.items() if name.rpartition(".")[0] in quantized}
 
 
 def differing(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> list[str]:
@@ -149,6 +163,52 @@ def test_a_recipe_gives_modelopts_bytes(
     theirs = modelopts_own(source, config, samples, tmp_path / "modelopt")
     assert len(ours) == 4 * 13
     assert differing(ours, theirs) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "use_fp8"),
+    [
+        ("nvfp4_default", "linear_attention"),
+        ("nvfp4_default", "attention"),
+        ("four_over_six", "attention"),
+        ("local_hessian", "attention"),
+    ],
+)
+def test_fp8_beside_nvfp4_has_modelopts_bytes(
+    source: Path, samples: list[Sample], tmp_path: Path, name: str, use_fp8: Any
+) -> None:
+    chosen = recipe(name, use_fp8=use_fp8)
+    config, shared = chosen.config, " ".join(chosen.fp8)
+    if name == "local_hessian":
+        config = {**config, "algorithm": {**config["algorithm"], "layerwise": {"enable": True}}}
+    ours = quantize(source, chosen, samples, tmp_path / "work")
+    theirs = modelopts_own(source, config, samples, tmp_path / "modelopt", shared=shared)
+    eight_bits = {"linear_attention": 3, "attention": 7}[use_fp8]
+    assert [t.dtype for t in ours.values()].count(torch.uint8) == 13 - eight_bits
+    assert len(ours) == 3 * eight_bits + 4 * (13 - eight_bits)
+    assert differing(ours, theirs) == []
+
+
+def test_a_shared_fp8_scale_is_nearer_than_the_second_rounding_of_engines(
+    source: Path, samples: list[Sample], tmp_path: Path
+) -> None:
+    chosen = recipe("nvfp4_default", use_fp8="attention")
+    ours = quantize(source, chosen, samples, tmp_path / "work")
+    theirs = modelopts_own(source, chosen.config, samples, tmp_path / "modelopt")
+    stored = load_file(source / "model.safetensors")
+    for parent, group in (("0.linear_attn", FUSED[2]), ("1.self_attn", FUSED[0])):
+        stems = [f"model.language_model.layers.{parent}.{part}" for part in group]
+        assert len({ours[f"{stem}.weight_scale"].item() for stem in stems}) == 1
+        largest = max(theirs[f"{stem}.weight_scale"] for stem in stems)
+        assert ours[f"{stems[0]}.weight_scale"] == largest
+        errors = [0.0, 0.0]
+        for stem in stems:
+            once = fp8.dequantize(ours[f"{stem}.weight"], largest)
+            own = fp8.dequantize(theirs[f"{stem}.weight"], theirs[f"{stem}.weight_scale"])
+            twice = fp8.dequantize((own / largest).to(torch.float8_e4m3fn), largest)
+            for number, decoded in enumerate((once, twice)):
+                errors[number] += (decoded - stored[f"{stem}.weight"]).square().sum().item()
+        assert errors[0] < errors[1]
 
 
 def test_recipes_differ_where_they_should(

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from scion.config_conversion import Kept, RecipeName
+from scion.config_conversion import Projections, RecipeName
 from scion.config_section import Section
 
 
@@ -12,7 +12,7 @@ class Variant(Section):
     """One way to quantize the source."""
 
     recipe: RecipeName = Field(description="as quantization.recipe")
-    keep_bf16: Kept = Field(default="none", description="as quantization.keep_bf16")
+    keep_bf16: Projections = Field(default="none", description="as quantization.keep_bf16")
 
     @property
     def name(self) -> str:

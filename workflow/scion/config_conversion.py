@@ -9,7 +9,7 @@ from scion.config_section import Section
 RecipeName = Literal[
     "nvfp4_default", "four_over_six", "mse_sweep", "local_hessian", "gptq", "local_hessian_gptq"
 ]
-Kept = Literal["none", "linear_attention", "attention"]
+Projections = Literal["none", "linear_attention", "attention"]
 
 
 class CalibrationSet(Section):
@@ -55,9 +55,14 @@ class Quantization(Section):
         "error on the samples, nvfp4_default takes maxima, which is faster; all recipes give the "
         "same format (`snakemake compare_recipes` makes and measures them)",
     )
-    keep_bf16: Kept = Field(
+    keep_bf16: Projections = Field(
         default="none",
         description="projections that stay bf16: of the gated delta nets, or of all attention",
+    )
+    use_fp8: Projections = Field(
+        default="none",
+        description="projections in FP8, weights and activations, instead of NVFP4: of the gated "
+        "delta nets, or of all attention; those that keep_bf16 names stay bf16",
     )
     calibration: Calibration = Calibration()
     input_scales: str | None = Field(
@@ -79,6 +84,17 @@ class Quantization(Section):
         if self.input_scales is not None and self.recipe != "nvfp4_default":
             raise ValueError(
                 f"input_scales: the recipe {self.recipe} needs samples; nvfp4_default does not"
+            )
+        if self.input_scales is not None and self.use_fp8 != "none":
+            raise ValueError("input_scales: they are those of NVFP4, and use_fp8 needs others")
+        return self
+
+    @model_validator(mode="after")
+    def _fp8_is_used(self) -> "Quantization":
+        if self.use_fp8 != "none" and self.keep_bf16 in (self.use_fp8, "attention"):
+            raise ValueError(
+                f"use_fp8 {self.use_fp8} means projections that keep_bf16 {self.keep_bf16} "
+                "leaves in bf16, and no others"
             )
         return self
 

@@ -63,6 +63,9 @@ def add_estimate(
     changes.add_argument(
         "--keep-bf16", metavar="NAME", help="quantization.keep_bf16: none, linear_attention, …"
     )
+    changes.add_argument(
+        "--use-fp8", metavar="NAME", help="quantization.use_fp8: none, linear_attention, …"
+    )
     changes.add_argument("--samples", type=_count, metavar="N", help="samples in all")
     changes.add_argument("--tokens", type=_count, metavar="N", help="tokens of each sample")
     changes.add_argument(
@@ -132,7 +135,7 @@ def _changed(settings: "Quantization", args: argparse.Namespace) -> "Quantizatio
     from scion.config_conversion import Quantization
     from scion.errors import ScionError
 
-    changes = {"recipe": args.recipe, "keep_bf16": args.keep_bf16}
+    changes = {"recipe": args.recipe, "keep_bf16": args.keep_bf16, "use_fp8": args.use_fp8}
     values = settings.model_dump() | {k: v for k, v in changes.items() if v is not None}
     if args.pack_tokens is not None:
         values["calibration"]["pack_tokens"] = args.pack_tokens
@@ -142,7 +145,7 @@ def _changed(settings: "Quantization", args: argparse.Namespace) -> "Quantizatio
         first = error.errors()[0]
         raise ScionError(
             "an option has no such value",
-            where=f"--{str(first['loc'][0]).replace('_', '-')}",
+            where=f"--{str((*first['loc'], 'use_fp8')[0]).replace('_', '-')}",
             expected=first["msg"],
             found=repr(first["input"]),
             hint="see config/default.yaml for what each means",

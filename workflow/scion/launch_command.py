@@ -121,18 +121,24 @@ def launch(args: argparse.Namespace) -> int:
         reported_lines,
         untried_lines,
     )
+    from scion.nvfp4_config import MIXED
 
     if args.list_gpus:
         print("\n".join(gpu_lines()))
         return 0
     checkpoint = Checkpoint.open(args.folder)
     chosen, engine = _launch(args, checkpoint), _engine(args.engine)
-    quantized = "quantization_config" in checkpoint.config
+    declared: Any = checkpoint.config.get("quantization_config")
+    quantized = declared is not None
     text_only = not any(name.startswith("model.visual.") for name in checkpoint.shard_of)
     sglang = engine.name == SGLANG
-    options = (launches_sglang if sglang else launches).flags(
-        chosen, quantized=quantized, text_only=text_only
-    )
+    if sglang:
+        mixed = quantized and declared.get("quant_algo") == MIXED
+        options = launches_sglang.flags(
+            chosen, quantized=quantized, text_only=text_only, mixed=mixed
+        )
+    else:
+        options = launches.flags(chosen, quantized=quantized, text_only=text_only)
     start = "python -m sglang.launch_server --model-path" if sglang else "vllm serve"
     command = " \\\n    ".join(
         [f"{start} {shlex.quote(str(args.folder))}", *(flag.text for flag in options)]

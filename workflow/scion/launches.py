@@ -33,7 +33,7 @@ def flags(launch: Launch, *, quantized: bool, text_only: bool) -> list[Flag]:
 
     Args:
         launch: The launch.
-        quantized: Whether the checkpoint declares ModelOpt's NVFP4.
+        quantized: Whether the checkpoint declares ModelOpt's NVFP4, alone or beside FP8.
         text_only: Whether it has lost its vision tower.
     """
     chosen: list[Flag] = []
@@ -41,7 +41,7 @@ def flags(launch: Launch, *, quantized: bool, text_only: bool) -> list[Flag]:
         chosen.append(
             Flag(
                 ("--quantization", "modelopt"),
-                "reads the NVFP4 scheme that config.json declares",
+                "reads the scheme that config.json declares",
             )
         )
     if text_only:

@@ -10,20 +10,21 @@ from scion.launches import Flag
 UNTRIED = "untried: SGLang 0.5.23 accepts these options; nobody has served this release with them"
 
 
-def flags(launch: Launch, *, quantized: bool, text_only: bool) -> list[Flag]:
+def flags(launch: Launch, *, quantized: bool, text_only: bool, mixed: bool = False) -> list[Flag]:
     """The options of `python -m sglang.launch_server` for a launch.
 
     Args:
         launch: The launch.
         quantized: Whether the checkpoint declares ModelOpt's NVFP4.
         text_only: Whether it has lost its vision tower.
+        mixed: Whether it declares FP8 beside NVFP4.
     """
     chosen: list[Flag] = []
     if quantized:
         chosen.append(
             Flag(
-                ("--quantization", "modelopt_fp4"),
-                "reads the NVFP4 scheme that config.json declares",
+                ("--quantization", "modelopt_mixed" if mixed else "modelopt_fp4"),
+                "reads the scheme that config.json declares",
             )
         )
     if text_only:

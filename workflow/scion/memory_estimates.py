@@ -14,6 +14,7 @@ from scion.gpus import GIB
 from scion.memory_layout import ModelSizes
 from scion.safetensors_file import Tensor
 
+_BLOCK_SCALES = "NVFP4 block scales"
 # The 18.32 GiB of a 27B release were loaded as 18.71 GiB: blocks of the allocator are not full.
 _LOADING_FACTOR = 1.021
 # The context of CUDA with its libraries, and what they allocate past PyTorch.
@@ -71,7 +72,7 @@ def weights(tensors: Mapping[str, Tensor], *, drafts: bool, text_only: bool) -> 
             continue
         part = _part(name, tensor.dtype)
         parts[part] = parts.get(part, 0) + tensor.size
-        if tensor.dtype == "F8_E4M3" and len(tensor.shape) == 2:
+        if part == _BLOCK_SCALES and len(tensor.shape) == 2:
             # Kernels for FP4 units read scales in tiles of 128 rows and 4 columns.
             rows, columns = tensor.shape
             padding += (-rows % 128 + rows) * (-columns % 4 + columns) - tensor.size
@@ -139,4 +140,6 @@ def _part(name: str, dtype: str) -> str:
         return "output head"
     if name.endswith("embed_tokens.weight"):
         return "embeddings"
-    return {"U8": "NVFP4 weights", "F8_E4M3": "NVFP4 block scales"}.get(dtype, "other tensors")
+    if dtype == "F8_E4M3" and name.endswith(".weight"):
+        return "FP8 weights"
+    return {"U8": "NVFP4 weights", "F8_E4M3": _BLOCK_SCALES}.get(dtype, "other tensors")

@@ -1,4 +1,4 @@
-"""How a release declares NVFP4, so that every engine reads the same.
+"""How a release declares NVFP4, alone or beside FP8, so that every engine reads the same.
 
 Engines read the scheme from `quantization_config` in config.json, and from hf_quant_config.json
 only where that is absent; both are written here from one list, so they can't drift apart. Needs no
@@ -6,18 +6,15 @@ torch: the numbers themselves are `scion.nvfp4`'s.
 """
 
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 BLOCK = 16
+NVFP4, FP8 = "NVFP4", "FP8"
+MIXED = "MIXED_PRECISION"
 SUFFIXES = ("weight", "weight_scale", "weight_scale_2", "input_scale")
 HF_QUANT_CONFIG = "hf_quant_config.json"
 MTP_PATTERN = "mtp*"
-KEPT_PARENTS: dict[str, tuple[str, ...]] = {
-    "none": (),
-    "linear_attention": ("linear_attn",),
-    "attention": ("linear_attn", "self_attn"),
-}
-"""Modules that stay bf16, by the value of `quantization.keep_bf16`: the end of a parent's name."""
 
 
 def declared_exclusions(kept: Iterable[str], *, head: bool, vision: bool) -> list[str]:
@@ -39,32 +36,66 @@ def declared_exclusions(kept: Iterable[str], *, head: bool, vision: bool) -> lis
     return names + (["model.visual*"] if vision else []) + [MTP_PATTERN]
 
 
-def quantization_config(exclude: list[str], *, producer: Mapping[str, str]) -> dict[str, Any]:
+def quantization_config(
+    exclude: list[str],
+    *,
+    producer: Mapping[str, str],
+    algorithms: Mapping[str, str] = MappingProxyType({}),
+) -> dict[str, Any]:
     """The `quantization_config` of config.json.
+
+    Where all modules have one algorithm it is named once. Mixed precision names every module:
+    vLLM and SGLang build what `quantized_layers` does not name unquantized, whatever is excluded.
 
     Args:
         exclude: The list that `declared_exclusions` gives.
         producer: `name` and `version` of the quantizer.
+        algorithms: NVFP4 or FP8 by quantized module; may be left out where all are NVFP4.
     """
-    four_bits = {"dynamic": False, "num_bits": 4, "type": "float", "group_size": BLOCK}
-    return {
+    mixed = FP8 in algorithms.values()
+    groups = {
+        f"group_{number}": {
+            "input_activations": _numbers(algorithm),
+            "weights": _numbers(algorithm),
+            "targets": [one for one, its in algorithms.items() if its == algorithm]
+            if mixed
+            else ["Linear"],
+        }
+        for number, algorithm in enumerate(dict.fromkeys(algorithms.values()) or (NVFP4,))
+    }
+    declared: dict[str, Any] = {
         "quant_method": "modelopt",
-        "quant_algo": "NVFP4",
+        "quant_algo": MIXED if mixed else NVFP4,
         "group_size": BLOCK,
-        "config_groups": {
-            "group_0": {
-                "input_activations": four_bits,
-                "weights": four_bits,
-                "targets": ["Linear"],
-            }
-        },
+        "config_groups": groups,
         "ignore": exclude,
         "producer": dict(producer),
     }
+    if mixed:
+        declared["quantized_layers"] = {
+            module: _LAYER[algorithm] for module, algorithm in algorithms.items()
+        }
+        # SGLang takes a mixed declaration for a whole one only if it speaks of the cache, too.
+        declared["kv_cache_scheme"] = None
+    return declared
+
+
+_LAYER: dict[str, dict[str, Any]] = {
+    NVFP4: {"quant_algo": NVFP4, "group_size": BLOCK},
+    FP8: {"quant_algo": FP8},
+}
+
+
+def _numbers(algorithm: str) -> dict[str, Any]:
+    """How compressed-tensors, whose words ModelOpt uses here, describes numbers."""
+    if algorithm == FP8:
+        return {"dynamic": False, "num_bits": 8, "type": "float"}
+    return {"dynamic": False, "num_bits": 4, "type": "float", "group_size": BLOCK}
 
 
 def hf_quant_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """The content of hf_quant_config.json that says the same as a `quantization_config`."""
+    layers = {key: config[key] for key in ("quantized_layers",) if key in config}
     return {
         "producer": config["producer"],
         "quantization": {
@@ -72,5 +103,6 @@ def hf_quant_config(config: Mapping[str, Any]) -> dict[str, Any]:
             "kv_cache_quant_algo": None,
             "group_size": config["group_size"],
             "exclude_modules": config["ignore"],
+            **layers,
         },
     }

@@ -5,7 +5,7 @@ They are folders that any engine loads, but no artifacts: they are removed once 
 
 import contextlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,7 +115,7 @@ def make(source: Source, variants: Sequence[Variant]) -> list[Made]:
     return made
 
 
-def _lay_out(source: Source, variant: Variant, quantized: Sequence[str]) -> PlannedShards:
+def _lay_out(source: Source, variant: Variant, quantized: Mapping[str, str]) -> PlannedShards:
     return lay_out(
         source.checkpoint,
         quantized,
@@ -126,7 +126,7 @@ def _lay_out(source: Source, variant: Variant, quantized: Sequence[str]) -> Plan
 
 
 def _assemble(
-    source: Source, variant: Variant, quantized: Sequence[str], shards: PlannedShards
+    source: Source, variant: Variant, quantized: Mapping[str, str], shards: PlannedShards
 ) -> Path:
     folder = _empty(source.work / variant.name)
     shards.link_into(folder)

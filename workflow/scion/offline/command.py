@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 _DESCRIPTION = """\
 Measure how many drafts of a release's MTP head the release accepts, without a server: what vLLM
 counts with --speculative-config '{"method": "mtp", "num_speculative_tokens": N}' and greedy
-decoding. For dense Qwen3.5/3.6 (Qwen3_5ForConditionalGeneration), in NVFP4 by ModelOpt or in bf16.
+decoding. For dense Qwen3.5/3.6 (Qwen3_5ForConditionalGeneration), in bf16, or in NVFP4 by ModelOpt,
+alone or beside FP8.
 On a GPU NVFP4 weights stay packed: a 27B release takes about 21 GB."""
 
 _EPILOG = """\

@@ -1,10 +1,13 @@
-"""A linear layer whose weight stays in NVFP4, with the arithmetic of vLLM's emulation.
+"""Linear layers whose weights stay in NVFP4 or FP8, with the arithmetic of vLLM on a CPU.
 
-The weight decodes to bf16 as `code * (weight_scale * weight_scale_2)`, computed in float32. With
-W4A4, activations are rounded to NVFP4 first, too: each block of 16 gets the E4M3 scale
+An NVFP4 weight decodes to bf16 as `code * (weight_scale * weight_scale_2)`, computed in float32.
+With W4A4, activations are rounded to NVFP4 first, too: each block of 16 gets the E4M3 scale
 `max|x| / 6 / input_scale`, each value the nearest E2M1 number, ties to the even code. Then both
 sides are multiplied in bf16. (vLLM's `nvfp4_emulation_utils.py`: `ref_nvfp4_quant_dequant` and
 `dequantize_to_dtype`.)
+
+FP8 activations are rounded to E4M3 with the checkpoint's scale, multiplied with the weight's E4M3
+numbers in float32, and both scales applied to the sums (`PerTensorTorchFP8ScaledMMLinearKernel`).
 """
 
 import torch
@@ -66,6 +69,29 @@ class NvFp4Linear(nn.Module):
             # Multiplies in float32 and rounds as it writes, with no float32 matrix between.
             torch.mul(codes, scale.unsqueeze(-1), out=out.view(codes.shape))
         return weight
+
+
+class Fp8Linear(nn.Module):
+    """`x @ weight.T`, both sides in E4M3.
+
+    Args:
+        weight: float8_e4m3fn [N, K].
+        scale: float32 [], of the weight.
+        input_scale: float32 [].
+        keep: Keep the weight's numbers in float32: faster, and five times the memory.
+    """
+
+    def __init__(self, weight: Tensor, scale: Tensor, input_scale: Tensor, *, keep: bool) -> None:
+        super().__init__()
+        self._weight, self._scale, self._input_scale = weight, scale, input_scale
+        self._kept = weight.float() if keep else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiply: bf16 [..., K] to bf16 [..., N]."""
+        weight = self._weight.float() if self._kept is None else self._kept
+        scaled = (x.float() * (1 / self._input_scale)).clamp(-_E4M3_MAX, _E4M3_MAX)
+        sums = functional.linear(scaled.to(torch.float8_e4m3fn).float(), weight)
+        return (sums * (self._scale * self._input_scale)).to(x.dtype)
 
 
 def round_activations(x: Tensor, input_scale: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Modules of transformers filled from a checkpoint, NVFP4 matrices among them.
+"""Modules of transformers filled from a checkpoint, NVFP4 and FP8 matrices among them.
 
 Tensors go to the device one by one, so beside the model there is never more than one of them.
 """
@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from scion.architectures import Inventory, inventory, with_mtp_layers
 from scion.checkpoint import CONFIG, Checkpoint, read_object
 from scion.errors import ScionError
-from scion.nvfp4_config import HF_QUANT_CONFIG
-from scion.offline.linear import NvFp4Linear
+from scion.fp8 import dequantize
+from scion.nvfp4_config import FP8, HF_QUANT_CONFIG, MIXED, NVFP4
+from scion.offline.linear import Fp8Linear, NvFp4Linear
 
 Activations = Literal["nvfp4", "bf16"]
 _ARCHITECTURE = "Qwen3_5ForConditionalGeneration"
@@ -25,7 +26,8 @@ class Weights:
     """The tensors of a release, as vLLM would hold them.
 
     vLLM loads `q_proj`, `k_proj` and `v_proj` as one matrix, likewise the other groups of
-    `Inventory.groups`, and gives each group the largest of its scales; so does this.
+    `Inventory.groups`, and gives each group the largest of its scales; so does this. FP8 weights it
+    rounds anew to that scale.
 
     Attributes:
         checkpoint: Headers and config.json.
@@ -40,7 +42,7 @@ class Weights:
 
     Raises:
         ScionError: Another architecture than dense Qwen3.5/3.6, no MTP head or one of several
-            layers, or another quantization than ModelOpt's NVFP4.
+            layers, or another quantization than ModelOpt's NVFP4, alone or beside FP8.
     """
 
     def __init__(
@@ -48,7 +50,9 @@ class Weights:
     ) -> None:
         self.checkpoint, self.device = checkpoint, device
         self.inventory = _inventory(checkpoint)
-        self.activations: Activations = activations if _is_nvfp4(checkpoint) else "bf16"
+        algorithms = _algorithms(checkpoint)
+        self.activations: Activations = activations if algorithms is not None else "bf16"
+        self._fp8 = {name for name, one in (algorithms or {}).items() if one == FP8}
         self._group = {name: group for group in self.inventory.groups for name in group}
 
     def tensor(self, name: str) -> Tensor:
@@ -76,7 +80,8 @@ class Weights:
         for name, part in list(module.named_modules()):
             scaled = f"{prefix}{name}.weight_scale" in self.checkpoint.shard_of
             if scaled and isinstance(part, nn.Linear):
-                module.set_submodule(name, self._nvfp4(prefix + name, part))
+                build = self._eight_bits if prefix + name in self._fp8 else self._nvfp4
+                module.set_submodule(name, build(prefix + name, part))
         for name, empty in list(module.named_parameters()):
             owner, _, last = name.rpartition(".")
             value = self._plain(prefix + name, tuple(empty.shape))
@@ -109,6 +114,19 @@ class Weights:
             # A CPU would spend most of its time on decoding, and has memory.
             keep=self.device.type == "cpu",
         )
+
+    def _eight_bits(self, name: str, linear: nn.Linear) -> Fp8Linear:
+        weight, scale = self.tensor(f"{name}.weight"), self.tensor(f"{name}.weight_scale").float()
+        shape = (linear.out_features, linear.in_features)
+        if weight.dtype != torch.float8_e4m3fn or weight.shape != shape:
+            wanted = f"float8_e4m3fn {list(shape)}"
+            raise _wrong(self.checkpoint, f"{name}.weight", wanted, weight)
+        shared = self._largest(name, "weight_scale")
+        if not torch.equal(scale, shared):
+            weight = (dequantize(weight, scale) / shared).to(torch.float8_e4m3fn)
+        # GPUs without FP4 units have FP8 ones, so inputs are rounded whatever `activations` says.
+        input_scale = self._largest(name, "input_scale")
+        return Fp8Linear(weight, shared, input_scale, keep=self.device.type == "cpu")
 
     def _largest(self, name: str, scale: str) -> Tensor:
         group = self._group.get(name, (name,))
@@ -144,23 +162,29 @@ def _inventory(checkpoint: Checkpoint) -> Inventory:
     return expected
 
 
-def _is_nvfp4(checkpoint: Checkpoint) -> bool:
+def _algorithms(checkpoint: Checkpoint) -> dict[str, str] | None:
+    """What is declared module by module; empty where all are in NVFP4, None for a bf16 release."""
     declared: Any = checkpoint.config.get("quantization_config")
     file = checkpoint.folder / HF_QUANT_CONFIG
     if declared is None and file.exists():
         declared = {"quant_method": "modelopt", **read_object(file).get("quantization", {})}
     if declared is None:
-        return False
+        return None
     method, algorithm = declared.get("quant_method"), declared.get("quant_algo")
-    if (method, algorithm) != ("modelopt", "NVFP4"):
+    layers: Any = declared.get("quantized_layers") if algorithm == MIXED else {}
+    found = {name: str(one.get("quant_algo")).upper() for name, one in (layers or {}).items()}
+    known = algorithm == NVFP4 or (bool(found) and {NVFP4, FP8}.issuperset(found.values()))
+    if method != "modelopt" or not known:
+        also = f", {', '.join(sorted(set(found.values())))} in its layers" if found else ""
         raise ScionError(
             "this quantization can't be measured offline",
             where=checkpoint.folder / CONFIG,
-            expected="no quantization_config (bf16), or ModelOpt's with quant_algo NVFP4",
-            found=f"quant_method {method!r}, quant_algo {algorithm!r}",
+            expected="no quantization_config (bf16), or ModelOpt's with quant_algo NVFP4 or with "
+            "NVFP4 and FP8 in mixed precision",
+            found=f"quant_method {method!r}, quant_algo {algorithm!r}{also}",
             hint="measure it on a vLLM server, or measure the bf16 checkpoint that it was made of",
         )
-    return True
+    return found
 
 
 def _missing(checkpoint: Checkpoint, names: Iterable[str]) -> ScionError:

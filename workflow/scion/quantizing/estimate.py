@@ -6,7 +6,7 @@ or published. Needs no torch and reads no weight.
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,6 @@ from scion.architectures import Inventory, inventory
 from scion.checkpoint import CONFIG, Checkpoint, plan_shards, shard_header
 from scion.config_conversion import Quantization
 from scion.errors import NoRoomError
-from scion.nvfp4_config import KEPT_PARENTS
 from scion.quantizing.estimate_memory import (
     Part,
     beside_layers,
@@ -30,6 +29,7 @@ from scion.quantizing.layer_shapes import ModelShapes
 from scion.quantizing.placing import Place, choose
 from scion.quantizing.planned_tensors import planned
 from scion.quantizing.rates import Rates
+from scion.stored_modules import algorithms, projection_parents
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,8 @@ def estimate(
     """
     where = checkpoint.folder / CONFIG
     expected = inventory(checkpoint.config, where=where)
-    quantized = set(expected.quantized_outside(KEPT_PARENTS[settings.keep_bf16]))
+    kept, fp8 = projection_parents(settings.keep_bf16, settings.use_fp8)
+    quantized = algorithms(expected, kept=kept, fp8=fp8)
     model = ModelShapes.of(checkpoint.config, expected, quantized, where=where)
     work = RECIPE_WORK[settings.recipe]
     lengths = [length for batch in batches for length in batch]
@@ -245,7 +246,9 @@ def _occupied(folder: Path) -> int:
     return sum(path.stat().st_blocks * 512 for path in folder.glob("*") if path.is_file())
 
 
-def _shard_bytes(checkpoint: Checkpoint, quantized: set[str], settings: Quantization) -> int:
+def _shard_bytes(
+    checkpoint: Checkpoint, quantized: Mapping[str, str], settings: Quantization
+) -> int:
     plan = plan_shards(
         planned(checkpoint, quantized), max_bytes=settings.max_shard_megabytes * 1_000_000
     )
@@ -255,7 +258,7 @@ def _shard_bytes(checkpoint: Checkpoint, quantized: set[str], settings: Quantiza
 def _read(
     checkpoint: Checkpoint,
     expected: Inventory,
-    quantized: set[str],
+    quantized: Mapping[str, str],
     model: ModelShapes,
     work: RecipeWork,
     states: int,

@@ -117,6 +117,7 @@ def in_host(
     libraries = CUDA_LIBRARIES if on_gpu else LIBRARIES
     packed = max(
         sum(rows * columns * 9 // 16 for rows, columns in layer.quantized.values())
+        + sum(rows * columns for rows, columns in layer.eight_bits.values())
         for layer in model.layers
     )
     touched = min(rows, tokens) * model.hidden * BF16_BYTES
@@ -185,7 +186,7 @@ def _on_matrix(layer: LayerShapes, work: RecipeWork, *, on_gpu: bool) -> int:
 
 
 def _widest(layer: LayerShapes) -> int:
-    return max((columns for _, columns in layer.quantized.values()), default=0)
+    return max((columns for _, columns in layer.calibrated), default=0)
 
 
 def _hessians(layer: LayerShapes, work: RecipeWork) -> int:
@@ -193,6 +194,6 @@ def _hessians(layer: LayerShapes, work: RecipeWork) -> int:
         return sum(_FLOAT_BYTES * columns**2 for _, columns in layer.quantized.values())
     if work.local_hessians:
         # [K/16, 16, 16].
-        sizes = (_FLOAT_BYTES * BLOCK * columns for _, columns in layer.quantized.values())
+        sizes = (_FLOAT_BYTES * BLOCK * columns for _, columns in layer.calibrated)
         return sum(sizes)
     return 0

@@ -13,11 +13,14 @@ from typing import Any
 
 import modelopt.torch.quantization as mtq
 import torch
+from modelopt.torch.export.model_config import QUANTIZATION_FP8
 from modelopt.torch.export.quant_utils import (
     get_activation_scaling_factor,
+    get_quantization_format,
     get_weight_scaling_factor,
     get_weight_scaling_factor_2,
     preprocess_linear_fusion,
+    to_quantized_weight,
 )
 from modelopt.torch.quantization.qtensor import NVFP4QTensor
 from safetensors import safe_open
@@ -160,6 +163,8 @@ def export(
 ) -> dict[str, Tensor]:
     """The tensors of a calibrated layer's quantized modules, as a release stores them.
 
+    ModelOpt tells by a module's quantizers whether it is in NVFP4 or FP8.
+
     Args:
         layer: The layer, calibrated.
         modules: Stored names of its quantized modules.
@@ -167,7 +172,8 @@ def export(
         name: The layer's stored name.
 
     Returns:
-        CPU tensors by stored name: `weight`, `weight_scale`, `weight_scale_2`, `input_scale` each.
+        CPU tensors by stored name: `weight`, `weight_scale`, `input_scale` each, and of NVFP4
+        `weight_scale_2`.
 
     Raises:
         ScionError: A module has no scale: its weights or all its inputs are zero.
@@ -190,13 +196,19 @@ def _export_module(module: Any, stored: str) -> dict[str, Tensor]:
     amax, input_amax = quantizer.amax, module.input_quantizer.amax
     if amax is None or input_amax is None or not amax.max() > 0 or not input_amax.max() > 0:
         raise _no_scale(stored, amax, input_amax)
+    input_scale = get_activation_scaling_factor(module).squeeze()
+    if get_quantization_format(module) == QUANTIZATION_FP8:
+        # A scalar, as in ModelOpt's export: the quotient then has the weight's dtype, not float32.
+        scale = get_weight_scaling_factor(module).squeeze()
+        packed = to_quantized_weight(weight, scale, QUANTIZATION_FP8)
+        return {"weight": packed, "weight_scale": scale, "input_scale": input_scale}
     scale_2 = get_weight_scaling_factor_2(module).squeeze()
     packed, scale = _pack(module, weight, scale_2)
     return {
         "weight": packed,
         "weight_scale": scale,
         "weight_scale_2": scale_2,
-        "input_scale": get_activation_scaling_factor(module).squeeze(),
+        "input_scale": input_scale,
     }
 
 

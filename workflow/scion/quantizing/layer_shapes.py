@@ -1,13 +1,14 @@
 """The decoder layers of a model as shapes: what an estimate of a run over them is derived from."""
 
 import math
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from scion.architectures import Inventory, Shape
 from scion.architectures_keys import Keys
+from scion.nvfp4_config import FP8, NVFP4
 
 _ATTENTION_OUT, _DELTA_OUT = "self_attn.o_proj.weight", "linear_attn.out_proj.weight"
 
@@ -19,10 +20,17 @@ class LayerShapes:
     Attributes:
         tensors: Shape by name inside the layer, such as `mlp.up_proj.weight`.
         quantized: [out, in] of the modules that become NVFP4, by name inside the layer.
+        eight_bits: The same of those that become FP8.
     """
 
     tensors: dict[str, Shape]
     quantized: dict[str, tuple[int, int]]
+    eight_bits: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    @property
+    def calibrated(self) -> list[tuple[int, int]]:
+        """[out, in] of all modules that do not stay as they are."""
+        return [*self.quantized.values(), *self.eight_bits.values()]
 
     @cached_property
     def parameters(self) -> int:
@@ -36,8 +44,8 @@ class LayerShapes:
 
     @cached_property
     def largest(self) -> tuple[int, int]:
-        """[out, in] of the quantized module with the most numbers; (0, 0) if there is none."""
-        return max(self.quantized.values(), key=math.prod, default=(0, 0))
+        """[out, in] of the calibrated module with the most numbers; (0, 0) if there is none."""
+        return max(self.calibrated, key=math.prod, default=(0, 0))
 
     @property
     def attention_width(self) -> int:
@@ -83,7 +91,7 @@ class ModelShapes:
         cls,
         config: Mapping[str, Any],
         expected: Inventory,
-        quantized: Collection[str],
+        quantized: Mapping[str, str],
         *,
         where: object,
     ) -> "ModelShapes":
@@ -92,26 +100,30 @@ class ModelShapes:
         Args:
             config: Its config.json.
             expected: The tensors that it implies.
-            quantized: Stored names of the modules that become NVFP4.
+            quantized: NVFP4 or FP8 by stored name of a module.
             where: The file to name in errors.
 
         Raises:
             ScionError: A size is missing or unusable.
         """
-        text, chosen = Keys(config, where).section("text_config"), frozenset(quantized)
+        text = Keys(config, where).section("text_config")
         tensors: dict[int, dict[str, Shape]] = {}
-        matrices: dict[int, dict[str, tuple[int, int]]] = {}
+        matrices: dict[str, dict[int, dict[str, tuple[int, int]]]] = {NVFP4: {}, FP8: {}}
         for name, shape in expected.language.items():
             _, found, rest = name.partition(".layers.")
             if not found:
                 continue
             number, _, inside = rest.partition(".")
             tensors.setdefault(int(number), {})[inside] = shape
-            modules = matrices.setdefault(int(number), {})
-            if name.removesuffix(".weight") in chosen:
+            algorithm = quantized.get(name.removesuffix(".weight"))
+            if algorithm is not None:
+                modules = matrices[algorithm].setdefault(int(number), {})
                 modules[inside.removesuffix(".weight")] = (shape[0], shape[1])
         return cls(
-            layers=tuple(LayerShapes(tensors[n], matrices[n]) for n in sorted(tensors)),
+            layers=tuple(
+                LayerShapes(tensors[n], *(matrices[one].get(n, {}) for one in (NVFP4, FP8)))
+                for n in sorted(tensors)
+            ),
             hidden=text.size("hidden_size"),
             key_head=text.size("linear_key_head_dim"),
             value_head=text.size("linear_value_head_dim"),

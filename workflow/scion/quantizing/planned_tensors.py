@@ -1,22 +1,26 @@
 """The tensors of a release, as they follow from the source's headers alone; needs no torch."""
 
-from collections.abc import Collection, Iterator
+import math
+from collections.abc import Iterator, Mapping
 
 from scion.checkpoint import Checkpoint
 from scion.errors import ScionError
-from scion.nvfp4_config import BLOCK
+from scion.nvfp4_config import BLOCK, NVFP4
 from scion.safetensors_file import Tensor
+from scion.stored_modules import layout
+
+_BYTES = {"U8": 1, "F8_E4M3": 1, "F32": 4}
 
 
-def planned(checkpoint: Checkpoint, quantized: Collection[str]) -> Iterator[Tensor]:
-    """The tensors of the release: the source's, or in place of one the four of its module.
+def planned(checkpoint: Checkpoint, quantized: Mapping[str, str]) -> Iterator[Tensor]:
+    """The tensors of the release: the source's, or in place of one those of its module.
 
     Args:
         checkpoint: The bf16 source.
-        quantized: Stored names of the modules that become NVFP4; best a set.
+        quantized: NVFP4 or FP8 by module; all others stay as they are.
 
     Raises:
-        ScionError: A matrix has columns that blocks of 16 do not fill.
+        ScionError: A matrix for NVFP4 has columns that blocks of 16 do not fill.
     """
     for name in checkpoint.shard_of:
         stored, module = checkpoint.tensor(name), name.removesuffix(".weight")
@@ -24,16 +28,14 @@ def planned(checkpoint: Checkpoint, quantized: Collection[str]) -> Iterator[Tens
             yield stored
             continue
         rows, columns = stored.shape
-        if columns % BLOCK:
+        if quantized[module] == NVFP4 and columns % BLOCK:
             raise ScionError(
                 "a matrix can't be cut into blocks of 16 columns",
                 where=f"{checkpoint.folder}: {name}",
                 expected=f"a multiple of {BLOCK} columns",
                 found=f"{rows} × {columns}",
-                hint="leave the module out: quantization.keep_bf16",
+                hint="leave the module out: quantization.keep_bf16, or quantization.use_fp8",
             )
-        yield Tensor(name, "U8", (rows, columns // 2), 0, rows * columns // 2)
-        scales = rows * columns // BLOCK
-        yield Tensor(f"{module}.weight_scale", "F8_E4M3", (rows, columns // BLOCK), 0, scales)
-        yield Tensor(f"{module}.weight_scale_2", "F32", (), 0, 4)
-        yield Tensor(f"{module}.input_scale", "F32", (), 0, 4)
+        for suffix, (dtype, shape) in layout(quantized[module], stored.shape).items():
+            size = math.prod(shape) * _BYTES[dtype]
+            yield Tensor(f"{module}.{suffix}", dtype, shape, 0, size)

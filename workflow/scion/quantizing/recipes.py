@@ -1,8 +1,12 @@
 """Recipes: what becomes of the weights of a decoder layer, as named settings.
 
 All of them write NVFP4 with the same four tensors a module, so that every engine that loads one
-loads all; what differs is how block scales are chosen, and what stays in bf16. ModelOpt 0.47 does
-the searching: `modelopt/torch/quantization/model_calib.py`.
+loads all; what differs is how block scales are chosen, and which projections stay in bf16 or become
+FP8 instead. ModelOpt 0.47 does the searching: `modelopt/torch/quantization/model_calib.py`.
+
+FP8 is ModelOpt's `configs/numerics/fp8`: weights and activations in E4M3, one scale each, from the
+largest number. Its recipes for Qwen3.5 treat the same projections so
+(`modelopt_recipes/huggingface/qwen3_5/ptq`).
 """
 
 import copy
@@ -13,14 +17,24 @@ import modelopt.torch.quantization as mtq
 from modelopt.torch.quantization.utils.shared_input import SHARED_PATTERNS
 
 from scion.architectures import Inventory
-from scion.config_conversion import Kept
+from scion.config_conversion import Projections
 from scion.errors import ScionError
-from scion.nvfp4_config import KEPT_PARENTS
+from scion.stored_modules import algorithms, projection_parents
 
 # Engines load these two as one as well, and take one scale for both; ModelOpt's own list of groups
 # lacks them, so a search would choose block scales for a global scale that export then replaces.
 _DELTA_NET = r"(?:(.*)\.)?(?:in_proj_qkv|in_proj_z)"
 _SHARED = {"weight_global_amax": {"patterns": [*SHARED_PATTERNS, _DELTA_NET]}}
+# The projections below each such parent. What else is there stays bf16 in every recipe.
+_PROJECTIONS = {
+    "linear_attn": ("in_proj_qkv", "in_proj_z", "out_proj"),
+    "self_attn": ("q_proj", "k_proj", "v_proj", "o_proj"),
+}
+_FP8_QUANTIZER = next(
+    entry["cfg"]
+    for entry in mtq.FP8_DEFAULT_CFG["quant_cfg"]
+    if entry["quantizer_name"] == "*weight_quantizer"
+)
 
 
 @dataclass(frozen=True)
@@ -35,6 +49,7 @@ class Recipe:
         compensated: Whether weights move to make up for rounding errors (GPTQ).
         config: ModelOpt's configuration.
         kept: Parents whose projections stay bf16, such as `linear_attn`.
+        fp8: Parents whose projections become FP8.
     """
 
     name: str
@@ -44,10 +59,11 @@ class Recipe:
     compensated: bool
     config: dict[str, Any]
     kept: tuple[str, ...] = ()
+    fp8: tuple[str, ...] = ()
 
-    def quantized(self, expected: Inventory) -> list[str]:
-        """Stored names of the modules that become NVFP4, in layer order."""
-        return expected.quantized_outside(self.kept)
+    def quantized(self, expected: Inventory) -> dict[str, str]:
+        """What becomes of the modules that do not stay bf16, by stored name, in layer order."""
+        return algorithms(expected, kept=self.kept, fp8=self.fp8)
 
     def record(self) -> dict[str, Any]:
         """What a manifest says of the recipe."""
@@ -57,6 +73,7 @@ class Recipe:
             "searched": self.searched,
             "compensated": self.compensated,
             "kept": list(self.kept),
+            "fp8": list(self.fp8),
         }
 
 
@@ -128,11 +145,16 @@ RECIPES = {
 }
 
 
-def recipe(name: str, *, keep_bf16: Kept = "none") -> Recipe:
-    """The recipe of that name, with the projections of `keep_bf16` left out.
+def recipe(name: str, *, keep_bf16: Projections = "none", use_fp8: Projections = "none") -> Recipe:
+    """The recipe of that name, but for some projections.
+
+    Args:
+        name: The recipe's.
+        keep_bf16: Projections that stay bf16.
+        use_fp8: Projections that become FP8, unless they stay bf16.
 
     Raises:
-        ScionError: There is none.
+        ScionError: There is no such recipe.
     """
     if name not in RECIPES:
         raise ScionError(
@@ -143,11 +165,14 @@ def recipe(name: str, *, keep_bf16: Kept = "none") -> Recipe:
             hint="choose one of these in the configuration",
         )
     found = RECIPES[name]
-    parents = KEPT_PARENTS[keep_bf16]
-    if not parents:
-        return found
+    kept, fp8 = projection_parents(keep_bf16, use_fp8)
     config = copy.deepcopy(found.config)
+    # The last entry that matches a quantizer holds.
+    config["quant_cfg"] += [{"quantizer_name": f"*{parent}.*", "enable": False} for parent in kept]
     config["quant_cfg"] += [
-        {"quantizer_name": f"*{parent}.*", "enable": False} for parent in parents
+        {"quantizer_name": f"*{parent}.{projection}.{kind}_quantizer", "cfg": _FP8_QUANTIZER}
+        for parent in fp8
+        for projection in _PROJECTIONS[parent]
+        for kind in ("weight", "input")
     ]
-    return replace(found, config=config, kept=parents)
+    return replace(found, config=config, kept=kept, fp8=fp8)

@@ -1,5 +1,7 @@
 """Quantize the language model to NVFP4 with nvidia-modelopt, calibrated, layer by layer.
 
+Projections that the settings name stay in bf16 or become FP8 instead (`quantizing.recipes`).
+
 ModelOpt owns the numbers: it finds the scales of one decoder layer at a time, and what is packed is
 what its own export would pack, byte for byte, though no more than two layers are ever loaded.
 Every tensor that stays unquantized is copied from the source's own file, so it is bit-equal even
@@ -14,7 +16,7 @@ import contextlib
 import importlib.metadata
 import shutil
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Protocol
@@ -31,6 +33,7 @@ from scion.config_section import Section
 from scion.errors import NoRoomError, ScionError
 from scion.files import write_json
 from scion.nvfp4_config import (
+    FP8,
     HF_QUANT_CONFIG,
     declared_exclusions,
     hf_quant_config,
@@ -115,7 +118,7 @@ def quantize_nvfp4(
     def build(draft: Draft) -> None:
         checkpoint = Checkpoint.open(text.folder)
         expected = inventory(checkpoint.config, where=text.folder / "config.json")
-        chosen = recipe(settings.recipe, keep_bf16=settings.keep_bf16)
+        chosen = recipe(settings.recipe, keep_bf16=settings.keep_bf16, use_fp8=settings.use_fp8)
         device = device_named(settings.device)
         samples = [] if given else samples_of(text.folder, checkpoint, settings)
         batches = pack(samples, settings.calibration.pack_tokens)
@@ -135,7 +138,7 @@ def quantize_nvfp4(
             if given is None:
                 Stream(checkpoint, expected, [Target(chosen, shards)], batches, device).run()
             else:
-                pack_all(checkpoint, quantized, expected.groups, given, shards)
+                pack_all(checkpoint, list(quantized), expected.groups, given, shards)
             copied.result()
             shards.link_into(draft.folder)
         draft.link_all(text, but={"config.json", INDEX, *checkpoint.headers})
@@ -144,6 +147,7 @@ def quantize_nvfp4(
             "quantizer": {"name": MODELOPT, "version": importlib.metadata.version(MODELOPT)},
             "recipe": chosen.record(),
             "quantized_modules": len(quantized),
+            "fp8_modules": sum(algorithm == FP8 for algorithm in quantized.values()),
             "excluded": exclude,
             "calibration": summary(samples),
             "input_scales": None if given is None else scales_digest(given),
@@ -179,7 +183,7 @@ def _given_scales(text: Artifact, settings: Quantization) -> dict[str, torch.Ten
     config = read_object(text.folder / CONFIG)
     expected = inventory(config, where=text.folder / CONFIG)
     chosen = recipe(settings.recipe, keep_bf16=settings.keep_bf16)
-    return read_input_scales(Path(settings.input_scales), chosen.quantized(expected))
+    return read_input_scales(Path(settings.input_scales), list(chosen.quantized(expected)))
 
 
 @contextlib.contextmanager
@@ -203,7 +207,7 @@ def _kept_if_stopped(shards: PlannedShards) -> Generator[None]:
 
 def lay_out(
     checkpoint: Checkpoint,
-    quantized: Sequence[str],
+    quantized: Mapping[str, str],
     folder: Path,
     *,
     request: str,
@@ -213,7 +217,7 @@ def lay_out(
 
     Args:
         checkpoint: The bf16 source.
-        quantized: The modules that become NVFP4.
+        quantized: NVFP4 or FP8 by module.
         folder: Where the shards are in the meantime.
         request: Identity of what is asked for.
         max_megabytes: A shard is closed before it would grow past this.
@@ -221,19 +225,18 @@ def lay_out(
     Raises:
         ScionError: A matrix can't be cut into blocks, or the disk has no room.
     """
-    plan = plan_shards(planned(checkpoint, set(quantized)), max_bytes=max_megabytes * 1_000_000)
+    plan = plan_shards(planned(checkpoint, quantized), max_bytes=max_megabytes * 1_000_000)
     return PlannedShards(folder, plan, request=request)
 
 
 def copy_kept(
-    checkpoint: Checkpoint, quantized: Sequence[str], shards: PlannedShards
+    checkpoint: Checkpoint, quantized: Collection[str], shards: PlannedShards
 ) -> Future[None]:
     """Copy the tensors that stay as they are into the shards, in the background."""
-    replaced = set(quantized)
     kept = [
         checkpoint.piece(name)
         for name in checkpoint.shard_of
-        if name.removesuffix(".weight") not in replaced
+        if name.removesuffix(".weight") not in quantized
     ]
     return shards.copy(_KEPT, kept, refuse_not_finite)
 
@@ -258,7 +261,7 @@ def device_named(wanted: str) -> torch.device:
 
 
 def write_configs(
-    folder: Path, checkpoint: Checkpoint, expected: Inventory, quantized: Sequence[str]
+    folder: Path, checkpoint: Checkpoint, expected: Inventory, quantized: Mapping[str, str]
 ) -> list[str]:
     """Write config.json and hf_quant_config.json from one list; returns that list."""
     left = set(expected.quantized) - set(quantized)
@@ -268,7 +271,7 @@ def write_configs(
         vision=bool(expected.vision),
     )
     producer = {"name": "modelopt", "version": importlib.metadata.version(MODELOPT)}
-    scheme = quantization_config(exclude, producer=producer)
+    scheme = quantization_config(exclude, producer=producer, algorithms=quantized)
     write_json(folder / "config.json", {**checkpoint.config, "quantization_config": scheme})
     write_json(folder / HF_QUANT_CONFIG, hf_quant_config(scheme))
     return exclude

@@ -45,6 +45,8 @@ RESULTS = {
     "evaluate_ifeval": "ifeval.json",
     "evaluate_bfcl": "bfcl.json",
 }
+# What a release quantizes, by the parent of the modules.
+_PARTS = {"self_attn": "attention", "linear_attn": "gated delta net", "mlp": "MLP"}
 _OPTIONAL = ("evaluate_ifeval", "evaluate_bfcl")
 
 
@@ -166,6 +168,7 @@ def card_values(
         "card": settings.card,
         "metadata": _metadata(settings.card),
         "block": BLOCK,
+        **_formats(evidence["quantize_nvfp4"].facts["recipe"]),
         "size": size,
         "text_only": text_only,
         "source": evidence["fetch_source"].facts,
@@ -187,6 +190,13 @@ def card_values(
         "ifeval": ifeval_values(results.get("evaluate_ifeval")),
         "bfcl": bfcl_values(results.get("evaluate_bfcl")),
     }
+
+
+def _formats(recipe: Mapping[str, Any]) -> dict[str, str]:
+    """In words: what of the release is quantized, and what of that is in FP8; that may be empty."""
+    quantized = [words for parent, words in _PARTS.items() if parent not in recipe["kept"]]
+    eight_bits = [words for parent, words in _PARTS.items() if parent in recipe["fp8"]]
+    return {"quantized_parts": ", ".join(quantized), "fp8": " and ".join(eight_bits)}
 
 
 def _launches(release: Path, settings: Settings, *, text_only: bool) -> Sequence[dict[str, Any]]:

@@ -3,20 +3,20 @@
 Nothing is taken from the release's own index or table: the tensors that must be there follow from
 the *source's* inventory, and every digest is taken anew. What is checked:
 
-- inventory: each tensor of the text model is there, unchanged or as four NVFP4 tensors; the MTP
-  head is there; nothing else is;
+- inventory: each tensor of the text model is there, unchanged or as four NVFP4 tensors or three of
+  FP8; the MTP head is there; nothing else is;
 - scheme: `scion lint` has no error to report, for the engines that are to serve the release: each
   builds every module as it is stored, both config files say the same, fused groups share their
   scales, and every global scale is finite and positive;
 - unchanged tensors equal the source's, and the MTP tensors the donor's, bit for bit;
 - quantized weights decode to within one rounding of the source's, or for recipes that choose scales
   or move weights to what such a recipe may do, no row has vanished, and every
-  number of the MTP head is finite.
+  number of the MTP head is finite; scales of FP8 are those of the largest number of their group.
 """
 
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -35,9 +35,11 @@ from scion.files import write_json
 from scion.lint.gate import Settings, judged_engines, lint_folder, require_sound
 from scion.lint.json_report import finding_row
 from scion.nvfp4 import dequantize, relative_error, worst_rounding
-from scion.nvfp4_config import BLOCK, SUFFIXES
+from scion.nvfp4_config import FP8
 from scion.safetensors_file import digest_safetensors
 from scion.stage_cli import add_settings, read_settings, run_stage, stage_parser
+from scion.stored_modules import algorithms, layout
+from scion.verifying_fp8 import check_fp8_scales, fp8_errors
 
 REPORT = "verification.json"
 _AGAIN = "the release was made by quantize_nvfp4: remove its artifact and run the workflow again"
@@ -77,19 +79,23 @@ def verify_release(
         checkpoint = Checkpoint.open(release.folder)
         expected = inventory(checkpoint.config, where=release.folder / "config.json")
         recipe = release.facts["recipe"]
-        quantized = expected.quantized_outside(recipe["kept"])
+        quantized = algorithms(expected, kept=recipe["kept"], fp8=recipe["fp8"])
         unchanged = check_inventory(checkpoint, text, donor, quantized)
         digests = _digests(checkpoint)
         for name, wanted in unchanged.items():
             if digests[name] != wanted:
                 raise _wrong(release, name, "a tensor is not its original", wanted, digests[name])
         _check_finite(checkpoint, donor)
-        errors = _check_weights(checkpoint, Checkpoint.open(text.folder), quantized, recipe)
+        source = Checkpoint.open(text.folder)
+        errors = _check_weights(checkpoint, source, quantized, recipe)
+        eight_bits = [module for module, algorithm in quantized.items() if algorithm == FP8]
+        check_fp8_scales(checkpoint, source, eight_bits, expected.groups, recipe)
         report = {
             "tensors": len(digests),
             "unchanged_tensors": len(unchanged),
             "mtp_tensors": len(donor.tensors()),
             "quantized_modules": len(errors),
+            "fp8_modules": len(eight_bits),
             "bytes": sum(header.data_start for header in checkpoint.headers.values())
             + sum(checkpoint.tensor(name).size for name in checkpoint.shard_of),
             "lint": {
@@ -116,7 +122,7 @@ def verify_release(
 
 
 def check_inventory(
-    checkpoint: Checkpoint, text: Artifact, donor: Artifact, quantized: Sequence[str]
+    checkpoint: Checkpoint, text: Artifact, donor: Artifact, quantized: Mapping[str, str]
 ) -> dict[str, str]:
     """Check the set of tensors, their dtypes and shapes.
 
@@ -124,7 +130,7 @@ def check_inventory(
         checkpoint: The release.
         text: The bf16 text model.
         donor: The MTP tensors.
-        quantized: The modules that must be in NVFP4; all else must be as it was.
+        quantized: NVFP4 or FP8 by module; all else must be as it was.
 
     Returns:
         The digest that each unchanged tensor must have.
@@ -135,8 +141,9 @@ def check_inventory(
         name: row for name, row in originals.items() if name not in weights
     } | donor.tensors()
     wanted = {name: (row["dtype"], tuple(row["shape"])) for name, row in unchanged.items()}
-    for name in weights:
-        wanted |= _nvfp4_tensors(name.removesuffix(".weight"), originals[name]["shape"])
+    for module, algorithm in quantized.items():
+        parts = layout(algorithm, originals[f"{module}.weight"]["shape"])
+        wanted |= {f"{module}.{suffix}": part for suffix, part in parts.items()}
     found = {
         name: (checkpoint.tensor(name).dtype, checkpoint.tensor(name).shape)
         for name in checkpoint.shard_of
@@ -151,17 +158,6 @@ def check_inventory(
                 hint="remove the quantize_nvfp4 artifact and run the workflow again",
             )
     return {name: row["sha256"] for name, row in unchanged.items()}
-
-
-def _nvfp4_tensors(module: str, shape: list[int]) -> dict[str, tuple[str, tuple[int, ...]]]:
-    rows, columns = shape
-    layouts = (
-        ("U8", (rows, columns // 2)),
-        ("F8_E4M3", (rows, columns // BLOCK)),
-        ("F32", ()),
-        ("F32", ()),
-    )
-    return {f"{module}.{suffix}": layout for suffix, layout in zip(SUFFIXES, layouts, strict=True)}
 
 
 def _digests(checkpoint: Checkpoint) -> dict[str, str]:
@@ -187,7 +183,10 @@ def _check_finite(checkpoint: Checkpoint, donor: Artifact) -> None:
 
 
 def _check_weights(
-    checkpoint: Checkpoint, source: Checkpoint, quantized: Sequence[str], recipe: Mapping[str, Any]
+    checkpoint: Checkpoint,
+    source: Checkpoint,
+    quantized: Mapping[str, str],
+    recipe: Mapping[str, Any],
 ) -> dict[str, tuple[float, float]]:
     """Squared error and squared norm by quantized module."""
     # One thread a module: torch's own gain little on windows of rows.
@@ -197,10 +196,11 @@ def _check_weights(
 
         def check(module: str) -> tuple[float, float]:
             error = norm = 0.0
-            for rows in _row_blocks(checkpoint, source, module):
-                weight, packed, scale, scale_2 = (part.to(device) for part in rows)
-                _check_rows(checkpoint.folder, module, weight, packed, scale, scale_2, recipe)
-                part = relative_error(weight, dequantize(packed, scale, scale_2))
+            if quantized[module] == FP8:
+                windows = fp8_errors(checkpoint, source, module, device=device)
+            else:
+                windows = _nvfp4_errors(checkpoint, source, module, recipe, device=device)
+            for part in windows:
                 error, norm = error + part[0], norm + part[1]
             bar.update()
             if not _ratio(error, norm) <= _LARGEST_ERROR:
@@ -209,6 +209,21 @@ def _check_weights(
 
         found = in_parallel(check, quantized)
     return dict(zip(quantized, found, strict=True))
+
+
+def _nvfp4_errors(
+    checkpoint: Checkpoint,
+    source: Checkpoint,
+    module: str,
+    recipe: Mapping[str, Any],
+    *,
+    device: str,
+) -> Iterator[tuple[float, float]]:
+    """Squared error and squared norm of each window of rows, which is checked."""
+    for rows in _row_blocks(checkpoint, source, module):
+        weight, packed, scale, scale_2 = (part.to(device) for part in rows)
+        _check_rows(checkpoint.folder, module, weight, packed, scale, scale_2, recipe)
+        yield relative_error(weight, dequantize(packed, scale, scale_2))
 
 
 def _row_blocks(
