@@ -471,6 +471,29 @@ def test_out_of_memory_moves_states_to_the_host(
     assert differing(small, whole) == []
 
 
+@pytest.mark.parametrize("name", ["nvfp4_default", "local_hessian", "gptq"])
+def test_weights_and_scales_are_freed_without_waiting_for_the_collector(
+    source: Path,
+    samples: list[Sample],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    original, seen = stream_module.calibrate, list[torch.Tensor]()
+
+    def calibrate(root: Any, *arguments: Any) -> None:
+        # Those of the layer before are gone, whoever still refers to them.
+        assert sum(tensor.numel() for tensor in seen) == 0
+        original(root, *arguments)
+        seen.extend([*root.parameters(), *root.buffers()])
+        assert sum(tensor.numel() for tensor in seen) > 0
+
+    monkeypatch.setattr(stream_module, "calibrate", calibrate)
+    quantize(source, RECIPES[name], samples, tmp_path / "work")
+    assert len(seen) > 2 * 8
+    assert sum(tensor.numel() for tensor in seen) == 0
+
+
 # What is refused
 
 

@@ -13,6 +13,7 @@ vision tower, no MTP layer.
 import contextlib
 import copy
 import gc
+import itertools
 import resource
 import sys
 import time
@@ -155,12 +156,15 @@ class Stream:
         )
         self._prefetch, self.place = False, "host"
         states = states.moved("host")
+        _release(layer)
         gc.collect()
         torch.cuda.empty_cache()
         fresh = load(
             self.skeleton.layer(number), self.checkpoint, self._names[number], device=self.device
         )
-        return self._try(number, fresh, states)
+        made = self._try(number, fresh, states)
+        _release(fresh)
+        return made
 
     def _try(
         self, number: int, layer: nn.Module, states: HiddenStates
@@ -177,6 +181,8 @@ class Stream:
             # Calibration changes a layer, so only the last target may have the loaded one itself.
             own = layer if place == len(due) else copy.deepcopy(layer)
             written.append(self._make(number, own, target, states, maxima))
+            if own is not layer:
+                _release(own)
             target.seconds += time.monotonic() - begin
         if compensated and after is not None:
             self._forward(number, layer, states, after)
@@ -293,10 +299,11 @@ class Stream:
                 if self._prefetch and position + 1 < len(numbers):
                     following = pool.submit(self._load, numbers[position + 1])
                 yield number, layer
-                del layer
                 if self.device.type == "cuda":
                     # The reader's stream may use the memory again that this layer had.
                     torch.cuda.synchronize(self.device)
+                _release(layer)
+                del layer
 
     def _load(self, number: int) -> nn.Module:
         stream: Any = contextlib.nullcontext()
@@ -332,6 +339,16 @@ class Stream:
         if self.device.type != "cuda":
             return f"{host:.1f} GB of memory"
         return f"{torch.cuda.max_memory_allocated(self.device) / 1e9:.1f} GB of the GPU's memory"
+
+
+def _release(layer: nn.Module) -> None:
+    """Free a layer's weights and scales now.
+
+    ModelOpt's modules refer to each other in circles, which Python breaks when it gets round to
+    it: until then, weights of several layers would stay.
+    """
+    for tensor in itertools.chain(layer.parameters(), layer.buffers()):
+        tensor.data = tensor.new_empty(0)
 
 
 @contextlib.contextmanager
