@@ -214,15 +214,16 @@ def test_the_whole_model_gives_each_segment_its_own_logits(
 # What ModelOpt sees
 
 
-def maxima(layer: nn.Module, run: Callable[[nn.Module], object]) -> dict[str, Tensor]:
+def maxima(layer: nn.Module, run: Callable[[Any], Any]) -> dict[str, Tensor]:
     """The largest input of each quantized module, after a calibration by `run`."""
     quantized = copy.deepcopy(layer)
     mtq.quantize(quantized, mtq.NVFP4_DEFAULT_CFG, run)
-    return {
-        name: module.amax
-        for name, module in quantized.named_modules()
-        if name.endswith("input_quantizer") and module.is_enabled
-    }
+    found: dict[str, Tensor] = {}
+    for name, module in quantized.named_modules():
+        quantizer: Any = module
+        if name.endswith("input_quantizer") and quantizer.is_enabled:
+            found[name] = quantizer.amax
+    return found
 
 
 def test_activation_maxima_are_those_of_the_samples_alone(

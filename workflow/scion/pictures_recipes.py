@@ -56,8 +56,9 @@ def recipes_picture(result: Record) -> Picture:
             colour, marker = look[one["keep_bf16"]]
             # Without whiskers: those of one size would cover each other, and documents differ more
             # than recipes do, which are compared document by document.
+            divergence: float = one["parts"][RANKED]["kl"]["value"]
             mark = {**one["parts"][RANKED]["kl"], "low": None, "high": None}
-            place = (mark["value"], one["bytes"] / factor)
+            place = (divergence, one["bytes"] / factor)
             point(axes, place, mark, across=False, color=colour, marker=marker)
         _scales(axes, variants, factor)
         axes.set_xlabel(f"size of the release ({unit})", color=MUTED)
