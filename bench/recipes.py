@@ -150,7 +150,7 @@ class Run:
 
     def make(self, recipes: Sequence[Recipe]) -> Iterator[dict[str, Any]]:
         """Make recipes in one run over the layers, and score each."""
-        modules = self.expected.quantized
+        modules = recipes[0].quantized(self.expected)
         shards = [
             lay_out(
                 self.checkpoint,
