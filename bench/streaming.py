@@ -1,0 +1,222 @@
+r"""What does quantizing layer by layer take, and does its memory grow with the number of layers?
+
+A release of 27 billion parameters shall be made where the model does not fit. So two layers are
+held at a time, however many there are; and since reading, calculating and writing happen at once,
+that should cost no time. Measured is `scion.quantizing` on random checkpoints of one width and
+several depths, beside ModelOpt's plain path in the same run: `from_pretrained`, `mtq.quantize`,
+`export_hf_checkpoint`. Each is a process of its own, in turns; timed is the work, without imports
+and without the compiling of kernels, for which a checkpoint of four layers is quantized first. The
+bench stops if the bytes of quantized modules differ.
+
+    python bench/streaming.py                                   small, on a CPU: some minutes
+    python bench/streaming.py --kill-after 5                    also: killed there, and run again
+    python bench/streaming.py --shape qwen3.6-27b --device cuda --samples 20 --tokens 2048 \
+        --repeat 1 --folder /dev/shm/bench
+
+Peak RSS counts pages of mapped files, which the kernel takes back when it needs them. Calibration
+on a CPU runs on one thread on both sides, or sums would differ. The floor is `scion estimate`'s, at
+rates measured in the same process. Progress goes to stderr, a table and one line of JSON to stdout.
+Nothing stays on disk.
+"""
+
+import argparse
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from support.measure import machine, unwind_when_ended
+
+_BENCH = Path(__file__).parent
+sys.path.insert(0, str(_BENCH.parent / "tools"))
+from random_checkpoint import SHAPES, generate, shaped_config  # noqa: E402
+from scion.checkpoint import CONFIG, Checkpoint, index_headers  # noqa: E402
+from scion.files import write_json  # noqa: E402
+from scion.stages.extract_text import text_config  # noqa: E402
+
+ONCE = _BENCH / "support" / "quantize_once.py"
+WAYS = ("stream", "modelopt")
+MAX_GROWTH = 1.05
+"""Of the peak of memory, from the fewest layers to the most."""
+MAX_RATIO = 1.1
+"""Of the time beside ModelOpt's."""
+_WARM_LAYERS = 4
+# 3.4 million parameters a layer, in the proportions of the family.
+SMALL: dict[str, Any] = {
+    "text_config": {
+        "hidden_size": 512,
+        "intermediate_size": 1536,
+        "num_attention_heads": 8,
+        "linear_num_key_heads": 4,
+        "linear_num_value_heads": 8,
+    },
+    "vision_config": {},
+}
+
+
+def checkpoint(folder: Path, shape: dict[str, Any], layers: int, *, device: str) -> Path:
+    """A random checkpoint of text alone."""
+    print(f"checkpoint of {layers} layers", file=sys.stderr)
+    generate(folder, shaped_config(shape, layers=layers), device=device)
+    source = folder / "source"
+    whole = Checkpoint.open(source)
+    vision = {s for name, s in whole.shard_of.items() if name.startswith("model.visual.")}
+    for shard in vision:
+        (source / shard).unlink()
+    index_headers(source, sorted(whole.headers.keys() - vision))
+    write_json(source / CONFIG, text_config(whole.config, text_only=True))
+    return source
+
+
+def run(how: str, source: Path, out: Path, warm: Path, args: Any, *extra: str) -> dict[str, Any]:
+    """Quantize in a process of its own; empty if it was killed."""
+    command = [
+        *(sys.executable, str(ONCE), how, str(source), str(out), "--warm-up", str(warm)),
+        *("--samples", str(args.samples), "--tokens", str(args.tokens), "--device", args.device),
+        *extra,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode == -signal.SIGKILL and extra:
+        return {}
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} exited {done.returncode}:\n{done.stderr[-2000:]}")
+    told = json.loads(done.stdout.splitlines()[-1])
+    told["digests"] = json.loads((out / "digests.json").read_bytes())
+    return told
+
+
+def measure(layers: int, warm: Path, folder: Path, args: Any) -> dict[str, list[dict[str, Any]]]:
+    """All runs over one checkpoint, by way, in the order in which they ran."""
+    source = checkpoint(folder / "model", args.shape_config, layers, device=args.device)
+    found: dict[str, list[dict[str, Any]]] = {how: [] for how in WAYS}
+    try:
+        for turn in range(args.repeat):
+            # Every other turn goes backwards, so that none always pays for the one before.
+            for how in WAYS[:: -1 if turn % 2 else 1]:
+                out = folder / "out"
+                found[how].append(run(how, source, out, warm, args))
+                shutil.rmtree(out)
+                one = found[how][-1]
+                print(f"  {how}: {one['seconds']} s, {one['peak_rss_mb']} MB", file=sys.stderr)
+        if args.kill_after is not None and layers == args.depths[0]:
+            out = folder / "out"
+            killed = run("stream", source, out, warm, args, "--kill-after", str(args.kill_after))
+            if killed:
+                raise SystemExit(f"{layers} layers were finished before {args.kill_after} were")
+            shutil.rmtree(out / "warm")
+            found["resumed"] = [run("stream", source, out, warm, args)]
+            shutil.rmtree(out)
+    finally:
+        shutil.rmtree(folder / "model")
+    return found
+
+
+def differing(found: dict[str, list[dict[str, Any]]]) -> int:
+    """How many tensors are not the same in all runs."""
+    tables = [one["digests"] for runs in found.values() for one in runs]
+    return sum(len({table.get(name) for table in tables}) > 1 for name in tables[0])
+
+
+def summed_up(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Medians of times, and the highest peaks, of the runs of one way."""
+    told: dict[str, Any] = {
+        "seconds": round(median(one["seconds"] for one in runs), 3),
+        "runs": [one["seconds"] for one in runs],
+        "peak_rss_mb": max(one["peak_rss_mb"] for one in runs),
+        # Beside what libraries and the quantized checkpoint of four layers have left.
+        "extra_rss_mb": round(max(one["peak_rss_mb"] - one["rss_before_mb"] for one in runs), 1),
+        "peak_gpu_mb": max(one["peak_gpu_mb"] or 0 for one in runs) or None,
+    }
+    if "floor_seconds" in runs[0]:
+        told["floor_seconds"] = round(median(one["floor_seconds"] for one in runs), 3)
+        told |= {key: runs[-1][key] for key in ("bound", "estimated_rss_mb", "estimated_gpu_mb")}
+    return told
+
+
+def peak(result: dict[str, Any]) -> float:
+    """The memory that counts: a GPU's, or that of the process."""
+    return result["peak_gpu_mb"] or result["peak_rss_mb"]
+
+
+def report(found: dict[int, dict[str, list[dict[str, Any]]]]) -> dict[str, Any]:
+    """Print the table; the figures of the line of JSON.
+
+    Raises:
+        SystemExit: Not all bytes are the same.
+    """
+    if wrong := {layers: n for layers, runs in found.items() if (n := differing(runs))}:
+        raise SystemExit(f"tensors that differ, by layers: {wrong}")
+    results = {n: {how: summed_up(runs) for how, runs in by.items()} for n, by in found.items()}
+    print("layers  way         seconds   floor   peak RSS     extra   peak GPU")
+    for layers, by_way in results.items():
+        for how, one in by_way.items():
+            print(
+                f"{layers:6}  {how:10}{one['seconds']:9.2f}{one.get('floor_seconds', 0):8.2f}"
+                f"{one['peak_rss_mb']:8.0f} MB{one['extra_rss_mb']:7.0f} MB"
+                f"{one['peak_gpu_mb'] or 0:8.0f} MB"
+            )
+    extra = {n: by["stream"]["extra_rss_mb"] for n, by in results.items()}
+    few, many = results[min(results)], results[max(results)]
+    growth = {how: round(peak(many[how]) / peak(few[how]), 3) for how in WAYS}
+    ratio = round(many["stream"]["seconds"] / many["modelopt"]["seconds"], 3)
+    first = next(iter(found.values()))["stream"][0]
+    return {
+        **{key: first[key] for key in ("device", "torch", "modelopt")},
+        "same_bytes": True,
+        "growth": growth,
+        "extra_rss_mb": extra,
+        "ratio": ratio,
+        "memory_beside_modelopt": round(peak(many["stream"]) / peak(many["modelopt"]), 3),
+        "targets": {
+            "growth": target(MAX_GROWTH, growth["stream"]),
+            "ratio": target(MAX_RATIO, ratio),
+        },
+        "results": results,
+    }
+
+
+def target(most: float, found: float) -> dict[str, Any]:
+    """A figure beside the most that it may be."""
+    return {"at_most": most, "found": found, "met": found <= most}
+
+
+def main() -> int:
+    """Parse arguments, measure, and print a table and one line of JSON."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--shape", help="a file of tools/shapes (default: a small one)")
+    parser.add_argument("--layers", default="16,32,64", help="depths (16,32,64)")
+    parser.add_argument("--samples", type=int, default=4, help="of calibration (4)")
+    parser.add_argument("--tokens", type=int, default=128, help="of each sample (128)")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--repeat", type=int, default=3, help="runs of each way (3)")
+    parser.add_argument(
+        "--kill-after", type=int, metavar="N", help="also kill and resume, at the first depth"
+    )
+    parser.add_argument("--folder", type=Path, help="where checkpoints go (default: temporary)")
+    args = parser.parse_args()
+    unwind_when_ended()
+    shape = SHAPES / f"{args.shape}.json"
+    args.depths = [int(text) for text in args.layers.split(",")]
+    args.shape_config = json.loads(shape.read_bytes()) if args.shape else SMALL
+    if args.folder is not None:
+        args.folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="scion-bench-", dir=args.folder) as name:
+        folder = Path(name)
+        where = machine(folder)
+        warm = checkpoint(folder / "warm", args.shape_config, _WARM_LAYERS, device=args.device)
+        found = {layers: measure(layers, warm, folder, args) for layers in args.depths}
+    asked = {"samples": args.samples, "tokens": args.tokens, "shape": args.shape or "small"}
+    print(json.dumps({"benchmark": "streaming", "machine": where, **asked, **report(found)}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
