@@ -184,7 +184,8 @@ class Run:
     def entry(self, about: dict[str, Any], shards: PlannedShards | None) -> dict[str, Any]:
         """The scores of a recipe, or of the source itself."""
         folder = self.folder if shards is None else shards.folder
-        files = sorted(folder.glob("*.safetensors"))
+        # Beside the shards may lie hidden states that the run saved.
+        files = sorted(folder.glob("model*.safetensors"))
         model = Loaded.open(self.folder, self.expected, _read(files) if shards else None)
         begin = time.monotonic()
         with one_thread(CPU):
