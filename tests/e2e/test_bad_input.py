@@ -516,5 +516,5 @@ def test_quantize_nvfp4_without_room_on_the_disk_says_so(
         [sys.executable, "-c", LIMITED, "100000", *words], capture_output=True, text=True
     )
     assert done.returncode == 1
-    check_refusal(done.stderr, "a shard can't be written", "room on the disk", "GB are free")
+    check_refusal(done.stderr, "a file can't be written", "room on the disk", "GB are free")
     earlier.check()

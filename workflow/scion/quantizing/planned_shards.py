@@ -156,7 +156,7 @@ class PlannedShards:
                 written = os.pwrite(self._files[shard].fileno(), left[: 1 << 30], position)
                 position, left = position + written, left[written:]
         except OSError as error:
-            raise _no_room(self.folder / shard, error) from error
+            raise no_room(self.folder / shard, error) from error
 
     def close(self) -> None:
         """Wait for what is being written, and close the files."""
@@ -195,13 +195,14 @@ def _reserve(path: Path, header: bytes, data_size: int) -> None:
         try:
             os.posix_fallocate(file.fileno(), 0, len(header) + data_size)
         except OSError as error:
-            raise _no_room(path, error) from error
+            raise no_room(path, error) from error
 
 
-def _no_room(path: Path, error: OSError) -> NoRoomError:
+def no_room(path: Path, error: OSError) -> NoRoomError:
+    """The error for a file that could not be written for lack of room."""
     free = shutil.disk_usage(path.parent).free
     return NoRoomError(
-        "a shard can't be written",
+        "a file can't be written",
         where=path,
         expected="room on the disk",
         found=f"{error.strerror}; {free / 1e9:.1f} GB are free",

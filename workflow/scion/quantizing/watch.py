@@ -18,6 +18,7 @@ from scion.config_conversion import Quantization
 from scion.quantizing.estimate import Estimate, Machine, estimate, refuse_too_small
 from scion.quantizing.estimate_report import Use, beside, lines
 from scion.quantizing.placing import free_memory
+from scion.quantizing.planned_shards import no_room
 from scion.quantizing.rates import Rates, disk_rates, measured
 
 _KIB = 1024
@@ -59,7 +60,11 @@ class Watch:
         made = estimate(checkpoint, settings, batches, machine(device))
         refuse_too_small(made, work)
         shards = [checkpoint.folder / shard for shard in checkpoint.headers]
-        rates = measured(device.type, disk_rates(work.parent, shards))
+        try:
+            rates = measured(device.type, disk_rates(work.parent, shards))
+        except OSError as error:
+            # The probe writes 64 MiB, where there may be less room than that.
+            raise no_room(work.parent, error) from error
         self._made = made, rates
         self._before = _finished(work)
         print("\n".join(lines(made, rates)), file=sys.stderr)
