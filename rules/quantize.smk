@@ -10,7 +10,11 @@ rule quantize_nvfp4:
     input:
         text=manifest("extract_text"),
         calibration=[local_file(dataset) for dataset in CALIBRATION_DATASETS],
-        scales=local_checkpoint(CONFIG.quantization.input_scales or ""),
+        scales=(
+            local_checkpoint(CONFIG.quantization.input_scales)
+            if CONFIG.quantization.input_scales
+            else []
+        ),
         code=stage_code("quantize_nvfp4"),
     output:
         update(manifest("quantize_nvfp4")),
