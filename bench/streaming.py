@@ -2,21 +2,22 @@ r"""What does quantizing layer by layer take, and does its memory grow with the 
 
 A release of 27 billion parameters shall be made where the model does not fit. So two layers are
 held at a time, however many there are; and since reading, calculating and writing happen at once,
-that should cost no time. Measured is `scion.quantizing` on random checkpoints of one width and
-several depths, beside ModelOpt's plain path in the same run: `from_pretrained`, `mtq.quantize`,
+that should cost no time. Measured is the stage `quantize_nvfp4`, from opening the source to the
+finished, hashed artifact, on random checkpoints of one width and several depths, beside ModelOpt's
+plain path in the same run, which hashes nothing: `from_pretrained`, `mtq.quantize`,
 `export_hf_checkpoint`. Each is a process of its own, in turns; timed is the work, without imports
 and without the compiling of kernels, for which a checkpoint of four layers is quantized first. The
-bench stops if the bytes of quantized modules differ.
+bench ends with an error if the bytes of quantized modules differ.
 
     python bench/streaming.py                                   small, on a CPU: some minutes
     python bench/streaming.py --kill-after 5                    also: killed there, and run again
     python bench/streaming.py --shape qwen3.6-27b --device cuda --samples 20 --tokens 2048 \
-        --repeat 1 --folder /dev/shm/bench
+        --repeat 1 --kill-after 5 --also local_hessian --folder /dev/shm/bench --results bench-out
 
-Peak RSS counts pages of mapped files, which the kernel takes back when it needs them. Calibration
-on a CPU runs on one thread on both sides, or sums would differ. The floor is `scion estimate`'s, at
-rates measured in the same process. Progress goes to stderr, a table and one line of JSON to stdout.
-Nothing stays on disk.
+Peak RSS counts pages of mapped files, which the kernel takes back when it needs them; `own` is what
+the process holds beside them. Calibration on a CPU runs on one thread on both sides, or sums would
+differ. The floor is `scion estimate`'s, at rates measured in the same process. Progress goes to
+stderr, a table and one line of JSON to stdout. Nothing stays on disk.
 """
 
 import argparse
@@ -36,16 +37,21 @@ from support.measure import machine, unwind_when_ended
 _BENCH = Path(__file__).parent
 sys.path.insert(0, str(_BENCH.parent / "tools"))
 from random_checkpoint import SHAPES, generate, shaped_config  # noqa: E402
+from scion.artifact import Draft, remake  # noqa: E402
 from scion.checkpoint import CONFIG, Checkpoint, index_headers  # noqa: E402
 from scion.files import write_json  # noqa: E402
 from scion.stages.extract_text import text_config  # noqa: E402
 
 ONCE = _BENCH / "support" / "quantize_once.py"
 WAYS = ("stream", "modelopt")
+RESUMED = "resumed"
 MAX_GROWTH = 1.05
 """Of the peak of memory, from the fewest layers to the most."""
-MAX_RATIO = 1.1
+MAX_RATIO = 1.15
 """Of the time beside ModelOpt's."""
+SEARCHED, MAX_SEARCHED = "local_hessian", 2.0
+"""Of the time that this recipe takes on a GPU, beside that of nvfp4_default."""
+MAX_GPU_MB, MAX_OWN_MB = 8000.0, 12000.0
 _WARM_LAYERS = 4
 # 3.4 million parameters a layer, in the proportions of the family.
 SMALL: dict[str, Any] = {
@@ -60,8 +66,11 @@ SMALL: dict[str, Any] = {
 }
 
 
+Runs = dict[str, list[dict[str, Any]]]
+
+
 def checkpoint(folder: Path, shape: dict[str, Any], layers: int, *, device: str) -> Path:
-    """A random checkpoint of text alone."""
+    """A random checkpoint of text alone, as the artifact that `quantize_nvfp4` takes."""
     print(f"checkpoint of {layers} layers", file=sys.stderr)
     generate(folder, shaped_config(shape, layers=layers), device=device)
     source = folder / "source"
@@ -71,7 +80,20 @@ def checkpoint(folder: Path, shape: dict[str, Any], layers: int, *, device: str)
         (source / shard).unlink()
     index_headers(source, sorted(whole.headers.keys() - vision))
     write_json(source / CONFIG, text_config(whole.config, text_only=True))
-    return source
+
+    def move(draft: Draft) -> None:
+        for path in source.iterdir():
+            path.rename(draft.folder / path.name)
+
+    made = remake(
+        folder / "text",
+        stage="extract_text",
+        inputs={},
+        settings={},
+        environment="sha256:benchmark",
+        build=move,
+    )
+    return made.folder
 
 
 def run(how: str, source: Path, out: Path, warm: Path, args: Any, *extra: str) -> dict[str, Any]:
@@ -81,61 +103,77 @@ def run(how: str, source: Path, out: Path, warm: Path, args: Any, *extra: str) -
         *("--samples", str(args.samples), "--tokens", str(args.tokens), "--device", args.device),
         *extra,
     ]
+    if how == "stream" and args.gpu_gigabytes is not None:
+        command += ["--gpu-gigabytes", str(args.gpu_gigabytes)]
     done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode == -signal.SIGKILL and extra:
+    if done.returncode == -signal.SIGKILL and "--kill-after" in extra:
         return {}
     if done.returncode:
-        raise SystemExit(f"{' '.join(command)} exited {done.returncode}:\n{done.stderr[-2000:]}")
+        raise SystemExit(f"{' '.join(command)} exited {done.returncode}:\n{done.stderr[-3000:]}")
+    for line in done.stderr.splitlines():
+        if line.startswith("out of GPU memory"):
+            print(f"  {line}", file=sys.stderr)
     told = json.loads(done.stdout.splitlines()[-1])
     told["digests"] = json.loads((out / "digests.json").read_bytes())
+    shown = (f"{told[key]} {key}" for key in ("seconds", "peak_rss_mb", "peak_gpu_mb"))
+    print(f"  {' '.join((how, *extra))}: {', '.join(shown)}", file=sys.stderr)
     return told
 
 
-def measure(layers: int, warm: Path, folder: Path, args: Any) -> dict[str, list[dict[str, Any]]]:
+def measure(layers: int, warm: Path, folder: Path, args: Any) -> Runs:
     """All runs over one checkpoint, by way, in the order in which they ran."""
     source = checkpoint(folder / "model", args.shape_config, layers, device=args.device)
-    found: dict[str, list[dict[str, Any]]] = {how: [] for how in WAYS}
+    found: Runs = {how: [] for how in WAYS}
+
+    def once(how: str, *extra: str) -> dict[str, Any]:
+        with tempfile.TemporaryDirectory(prefix="scion-bench-", dir=args.results) as name:
+            return run(how, source, Path(name), warm, args, *extra)
+
     try:
         for turn in range(args.repeat):
             # Every other turn goes backwards, so that none always pays for the one before.
             for how in WAYS[:: -1 if turn % 2 else 1]:
-                out = folder / "out"
-                found[how].append(run(how, source, out, warm, args))
-                shutil.rmtree(out)
-                one = found[how][-1]
-                print(f"  {how}: {one['seconds']} s, {one['peak_rss_mb']} MB", file=sys.stderr)
+                found[how].append(once(how))
         if args.kill_after is not None and layers == args.depths[0]:
-            out = folder / "out"
-            killed = run("stream", source, out, warm, args, "--kill-after", str(args.kill_after))
-            if killed:
-                raise SystemExit(f"{layers} layers were finished before {args.kill_after} were")
-            shutil.rmtree(out / "warm")
-            found["resumed"] = [run("stream", source, out, warm, args)]
-            shutil.rmtree(out)
+            with tempfile.TemporaryDirectory(prefix="scion-bench-", dir=args.results) as name:
+                extra = ("--kill-after", str(args.kill_after))
+                if run("stream", source, Path(name), warm, args, *extra):
+                    raise SystemExit(f"{layers} layers were finished before {extra[1]} were")
+                shutil.rmtree(Path(name) / "warm")
+                found[RESUMED] = [run("stream", source, Path(name), warm, args)]
+        if layers == args.depths[-1]:
+            for name in args.also:
+                found[name] = [once("stream", "--recipe", name) for _ in range(args.repeat)]
     finally:
         shutil.rmtree(folder / "model")
     return found
 
 
-def differing(found: dict[str, list[dict[str, Any]]]) -> int:
-    """How many tensors are not the same in all runs."""
-    tables = [one["digests"] for runs in found.values() for one in runs]
-    return sum(len({table.get(name) for table in tables}) > 1 for name in tables[0])
+def differing(found: Runs) -> list[str]:
+    """The tensors that are not the same in all runs of one recipe."""
+    tables = [one["digests"] for how in (*WAYS, RESUMED) for one in found.get(how, [])]
+    return [name for name in tables[0] if len({table.get(name) for table in tables}) > 1]
 
 
 def summed_up(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Medians of times, and the highest peaks, of the runs of one way."""
+
+    def highest(key: str) -> float | None:
+        return max(one[key] or 0 for one in runs) or None
+
     told: dict[str, Any] = {
         "seconds": round(median(one["seconds"] for one in runs), 3),
         "runs": [one["seconds"] for one in runs],
-        "peak_rss_mb": max(one["peak_rss_mb"] for one in runs),
         # Beside what libraries and the quantized checkpoint of four layers have left.
         "extra_rss_mb": round(max(one["peak_rss_mb"] - one["rss_before_mb"] for one in runs), 1),
-        "peak_gpu_mb": max(one["peak_gpu_mb"] or 0 for one in runs) or None,
     }
+    for key in ("peak_rss_mb", "peak_anonymous_mb", "peak_gpu_mb", "reserved_gpu_mb"):
+        told[key] = highest(key)
     if "floor_seconds" in runs[0]:
         told["floor_seconds"] = round(median(one["floor_seconds"] for one in runs), 3)
+        told["over_floor"] = round(told["seconds"] / told["floor_seconds"], 2)
         told |= {key: runs[-1][key] for key in ("bound", "estimated_rss_mb", "estimated_gpu_mb")}
+        told["estimated_terms"] = runs[-1]["estimate"]["time"]["terms"]
     return told
 
 
@@ -144,39 +182,41 @@ def peak(result: dict[str, Any]) -> float:
     return result["peak_gpu_mb"] or result["peak_rss_mb"]
 
 
-def report(found: dict[int, dict[str, list[dict[str, Any]]]]) -> dict[str, Any]:
-    """Print the table; the figures of the line of JSON.
-
-    Raises:
-        SystemExit: Not all bytes are the same.
-    """
-    if wrong := {layers: n for layers, runs in found.items() if (n := differing(runs))}:
-        raise SystemExit(f"tensors that differ, by layers: {wrong}")
+def report(found: dict[int, Runs]) -> dict[str, Any]:
+    """Print the table; the figures of the line of JSON."""
     results = {n: {how: summed_up(runs) for how, runs in by.items()} for n, by in found.items()}
-    print("layers  way         seconds   floor   peak RSS     extra   peak GPU")
+    print(
+        "layers  way              seconds   floor   peak RSS     own    extra  peak GPU  reserved"
+    )
     for layers, by_way in results.items():
         for how, one in by_way.items():
+            gpu = (f"{one[key] or 0:7.0f} MB" for key in ("peak_gpu_mb", "reserved_gpu_mb"))
             print(
-                f"{layers:6}  {how:10}{one['seconds']:9.2f}{one.get('floor_seconds', 0):8.2f}"
-                f"{one['peak_rss_mb']:8.0f} MB{one['extra_rss_mb']:7.0f} MB"
-                f"{one['peak_gpu_mb'] or 0:8.0f} MB"
+                f"{layers:6}  {how:15}{one['seconds']:9.2f}{one.get('floor_seconds', 0):8.2f}"
+                f"{one['peak_rss_mb']:8.0f} MB{one['peak_anonymous_mb']:8.0f}"
+                f"{one['extra_rss_mb']:9.0f}{''.join(gpu)}"
             )
-    extra = {n: by["stream"]["extra_rss_mb"] for n, by in results.items()}
     few, many = results[min(results)], results[max(results)]
+    stream, modelopt = many["stream"], many["modelopt"]
     growth = {how: round(peak(many[how]) / peak(few[how]), 3) for how in WAYS}
-    ratio = round(many["stream"]["seconds"] / many["modelopt"]["seconds"], 3)
+    targets = {
+        "growth": target(MAX_GROWTH, growth["stream"]),
+        "ratio": target(MAX_RATIO, round(stream["seconds"] / modelopt["seconds"], 3)),
+        "own_mb": target(MAX_OWN_MB, stream["peak_anonymous_mb"]),
+    }
+    if stream["peak_gpu_mb"]:
+        targets["gpu_mb"] = target(MAX_GPU_MB, stream["peak_gpu_mb"])
+        if SEARCHED in many:
+            ratio = round(many[SEARCHED]["seconds"] / stream["seconds"], 3)
+            targets[f"{SEARCHED} beside nvfp4_default"] = target(MAX_SEARCHED, ratio)
     first = next(iter(found.values()))["stream"][0]
     return {
         **{key: first[key] for key in ("device", "torch", "modelopt")},
-        "same_bytes": True,
+        "differing": {layers: differing(runs) for layers, runs in found.items()},
+        "compared": {layers: len(runs["stream"][0]["digests"]) for layers, runs in found.items()},
         "growth": growth,
-        "extra_rss_mb": extra,
-        "ratio": ratio,
-        "memory_beside_modelopt": round(peak(many["stream"]) / peak(many["modelopt"]), 3),
-        "targets": {
-            "growth": target(MAX_GROWTH, growth["stream"]),
-            "ratio": target(MAX_RATIO, ratio),
-        },
+        "memory_beside_modelopt": round(peak(stream) / peak(modelopt), 3),
+        "targets": targets,
         "results": results,
     }
 
@@ -200,22 +240,35 @@ def main() -> int:
     parser.add_argument(
         "--kill-after", type=int, metavar="N", help="also kill and resume, at the first depth"
     )
+    parser.add_argument(
+        "--also",
+        type=lambda text: text.split(","),
+        default=[],
+        metavar="RECIPES",
+        help="also stream these, at the last depth",
+    )
+    parser.add_argument(
+        "--gpu-gigabytes", type=float, help="what torch may have of the GPU when layers stream"
+    )
     parser.add_argument("--folder", type=Path, help="where checkpoints go (default: temporary)")
+    parser.add_argument("--results", type=Path, help="where results go (default: temporary)")
     args = parser.parse_args()
     unwind_when_ended()
     shape = SHAPES / f"{args.shape}.json"
     args.depths = [int(text) for text in args.layers.split(",")]
     args.shape_config = json.loads(shape.read_bytes()) if args.shape else SMALL
-    if args.folder is not None:
-        args.folder.mkdir(parents=True, exist_ok=True)
+    for folder in (args.folder, args.results):
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="scion-bench-", dir=args.folder) as name:
         folder = Path(name)
         where = machine(folder)
         warm = checkpoint(folder / "warm", args.shape_config, _WARM_LAYERS, device=args.device)
         found = {layers: measure(layers, warm, folder, args) for layers in args.depths}
     asked = {"samples": args.samples, "tokens": args.tokens, "shape": args.shape or "small"}
-    print(json.dumps({"benchmark": "streaming", "machine": where, **asked, **report(found)}))
-    return 0
+    told = report(found)
+    print(json.dumps({"benchmark": "streaming", "machine": where, **asked, **told}))
+    return 1 if any(told["differing"].values()) else 0
 
 
 if __name__ == "__main__":

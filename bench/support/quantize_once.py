@@ -1,21 +1,23 @@
-"""Quantize a checkpoint once, layer by layer or with ModelOpt's plain path, and tell what it took.
+"""Quantize a checkpoint once, with the stage or with ModelOpt's plain path; tell what it took.
 
     python bench/support/quantize_once.py stream SOURCE OUT --warm-up TINY --samples 4 --tokens 128
 
-Before the time is taken the same is done to TINY, a checkpoint of few layers of the same width, so
-that kernels are compiled; the peak of memory is set back after it. Prints one line of JSON; the
-SHA-256 of each tensor of quantized modules goes to OUT/digests.json.
+SOURCE is an artifact, as `bench/streaming.py` makes it. Before the time is taken the same is done
+to TINY, a checkpoint of few layers of the same width, so that kernels are compiled; the peak of
+memory is set back after it. Prints one line of JSON; the SHA-256 of each tensor of quantized
+modules goes to OUT/digests.json.
 """
 
 import argparse
 import contextlib
 import json
 import os
+import random
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -26,80 +28,86 @@ from modelopt.torch.export import export_hf_checkpoint
 from transformers import Qwen3_5ForCausalLM
 
 from scion.architectures import inventory
-from scion.calibration import Sample
+from scion.artifact import Artifact
 from scion.checkpoint import Checkpoint
-from scion.config_conversion import CalibrationSet, Quantization
+from scion.config_conversion import Calibration, CalibrationSet, Quantization
 from scion.digest import digest_file, in_parallel
 from scion.files import write_json
 from scion.nvfp4_config import SUFFIXES
 from scion.packed_samples import pack
 from scion.quantizing.estimate import estimate
 from scion.quantizing.estimate_memory import total
+from scion.quantizing.estimate_report import record
 from scion.quantizing.rates import disk_rates, measured
 from scion.quantizing.recipes import recipe
-from scion.quantizing.stream import Stream, Target, one_thread
+from scion.quantizing.stream import one_thread
 from scion.quantizing.torch_kernels import on_cpu
 from scion.quantizing.watch import machine
-from scion.stages.quantize_nvfp4 import copy_kept, lay_out
+from scion.stages.quantize_nvfp4 import quantize_nvfp4, samples_of
 
-# Ids that every vocabulary of the family has.
-_IDS = 700
-
-
-def samples(count: int, tokens: int) -> list[Sample]:
-    """Random ids, the same for the same arguments."""
-    generator = torch.Generator().manual_seed(0)
-    ids = (torch.randint(0, _IDS, (1, tokens), generator=generator) for _ in range(count))
-    return [Sample(one, 0, CalibrationSet(), tokens) for one in ids]
+_ENVIRONMENT = "sha256:benchmark"
+_WORDS = (
+    "the of and to in is that it for was on are as with they be at one have this from or had by"
+)
+_POLL_SECONDS = 0.02
 
 
-def stream(source: Path, out: Path, found: list[Sample], device: torch.device, args: Any) -> Path:
-    """By `scion.quantizing`; the folder of the shards."""
-    checkpoint = Checkpoint.open(source)
-    expected = inventory(checkpoint.config, where=source)
-    chosen = recipe(args.recipe)
-    quantized = chosen.quantized(expected)
-    shards = lay_out(
-        checkpoint, quantized, out / "shards", request="sha256:benchmark", max_megabytes=5000
+def settings(args: Any, folder: Path, samples: int) -> Quantization:
+    """What a configuration would say; the samples are written to a file in `folder`."""
+    file = folder / "calibration.jsonl"
+    draw = random.Random(0)
+    # A word is a token at least, so each sample has more than is asked for and is cut.
+    rows = (" ".join(draw.choices(_WORDS.split(), k=args.tokens + 1)) for _ in range(samples))
+    file.write_text("".join(json.dumps({"text": row}) + "\n" for row in rows))
+    one = CalibrationSet(dataset=str(file), samples=samples, max_tokens=args.tokens)
+    return Quantization(
+        recipe=args.recipe, device=args.device, calibration=Calibration(sets=(one,))
     )
-    if args.kill_after is not None:
-        threading.Thread(target=_kill, args=(shards.finished, args.kill_after), daemon=True).start()
-    run = Stream(checkpoint, expected, [Target(chosen, shards)], pack(found, None), device)
-    copied = copy_kept(checkpoint, quantized, shards)
-    run.run()
-    copied.result()
-    shards.close()
-    release = out / "release"
-    release.mkdir()
-    shards.link_into(release)
-    return release
 
 
-def _kill(finished: dict[str, Any], layers: int) -> None:
-    """End this process, as a machine that is switched off does, once so many layers are done."""
-    while sum(".layers." in part for part in list(finished)) < layers:
-        time.sleep(0.005)
-    os.kill(os.getpid(), signal.SIGKILL)
+def stream(source: Path, out: Path, chosen: Quantization) -> Path:
+    """By the stage: from opening the source to the finished, hashed artifact."""
+    text, output = Artifact.open(source), out / "artifact"
+    quantize_nvfp4(text=text, output=output, settings=chosen, environment=_ENVIRONMENT)
+    return output
 
 
-def resident(source: Path, out: Path, found: list[Sample], device: torch.device, args: Any) -> Path:
-    """By ModelOpt's plain path: the model loaded whole, quantized, exported."""
-    model: Any = Qwen3_5ForCausalLM.from_pretrained(source, dtype=torch.bfloat16).eval()
-    model = model.to(device)
+def resident(source: Path, out: Path, chosen: Quantization) -> Path:
+    """By ModelOpt's plain path: the model loaded whole, quantized, exported; nothing is hashed."""
+    device = torch.device(chosen.device)
+    model: Any = Qwen3_5ForCausalLM.from_pretrained(
+        source, dtype=torch.bfloat16, device_map=device
+    ).eval()
+    samples = samples_of(source, Checkpoint.open(source), chosen)
 
     def forward(model: Any) -> None:
-        for sample in found:
+        for sample in samples:
             model(input_ids=sample.ids.to(device), use_cache=False)
 
     kernels = on_cpu() if device.type == "cpu" else contextlib.nullcontext()
     with torch.no_grad(), kernels, one_thread(device):
-        mtq.quantize(model, recipe(args.recipe).config, forward)
+        mtq.quantize(model, recipe(chosen.recipe).config, forward)
         model.config.architectures = ["Qwen3_5ForCausalLM"]
-        export_hf_checkpoint(model, export_dir=out / "release")
-    return out / "release"
+        export_hf_checkpoint(model, export_dir=out / "artifact")
+    return out / "artifact"
 
 
-WAYS: dict[str, Callable[..., Path]] = {"stream": stream, "modelopt": resident}
+WAYS: dict[str, Callable[[Path, Path, Quantization], Path]] = {
+    "stream": stream,
+    "modelopt": resident,
+}
+
+
+def kill_after(journal: Path, layers: int) -> None:
+    """End this process, as a machine that is switched off does, once so many layers are done."""
+
+    def finished() -> int:
+        lines = journal.read_text().splitlines() if journal.is_file() else []
+        return sum(".layers." in line.partition(",")[0] for line in lines)
+
+    while finished() < layers:
+        time.sleep(_POLL_SECONDS)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def digests(source: Path, release: Path) -> dict[str, str]:
@@ -117,21 +125,44 @@ def digests(source: Path, release: Path) -> dict[str, str]:
     return dict(zip(names, in_parallel(one, names), strict=True))
 
 
-def floor(source: Path, out: Path, device: torch.device, args: Any) -> dict[str, Any]:
-    """What `scion estimate` says, at rates measured now; without the artifact's closing hash."""
+def expectation(source: Path, out: Path, chosen: Quantization) -> dict[str, Any]:
+    """What `scion estimate` says, at rates measured now."""
     checkpoint = Checkpoint.open(source)
-    settings = Quantization(recipe=args.recipe)
-    made = estimate(checkpoint, settings, [[args.tokens]] * args.samples, machine(device))
+    batches = pack(samples_of(source, checkpoint, chosen), None)
+    lengths = [batch.lengths for batch in batches]
+    made = estimate(checkpoint, chosen, lengths, machine(torch.device(chosen.device)))
     shards = [source / shard for shard in checkpoint.headers]
-    rates = measured(device.type, disk_rates(out, shards))
+    rates = measured(chosen.device, disk_rates(out, shards))
     seconds, bound = made.floor(rates)
-    hashing = next(term.seconds for term in made.terms(rates) if term.name == "hashing")
     return {
-        "floor_seconds": round(seconds - hashing, 3),
+        "floor_seconds": round(seconds, 3),
         "bound": bound,
         "estimated_rss_mb": round(total(made.host) / 1e6, 1),
         "estimated_gpu_mb": round(total(made.device) / 1e6, 1) if made.device else None,
+        "estimate": record(made, rates),
     }
+
+
+@contextlib.contextmanager
+def peak_of_own_memory() -> Generator[dict[str, float]]:
+    """Watch the process's memory but for pages of files, which the kernel can take back.
+
+    Yields:
+        `anonymous_mb`, the highest `RssAnon` that was seen, in 10^6 bytes.
+    """
+    found, ended = {"anonymous_mb": 0.0}, threading.Event()
+
+    def look() -> None:
+        while not ended.wait(_POLL_SECONDS):
+            found["anonymous_mb"] = max(found["anonymous_mb"], resident_mb("RssAnon"))
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield found
+    finally:
+        ended.set()
+        thread.join()
 
 
 def reset_peak(device: torch.device) -> None:
@@ -151,36 +182,52 @@ def resident_mb(which: str) -> float:
 
 def main() -> int:
     """Parse arguments, quantize, and print one line of JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("how", choices=WAYS)
     parser.add_argument("source", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--warm-up", type=Path, required=True)
+    parser.add_argument("--warm-up", type=Path, required=True, help="a checkpoint of few layers")
     parser.add_argument("--samples", type=int, required=True)
-    parser.add_argument("--tokens", type=int, required=True)
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--tokens", type=int, required=True, help="of each sample")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--recipe", default="nvfp4_default")
-    parser.add_argument("--kill-after", type=int)
+    parser.add_argument("--kill-after", type=int, help="layers")
+    parser.add_argument(
+        "--gpu-gigabytes", type=float, help="what torch may have of the GPU's memory (10^9 bytes)"
+    )
     args = parser.parse_args()
     device, way = torch.device(args.device), WAYS[args.how]
-    args.out.mkdir(parents=True, exist_ok=True)
-    warm = argparse.Namespace(**{**vars(args), "kill_after": None})
-    way(args.warm_up, args.out / "warm", samples(1, args.tokens), device, warm)
-    expected = floor(args.source, args.out, device, args) if args.how == "stream" else {}
+    (args.out / "warm").mkdir(parents=True, exist_ok=True)
+    if args.gpu_gigabytes is not None:
+        whole = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(args.gpu_gigabytes * 1e9 / whole)
+    way(args.warm_up, args.out / "warm", settings(args, args.out / "warm", 1))
+    chosen = settings(args, args.out, args.samples)
+    told = expectation(args.source, args.out, chosen) if args.how == "stream" else {}
+    if args.kill_after is not None:
+        journal = args.out / ".artifact.layers/layers.jsonl"
+        watching = threading.Thread(target=kill_after, args=(journal, args.kill_after), daemon=True)
+        watching.start()
     reset_peak(device)
     before, begin = resident_mb("VmRSS"), time.perf_counter()
-    release = way(args.source, args.out, samples(args.samples, args.tokens), device, args)
-    seconds = time.perf_counter() - begin
+    with peak_of_own_memory() as own:
+        release = way(args.source, args.out, chosen)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - begin
     on_gpu = device.type == "cuda"
-    told = {
+    told |= {
         "seconds": round(seconds, 3),
         "peak_rss_mb": resident_mb("VmHWM"),
+        "peak_anonymous_mb": own["anonymous_mb"],
         "rss_before_mb": before,
         "peak_gpu_mb": round(torch.cuda.max_memory_allocated() / 1e6, 1) if on_gpu else None,
+        "reserved_gpu_mb": round(torch.cuda.max_memory_reserved() / 1e6, 1) if on_gpu else None,
         "device": torch.cuda.get_device_name() if on_gpu else "cpu",
         "torch": torch.__version__,
         "modelopt": modelopt.__version__,
-        **expected,
     }
     write_json(args.out / "digests.json", digests(args.source, release))
     print(json.dumps(told))

@@ -1,5 +1,7 @@
 """The run over layers, beside ModelOpt's own over the whole model: the same bytes."""
 
+import contextlib
+import importlib
 import json
 import shutil
 from collections.abc import Callable
@@ -14,6 +16,7 @@ import torch
 from modelopt.torch.export import export_hf_checkpoint
 from modelopt.torch.export.quant_utils import preprocess_linear_fusion
 from modelopt.torch.quantization.qtensor import NVFP4QTensor
+from modelopt.torch.quantization.tensor_quant import dynamic_block_quantize_op
 from modelopt.torch.quantization.utils.calib_utils import gptq_blockwise_update
 from safetensors.torch import load_file, save_file
 from transformers import Qwen3_5ForCausalLM
@@ -36,10 +39,18 @@ from scion.quantizing.maxima import record_maxima, show_maxima
 from scion.quantizing.planned_shards import PlannedShards
 from scion.quantizing.recipes import RECIPES, Recipe, recipe
 from scion.quantizing.stream import Stream, Target
-from scion.quantizing.torch_kernels import fake_quantize_dynamic, on_cpu, round_to_e2m1
+from scion.quantizing.torch_kernels import (
+    fake_quantize_dynamic,
+    fake_quantize_static,
+    on_cpu,
+    round_to_e2m1,
+)
 from scion.stages.quantize_nvfp4 import planned
 
 CPU = torch.device("cpu")
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+"""Where there is a GPU, these tests are of what runs there."""
+beside_cuda = pytest.mark.skipif(DEVICE.type != "cuda", reason="torch sees no GPU to compare with")
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +96,7 @@ def prepare(
         expected=expected,
         targets=[Target(chosen, shards)],
         batches=pack(samples, pack_tokens),
-        device=CPU,
+        device=options.pop("device", DEVICE),
         **options,
     )
 
@@ -121,13 +132,15 @@ def modelopts_own(
         target: Folder to make.
         shared: Parents whose fused modules get one scale before export, which leaves FP8 alone.
     """
-    model = Qwen3_5ForCausalLM.from_pretrained(source, dtype=torch.bfloat16).eval()
+    model: Any = Qwen3_5ForCausalLM.from_pretrained(source, dtype=torch.bfloat16).eval()
+    model = model.to(DEVICE)
 
     def forward(model: Any) -> None:
         for sample in samples:
-            model(input_ids=sample.ids, use_cache=False)
+            model(input_ids=sample.ids.to(DEVICE), use_cache=False)
 
-    with torch.no_grad(), on_cpu(), stream_module.one_thread(CPU):
+    kernels = on_cpu() if DEVICE.type == "cpu" else contextlib.nullcontext()
+    with torch.no_grad(), kernels, stream_module.one_thread(DEVICE):
         mtq.quantize(model, config, forward)
         for name, module in model.named_modules():
             if name.rpartition(".")[2] in shared.split():
@@ -425,13 +438,13 @@ def test_where_hidden_states_are_kept_changes_nothing(
 
 
 def test_hidden_states_move_between_places(tmp_path: Path) -> None:
-    states = HiddenStates([3, 2], 4, device=CPU, place="device", folder=tmp_path)
+    states = HiddenStates([3, 2], 4, device=DEVICE, place="device", folder=tmp_path)
     parts = [torch.randn(1, n, 4).bfloat16() for n in (3, 2)]
     for number, part in enumerate(parts):
         states.write(number, part)
-    moved = states.moved("disk")
-    assert moved.place == "disk"
-    assert all(torch.equal(moved.read(number), part) for number, part in enumerate(parts))
+    states.move("disk")
+    assert states.place == "disk"
+    assert all(torch.equal(states.read(number).cpu(), part) for number, part in enumerate(parts))
 
 
 def test_samples_in_one_pass_give_the_same_weights(
@@ -598,6 +611,38 @@ def test_simulated_activations_are_what_the_format_stores() -> None:
     made: Any = NVFP4QTensor.quantize(values, 16, None, largest / (6 * 448))
     decoded = dequantize(made[0]._quantized_data, *made[1:])
     assert torch.equal(fake_quantize_dynamic(values, largest), decoded.bfloat16())
+
+
+@beside_cuda
+def test_torch_simulates_as_modelopts_kernels_for_cuda_do() -> None:
+    generator = torch.Generator().manual_seed(7)
+    values = torch.randn(96, 512, generator=generator)
+    values[3], values[5, 16:32], values[7, 0] = 0, 0, -0.0
+    largest = values.abs().amax()
+    scales = values.unflatten(1, (-1, 16)).abs().amax(-1) * torch.rand(96, 32, generator=generator)
+    for dtype in (torch.bfloat16, torch.float32):
+        mine = values.to(dtype)
+        theirs: Any = dynamic_block_quantize_op(mine.cuda(), 16, largest.cuda(), 4, 2, 8, 4)
+        assert torch.equal(fake_quantize_dynamic(mine, largest), theirs.cpu())
+    blocks, given = values.view(-1, 16), scales.view(-1)
+    kernels: Any = importlib.import_module("modelopt.torch.kernels.quantization.gemm.fp4_kernel")
+    theirs = kernels.static_blockwise_fp4_fake_quant(
+        blocks.cuda(), 6 * given.cuda(), quantize_block_scales=False
+    )
+    assert torch.equal(fake_quantize_static(blocks, given), theirs.cpu())
+
+
+@beside_cuda
+@pytest.mark.parametrize("name", ["nvfp4_default", "four_over_six", "mse_sweep"])
+def test_a_cpu_gives_the_weights_of_a_gpu(
+    source: Path, samples: list[Sample], tmp_path: Path, name: str
+) -> None:
+    # Without input_scale: products of activations are summed in another order.
+    made = [
+        quantize(source, RECIPES[name], samples, tmp_path / device.type, device=device)
+        for device in (CPU, DEVICE)
+    ]
+    assert {one.rpartition(".")[2] for one in differing(*made)} <= {"input_scale"}
 
 
 def test_gptq_moves_weights_as_modelopt_does() -> None:

@@ -102,7 +102,7 @@ GPUS = (
         178.35,
         "https://github.com/pytorch/ao/pull/4002; nvidia-smi as widely published",
         bf16_tflops=2250,
-        float32_tflops=80,
+        float32_tflops=75,
     ),
     Gpu(
         "gb10",

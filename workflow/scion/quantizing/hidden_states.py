@@ -94,12 +94,12 @@ class HiddenStates:
             folder=self._folder,
         )
 
-    def moved(self, place: Place) -> "HiddenStates":
-        """The same states, kept in another place."""
+    def move(self, place: Place) -> None:
+        """Keep the same states in another place from now on."""
         target = self.like(place)
         for number, kept in enumerate(self._kept):
             target.write(number, kept)
-        return target
+        self.place, self._kept = place, target._kept
 
     def tensors(self) -> dict[str, Tensor]:
         """All of them by number, to be saved."""

@@ -88,6 +88,7 @@ class Stream:
     _left: list[int] = field(init=False)
     _arguments: list[list[Arguments]] = field(init=False)
     _prefetch: bool = field(init=False, default=True)
+    _following: Future[nn.Module] | None = field(init=False, default=None)
     _reading: Any = field(init=False, default=None)
     _saved_at: float = field(init=False)
 
@@ -149,22 +150,35 @@ class Stream:
         except torch.OutOfMemoryError:
             if states.place != "device" and not self._prefetch:
                 raise _no_memory(self._names[number], self.device) from None
+        _release(layer)
+        self._make_room()
+        if states.place == "device":
+            states.move("host")
+        self._empty_cache()
+        try:
+            fresh = self._load(number)
+            made = self._try(number, fresh, states)
+        except torch.OutOfMemoryError:
+            raise _no_memory(self._names[number], self.device) from None
+        self._synchronize()
+        _release(fresh)
+        return made
+
+    def _make_room(self) -> None:
+        """From now on keep hidden states in host memory, and read no layer ahead."""
         print(
             "out of GPU memory: hidden states go to host memory, the next layer is read later; "
             "the result is the same",
             file=sys.stderr,
         )
-        self._prefetch, self.place = False, "host"
-        states = states.moved("host")
-        _release(layer)
-        gc.collect()
-        torch.cuda.empty_cache()
-        fresh = load(
-            self.skeleton.layer(number), self.checkpoint, self._names[number], device=self.device
-        )
-        made = self._try(number, fresh, states)
-        _release(fresh)
-        return made
+        self._prefetch = False
+        if self.place != "disk":
+            self.place = "host"
+        following, self._following = self._following, None
+        if following is not None:
+            # It may have run out of memory itself.
+            with contextlib.suppress(torch.OutOfMemoryError):
+                _release(following.result())
 
     def _try(
         self, number: int, layer: nn.Module, states: HiddenStates
@@ -228,9 +242,13 @@ class Stream:
     def _start(self, first: int) -> tuple[int, HiddenStates]:
         """The layer to begin with, and what it sees: embeddings, or states that were saved."""
         lengths = [batch.ids.shape[1] for batch in self.batches]
-        width = self.skeleton.hidden_size
-        place = self.place or choose_place(sum(lengths), width, device=self.device)
-        states = HiddenStates(lengths, width, device=self.device, place=place, folder=self._folder)
+        if self.place is None:
+            self.place = choose_place(sum(lengths), self.skeleton.hidden_size, device=self.device)
+        try:
+            states = self._room(lengths, self.place)
+        except torch.OutOfMemoryError:
+            self._make_room()
+            states = self._room(lengths, "host")
         with _embeddings(self.checkpoint) as table:
             embedded = (table(batch.ids) for batch in self.batches)
             self._arguments = []
@@ -249,6 +267,10 @@ class Stream:
             for index in range(len(states)):
                 states.write(index, file.get_tensor(str(index)))
         return self._replay_from(after + 1, first), states
+
+    def _room(self, lengths: Sequence[int], place: Place) -> HiddenStates:
+        width = self.skeleton.hidden_size
+        return HiddenStates(lengths, width, device=self.device, place=place, folder=self._folder)
 
     def _replay_from(self, start: int, first: int) -> int:
         if first:
@@ -292,18 +314,38 @@ class Stream:
         """Layers with their weights; the next one is read while one is worked on."""
         numbers = list(numbers)
         with ThreadPoolExecutor(1, thread_name_prefix="reader") as pool:
-            following: Future[nn.Module] | None = None
             for position, number in enumerate(numbers):
-                layer = following.result() if following else self._load(number)
-                following = None
+                layer = self._next(number)
                 if self._prefetch and position + 1 < len(numbers):
-                    following = pool.submit(self._load, numbers[position + 1])
+                    self._following = pool.submit(self._load, numbers[position + 1])
                 yield number, layer
-                if self.device.type == "cuda":
-                    # The reader's stream may use the memory again that this layer had.
-                    torch.cuda.synchronize(self.device)
+                # The reader's stream may use the memory again that this layer had.
+                self._synchronize()
                 _release(layer)
                 del layer
+
+    def _next(self, number: int) -> nn.Module:
+        """The layer that was read ahead, or else is read now."""
+        following, self._following = self._following, None
+        if following is not None:
+            try:
+                return following.result()
+            except torch.OutOfMemoryError:
+                self._make_room()
+        self._empty_cache()
+        try:
+            return self._load(number)
+        except torch.OutOfMemoryError:
+            raise _no_memory(self._names[number], self.device) from None
+
+    def _synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def _empty_cache(self) -> None:
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _load(self, number: int) -> nn.Module:
         stream: Any = contextlib.nullcontext()
