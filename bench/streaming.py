@@ -44,7 +44,7 @@ from scion.stages.extract_text import text_config  # noqa: E402
 
 ONCE = _BENCH / "support" / "quantize_once.py"
 WAYS = ("stream", "modelopt")
-RESUMED = "resumed"
+RESUMED, CAPPED = "resumed", "capped"
 MAX_GROWTH = 1.05
 """Of the peak of memory, from the fewest layers to the most."""
 MAX_RATIO = 1.15
@@ -52,7 +52,7 @@ MAX_RATIO = 1.15
 SEARCHED, MAX_SEARCHED = "local_hessian", 2.0
 """Of the time that this recipe takes on a GPU, beside that of nvfp4_default."""
 MAX_GPU_MB, MAX_OWN_MB = 8000.0, 12000.0
-_WARM_LAYERS = 4
+_WARM_LAYERS, _WARM_VOCABULARY = 4, 2048
 # 3.4 million parameters a layer, in the proportions of the family.
 SMALL: dict[str, Any] = {
     "text_config": {
@@ -103,8 +103,6 @@ def run(how: str, source: Path, out: Path, warm: Path, args: Any, *extra: str) -
         *("--samples", str(args.samples), "--tokens", str(args.tokens), "--device", args.device),
         *extra,
     ]
-    if how == "stream" and args.gpu_gigabytes is not None:
-        command += ["--gpu-gigabytes", str(args.gpu_gigabytes)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode == -signal.SIGKILL and "--kill-after" in extra:
         return {}
@@ -114,10 +112,9 @@ def run(how: str, source: Path, out: Path, warm: Path, args: Any, *extra: str) -
         if line.startswith("out of GPU memory"):
             print(f"  {line}", file=sys.stderr)
     told = json.loads(done.stdout.splitlines()[-1])
-    told["digests"] = json.loads((out / "digests.json").read_bytes())
-    shown = (f"{told[key]} {key}" for key in ("seconds", "peak_rss_mb", "peak_gpu_mb"))
-    print(f"  {' '.join((how, *extra))}: {', '.join(shown)}", file=sys.stderr)
-    return told
+    # All of it, so that nothing is lost if the bench is stopped.
+    print(f"  {' '.join((how, *extra))}: {json.dumps(told)}", file=sys.stderr)
+    return {**told, "digests": json.loads((out / "digests.json").read_bytes())}
 
 
 def measure(layers: int, warm: Path, folder: Path, args: Any) -> Runs:
@@ -134,14 +131,16 @@ def measure(layers: int, warm: Path, folder: Path, args: Any) -> Runs:
             # Every other turn goes backwards, so that none always pays for the one before.
             for how in WAYS[:: -1 if turn % 2 else 1]:
                 found[how].append(once(how))
-        if args.kill_after is not None and layers == args.depths[0]:
+        if args.gpu_gigabytes is not None and layers == min(args.depths):
+            found[CAPPED] = [once("stream", "--gpu-gigabytes", str(args.gpu_gigabytes))]
+        if args.kill_after is not None and layers == min(args.depths):
             with tempfile.TemporaryDirectory(prefix="scion-bench-", dir=args.results) as name:
                 extra = ("--kill-after", str(args.kill_after))
                 if run("stream", source, Path(name), warm, args, *extra):
                     raise SystemExit(f"{layers} layers were finished before {extra[1]} were")
                 shutil.rmtree(Path(name) / "warm")
                 found[RESUMED] = [run("stream", source, Path(name), warm, args)]
-        if layers == args.depths[-1]:
+        if layers == max(args.depths):
             for name in args.also:
                 found[name] = [once("stream", "--recipe", name) for _ in range(args.repeat)]
     finally:
@@ -151,7 +150,7 @@ def measure(layers: int, warm: Path, folder: Path, args: Any) -> Runs:
 
 def differing(found: Runs) -> list[str]:
     """The tensors that are not the same in all runs of one recipe."""
-    tables = [one["digests"] for how in (*WAYS, RESUMED) for one in found.get(how, [])]
+    tables = [one["digests"] for how in (*WAYS, RESUMED, CAPPED) for one in found.get(how, [])]
     return [name for name in tables[0] if len({table.get(name) for table in tables}) > 1]
 
 
@@ -238,17 +237,20 @@ def main() -> int:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--repeat", type=int, default=3, help="runs of each way (3)")
     parser.add_argument(
-        "--kill-after", type=int, metavar="N", help="also kill and resume, at the first depth"
+        "--kill-after", type=int, metavar="N", help="also kill and resume, at the least depth"
     )
     parser.add_argument(
         "--also",
         type=lambda text: text.split(","),
         default=[],
         metavar="RECIPES",
-        help="also stream these, at the last depth",
+        help="also stream these, at the greatest depth",
     )
     parser.add_argument(
-        "--gpu-gigabytes", type=float, help="what torch may have of the GPU when layers stream"
+        "--gpu-gigabytes",
+        type=float,
+        metavar="N",
+        help="also stream at the least depth where torch may have no more of the GPU than this",
     )
     parser.add_argument("--folder", type=Path, help="where checkpoints go (default: temporary)")
     parser.add_argument("--results", type=Path, help="where results go (default: temporary)")
@@ -263,7 +265,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="scion-bench-", dir=args.folder) as name:
         folder = Path(name)
         where = machine(folder)
-        warm = checkpoint(folder / "warm", args.shape_config, _WARM_LAYERS, device=args.device)
+        text = {**args.shape_config["text_config"], "vocab_size": _WARM_VOCABULARY}
+        small = {**args.shape_config, "text_config": text}
+        warm = checkpoint(folder / "warm", small, _WARM_LAYERS, device=args.device)
         found = {layers: measure(layers, warm, folder, args) for layers in args.depths}
     asked = {"samples": args.samples, "tokens": args.tokens, "shape": args.shape or "small"}
     told = report(found)

@@ -112,12 +112,14 @@ class Artifact:
 class Draft:
     """An artifact in the making: write files into `folder`, link unchanged ones, note facts.
 
-    `request` is the digest of all that the artifact is made from.
+    `request` is the digest of all that the artifact is made from. `known_tensors` are SHA-256 of
+    tensors by name whose writer hashed them: their bytes are not hashed a second time.
     """
 
     folder: Path
     request: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
+    known_tensors: dict[str, str] = field(default_factory=dict)
     _files: dict[str, dict[str, Any]] = field(default_factory=dict)
     _tensors: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -155,7 +157,7 @@ class Draft:
             path = self.folder / name
             if not name.endswith(".safetensors"):
                 return {"size": path.stat().st_size, "sha256": digest_file(path)}, {}
-            header, digest = read_header(path), digest_safetensors(path)
+            header, digest = read_header(path), digest_safetensors(path, known=self.known_tensors)
             rows = {
                 tensor.name: {
                     "dtype": tensor.dtype,

@@ -133,8 +133,8 @@ class Estimate:
                 for one in self.operations
             ),
         ]
-        # Once for its file and once for its tensors, when the artifact is closed.
-        hashed = 2 * self.shard_bytes
+        # When the artifact is closed; tensors were hashed as they were written.
+        hashed = self.shard_bytes
         return [*found, Term("hashing", hashed / rates.hash, _over(hashed, "B", rates.hash))]
 
     def floor(self, rates: Rates) -> tuple[float, str]:

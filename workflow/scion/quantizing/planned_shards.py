@@ -164,6 +164,10 @@ class PlannedShards:
         for file in self._files.values():
             file.close()
 
+    def digests(self) -> dict[str, str]:
+        """Hex SHA-256 by name of all tensors that are written, taken from what was written."""
+        return {name: sha256 for part in self.finished.values() for name, sha256 in part.items()}
+
     def discard(self) -> None:
         """Remove the folder: there is nothing in it to go on from."""
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -141,6 +141,7 @@ def quantize_nvfp4(
                 pack_all(checkpoint, list(quantized), expected.groups, given, shards)
             copied.result()
             shards.link_into(draft.folder)
+            draft.known_tensors |= shards.digests()
         draft.link_all(text, but={"config.json", INDEX, *checkpoint.headers})
         exclude = write_configs(draft.folder, checkpoint, expected, quantized)
         draft.facts |= {
