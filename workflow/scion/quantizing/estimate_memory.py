@@ -26,6 +26,9 @@ _PACKING = 11
 # what rounding to E2M1 makes, int64 positions among it. ModelOpt's kernels for CUDA hold none of
 # it, but they exist for the sweep over FP8 scales only.
 _TRYING, _TRYING_ON_GPU = 36, 20
+# What quantizers hold of a weight's blocks in float32 where scales do not follow from the weight:
+# the maxima that were collected, those that a search begins with, and the result.
+_SCALES = 3 * _FLOAT_BYTES / BLOCK
 # A float32 loss of each candidate and block, and once more when the best is looked for.
 _LOSSES = 2 * _FLOAT_BYTES / BLOCK
 _CHUNK = 64
@@ -87,11 +90,13 @@ def beside_layers(
         for step in ("pass", "matrix")
     )
     hessians = max(_hessians(layer, work) for layer in model.layers)
+    scales = max(_scales(layer, work) for layer in model.layers)
     rotary = tokens * (2 * model.rotary * BF16_BYTES + 8)
     parts = [
         Part("two layers", loaded, "all parameters in bf16: one at work, the next being read"),
         Part("positions", rotary, "rotary embeddings of each token, which all layers share"),
         Part("Hessians", hessians, "float32, of all modules of a layer at once"),
+        Part("scales", scales, "of each block, in float32, while they are searched"),
         Part("inside a layer", inside, f"upper estimate; largest: {what}"),
     ]
     return [part for part in parts if part.size]
@@ -187,6 +192,12 @@ def _on_matrix(layer: LayerShapes, work: RecipeWork, *, on_gpu: bool) -> int:
 
 def _widest(layer: LayerShapes) -> int:
     return max((columns for _, columns in layer.calibrated), default=0)
+
+
+def _scales(layer: LayerShapes, work: RecipeWork) -> int:
+    if not (work.candidates or work.compensated):
+        return 0
+    return round(_SCALES * sum(rows * columns for rows, columns in layer.quantized.values()))
 
 
 def _hessians(layer: LayerShapes, work: RecipeWork) -> int:

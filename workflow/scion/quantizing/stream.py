@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from modelopt.torch.quantization.nn import TensorQuantizer
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -386,9 +387,13 @@ class Stream:
 def _release(layer: nn.Module) -> None:
     """Free a layer's weights and scales now.
 
-    ModelOpt's modules refer to each other in circles, which Python breaks when it gets round to
-    it: until then, weights of several layers would stay.
+    ModelOpt's modules, and its quantizers with their calibrators, refer to each other in circles,
+    which Python breaks when it gets round to it: until then, those of several layers would stay.
     """
+    quantizers: list[Any] = [one for one in layer.modules() if isinstance(one, TensorQuantizer)]
+    for quantizer in quantizers:
+        # It has the scales that a search began with, and those that it found.
+        quantizer._calibrator = None
     for tensor in itertools.chain(layer.parameters(), layer.buffers()):
         tensor.data = tensor.new_empty(0)
 
