@@ -44,11 +44,11 @@ from scion.heldout import Document, Text
 from scion.offline.divergence import Reference, Sums, score
 from scion.offline.linear import NvFp4Linear
 from scion.packed_samples import pack
+from scion.quantizing.output_files import copy_kept, lay_out
 from scion.quantizing.planned_shards import PlannedShards
 from scion.quantizing.recipes import RECIPES, Recipe
 from scion.quantizing.stream import Stream, Target, one_thread
 from scion.recipes_report import SOURCE, best, markdown, parts_record, told
-from scion.stages.quantize_nvfp4 import copy_kept, lay_out
 
 SUPPORT = Path(__file__).parent / "support"
 CPU = torch.device("cpu")
@@ -193,6 +193,7 @@ class Run:
         entry = {
             **about,
             "keep_bf16": "none" if shards else None,
+            "use_fp8": "none" if shards else None,
             "bytes": sum(path.stat().st_size for path in files),
             "sums": {part: one and asdict(one) for part, one in sums.items()},
             "acceptance": None,

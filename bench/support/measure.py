@@ -116,6 +116,12 @@ def unwind_when_ended() -> None:
     signal.signal(signal.SIGTERM, interrupt)
 
 
+def resident_mb(which: str) -> float:
+    """Memory of this process: `VmHWM`, its peak, `VmRSS`, what it has now; in 10^6 bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return round(int(next(x.split()[1] for x in lines if x.startswith(which))) * 1024 / 1e6, 1)
+
+
 def cores() -> int:
     """The cores that this process may use."""
     return len(os.sched_getaffinity(0))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from measure import resident_mb
 
 Packer = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 _ROWS = 64
@@ -72,13 +73,6 @@ def timed(pack: Packer, weight: torch.Tensor, global_scale: torch.Tensor) -> tup
     return seconds, digest.hexdigest()
 
 
-def memory_mb(field: str) -> float:
-    """VmRSS, what the process has now, or VmHWM, the most it had, in 10^6 bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    found = dict(line.split(":", 1) for line in lines)
-    return int(found[field].split()[0]) * 1024 / 1e6
-
-
 def main() -> int:
     """Measure."""
     how, (rows, columns, calls) = sys.argv[1], map(int, sys.argv[2:])
@@ -90,7 +84,7 @@ def main() -> int:
         # Imports ModelOpt, so that the first call does not.
         _by_modelopt(weight[:1], global_scale)
     first, digest = timed(pack, weight, global_scale)
-    peak, before = memory_mb("VmHWM"), memory_mb("VmRSS")
+    peak, before = resident_mb("VmHWM"), resident_mb("VmRSS")
     # Resets VmHWM, so that a compiler's memory does not count as packing's.
     Path("/proc/self/clear_refs").write_text("5")
     runs = [timed(pack, weight, global_scale) for _ in range(calls)]
@@ -98,8 +92,8 @@ def main() -> int:
         "first": first,
         "seconds": [seconds for seconds, _ in runs],
         "sha256": sorted({digest, *(digest for _, digest in runs)}),
-        "peak_rss_mb": max(peak, memory_mb("VmHWM")),
-        "extra_mb": memory_mb("VmHWM") - before,
+        "peak_rss_mb": max(peak, resident_mb("VmHWM")),
+        "extra_mb": resident_mb("VmHWM") - before,
     }
     print(json.dumps(found))
     return 0

@@ -24,11 +24,13 @@ from typing import Any
 import modelopt
 import modelopt.torch.quantization as mtq
 import torch
+from measure import resident_mb
 from modelopt.torch.export import export_hf_checkpoint
 from transformers import Qwen3_5ForCausalLM
 
 from scion.architectures import inventory
 from scion.artifact import Artifact
+from scion.calibration import read_samples
 from scion.checkpoint import Checkpoint
 from scion.config_conversion import Calibration, CalibrationSet, Quantization
 from scion.digest import digest_file, in_parallel
@@ -43,7 +45,7 @@ from scion.quantizing.recipes import recipe
 from scion.quantizing.stream import one_thread
 from scion.quantizing.torch_kernels import on_cpu
 from scion.quantizing.watch import machine
-from scion.stages.quantize_nvfp4 import quantize_nvfp4, samples_of
+from scion.stages.quantize_nvfp4 import quantize_nvfp4
 
 _ENVIRONMENT = "sha256:benchmark"
 _WORDS = (
@@ -78,7 +80,7 @@ def resident(source: Path, out: Path, chosen: Quantization) -> Path:
     model: Any = Qwen3_5ForCausalLM.from_pretrained(
         source, dtype=torch.bfloat16, device_map=device
     ).eval()
-    samples = samples_of(source, Checkpoint.open(source), chosen)
+    samples = read_samples(Checkpoint.open(source), chosen.calibration)
 
     def forward(model: Any) -> None:
         for sample in samples:
@@ -128,7 +130,7 @@ def digests(source: Path, release: Path) -> dict[str, str]:
 def expectation(source: Path, out: Path, chosen: Quantization) -> dict[str, Any]:
     """What `scion estimate` says, at rates measured now."""
     checkpoint = Checkpoint.open(source)
-    batches = pack(samples_of(source, checkpoint, chosen), None)
+    batches = pack(read_samples(checkpoint, chosen.calibration), None)
     lengths = [batch.lengths for batch in batches]
     made = estimate(checkpoint, chosen, lengths, machine(torch.device(chosen.device)))
     shards = [source / shard for shard in checkpoint.headers]
@@ -172,12 +174,6 @@ def reset_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
-
-
-def resident_mb(which: str) -> float:
-    """`VmHWM`, the peak of resident memory, or `VmRSS`, what is held now, in 10^6 bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return round(int(next(x.split()[1] for x in lines if x.startswith(which))) * 1024 / 1e6, 1)
 
 
 def main() -> int:

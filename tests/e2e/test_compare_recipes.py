@@ -49,7 +49,7 @@ def test_the_rule_makes_a_table_and_a_picture(tmp_path: Path) -> None:
     # GPTQ keeps a part in bf16 here, so it is not ranked.
     assert result["best"]["name"] == "nvfp4_default"
     log = (tmp_path / "logs" / RELEASE / "compare_recipes.log").read_text()
-    assert "the best recipe that keeps nothing in bf16 is nvfp4_default" in log.splitlines()[-1]
+    assert "the best recipe with all projections in NVFP4 is nvfp4_default" in log.splitlines()[-1]
     assert not (artifact.folder.parent / ".compare_recipes.work").exists()
 
 

@@ -40,6 +40,7 @@ from scion.quantizing.hidden_states import HiddenStates
 from scion.quantizing.layer import refuse_not_finite
 from scion.quantizing.maxima import record_maxima, show_maxima
 from scion.quantizing.planned_shards import PlannedShards
+from scion.quantizing.planned_tensors import planned
 from scion.quantizing.recipes import RECIPES, Recipe, recipe
 from scion.quantizing.stream import Stream, Target
 from scion.quantizing.torch_kernels import (
@@ -48,7 +49,6 @@ from scion.quantizing.torch_kernels import (
     on_cpu,
     round_to_e2m1,
 )
-from scion.stages.quantize_nvfp4 import planned
 
 CPU = torch.device("cpu")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

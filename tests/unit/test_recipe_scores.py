@@ -111,6 +111,7 @@ def entry(name: str, kl: Sequence[float], *, kept: str | None = "none", size: in
         "name": name,
         "recipe": None if kept is None else name,
         "keep_bf16": kept,
+        "use_fp8": kept and "none",
         "title": f"title of {name}",
         "bytes": size,
         "seconds": None if kept is None else 12.0,
@@ -184,7 +185,7 @@ def test_labels_are_spread() -> None:
 def test_recipes_that_move_weights_have_runs_of_their_own() -> None:
     runs = together(Comparison().variants)
     assert [[one.name for one in run] for run in runs[1:]] == [["gptq"], ["local_hessian_gptq"]]
-    assert len(runs[0]) == 6
+    assert len(runs[0]) == 8
     assert together([Variant(recipe="gptq")]) == [[Variant(recipe="gptq")]]
 
 

@@ -16,7 +16,9 @@ import torch
 from datasets import load_dataset  # pyright: ignore[reportUnknownVariableType]
 from datasets.exceptions import DatasetsError
 from jinja2 import TemplateError
+from transformers import AutoTokenizer
 
+from scion.checkpoint import Checkpoint
 from scion.config_conversion import Calibration, CalibrationSet
 from scion.errors import ScionError
 from scion.location import HubRepository, parse_location
@@ -55,6 +57,23 @@ class Sample:
     def is_cut_to_context(self) -> bool:
         """Whether the model's context cut it, short of the set's budget."""
         return self.is_cut and self.tokens < self.origin.max_tokens
+
+
+def read_samples(checkpoint: Checkpoint, calibration: Calibration) -> list[Sample]:
+    """The calibration samples, tokenized as the checkpoint does.
+
+    Args:
+        checkpoint: The model, with tokenizer and chat template beside its shards.
+        calibration: The sets.
+
+    Raises:
+        ScionError: As `read_rows` and `tokenize` do.
+    """
+    # Before any weight is read: a bad data set costs a second, not an hour.
+    rows = read_rows(calibration)
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder)
+    context = checkpoint.config["text_config"]["max_position_embeddings"]
+    return list(tokenize(rows, tokenizer, calibration, context=context))
 
 
 def read_rows(calibration: Calibration) -> list[Rows]:

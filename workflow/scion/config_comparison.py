@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from scion.config_conversion import Projections, RecipeName
+from scion.config_conversion import Projections, RecipeName, refuse_unused_fp8
 from scion.config_section import Section
 
 
@@ -14,10 +14,19 @@ class Variant(Section):
     recipe: RecipeName = Field(description="as quantization.recipe")
     keep_bf16: Projections = Field(default="none", description="as quantization.keep_bf16")
 
+    use_fp8: Projections = Field(default="none", description="as quantization.use_fp8")
+
     @property
     def name(self) -> str:
         """As results name it; fit for a file's name."""
-        return self.recipe if self.keep_bf16 == "none" else f"{self.recipe}-{self.keep_bf16}"
+        kept = "" if self.keep_bf16 == "none" else f"-{self.keep_bf16}"
+        fp8 = "" if self.use_fp8 == "none" else f"-fp8-{self.use_fp8}"
+        return f"{self.recipe}{kept}{fp8}"
+
+    @model_validator(mode="after")
+    def _fp8_is_used(self) -> "Variant":
+        refuse_unused_fp8(self.keep_bf16, self.use_fp8)
+        return self
 
 
 _RECIPES: tuple[RecipeName, ...] = (
@@ -28,7 +37,7 @@ _RECIPES: tuple[RecipeName, ...] = (
     "gptq",
     "local_hessian_gptq",
 )
-_KEPT: tuple[Literal["linear_attention", "attention"], ...] = ("linear_attention", "attention")
+_MIXED: tuple[Literal["linear_attention", "attention"], ...] = ("linear_attention", "attention")
 
 
 class Comparison(Section):
@@ -40,7 +49,8 @@ class Comparison(Section):
     variants: tuple[Variant, ...] = Field(
         default=(
             *(Variant(recipe=name) for name in _RECIPES),
-            *(Variant(recipe="nvfp4_default", keep_bf16=kept) for kept in _KEPT),
+            *(Variant(recipe="nvfp4_default", use_fp8=mixed) for mixed in _MIXED),
+            *(Variant(recipe="nvfp4_default", keep_bf16=mixed) for mixed in _MIXED),
         ),
         min_length=1,
         description="recipes to compare; nvfp4_default is the one that others are held against",

@@ -46,6 +46,15 @@ class Calibration(Section):
     )
 
 
+def refuse_unused_fp8(keep_bf16: Projections, use_fp8: Projections) -> None:
+    """Raise ValueError where no projection is left that could become FP8."""
+    if use_fp8 != "none" and keep_bf16 in (use_fp8, "attention"):
+        raise ValueError(
+            f"use_fp8 {use_fp8} means projections that keep_bf16 {keep_bf16} leaves in bf16, "
+            "and no others"
+        )
+
+
 class Quantization(Section):
     """How weights become NVFP4."""
 
@@ -91,11 +100,7 @@ class Quantization(Section):
 
     @model_validator(mode="after")
     def _fp8_is_used(self) -> "Quantization":
-        if self.use_fp8 != "none" and self.keep_bf16 in (self.use_fp8, "attention"):
-            raise ValueError(
-                f"use_fp8 {self.use_fp8} means projections that keep_bf16 {self.keep_bf16} "
-                "leaves in bf16, and no others"
-            )
+        refuse_unused_fp8(self.keep_bf16, self.use_fp8)
         return self
 
 

@@ -51,8 +51,8 @@ def pack(
     rows, columns = weight.shape
     given = block_scale is not None
     if block_scale is None:
-        block_scale = torch.empty(rows, columns // BLOCK, dtype=torch.float8_e4m3fn)
-    packed = torch.empty(rows, columns // 2, dtype=torch.uint8)
+        block_scale = _empty(rows, columns // BLOCK).view(torch.float8_e4m3fn)
+    packed = _empty(rows, columns // 2)
     raw, mask = _bits(weight)
     scales, codes = block_scale.detach().view(torch.uint8).numpy(), packed.numpy()
     half, factor = weight.dtype == torch.float16, np.float32(global_scale.item())
@@ -63,6 +63,11 @@ def pack(
 
     _share_out(weight, work)
     return packed, block_scale
+
+
+def _empty(rows: int, columns: int) -> torch.Tensor:
+    """Bytes that are not set. NumPy asks the kernel for huge pages, which torch does not."""
+    return torch.from_numpy(np.empty((rows, columns), np.uint8))
 
 
 def amax(weight: torch.Tensor) -> torch.Tensor:

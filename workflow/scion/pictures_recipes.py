@@ -23,10 +23,12 @@ from scion.recipes_report import RANKED
 
 _HEIGHT = 4.4
 _UNITS = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
-_KEPT = {
-    "none": "all projections in NVFP4",
-    "linear_attention": "linear attention in bf16",
-    "attention": "all attention in bf16",
+# By whether some projections are in FP8, and some in bf16.
+_FORMATS = {
+    (False, False): "all projections in NVFP4",
+    (True, False): "some in FP8",
+    (False, True): "some in bf16",
+    (True, True): "some in FP8, some in bf16",
 }
 # Labels are kept so far apart, as a share of the axis.
 _APART = 0.075
@@ -39,21 +41,21 @@ def recipes_picture(result: Record) -> Picture:
         result: `recipes.json`.
     """
     variants = [one for one in result["variants"] if one["recipe"] is not None]
-    kept = [key for key in _KEPT if any(one["keep_bf16"] == key for one in variants)]
-    look = {key: (SERIES[place], MARKERS[place]) for place, key in enumerate(kept)}
+    present = [key for key in _FORMATS if any(_formats(one) == key for one in variants)]
+    look = {key: (SERIES[place], MARKERS[place]) for place, key in enumerate(present)}
     unit, factor = next(
         (pair for pair in _UNITS if max(one["bytes"] for one in variants) >= pair[1]), ("B", 1)
     )
 
     def paint(figure: Figure) -> None:
-        entries = [(_KEPT[key], *look[key], True) for key in kept]
+        entries = [(_FORMATS[key], *look[key], True) for key in present]
         legend(figure, _HEIGHT, entries, note="intervals stand in the table")
         box = (0.75 / WIDTH, 0.55 / _HEIGHT, (WIDTH - 0.95) / WIDTH, (_HEIGHT - 1.75) / _HEIGHT)
         axes = figure.add_axes(box)
         style_axes(axes, "KL divergence from bf16 (nats a token), lower is better", grid="y")
         axes.set_yscale("log")
         for one in variants:
-            colour, marker = look[one["keep_bf16"]]
+            colour, marker = look[_formats(one)]
             # Without whiskers: those of one size would cover each other, and documents differ more
             # than recipes do, which are compared document by document.
             divergence: float = one["parts"][RANKED]["kl"]["value"]
@@ -70,6 +72,10 @@ def recipes_picture(result: Record) -> Picture:
     )
     title = "Recipes: quality against size"
     return draw("recipes", title, f"{title}. {told}.", height=_HEIGHT, paint=paint)
+
+
+def _formats(one: Record) -> tuple[bool, bool]:
+    return one["use_fp8"] != "none", one["keep_bf16"] != "none"
 
 
 def _scales(axes: Axes, variants: Sequence[Record], factor: float) -> None:

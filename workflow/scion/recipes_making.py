@@ -19,11 +19,11 @@ from scion.config_comparison import Variant
 from scion.digest import digest_json
 from scion.files import link_or_copy
 from scion.packed_samples import PackedBatch
+from scion.quantizing.output_files import copy_kept, lay_out, write_configs
 from scion.quantizing.planned_shards import PlannedShards
 from scion.quantizing.recipes import recipe
 from scion.quantizing.stream import Stream, Target
 from scion.stages.graft_mtp import add_head
-from scion.stages.quantize_nvfp4 import copy_kept, lay_out, write_configs
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def make(source: Source, variants: Sequence[Variant]) -> list[Made]:
     Raises:
         ScionError: As `quantize_nvfp4` and `graft_mtp` do.
     """
-    recipes = [recipe(one.recipe, keep_bf16=one.keep_bf16) for one in variants]
+    recipes = [recipe(one.recipe, keep_bf16=one.keep_bf16, use_fp8=one.use_fp8) for one in variants]
     modules = [chosen.quantized(source.expected) for chosen in recipes]
     with contextlib.ExitStack() as stack:
         shards: list[PlannedShards] = []

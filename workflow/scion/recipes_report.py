@@ -49,7 +49,7 @@ def parts_record(
 
 
 def best(entries: Sequence[Record]) -> Record | None:
-    """The recipe with the smallest divergence of those that keep nothing in bf16.
+    """The recipe with the smallest divergence of those with every projection in NVFP4.
 
     Args:
         entries: Variants with their `sums`, by part and document.
@@ -58,7 +58,7 @@ def best(entries: Sequence[Record]) -> Record | None:
         Its name and divergence, and the difference to the next best, document by document; None
         if no such recipe is compared.
     """
-    pure = [one for one in entries if one["recipe"] is not None and one["keep_bf16"] == "none"]
+    pure = [one for one in entries if one["keep_bf16"] == one["use_fp8"] == "none"]
     if not pure:
         return None
     ranked = sorted(pure, key=lambda one: sum(one["sums"][RANKED]["kl"]))
@@ -76,8 +76,10 @@ def best_line(result: Record) -> str:
     """The best recipe, in one line."""
     found = result["best"]
     if found is None:
-        return "no recipe that keeps nothing in bf16 was compared"
-    line = f"the best recipe that keeps nothing in bf16 is {found['name']}, KL {small(found['kl'])}"
+        return "no recipe with all projections in NVFP4 was compared"
+    line = (
+        f"the best recipe with all projections in NVFP4 is {found['name']}, KL {small(found['kl'])}"
+    )
     if found["runner_up"] is None:
         return line
     return f"{line}; beside {found['runner_up']}, the next, {change(found['kl_change'])}"

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from scion.chats import Chat
 from scion.checkpoint import CONFIG, Checkpoint
+from scion.devices import device_named
 from scion.errors import ScionError
 from scion.estimates import Estimate, ratio_of_sums
 from scion.offline.mtp import Drafter, load_head
@@ -140,7 +141,7 @@ def measure_offline(
         ScionError: As `Weights`, `prompt_ids` and `device_named` do; a prompt is too long for the
             context; no reply was long enough for a draft.
     """
-    where = device_named(device)
+    where = device_named(device, where="--device")
     weights = Weights(Checkpoint.open(folder), device=where, activations=activations)
     tokenizer = load_tokenizer(folder)
     prompts = [prompt_ids(tokenizer, chat) for chat in chats]
@@ -189,25 +190,6 @@ def count_rounds(
             done += 1
         done += 1
     return rounds, tuple(accepted)
-
-
-def device_named(name: str) -> torch.device:
-    """The device that `auto`, `cpu` or `cuda` means.
-
-    Raises:
-        ScionError: A GPU was asked for, and torch sees none.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ScionError(
-            "there is no GPU to measure on",
-            where="--device cuda",
-            expected="a GPU that torch can use",
-            found=f"torch {torch.__version__}, torch.cuda.is_available() is False",
-            hint="use --device cpu, or see whether nvidia-smi lists the GPU",
-        )
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
 
 
 def _check_length(folder: Path, chat: Chat, needed: int, context: int) -> None:

@@ -34,7 +34,7 @@ from scion.quantizing.gptq import gptq
 from scion.quantizing.recipes import Recipe
 from scion.safetensors_file import Tensor as StoredTensor
 
-_FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 Run = Callable[[nn.Module], None]
 
 
@@ -94,7 +94,7 @@ def not_finite(where: str) -> ScionError:
 
 def refuse_not_finite(tensor: StoredTensor, raw: bytes, where: object) -> None:
     """Raise if the bytes of a stored tensor, or of a part of it, hold NaN or infinity."""
-    dtype = _FLOATS.get(tensor.dtype)
+    dtype = FLOATS.get(tensor.dtype)
     if dtype is None:
         return
     if raw and not _finite(torch.frombuffer(bytearray(raw), dtype=dtype)):

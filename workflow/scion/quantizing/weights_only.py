@@ -6,10 +6,14 @@ can be read and written: one matrix is packed on all cores while others are read
 """
 
 import sys
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from tqdm import tqdm
@@ -19,11 +23,14 @@ from scion.digest import digest_json
 from scion.errors import ScionError
 from scion.nvfp4 import E2M1_VALUES
 from scion.packing import amax, pack
+from scion.quantizing.layer import FLOATS
 from scion.quantizing.planned_shards import PlannedShards
 
 _LARGEST_SCALE = 448.0
 # Groups that are packed, but not yet written; with three matrices each of 180 MB in bf16.
 _WAITING = 4
+# Groups that are read ahead, so that the disk has work while a large one is packed.
+_AHEAD, _READERS = 3, 2
 
 
 def read_input_scales(folder: Path, modules: Sequence[str]) -> dict[str, torch.Tensor]:
@@ -104,20 +111,32 @@ def _read_ahead(
     def read(group: tuple[str, ...]) -> list[torch.Tensor]:
         return [_weight(checkpoint, f"{module}.weight") for module in group]
 
-    with ThreadPoolExecutor(1, thread_name_prefix="reader") as pool:
-        following = pool.submit(read, groups[0]) if groups else None
-        for number, group in enumerate(groups):
-            assert following is not None
-            weights = following.result()
-            if number + 1 < len(groups):
-                following = pool.submit(read, groups[number + 1])
-            yield group, weights
+    with ThreadPoolExecutor(_READERS, thread_name_prefix="reader") as pool:
+        ahead: deque[Future[list[torch.Tensor]]] = deque()
+        left = iter(groups)
+        for group in groups:
+            ahead.extend(pool.submit(read, one) for one in islice(left, _AHEAD - len(ahead)))
+            yield group, ahead.popleft().result()
 
 
 def _weight(checkpoint: Checkpoint, name: str) -> torch.Tensor:
-    with safe_open(checkpoint.folder / checkpoint.shard_of[name], "pt") as file:
-        # A copy: pages of a mapped file would be read by the packing threads, one by one.
-        return file.get_tensor(name).to(torch.bfloat16).clone()
+    """A stored matrix in bf16.
+
+    It is read, not mapped: a mapped file comes in page by page, each time through the kernel. And
+    NumPy asks for huge pages, which torch does not, so that memory comes 2 MB at a time.
+    """
+    piece = checkpoint.piece(name)
+    raw: Any = np.empty(piece.tensor.size, np.uint8)
+    with piece.path.open("rb", buffering=0) as file:
+        file.seek(piece.offset)
+        left = memoryview(raw)
+        while left:
+            read = file.readinto(left)
+            if not read:
+                raise EOFError(f"{piece.path} ended {len(left)} bytes early")
+            left = left[read:]
+    stored = torch.from_numpy(raw).view(FLOATS[piece.tensor.dtype]).view(piece.tensor.shape)
+    return stored.to(torch.bfloat16)
 
 
 def _pack_group(

@@ -18,7 +18,8 @@ against size. `recipes.json`, losses and divergences in nats a token:
     {"versions": {…}, "hardware": {…}, "device", "engine": {…} | null, "calibration": {…},
      "datasets": {"chats": {…}, "texts": {…} | null}, "reference": "source",
      "default": "nvfp4_default" | null,
-     "variants": [{"name", "recipe", "keep_bf16", "title", "bytes", "seconds", "own_seconds",
+     "variants": [{"name", "recipe", "keep_bf16", "use_fp8", "title",
+                   "bytes", "seconds", "own_seconds",
                    "parts": {"all"|"chats"|"assistant"|"texts": P | null},
                    "acceptance": {"prompts", "drafts", "per_position": [E],
                                   "mean_length": E} | null,
@@ -46,13 +47,14 @@ import torch
 from scion.agent_tasks import read_tasks
 from scion.architectures import inventory
 from scion.artifact import Artifact, Draft, remake
-from scion.calibration import Sample, summary
+from scion.calibration import Sample, read_samples, summary
 from scion.chats import read_chats
 from scion.checkpoint import Checkpoint, read_object
 from scion.config_comparison import Comparison, Variant
 from scion.config_conversion import Quantization
 from scion.config_section import Section
 from scion.config_serving import Launch, Serving
+from scion.devices import device_named
 from scion.engines import vllm
 from scion.engines.options import UNMEASURED, add_server_options
 from scion.errors import ScionError
@@ -67,11 +69,11 @@ from scion.recipes_making import Source, bf16, make, size, together
 from scion.recipes_measuring import Measuring
 from scion.recipes_report import SOURCE, best, best_line, markdown, parts_record, told
 from scion.stage_cli import add_settings, read_settings, run_stage, stage_parser
-from scion.stages.quantize_nvfp4 import device_named, samples_of
 
 STAGE = "compare_recipes"
 RESULT, TABLE, PICTURE = "recipes.json", "recipes.md", "recipes.svg"
 _DEFAULT = "nvfp4_default"
+_PROJECTIONS = {"linear_attention": "linear attention", "attention": "all attention"}
 _VERSIONS = ("scion", "nvidia-modelopt", "torch", "transformers")
 
 
@@ -170,7 +172,7 @@ def compare_recipes(
         inputs=inputs,
         settings={
             "quantization": settings.quantization.model_dump(
-                mode="json", exclude={"device", "recipe", "keep_bf16", "input_scales"}
+                mode="json", exclude={"device", "recipe", "keep_bf16", "use_fp8", "input_scales"}
             ),
             "comparison": comparison.model_dump(mode="json"),
             "serving": settings.serving.model_dump(mode="json", exclude=UNMEASURED),
@@ -199,14 +201,14 @@ def _source(
 ) -> tuple[Source, list[Sample]]:
     checkpoint = Checkpoint.open(text.folder)
     quantization = settings.quantization
-    samples = samples_of(text.folder, checkpoint, quantization)
+    samples = read_samples(checkpoint, quantization.calibration)
     source = Source(
         text=text,
         donor=donor,
         checkpoint=checkpoint,
         expected=inventory(checkpoint.config, where=text.folder / "config.json"),
         batches=pack(samples, quantization.calibration.pack_tokens),
-        device=device_named(quantization.device),
+        device=device_named(quantization.device, where="quantization.device"),
         max_shard_megabytes=quantization.max_shard_megabytes,
         work=work,
         request=request,
@@ -236,7 +238,8 @@ def _measure(
     reference = measuring.reference(folder)
     found = {SOURCE: _kept(source, SOURCE)}
     if found[SOURCE] is None:
-        about = {"name": SOURCE, "recipe": None, "keep_bf16": None, "title": "bf16 source"}
+        about = {"name": SOURCE, "recipe": None, "title": "bf16 source"}
+        about |= {"keep_bf16": None, "use_fp8": None}
         found[SOURCE] = _entry(source, folder, about, measuring, reference)
     found |= {one.name: _kept(source, one.name) for one in variants}
     for run in together([one for one in variants if found[one.name] is None]):
@@ -254,14 +257,15 @@ def _measure(
 
 
 def _description(variant: Variant) -> dict[str, Any]:
-    title = RECIPES[variant.recipe].title
-    kept = {"none": "", "linear_attention": ", linear attention bf16", "attention": ""}
-    kept["attention"] = ", all attention bf16"
+    mixed = (
+        f"{_PROJECTIONS[chosen]} {form}"
+        for chosen, form in ((variant.keep_bf16, "bf16"), (variant.use_fp8, "FP8"))
+        if chosen != "none"
+    )
     return {
         "name": variant.name,
-        "recipe": variant.recipe,
-        "keep_bf16": variant.keep_bf16,
-        "title": title + kept[variant.keep_bf16],
+        **variant.model_dump(mode="json"),
+        "title": ", ".join([RECIPES[variant.recipe].title, *mixed]),
     }
 
 

@@ -16,40 +16,28 @@ import contextlib
 import importlib.metadata
 import shutil
 import sys
-from collections.abc import Collection, Generator, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from transformers import AutoTokenizer
 
-from scion.architectures import Inventory, inventory
+from scion.architectures import inventory
 from scion.artifact import Artifact, Draft, remake
-from scion.calibration import Sample, read_rows, summary, tokenize
-from scion.checkpoint import CONFIG, INDEX, Checkpoint, plan_shards, read_object
+from scion.calibration import read_samples, summary
+from scion.checkpoint import CONFIG, INDEX, Checkpoint, read_object
 from scion.config_conversion import Quantization
 from scion.config_section import Section
+from scion.devices import device_named
 from scion.errors import NoRoomError, ScionError
-from scion.files import write_json
-from scion.nvfp4_config import (
-    FP8,
-    HF_QUANT_CONFIG,
-    declared_exclusions,
-    hf_quant_config,
-    quantization_config,
-)
+from scion.nvfp4_config import FP8
 from scion.packed_samples import pack
-from scion.quantizing.layer import refuse_not_finite
+from scion.quantizing.output_files import MODELOPT, copy_kept, lay_out, write_configs
 from scion.quantizing.planned_shards import PlannedShards
-from scion.quantizing.planned_tensors import planned
 from scion.quantizing.recipes import recipe
 from scion.quantizing.stream import Stream, Target
 from scion.quantizing.weights_only import pack_all, read_input_scales, scales_digest
 from scion.stage_cli import add_settings, read_settings, run_stage, stage_parser
-
-MODELOPT = "nvidia-modelopt"
-_KEPT = "tensors that stay as they are"
 
 
 class Watching(Protocol):
@@ -119,8 +107,8 @@ def quantize_nvfp4(
         checkpoint = Checkpoint.open(text.folder)
         expected = inventory(checkpoint.config, where=text.folder / "config.json")
         chosen = recipe(settings.recipe, keep_bf16=settings.keep_bf16, use_fp8=settings.use_fp8)
-        device = device_named(settings.device)
-        samples = [] if given else samples_of(text.folder, checkpoint, settings)
+        device = device_named(settings.device, where="quantization.device")
+        samples = [] if given else read_samples(checkpoint, settings.calibration)
         batches = pack(samples, settings.calibration.pack_tokens)
         if watch is not None and given is None:
             lengths = [batch.lengths for batch in batches]
@@ -168,15 +156,6 @@ def quantize_nvfp4(
     return artifact
 
 
-def samples_of(folder: Path, checkpoint: Checkpoint, settings: Quantization) -> list[Sample]:
-    """The calibration samples, tokenized as the checkpoint in `folder` does."""
-    # Before any weight is read: a bad data set costs a second, not an hour.
-    rows = read_rows(settings.calibration)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    context = checkpoint.config["text_config"]["max_position_embeddings"]
-    return list(tokenize(rows, tokenizer, settings.calibration, context=context))
-
-
 def _given_scales(text: Artifact, settings: Quantization) -> dict[str, torch.Tensor] | None:
     """The activation scales that the configuration names instead of samples."""
     if settings.input_scales is None:
@@ -204,78 +183,6 @@ def _kept_if_stopped(shards: PlannedShards) -> Generator[None]:
         raise
     finally:
         shards.close()
-
-
-def lay_out(
-    checkpoint: Checkpoint,
-    quantized: Mapping[str, str],
-    folder: Path,
-    *,
-    request: str,
-    max_megabytes: int,
-) -> PlannedShards:
-    """The release's shards, to be filled.
-
-    Args:
-        checkpoint: The bf16 source.
-        quantized: NVFP4 or FP8 by module.
-        folder: Where the shards are in the meantime.
-        request: Identity of what is asked for.
-        max_megabytes: A shard is closed before it would grow past this.
-
-    Raises:
-        ScionError: A matrix can't be cut into blocks, or the disk has no room.
-    """
-    plan = plan_shards(planned(checkpoint, quantized), max_bytes=max_megabytes * 1_000_000)
-    return PlannedShards(folder, plan, request=request)
-
-
-def copy_kept(
-    checkpoint: Checkpoint, quantized: Collection[str], shards: PlannedShards
-) -> Future[None]:
-    """Copy the tensors that stay as they are into the shards, in the background."""
-    kept = [
-        checkpoint.piece(name)
-        for name in checkpoint.shard_of
-        if name.removesuffix(".weight") not in quantized
-    ]
-    return shards.copy(_KEPT, kept, refuse_not_finite)
-
-
-def device_named(wanted: str) -> torch.device:
-    """The device that `quantization.device` means.
-
-    Raises:
-        ScionError: A GPU is asked for, and torch sees none.
-    """
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise ScionError(
-            "no GPU to calibrate on",
-            where="quantization.device",
-            expected="a CUDA device that torch sees",
-            found="none",
-            hint="set quantization.device to cpu or auto",
-        )
-    return torch.device(wanted)
-
-
-def write_configs(
-    folder: Path, checkpoint: Checkpoint, expected: Inventory, quantized: Mapping[str, str]
-) -> list[str]:
-    """Write config.json and hf_quant_config.json from one list; returns that list."""
-    left = set(expected.quantized) - set(quantized)
-    exclude = declared_exclusions(
-        [module for module in expected.layer_modules if module in left or module in expected.kept],
-        head="lm_head.weight" in expected.language,
-        vision=bool(expected.vision),
-    )
-    producer = {"name": "modelopt", "version": importlib.metadata.version(MODELOPT)}
-    scheme = quantization_config(exclude, producer=producer, algorithms=quantized)
-    write_json(folder / "config.json", {**checkpoint.config, "quantization_config": scheme})
-    write_json(folder / HF_QUANT_CONFIG, hf_quant_config(scheme))
-    return exclude
 
 
 def main() -> int:
