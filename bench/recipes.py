@@ -44,6 +44,7 @@ from scion.heldout import Document, Text
 from scion.offline.divergence import Reference, Sums, score
 from scion.offline.linear import NvFp4Linear
 from scion.packed_samples import pack
+from scion.pictures_recipes import recipes_picture
 from scion.quantizing.output_files import copy_kept, lay_out
 from scion.quantizing.planned_shards import PlannedShards
 from scion.quantizing.recipes import RECIPES, Recipe
@@ -283,7 +284,11 @@ def main() -> int:
     parser.add_argument("--documents", type=int, default=16, help="held-out texts (16)")
     parser.add_argument("--tokens", type=int, default=256, help="tokens of each text (256)")
     parser.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=list(RECIPES))
-    parser.add_argument("--output", type=Path, help="write the report there as well, indented")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="write the report there as well, indented, and a picture beside it",
+    )
     parser.add_argument(
         "--folder", type=Path, help="where to work (the system's folder for temporary files)"
     )
@@ -307,6 +312,7 @@ def main() -> int:
     print(markdown(report), file=sys.stderr)
     if args.output is not None:
         args.output.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+        args.output.with_suffix(".svg").write_text(recipes_picture(report).svg)
     print(json.dumps(report, ensure_ascii=False))
     return 0
 
