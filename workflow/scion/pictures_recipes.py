@@ -1,5 +1,6 @@
 """The picture of a comparison of recipes: how far from bf16 each is, and how large."""
 
+import math
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
@@ -32,6 +33,8 @@ _FORMATS = {
 }
 # Labels are kept so far apart, as a share of the axis.
 _APART = 0.075
+# The width of a label, as such a share.
+_LABEL = 0.3
 
 
 def recipes_picture(result: Record) -> Picture:
@@ -92,18 +95,25 @@ def _scales(axes: Axes, variants: Sequence[Record], factor: float) -> None:
 
 
 def _labels(axes: Axes, variants: Sequence[Record], factor: float) -> None:
-    """Names and numbers beside the marks, those of one size spread so that none covers another."""
-    by_size: dict[int, list[Record]] = {}
-    for one in variants:
-        by_size.setdefault(one["bytes"], []).append(one)
+    """Names and numbers beside the marks, spread where sizes are near, so that none is covered."""
     to_axes = axes.transData + axes.transAxes.inverted()
-    for group in by_size.values():
+
+    def mark_of(one: Record) -> tuple[float, float]:
+        across, up = to_axes.transform((one["bytes"] / factor, one["parts"][RANKED]["kl"]["value"]))
+        return float(across), float(up)
+
+    groups: list[list[Record]] = []
+    last = -math.inf
+    for one in sorted(variants, key=lambda one: one["bytes"]):
+        across, _ = mark_of(one)
+        if across - last > _LABEL:
+            groups.append([])
+        groups[-1].append(one)
+        last = across
+    for group in groups:
         ordered = sorted(group, key=lambda one: one["parts"][RANKED]["kl"]["value"])
-        marks = [
-            to_axes.transform((one["bytes"] / factor, one["parts"][RANKED]["kl"]["value"]))
-            for one in ordered
-        ]
-        heights = spread([float(mark[1]) for mark in marks], apart=_APART)
+        marks = [mark_of(one) for one in ordered]
+        heights = spread([mark[1] for mark in marks], apart=_APART)
         for one, mark, height in zip(ordered, marks, heights, strict=True):
             beside = (mark[0] + 0.035, height)
             axes.plot(
