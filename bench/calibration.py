@@ -14,7 +14,6 @@ import argparse
 import gc
 import json
 import math
-import shutil
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -37,11 +36,11 @@ from scion.offline.documents import read_documents
 from scion.offline.target import Target
 from scion.offline.weights import Weights
 from scion.quantizing.stream import one_thread
+from scion.recipes_making import with_head
 from scion.stages.extract_text import extract_text
 from scion.stages.fetch_donor import fetch_donor
 from scion.stages.fetch_source import fetch_source
 from scion.stages.fix_keys import fix_keys
-from scion.stages.graft_mtp import add_head
 from scion.stages.quantize_nvfp4 import quantize_nvfp4
 
 PICO = Path(__file__).parents[1] / "resources" / "pico"
@@ -98,7 +97,7 @@ class Reading:
         ]
         found = read_documents(text.folder, contents, limit=tokens)
         with one_thread(_CPU):
-            reference = Reference.of(_target(_grafted(text, donor, folder / "bf16")), found)
+            reference = Reference.of(_target(with_head(text, donor, folder / "bf16")), found)
         return cls(text, donor, found, reference, folder)
 
     def sums(self, chosen: Mapping[Path, int], recipe: str) -> dict[str, Sums | None]:
@@ -113,21 +112,11 @@ class Reading:
             settings=settings,
             environment=_ENVIRONMENT,
         )
-        release = _grafted(made, self.donor, self.folder / "release")
+        release = with_head(made, self.donor, self.folder / "release")
         with one_thread(_CPU):
             found = score(_target(release), self.documents, self.reference)
         gc.collect()
         return found
-
-
-def _grafted(artifact: Artifact, donor: Artifact, folder: Path) -> Path:
-    """A copy of an artifact with the MTP head, as `scion.offline` takes it."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    for name in artifact.files:
-        shutil.copy(artifact.folder / name, folder / name)
-    add_head(folder, donor)
-    return folder
 
 
 def _target(folder: Path) -> Target:
@@ -148,7 +137,7 @@ def figures(own: Sums, base: Sums) -> dict[str, Any]:
 def report(found: Mapping[str, Mapping[str, Mapping[str, Sums | None]]]) -> list[dict[str, Any]]:
     """Print the table; its rows for the line of JSON."""
     rows: list[dict[str, Any]] = []
-    print("recipe          samples          read    KL                        beside dialogues")
+    print("recipe          samples          read    KL                          beside dialogues")
     for recipe, by_set in found.items():
         for name, sums in by_set.items():
             for part in PARTS:
@@ -159,7 +148,7 @@ def report(found: Mapping[str, Mapping[str, Mapping[str, Sums | None]]]) -> list
                 row |= figures(own, base)
                 rows.append(row)
                 beside = "" if name == BASE else change(row["kl_beside_dialogues"])
-                print(f"{recipe:16}{name:17}{part:8}{small(row['kl']):26}{beside}")
+                print(f"{recipe:16}{name:17}{part:8}{small(row['kl']):28}{beside}")
     return rows
 
 

@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from streaming import SHAPES, checkpoint
+from streaming import SHAPES, SMALL, checkpoint
 from support.measure import drop_from_cache, machine, unwind_when_ended
 
 from scion.architectures import inventory
@@ -126,16 +126,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="scion-bench-", dir=args.folder) as name:
         folder = Path(name)
         where = machine(folder)
-        small = {
-            "text_config": {
-                **shape["text_config"],
-                "hidden_size": 512,
-                "intermediate_size": 1536,
-                "num_attention_heads": 8,
-            },
-            "vision_config": shape["vision_config"],
-        }
-        warm = checkpoint(folder / "warm", small, min(_WARM_LAYERS, args.layers), device="cpu")
+        warm = checkpoint(folder / "warm", SMALL, min(_WARM_LAYERS, args.layers), device="cpu")
         source = checkpoint(folder / "model", shape, args.layers, device="cpu")
         scales = given_scales(source, folder / "scales")
         runs = [once(source, warm, scales, folder) for _ in range(args.repeat)]

@@ -24,4 +24,6 @@ def device_named(name: str, *, where: str) -> torch.device:
             found=f"torch {torch.__version__}, torch.cuda.is_available() is False",
             hint="say cpu or auto instead, or see whether nvidia-smi lists the GPU",
         )
-    return torch.device("cuda" if name == "auto" and there else name.replace("auto", "cpu"))
+    if name == "auto":
+        name = "cuda" if there else "cpu"
+    return torch.device(name)

@@ -130,7 +130,7 @@ def _assemble(
 ) -> Path:
     folder = _empty(source.work / variant.name)
     shards.link_into(folder)
-    _link(source, folder, but={CONFIG, INDEX, *source.checkpoint.headers})
+    _link(source.text, folder, but={CONFIG, INDEX, *source.checkpoint.headers})
     write_configs(folder, source.checkpoint, source.expected, quantized)
     add_head(folder, source.donor)
     shards.discard()
@@ -139,9 +139,13 @@ def _assemble(
 
 def bf16(source: Source) -> Path:
     """The source itself with the MTP head, as the variants have it; nothing is copied."""
-    folder = _empty(source.work / "source")
-    _link(source, folder, but=set())
-    add_head(folder, source.donor)
+    return with_head(source.text, source.donor, source.work / "source")
+
+
+def with_head(artifact: Artifact, donor: Artifact, folder: Path) -> Path:
+    """A checkpoint with the MTP head grafted on, in a folder that is made anew; files are links."""
+    _link(artifact, _empty(folder), but=set())
+    add_head(folder, donor)
     return folder
 
 
@@ -151,9 +155,9 @@ def _empty(folder: Path) -> Path:
     return folder
 
 
-def _link(source: Source, folder: Path, *, but: set[str]) -> None:
-    for name in source.text.files.keys() - but - {TENSORS}:
-        link_or_copy(source.text.folder / name, folder / name)
+def _link(artifact: Artifact, folder: Path, *, but: set[str]) -> None:
+    for name in artifact.files.keys() - but - {TENSORS}:
+        link_or_copy(artifact.folder / name, folder / name)
 
 
 def size(folder: Path) -> int:

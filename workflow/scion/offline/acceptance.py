@@ -141,7 +141,7 @@ def measure_offline(
         ScionError: As `Weights`, `prompt_ids` and `device_named` do; a prompt is too long for the
             context; no reply was long enough for a draft.
     """
-    where = device_named(device, where="--device")
+    where = device_named(device, where=f"--device {device}")
     weights = Weights(Checkpoint.open(folder), device=where, activations=activations)
     tokenizer = load_tokenizer(folder)
     prompts = [prompt_ids(tokenizer, chat) for chat in chats]
