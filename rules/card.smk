@@ -40,8 +40,8 @@ rule render_card:
     input:
         release=manifest("graft_mtp"),
         evidence=[manifest(stage) for stage in EVIDENCE],
-        template="workflow/templates/card.md.jinja",
-        tasks="workflow/scion/agent_tasks.yaml",
+        template=project_file("workflow/templates/card.md.jinja"),
+        tasks=project_file("workflow/scion/agent_tasks.yaml"),
         code=stage_code("render_card"),
     output:
         manifest=update(manifest("render_card")),

@@ -8,6 +8,7 @@ from pathlib import Path
 from scion.config import load_config
 from scion.config_section import Section
 from scion.digest import digest_file, digest_json
+from scion.environments import identity, prefix
 from scion.errors import ScionError
 from scion.location import HubRepository, LocalFolder, parse_location
 from scion.provenance import module_files
@@ -56,15 +57,21 @@ def settings(**sections):
     return json.dumps({name: plain(value) for name, value in sections.items()}, sort_keys=True)
 
 
-def lock_digest(*locks):
-    """The identity of locked environments: the digest of their lock files."""
-    digests = {lock: digest_file(PROJECT / lock) for lock in locks}
-    return digest_json(digests)
+def project_file(name):
+    """A file of Scion's own, wherever the workflow is run."""
+    return os.path.relpath(PROJECT / name)
 
 
-ROOT_ENVIRONMENT = lock_digest("uv.lock.neutral")
+def environment(*folders):
+    """What manifests call the root environment, and those of folders of envs/ that a stage uses."""
+    locks = [str(Path(folder, "uv.lock.neutral")) for folder in ("", *folders)]
+    digest = digest_json({lock: digest_file(PROJECT / lock) for lock in locks})
+    return identity(digest, [Path(sys.prefix), *map(prefix, folders)])
+
+
+ROOT_ENVIRONMENT = environment()
 SERVING_FOLDER = f"envs/{CONFIG.serving.environment}"
-SERVING_ENVIRONMENT = lock_digest("uv.lock.neutral", f"{SERVING_FOLDER}/uv.lock.neutral")
+SERVING_ENVIRONMENT = environment(SERVING_FOLDER)
 CALIBRATION_DATASETS = [each.dataset for each in CONFIG.quantization.calibration.sets]
 # The launch that tasks and evaluations are served with, and those that are timed.
 LAUNCH = CONFIG.launch(CONFIG.serving.launch)
@@ -75,7 +82,7 @@ ALL_THREADS = 64
 SERVER_THREADS = (
     CONFIG.serving.cpu_threads if CONFIG.serving.environment == "serve-cpu" else ALL_THREADS
 )
-SERVING_PYTHON = f"{SERVING_FOLDER}/.venv/bin/python"
+SERVING_PYTHON = str(prefix(SERVING_FOLDER) / "bin/python")
 
 
 def local_checkpoint(location, names=wanted):

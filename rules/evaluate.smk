@@ -46,12 +46,8 @@ rule evaluate_quality:
 
 
 EVALUATION_FOLDER = "envs/evaluate"
-EVALUATION_PYTHON = f"{EVALUATION_FOLDER}/.venv/bin/python"
-EVALUATION_ENVIRONMENT = lock_digest(
-    "uv.lock.neutral",
-    f"{SERVING_FOLDER}/uv.lock.neutral",
-    f"{EVALUATION_FOLDER}/uv.lock.neutral",
-)
+EVALUATION_PYTHON = str(prefix(EVALUATION_FOLDER) / "bin/python")
+EVALUATION_ENVIRONMENT = environment(SERVING_FOLDER, EVALUATION_FOLDER)
 
 
 rule evaluate_ifeval:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from loader_cases import Case, cases
+from scion.environments import prefix
 from scion.loaders.families import Family, Layer, family_of
 from scion.loaders.loading import decisions
 from scion.loaders.planning import Decision
@@ -80,7 +81,7 @@ def questions(
 
 def ask(environment: str, truth: str, asked: list[dict[str, Any]], folder: Path) -> list[Any]:
     """Have a script of tests/ answer in an environment of envs/."""
-    python = PROJECT / "envs" / environment / ".venv/bin/python"
+    python = PROJECT / prefix(f"envs/{environment}") / "bin/python"
     assert python.exists(), "`make test` installs it; python tools/setup.py --tests does"
     questions_file, answers_file = folder / "questions.jsonl", folder / "answers.jsonl"
     questions_file.write_text("".join(json.dumps(one) + "\n" for one in asked))

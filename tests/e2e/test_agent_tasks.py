@@ -14,6 +14,7 @@ from scion.config_agent import AgentTasks
 from scion.config_serving import PICO_LAUNCH, Serving
 from scion.engines import vllm
 from scion.engines.server import Server
+from scion.environments import prefix
 from scion.errors import ScionError
 from scion.estimates import proportion
 from scion.stages.run_agent_tasks import run_agent_tasks
@@ -21,7 +22,7 @@ from scion.stages.run_agent_tasks import run_agent_tasks
 pytestmark = pytest.mark.serve
 
 PROJECT = Path(__file__).parents[2]
-PYTHON = PROJECT / "envs/serve-cpu/.venv/bin/python"
+PYTHON = PROJECT / prefix("envs/serve-cpu") / "bin/python"
 TASKS = PROJECT / "workflow/scion/agent_tasks.yaml"
 
 

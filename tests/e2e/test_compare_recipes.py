@@ -10,6 +10,7 @@ from conversion import ENVIRONMENT, Conversion, Pico
 from project_copy import ProjectCopy
 from scion.artifact import Artifact
 from scion.config import Config
+from scion.environments import prefix
 from scion.recipes_measuring import Measuring
 from scion.stages import compare_recipes as stage
 
@@ -92,7 +93,7 @@ def test_a_run_that_was_stopped_measures_nothing_twice(
                 serving=config.serving,
                 launch=config.launches[0],
             ),
-            python=PROJECT / "envs/serve-cpu/.venv/bin/python",
+            python=PROJECT / prefix("envs/serve-cpu") / "bin/python",
             log_folder=tmp_path / "logs",
             environment=ENVIRONMENT,
         )

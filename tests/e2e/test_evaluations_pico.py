@@ -19,13 +19,14 @@ from commands import check_refusal, command, run
 from scion import estimates
 from scion.config_serving import PICO_LAUNCH, Serving
 from scion.engines import vllm
+from scion.environments import prefix
 from scion.stages.evaluate_ifeval import _SCORES  # pyright: ignore[reportPrivateUsage]
 
 pytestmark = pytest.mark.serve
 
 PROJECT = Path(__file__).parents[2]
-SERVING = PROJECT / "envs/serve-cpu/.venv/bin/python"
-HARNESSES = PROJECT / "envs/evaluate/.venv/bin/python"
+SERVING = PROJECT / prefix("envs/serve-cpu") / "bin/python"
+HARNESSES = PROJECT / prefix("envs/evaluate") / "bin/python"
 PROMPTS = PROJECT / "resources/pico/ifeval.jsonl"
 
 

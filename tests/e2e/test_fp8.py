@@ -14,13 +14,14 @@ from scion.decoding import Prompt, generate
 from scion.engines import vllm
 from scion.engines.server import Server
 from scion.engines.vllm_counters import read_counters
+from scion.environments import prefix
 from scion.offline.target import Target
 from scion.offline.weights import Weights
 
 pytestmark = pytest.mark.serve
 
 PROJECT = Path(__file__).parents[2]
-PYTHON = PROJECT / "envs/serve-cpu/.venv/bin/python"
+PYTHON = PROJECT / prefix("envs/serve-cpu") / "bin/python"
 LAUNCH = Launch(name="test", title="Test", max_model_len=2048, max_num_seqs=1, speculative_tokens=1)
 # Mean difference of log probabilities of the replies: 0.017 was seen, and 0.027 of the same prompts
 # with NVFP4 alone; tests/e2e/test_offline_acceptance.py says what last bits make of W4A4.

@@ -22,12 +22,13 @@ from scion.card_hermes import LEAST_CONTEXT, hermes_values
 from scion.config_serving import PICO_LAUNCH, Serving
 from scion.engines import vllm
 from scion.engines.server import Server
+from scion.environments import prefix
 
 pytestmark = pytest.mark.serve
 
 PROJECT = Path(__file__).parents[2]
-HERMES = PROJECT / "envs/hermes/.venv/bin/hermes"
-PYTHON = PROJECT / "envs/serve-cpu/.venv/bin/python"
+HERMES = PROJECT / prefix("envs/hermes") / "bin/hermes"
+PYTHON = PROJECT / prefix("envs/serve-cpu") / "bin/python"
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from scion.config_serving import Launch, Serving
 from scion.decoding import Prompt, generate
 from scion.engines import vllm
 from scion.engines.vllm_counters import read_counters
+from scion.environments import prefix
 from scion.offline.acceptance import Acceptance, Counts, measure_offline
 from scion.offline.linear import NvFp4Linear, round_activations
 from scion.offline.prompts import load_tokenizer, prompt_ids
@@ -22,7 +23,7 @@ from scion.offline.prompts import load_tokenizer, prompt_ids
 pytestmark = pytest.mark.serve
 
 PROJECT = Path(__file__).parents[2]
-PYTHON = PROJECT / "envs/serve-cpu/.venv/bin/python"
+PYTHON = PROJECT / prefix("envs/serve-cpu") / "bin/python"
 DRAFTS, REPLY = 3, 60
 # Server and torch add up in different orders, and W4A4 makes whole steps of such last bits. In log
 # probabilities of the same text they differ by 0.015 on average, as much as two ways to compute in

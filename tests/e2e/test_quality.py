@@ -18,6 +18,7 @@ from scion import heldout, quality_engine
 from scion.artifact import Artifact
 from scion.config_serving import PICO_LAUNCH, Launch, Quality, Serving
 from scion.engines.server import Server
+from scion.environments import prefix
 from scion.errors import ScionError
 from scion.heldout import Document
 from scion.scoring import Predictions, part_record
@@ -25,7 +26,7 @@ from scion.stages import evaluate_quality as stage
 from scion.stages.fetch_source import fetch_source
 
 PROJECT = Path(__file__).parents[2]
-PYTHON = PROJECT / "envs/serve-cpu/.venv/bin/python"
+PYTHON = PROJECT / prefix("envs/serve-cpu") / "bin/python"
 VOCABULARY = 1024
 TOP = 64
 # Chats of the data file that are short and have answers; each token costs a list of 1024.

@@ -34,12 +34,13 @@ from fault_server import (
 from scion.config_serving import Launch, Serving
 from scion.engines import vllm
 from scion.engines.server import Server
+from scion.environments import prefix
 from scion.safetensors_file import read_header
 
 pytestmark = pytest.mark.serve
 
 PROJECT = Path(__file__).parents[2]
-PYTHON = PROJECT / "envs/serve-cpu/.venv/bin/python"
+PYTHON = PROJECT / prefix("envs/serve-cpu") / "bin/python"
 CHAT = {
     "name": "weather",
     "set": "chat",

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 from scion.config_serving import Launch
+from scion.environments import prefix
 from scion.launches_sglang import flags
 
 pytestmark = pytest.mark.slow
 
 PROJECT = Path(__file__).parents[2]
-PYTHON = PROJECT / "envs/sglang/.venv/bin/python"
+PYTHON = PROJECT / prefix("envs/sglang") / "bin/python"
 # Prints what the arguments come to, as one JSON object.
 PARSE = """
 import argparse, json, sys

@@ -44,7 +44,13 @@ def decode(content: dict[str, Any], drafted: int = 3) -> dict[str, Any]:
     return next(one for one in run["speed"] if (one["tokens"], one["parallel"]) == (100, 1))
 
 
-def made(folder: Path, stage: str, settings: dict[str, Any], files: dict[str, Any]) -> Artifact:
+def made(
+    folder: Path,
+    stage: str,
+    settings: dict[str, Any],
+    files: dict[str, Any],
+    environment: str = "sha256:tests",
+) -> Artifact:
     def build(draft: Draft) -> None:
         for name, content in files.items():
             if isinstance(content, Path):
@@ -57,7 +63,7 @@ def made(folder: Path, stage: str, settings: dict[str, Any], files: dict[str, An
         stage=stage,
         inputs={},
         settings=settings,
-        environment="sha256:tests",
+        environment=environment,
         build=build,
     )
 
@@ -69,6 +75,7 @@ def sealed(
     flipped: str | None = None,
     settings: dict[str, Any] | None = None,
     verified: Any = None,
+    environment: str = "sha256:tests",
 ) -> Path:
     """The folder of a release's artifacts, sealed; one byte of the tensor `flipped` is another."""
     checkpoint = write_checkpoint(folder / "checkpoint", tiny_config())
@@ -77,7 +84,13 @@ def sealed(
     files = {path.name: path for path in checkpoint.iterdir()}
     grafted = made(folder, "graft_mtp", settings or {"a": {"b": 1}}, files)
     card = made(folder, "render_card", {}, {"README.md": ["card"]})
-    report = made(folder, "verify_release", {}, {"verification.json": verified or {"tensors": 9}})
+    report = made(
+        folder,
+        "verify_release",
+        {},
+        {"verification.json": verified or {"tensors": 9}},
+        environment=environment,
+    )
     evidence = measured.artifacts(content, release=grafted, folder=folder)
     seal_release(
         release=grafted,
@@ -356,6 +369,24 @@ def test_digests_tell_measured_anew_from_made_otherwise(
 
     weights = sealed(tmp_path / "weights", content, flipped="mtp.norm.weight")
     assert compared(first, weights)["weights"] == "different in model-00001-of-00002.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("environment", "told"),
+    [
+        (
+            "/nix/store/x-scion-root sha256:tests",
+            "environment installed otherwise, from equal locks",
+        ),
+        ("/nix/store/x-scion-root sha256:others", "other environment"),
+        ("sha256:others", "other environment"),
+    ],
+)
+def test_equal_locks_are_told_however_they_were_installed(
+    environment: str, told: str, first: Path, content: dict[str, Any], tmp_path: Path
+) -> None:
+    other = sealed(tmp_path, content, environment=environment)
+    assert reasons(compared(first, other), "verify_release")[0] == told
 
 
 def test_numbers_that_are_apart_fail_on_demand(

@@ -17,6 +17,7 @@ from scion import estimates, hub_http
 from scion.artifact import Artifact, remake
 from scion.config_evaluations import Bfcl, Ifeval
 from scion.config_serving import PICO_LAUNCH, Serving
+from scion.environments import prefix
 from scion.errors import ScionError
 from scion.evaluators import child, ifeval_driver
 from scion.evaluators.ifeval_driver import without_thinking
@@ -24,7 +25,7 @@ from scion.stages.evaluate_bfcl import evaluate_bfcl
 from scion.stages.evaluate_ifeval import evaluate_ifeval
 
 PROJECT = Path(__file__).parents[2]
-HARNESSES = PROJECT / "envs/evaluate/.venv/bin/python"
+HARNESSES = PROJECT / prefix("envs/evaluate") / "bin/python"
 NO_COMMA = {"instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
 SENTENCES = {
     "instruction_id_list": ["length_constraints:number_sentences", "keywords:existence"],

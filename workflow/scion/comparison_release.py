@@ -14,6 +14,7 @@ from scion.artifact import FORMAT, MANIFEST, Artifact
 from scion.checkpoint import read_json
 from scion.comparison import holds_numbers
 from scion.digest import digest_file
+from scion.environments import locks_of
 from scion.errors import ScionError
 from scion.release_check import PROVENANCE
 
@@ -161,9 +162,12 @@ def _causes(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[str]:
         yield f"made from other {_some(inputs)}"
     if settings := list(_settings(a["settings"], b["settings"])):
         yield f"settings {_some(settings)}"
-    for key in ("code", "environment"):
-        if a[key] != b[key]:
-            yield f"other {key}"
+    if a["code"] != b["code"]:
+        yield "other code"
+    one, other = a["environment"], b["environment"]
+    if one != other:
+        same = locks_of(one) == locks_of(other)
+        yield "environment installed otherwise, from equal locks" if same else "other environment"
 
 
 def _settings(a: Any, b: Any, path: str = "") -> Iterator[str]:

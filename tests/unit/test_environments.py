@@ -1,0 +1,43 @@
+"""Where a run's environments are, and what manifests call them."""
+
+from pathlib import Path
+
+import pytest
+
+from scion import environments
+from scion.environments import identity, locks_of, prefix
+
+LOCKS = f"sha256:{'0' * 64}"
+NAME = "0123456789abcdfghijklmnpqrsvwxyz-scion-root"
+
+
+def test_uv_installs_beside_the_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(environments.VARIABLE, raising=False)
+    assert prefix("envs/evaluate") == Path("envs/evaluate/.venv")
+
+
+def test_nix_says_where(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(environments.VARIABLE, "/nix/store/x-scion-environments")
+    assert prefix("envs/evaluate") == Path("/nix/store/x-scion-environments/evaluate")
+
+
+def test_without_nix_the_locks_are_the_identity(tmp_path: Path) -> None:
+    assert identity(LOCKS, [tmp_path / ".venv", Path("envs/evaluate/.venv")]) == LOCKS
+
+
+def test_under_nix_the_store_path_is_and_the_locks_are_named_beside_it(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    built = store / NAME
+    built.mkdir(parents=True)
+    # As linkFarm makes it: a folder of links to the environments.
+    farm = tmp_path / "farm"
+    farm.mkdir()
+    (farm / "serve-cpu").symlink_to(built)
+    name = identity(LOCKS, [built, farm / "serve-cpu"])
+    assert name == f"{built} {built} {LOCKS}"
+    assert locks_of(name) == locks_of(LOCKS) == LOCKS
+
+
+@pytest.mark.parametrize("name", ["store/plain", f"elsewhere/{NAME}", "store/short-scion-root"])
+def test_a_folder_that_only_looks_like_the_store_is_none(name: str, tmp_path: Path) -> None:
+    assert identity(LOCKS, [tmp_path / name]) == LOCKS
