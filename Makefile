@@ -16,12 +16,15 @@ PYTHON := $(shell for p in python3.11 python3.12 python3; do \
 endif
 override PYTHON := $(or $(patsubst 3.%,python3.%,$(PYTHON)),python3)
 
-BIN := .venv/bin
+# `nix develop` has built the environments.
+BIN := $(if $(SCION_ENVIRONMENTS),$(patsubst %/python,%,$(shell command -v python)),.venv/bin)
 SERVING := serve-cpu
 # snakefmt looks for its shfmt on the PATH.
-SNAKEFMT := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/snakefmt
+SNAKEFMT := PATH="$(abspath $(BIN)):$$PATH" $(BIN)/snakefmt
 # The environments are called by path, so an activated one or a PYTHONPATH must not leak in.
 unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV
+
+NIX := nix --extra-experimental-features 'nix-command flakes'
 
 SNAKEMAKE_CODE := $(wildcard Snakefile rules)
 
@@ -49,15 +52,20 @@ check: setup  ## Formatters, linters (snakemake --lint too), types, spelling, lo
 	$(BIN)/python tools/lint_rules.py
 	$(BIN)/typos
 	$(PYTHON) tools/lock.py check
+	$(BIN)/python tools/elf_needs.py check
 
 format: setup  ## Format the code, and mend what the linter can mend
 	$(BIN)/ruff check --fix --exit-zero .
 	$(BIN)/ruff format .
 	$(SNAKEFMT) $(SNAKEMAKE_CODE)
 
-lock:  ## Lock the environments anew (UPGRADE=1: take the newest versions)
+lock:  ## Lock anew: uv, its neutral form, the flake, what wheels need (UPGRADE=1: newest versions)
 	@$(PYTHON) tools/setup.py --uv-only
 	$(PYTHON) tools/lock.py update $(if $(UPGRADE),--upgrade)
+	@if command -v nix >/dev/null; then set -x; $(NIX) flake $(if $(UPGRADE),update,lock); \
+	else echo "flake.lock: left as it is, for there is no nix here" >&2; fi
+	@$(PYTHON) tools/setup.py --serving $(SERVING)
+	$(BIN)/python tools/elf_needs.py scan
 
 bench: setup  ## Run the benchmarks one after another; each ends with a line of JSON
 	@for script in bench/*.py; do echo "== $$script" >&2; $(BIN)/python "$$script"; done

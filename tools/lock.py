@@ -11,8 +11,8 @@ byte what `update` had read. The index is the one that uv or pip is set to use (
 `UV_INDEX_URL`, `PIP_INDEX_URL`, pip's configuration files), else pip's own default. The address of
 the files is asked of a mirror itself, or given as `SCION_FILES_URL`.
 
-Needs the standard library and .tools (pip and uv, from tools/setup.py) only, so that it runs before
-any other environment exists.
+Needs the standard library and .tools (pip and uv, from tools/setup.py, or in `nix develop` what
+SCION_TOOLS names) only, so that it runs before any other environment exists.
 """
 
 # For an older Python to get as far as the message that it is too old.
@@ -33,6 +33,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+TOOLS = Path(os.environ.get("SCION_TOOLS") or ROOT / ".tools")
+"""uv, and a Python with pip: from tools/setup.py, or in `nix develop` from there."""
 SERVING_ENVIRONMENTS = (Path("envs/serve-cpu"), Path("envs/serve-cuda"))
 """Those of the environments that hold a server; a set-up installs one of them."""
 EVALUATION_ENVIRONMENT = Path("envs/evaluate")
@@ -126,7 +128,7 @@ def _pip_default() -> tuple[str, str]:
         "from pip._internal.models.index import PyPI;"
         "print(PyPI.simple_url); print(PyPI.file_storage_domain)"
     )
-    simple, domain = _output(str(ROOT / ".tools/bin/python"), "-c", code).split()
+    simple, domain = _output(str(TOOLS / "bin/python"), "-c", code).split()
     return simple, f"https://{domain}/packages/"
 
 
@@ -135,7 +137,7 @@ def _configured_index() -> str | None:
         if value := os.environ.get(name):
             # UV_DEFAULT_INDEX may be `name=address`.
             return re.sub(r"^[\w.-]+=(?=\w+:)", "", value)
-    settings = _output(str(ROOT / ".tools/bin/python"), "-m", "pip", "config", "list")
+    settings = _output(str(TOOLS / "bin/python"), "-m", "pip", "config", "list")
     found = dict(re.findall(r"^(\S+)\.index-url='([^']+)'$", settings, re.MULTILINE))
     return found.get(":env:") or found.get("install") or found.get("global")
 
@@ -217,7 +219,7 @@ def check_all() -> None:
 
 
 def _lock_command(folder: Path, index: Index) -> list[str]:
-    command = [str(ROOT / ".tools/bin/uv"), "lock", "--project", str(folder)]
+    command = [str(TOOLS / "bin/uv"), "lock", "--project", str(folder)]
     return [*command, "--default-index", index.simple, "--python", sys.executable]
 
 

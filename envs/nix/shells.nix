@@ -1,0 +1,45 @@
+# `nix develop`, `nix develop .#serve` and `nix develop .#serve-cpu`.
+{
+  driver,
+  environments,
+  pkgs,
+}:
+let
+  serving =
+    name:
+    pkgs.mkShell {
+      name = "scion-${name}";
+      packages = [ environments.others.${name} ];
+      shellHook = ''
+        unset PYTHONPATH
+        source ${driver}
+      '';
+    };
+in
+{
+  default = pkgs.mkShell {
+    name = "scion";
+    packages = [
+      environments.development
+      pkgs.git
+      pkgs.gnumake
+      pkgs.uv
+    ];
+    env = {
+      SCION_ENVIRONMENTS = "${environments.folderForTests}";
+      # uv has nothing to install here, nor an interpreter to look for.
+      UV_NO_SYNC = "1";
+      UV_PYTHON = environments.python.interpreter;
+      UV_PYTHON_DOWNLOADS = "never";
+      SCION_TOOLS = "${environments.tools}";
+    };
+    shellHook = ''
+      unset PYTHONPATH
+      export REPO_ROOT=$(git rev-parse --show-toplevel)
+      source ${driver}
+    '';
+  };
+
+  serve = serving "serve-cuda";
+  serve-cpu = serving "serve-cpu";
+}

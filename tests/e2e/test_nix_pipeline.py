@@ -1,0 +1,115 @@
+"""The script of `nix run`, on real environments and a copy of the code, which stays as it is."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from project_copy import PROJECT, ProjectCopy
+from scion.artifact import Artifact
+from scion.environments import VARIABLE, prefix
+
+SCRIPT = PROJECT / "envs/nix/pipeline.sh"
+
+
+@dataclass(frozen=True)
+class User:
+    """Somebody with a folder for results, and the code and environments elsewhere."""
+
+    folder: Path
+    code: Path
+    environments: Path
+
+    def run(self, *options: str) -> subprocess.CompletedProcess[str]:
+        """What the app does; `writeShellScriptBin` puts the variables before the script."""
+        variables = {
+            "SCION_CODE": str(self.code),
+            VARIABLE: str(self.environments),
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        }
+        kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        return subprocess.run(
+            ["bash", str(SCRIPT), *options],
+            cwd=self.folder,
+            env={**kept, **variables},
+            capture_output=True,
+            text=True,
+        )
+
+
+@pytest.fixture(scope="module")
+def code(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return ProjectCopy.make(tmp_path_factory.mktemp("code")).folder
+
+
+@pytest.fixture
+def user(code: Path, tmp_path: Path) -> User:
+    environments = tmp_path / "environments"
+    environments.mkdir()
+    for name in ("serve-cpu", "evaluate"):
+        (environments / name).symlink_to(PROJECT / prefix(f"envs/{name}"))
+    folder = tmp_path / "user"
+    folder.mkdir()
+    return User(folder, code, environments)
+
+
+def contents(folder: Path) -> dict[str, int]:
+    """Every file with its date, less Python's caches."""
+    paths = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    kept = (path for path in paths if "__pycache__" not in path.parts)
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in kept}
+
+
+@pytest.mark.slow
+def test_results_are_made_where_it_is_started_and_the_code_stays(user: User) -> None:
+    before = contents(user.code)
+    done = user.run("--until", "extract_text")
+    assert done.returncode == 0, done.stdout + done.stderr
+    made = Artifact.open(next(user.folder.glob("results/*/extract_text")))
+    # As in a checkout: no path of the code's copy is in what a digest covers.
+    source = Artifact.open(made.folder.parent / "fetch_source")
+    assert source.manifest["settings"] == {"location": "resources/pico/pico-agent"}
+    assert str(user.code) not in (made.folder / "manifest.json").read_text()
+    assert contents(user.code) == before
+    assert {each.name for each in user.folder.iterdir()} == {
+        ".snakemake",
+        "benchmarks",
+        "logs",
+        "resources",
+        "results",
+    }
+    again = user.run("--until", "extract_text")
+    assert re.search(r"^total +0$", again.stdout + again.stderr, re.MULTILINE)
+
+
+def test_the_environments_are_those_that_are_named(user: User) -> None:
+    planned = user.run("--dry-run", "--printshellcmds")
+    assert planned.returncode == 0, planned.stdout + planned.stderr
+    commands = planned.stdout + planned.stderr
+    assert f"--python {user.environments}/serve-cpu/bin/python" in commands
+    assert f"--evaluator-python {user.environments}/evaluate/bin/python" in commands
+    assert ".venv/bin/python" not in commands
+
+
+def test_the_template_s_release_is_planned(user: User) -> None:
+    shutil.copy(PROJECT / "envs/nix/template/release.yaml", user.folder)
+    planned = user.run("--configfile", "release.yaml", "--dry-run")
+    assert planned.returncode == 0, planned.stdout + planned.stderr
+    told = planned.stdout + planned.stderr
+    assert "results/my-agent-27b-nvfp4-text-mtp/release/manifest.json" in told
+    refused = user.run("--configfile", "release.yaml")
+    assert refused.returncode != 0
+    assert "is not pinned to a commit" in refused.stdout + refused.stderr
+
+
+def test_a_folder_of_the_user_s_own_is_left_alone(user: User) -> None:
+    (user.folder / "resources").mkdir()
+    (user.folder / "resources/mine.txt").write_text("mine")
+    user.run("--dry-run")
+    assert (user.folder / "resources/mine.txt").read_text() == "mine"
+    assert not (user.folder / "resources").is_symlink()

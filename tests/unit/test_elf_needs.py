@@ -1,0 +1,186 @@
+"""The needs of wheels under Nix: read off real ELF files, and held against locks and overrides."""
+
+import copy
+import os
+import shutil
+import subprocess
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import elf_needs
+from elf_needs import Environment, Overrides, check
+from elf_wheels import ElfError, installed_folder, locked_wheels, read_wheel
+from lock import ROOT
+
+ENVIRONMENTS = elf_needs.read_environments()
+READ_OFF = ("absent", "libraries", "links")
+
+
+@pytest.fixture
+def record() -> dict[str, Any]:
+    return copy.deepcopy(elf_needs.read_record())
+
+
+@pytest.fixture
+def overrides() -> Overrides:
+    return elf_needs.read_overrides()
+
+
+def found(record: dict[str, Any], overrides: Overrides, environments=ENVIRONMENTS) -> str:
+    with pytest.raises(ElfError) as error:
+        check(environments, record, overrides, elf_needs.read_inputs())
+    return str(error.value)
+
+
+def test_every_need_is_met(record: dict[str, Any], overrides: Overrides) -> None:
+    tally = check(ENVIRONMENTS, record, overrides, elf_needs.read_inputs())
+    assert len(tally.wheels) > 100
+    assert tally.needs > 1000
+    assert tally.used == set(overrides.entries())
+    assert set(record["environments"]) == {each.name for each in ENVIRONMENTS}
+
+
+class TestDrift:
+    """What is changed by hand, or by a lock, without the rest."""
+
+    def test_another_wheel_is_locked(self, record: dict[str, Any], overrides: Overrides) -> None:
+        first, *others = ENVIRONMENTS
+        torch = next(each for each in first.wheels if each.name == "torch")
+        pinned = replace(torch, sha256="0" * 64, file="torch-9.9-cp312-cp312-linux_x86_64.whl")
+        wheels = [pinned if each is torch else each for each in first.wheels]
+        text = found(record, overrides, [replace(first, wheels=wheels), *others])
+        assert "not read yet: torch-9.9-cp312-cp312-linux_x86_64.whl" in text
+        assert "make lock" in text
+
+    def test_a_wheel_is_locked_no_more(self, record: dict[str, Any], overrides: Overrides) -> None:
+        *others, last = ENVIRONMENTS
+        assert "locked no more: " in found(record, overrides, others), last.name
+
+    def test_another_nixpkgs_is_locked(self, record: dict[str, Any], overrides: Overrides) -> None:
+        record["inputs"]["nixpkgs"] = record["inputs"]["nixpkgs"].replace("sha256-", "sha256-A")
+        text = found(record, overrides)
+        assert "other flake inputs" in text
+        assert "found:    nixpkgs\n" in text
+
+    # No header says what is opened by name, nor what builds a package.
+    @pytest.mark.parametrize(
+        ("wheel", "key", "value"),
+        [each for each in elf_needs.read_overrides().entries() if each[1] in READ_OFF],
+    )
+    def test_an_override_is_gone(
+        self, wheel: str, key: str, value: str, record: dict[str, Any], overrides: Overrides
+    ) -> None:
+        entry = dict(overrides.wheels[wheel])
+        entry[key] = [each for each in entry[key] if each != value]
+        overrides.wheels = {**overrides.wheels, wheel: entry}
+        text = found(record, overrides)
+        if key == "links":
+            assert "the links of the record are not those of its wheels" in text
+        else:
+            assert "wheels need libraries that nothing provides" in text
+            assert f"{wheel} needs " in text
+            assert "envs/nix/wheels.toml" in text
+
+    @pytest.mark.parametrize(
+        ("wheel", "key", "value"),
+        [
+            ("torch", "absent", "libnothing.so.1"),
+            ("numba", "libraries", "numactl"),
+            ("triton", "links", "numpy"),
+            ("tilelang", "opens", "nothing"),
+            ("numpy", "build_system", "setuptools"),
+            ("not-locked", "absent", "libibverbs.so.1"),
+        ],
+    )
+    def test_an_override_is_needless(
+        self, wheel: str, key: str, value: str, record: dict[str, Any], overrides: Overrides
+    ) -> None:
+        entry = overrides.wheels.get(wheel, {})
+        changed = {**entry, key: [*entry.get(key, []), value]}
+        overrides.wheels = {**overrides.wheels, wheel: changed}
+        text = found(record, overrides)
+        assert "overrides that no wheel needs" in text
+        assert f"{wheel} {key} {value}" in text
+
+    def test_a_link_is_edited(self, record: dict[str, Any], overrides: Overrides) -> None:
+        record["environments"]["root"]["torch"]["wheels"].remove("nvidia-cublas")
+        assert "the links of the record" in found(record, overrides)
+
+    def test_a_need_is_edited(self, record: dict[str, Any], overrides: Overrides) -> None:
+        torch = next(each for each in ENVIRONMENTS[0].wheels if each.name == "torch")
+        record["wheels"][torch.sha256]["needs"]["libnew.so.1"] = "torch/lib/libnew_user.so"
+        assert "torch needs libnew.so.1 (torch/lib/libnew_user.so)" in found(record, overrides)
+
+
+def test_two_holders_of_a_library_are_refused(record: dict[str, Any], overrides: Overrides) -> None:
+    environment = ENVIRONMENTS[0]
+    other = next(each for each in environment.wheels if each.name == "nvidia-cufft")
+    record["wheels"][other.sha256]["provides"]["libcublas.so.13"] = "lib"
+    with pytest.raises(ElfError, match=r"libcublas\.so\.13, which is in nvidia-cublas and in"):
+        elf_needs.links(environment, record["wheels"], overrides)
+
+
+def test_a_wheel_is_chosen_for_the_interpreter_of_nix() -> None:
+    numpy = next(each for each in locked_wheels(Path()) if each.name == "numpy")
+    assert "-cp312-cp312-manylinux" in numpy.file
+    assert numpy.manylinux
+    assert f'"{numpy.sha256}"' not in (ROOT / "uv.lock.neutral").read_text()
+    assert f"sha256:{numpy.sha256}" in (ROOT / "uv.lock.neutral").read_text()
+
+
+def test_only_the_version_that_holds_for_the_interpreter_counts() -> None:
+    for environment in ENVIRONMENTS:
+        names = [each.name for each in environment.wheels]
+        assert len(names) == len(set(names)), environment.name
+
+
+@pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler")
+def test_a_wheel_is_read(tmp_path: Path) -> None:
+    """Libraries that a compiler made: one needs another of the wheel, and one from elsewhere."""
+
+    def compile_library(name: str, *options: str) -> bytes:
+        source = ["-x", "c", os.devnull]
+        command = ["cc", "-shared", "-nostdlib", "-o", name, *source, "-x", "none", *options]
+        subprocess.run(command, cwd=tmp_path, check=True)
+        return (tmp_path / name).read_bytes()
+
+    members = {
+        "pkg/lib/libown.so.1": compile_library("libown.so.1", "-Wl,-soname,libown.so.1"),
+        "gone": compile_library("libelsewhere.so.2", "-Wl,-soname,libelsewhere.so.2"),
+    }
+    linked = ["-Wl,--no-as-needed", "libown.so.1", "libelsewhere.so.2"]
+    members["pkg/_user.cpython-312-x86_64-linux-gnu.so"] = compile_library("_user.so", *linked)
+    members["pkg-1.data/data/lib/libplain.so"] = members["pkg/lib/libown.so.1"]
+    members["pkg/text.so"] = b"no ELF file"
+    del members["gone"]
+    with zipfile.ZipFile(tmp_path / "pkg.whl", "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    site = "lib/python3.12/site-packages"
+    assert read_wheel(tmp_path / "pkg.whl") == {
+        "needs": {"libelsewhere.so.2": "pkg/_user.cpython-312-x86_64-linux-gnu.so"},
+        "provides": {"libown.so.1": f"{site}/pkg/lib", "libplain.so": "lib"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("member", "folder"),
+    [
+        ("numpy.libs/libgfortran.so", "lib/python3.12/site-packages/numpy.libs"),
+        ("top.so", "lib/python3.12/site-packages"),
+        ("a-1.data/data/lib/x/liba.so", "lib/x"),
+        ("a-1.data/scripts/a", "bin"),
+        ("a-1.data/platlib/a/liba.so", "lib/python3.12/site-packages/a"),
+    ],
+)
+def test_where_a_wheel_s_files_go(member: str, folder: str) -> None:
+    assert installed_folder(member) == folder
+
+
+def test_an_environment_s_dependencies_are_followed_down() -> None:
+    below = Environment("x", [], {"a": {"b"}, "b": {"c", "a"}, "c": set(), "d": set()}).below("a")
+    assert below == {"b", "c"}

@@ -1,0 +1,357 @@
+"""Whether the locked wheels find their shared libraries under Nix.
+
+    python tools/elf_needs.py scan     read the wheels that the record lacks, check (`make lock`)
+    python tools/elf_needs.py check    hold locks, record and overrides against each other
+
+The programs and libraries in a wheel name the libraries that they need. Under Nix each of those has
+to come from the wheel itself, from nixpkgs, or from another wheel of its environment, else the
+build stops, or the program does. `envs/nix/wheels.toml` holds what has to be decided by hand, for
+Nix and for this script alike; `envs/nix/elf-needs.json` what the wheels were seen to need, by their
+SHA-256, and what follows of it for Nix. `scan` downloads the wheels that are new (6 GB, if all
+are), one after another, hash checked, and keeps none of them; `check` needs no network.
+
+Looked for as nixpkgs' auto-patchelf does, the way that uv2nix sets it up: by names of files, in the
+wheel's own folders, in glibc, in the libraries of manylinux, and in what the overrides add.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import lock
+from elf_wheels import ElfError, Wheel, fetch, locked_wheels, read_wheel
+from lock import ROOT, LockError
+
+OVERRIDES = ROOT / "envs/nix/wheels.toml"
+RECORD = ROOT / "envs/nix/elf-needs.json"
+FLAKE_LOCK = ROOT / "flake.lock"
+
+DRIVER = ("libcuda.so.1", "libnvidia-ml.so.1")
+"""What comes with the host's GPU driver, and from nowhere else."""
+GLIBC = (
+    *("ld-linux-x86-64.so.2", "libanl.so.1", "libc.so.6", "libdl.so.2", "libm.so.6"),
+    *("libmvec.so.1", "libpthread.so.0", "libresolv.so.2", "librt.so.1", "libutil.so.1"),
+)
+MANYLINUX = (
+    *("libGL.so.1", "libICE.so.6", "libSM.so.6", "libX11.so.6", "libXext.so.6"),
+    *("libXrender.so.1", "libexpat.so.1", "libgcc_s.so.1", "libglib-2.0.so.0"),
+    *("libgobject-2.0.so.0", "libgthread-2.0.so.0", "libstdc++.so.6", "libz.so.1"),
+)
+"""Beside glibc's, what uv2nix gives a wheel with a manylinux tag (nixpkgs' manylinux2014)."""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A locked environment as Nix builds it: named like its folder, or `root`."""
+
+    name: str
+    wheels: Sequence[Wheel]
+    dependencies: Mapping[str, set[str]]
+    """By package, the packages that it asks for itself."""
+
+    @classmethod
+    def read(cls, folder: Path) -> Environment:
+        """From the lock in a folder, relative to the repository."""
+        text = (ROOT / folder / "uv.lock.neutral").read_text()
+        direct: dict[str, set[str]] = {}
+        for package in tomllib.loads(text)["package"]:
+            extras = package.get("optional-dependencies", {}).values()
+            for group in (package.get("dependencies", []), *extras):
+                direct.setdefault(package["name"], set()).update(each["name"] for each in group)
+        return cls(folder.name or "root", locked_wheels(folder), direct)
+
+    def below(self, name: str) -> set[str]:
+        """All that a package needs, however far down."""
+        reached: set[str] = set()
+        waiting = [name]
+        while waiting:
+            new = self.dependencies.get(waiting.pop(), set()) - reached
+            reached |= new
+            waiting += new
+        return reached - {name}
+
+
+class Overrides:
+    """What envs/nix/wheels.toml says."""
+
+    def __init__(self, content: Mapping[str, Any]) -> None:
+        self.libraries: dict[str, list[str]] = content["libraries"]
+        self.wheels: dict[str, dict[str, Any]] = content["wheels"]
+
+    def of(self, wheel: str, key: str) -> list[str]:
+        """A list of a wheel's entry, empty where there is none."""
+        return self.wheels.get(wheel, {}).get(key, [])
+
+    def entries(self, *keys: str) -> list[tuple[str, str, str]]:
+        """Every wheel, key and value, or those of some keys."""
+        return [
+            (wheel, key, value)
+            for wheel, entry in self.wheels.items()
+            for key, values in entry.items()
+            if key != "reason" and (not keys or key in keys)
+            for value in values
+        ]
+
+    def absent(self, wheel: str, library: str) -> str | None:
+        """The pattern under which a library is left out, if it is."""
+        return next((each for each in self.of(wheel, "absent") if fnmatch(library, each)), None)
+
+
+def read_environments() -> list[Environment]:
+    """Every environment that is locked."""
+    return [Environment.read(folder) for folder in lock.ENVIRONMENTS]
+
+
+def read_overrides() -> Overrides:
+    """The overrides that are written by hand."""
+    return Overrides(tomllib.loads(OVERRIDES.read_text()))
+
+
+def read_record() -> dict[str, Any]:
+    """What was read off the wheels.
+
+    `wheels` holds it by SHA-256, `environments` what follows of it for Nix, and `inputs` the flake
+    inputs that this holds for: nixpkgs' libraries, and how uv2nix hands them to wheels.
+    """
+    return json.loads(RECORD.read_text())
+
+
+def read_inputs() -> dict[str, str]:
+    """The flake's inputs as they are locked: revision and hash by name."""
+    nodes: dict[str, Any] = json.loads(FLAKE_LOCK.read_text())["nodes"]
+    locked = {name: node["locked"] for name, node in nodes.items() if "locked" in node}
+    return {name: f"{each['rev']} {each['narHash']}" for name, each in sorted(locked.items())}
+
+
+def scan() -> None:
+    """Bring the record up to date: read what is new, drop what is locked no more."""
+    lock.expand_all()
+    old = read_record()["wheels"] if RECORD.exists() else {}
+    environments = read_environments()
+    wheels = {wheel.sha256: wheel for each in environments for wheel in each.wheels}
+    new = [wheel for sha256, wheel in wheels.items() if sha256 not in old]
+    seen = {sha256: old[sha256] for sha256 in wheels if sha256 in old}
+    with tempfile.TemporaryDirectory() as folder:
+        for number, wheel in enumerate(new, start=1):
+            print(f"elf: {number} of {len(new)}: {wheel.file}", file=sys.stderr)
+            copy = Path(folder) / "wheel"
+            fetch(wheel, copy)
+            seen[wheel.sha256] = {"file": wheel.file, **read_wheel(copy)}
+            copy.unlink()
+    overrides = read_overrides()
+    _write_record(seen, {each.name: links(each, seen, overrides) for each in environments})
+
+
+def _write_record(wheels: Mapping[str, Any], environments: Mapping[str, Any]) -> None:
+    """One wheel a line, by file name, so that a change of one is a change of one line."""
+    by_file = dict(sorted(wheels.items(), key=lambda item: (item[1]["file"], item[0])))
+    parts = {
+        "inputs": _lines(read_inputs(), 1),
+        "environments": _object({key: _lines(each, 2) for key, each in environments.items()}, 1),
+        "wheels": _lines(by_file, 1),
+    }
+    RECORD.write_text(_object(parts, 0) + "\n")
+
+
+def _lines(content: Mapping[str, Any], depth: int) -> str:
+    """A JSON object with a line for each value."""
+    return _object({key: json.dumps(value) for key, value in content.items()}, depth)
+
+
+def _object(content: Mapping[str, str], depth: int) -> str:
+    """A JSON object of values that are JSON already."""
+    if not content:
+        return "{}"
+    indent = "  " * depth
+    lines = ",\n".join(f"{indent}  {json.dumps(key)}: {content[key]}" for key in content)
+    return f"{{\n{lines}\n{indent}}}"
+
+
+def links(
+    environment: Environment, seen: Mapping[str, Any], overrides: Overrides
+) -> dict[str, dict[str, Any]]:
+    """What wheels.nix has to know of each wheel of an environment that holds ELF files.
+
+    Returns:
+        By package: the `wheels` that it is linked to, of those that it depends on or that an
+        override names, whether it is linked to the GPU `driver`, and the `folders` of its own
+        libraries, relative to where it is installed.
+
+    Raises:
+        ElfError: Two wheels hold a file of the name that a third needs.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for wheel in environment.wheels:
+        entry = seen[wheel.sha256]
+        if not entry["needs"] and not entry["provides"]:
+            continue
+        stated = overrides.of(wheel.name, "links")
+        below = environment.below(wheel.name).union(stated, *map(environment.below, stated))
+        linked: set[str] = set()
+        for library in entry["needs"]:
+            if library in _given(wheel, overrides) or overrides.absent(wheel.name, library):
+                continue
+            holders = [
+                each.name
+                for each in environment.wheels
+                if each.name in below and library in seen[each.sha256]["provides"]
+            ]
+            if len(holders) > 1:
+                raise ElfError(
+                    f"{wheel.name} of the environment {environment.name} needs {library}, which "
+                    f"is in {' and in '.join(holders)}: which of them is meant?"
+                )
+            linked.update(holders)
+        driver = any(library in DRIVER for library in entry["needs"])
+        folders = sorted(set(entry["provides"].values()))
+        found[wheel.name] = {"driver": driver, "folders": folders, "wheels": sorted(linked)}
+    return dict(sorted(found.items()))
+
+
+def _given(wheel: Wheel, overrides: Overrides) -> set[str]:
+    """The libraries that a wheel finds in nixpkgs."""
+    added = (overrides.libraries[each] for each in overrides.of(wheel.name, "libraries"))
+    return {
+        *GLIBC,
+        *(MANYLINUX if wheel.manylinux else ()),
+        *(name for each in added for name in each),
+    }
+
+
+@dataclass
+class Tally:
+    """What a check went through."""
+
+    wheels: set[str] = field(default_factory=set)
+    needs: int = 0
+    used: set[tuple[str, str, str]] = field(default_factory=set)
+    """The overrides that are needed: wheel, key, value."""
+
+    def __str__(self) -> str:
+        absent: dict[str, list[str]] = {}
+        for name, key, value in sorted(self.used):
+            if key == "absent":
+                absent.setdefault(name, []).append(value)
+        lines = [f"left out on purpose, {name}: {' '.join(absent[name])}" for name in absent]
+        count = f"elf: {len(self.wheels)} wheels with ELF files, {self.needs} needs"
+        return "\n".join([*lines, f"{count}, all met but those left out on purpose"])
+
+
+def check(
+    environments: Sequence[Environment],
+    record: Mapping[str, Any],
+    overrides: Overrides,
+    inputs: Mapping[str, str],
+) -> Tally:
+    """Hold locks, record and overrides against each other.
+
+    Raises:
+        ElfError: They do not fit: a wheel that was not read or is locked no more, a need that
+            nothing meets, an override that nothing needs.
+    """
+    locked = {wheel.sha256: wheel.file for each in environments for wheel in each.wheels}
+    seen = record["wheels"]
+    _refuse(
+        "the record was made for other flake inputs than those of flake.lock",
+        [
+            name
+            for name in {**inputs, **record["inputs"]}
+            if inputs.get(name) != record["inputs"].get(name)
+        ],
+        "make lock; with another nixpkgs, hold GLIBC and MANYLINUX in this script against it",
+    )
+    _refuse(
+        "the record does not fit the locks",
+        [f"not read yet: {locked[key]}" for key in locked if key not in seen]
+        + [f"locked no more: {seen[key]['file']}" for key in seen if key not in locked],
+        "make lock",
+    )
+    _refuse(
+        "the links of the record are not those of its wheels",
+        [
+            each.name
+            for each in environments
+            if links(each, seen, overrides) != record["environments"].get(each.name)
+        ],
+        "make lock",
+    )
+    tally = Tally()
+    unmet = [line for each in environments for line in _unmet(each, record, overrides, tally)]
+    file = OVERRIDES.relative_to(ROOT)
+    hint = f"say where they come from in {file}, and why"
+    _refuse("wheels need libraries that nothing provides", unmet, hint)
+    idle = [" ".join(each) for each in overrides.entries() if each not in tally.used]
+    _refuse("there are overrides that no wheel needs", idle, f"remove them from {file}")
+    return tally
+
+
+def _refuse(what: str, lines: Sequence[str], hint: str) -> None:
+    """Raise an `ElfError` if there are lines."""
+    if lines:
+        found = "\n            ".join(sorted(set(lines)))
+        raise ElfError(f"{what}\n  found:    {found}\n  hint:     {hint}")
+
+
+def _unmet(
+    environment: Environment, record: Mapping[str, Any], overrides: Overrides, tally: Tally
+) -> list[str]:
+    """The needs of an environment's wheels that nothing meets; `tally` counts the others."""
+    unmet: list[str] = []
+    seen = record["wheels"]
+    digests = {wheel.name: wheel.sha256 for wheel in environment.wheels}
+    built = environment.dependencies.keys() - digests.keys()
+    tally.used |= {each for each in overrides.entries("build_system") if each[0] in built}
+    for wheel in environment.wheels:
+        linked = record["environments"][environment.name].get(wheel.name)
+        if linked is None:
+            continue
+        tally.wheels.add(wheel.file)
+        given = _given(wheel, overrides) | set(DRIVER if linked["driver"] else ())
+        for other in linked["wheels"]:
+            given.update(seen[digests[other]]["provides"])
+        needs: dict[str, str] = seen[wheel.sha256]["needs"]
+        tally.needs += len(needs)
+        for library, file in needs.items():
+            pattern = overrides.absent(wheel.name, library)
+            if pattern is not None:
+                tally.used.add((wheel.name, "absent", pattern))
+            elif library not in given:
+                unmet.append(f"{environment.name}: {wheel.name} needs {library} ({file})")
+        for name, key, value in overrides.entries():
+            if name == wheel.name and (
+                (key == "libraries" and needs.keys() & set(overrides.libraries[value]))
+                or (key == "links" and value in linked["wheels"])
+                or (key == "opens" and value in {*digests, "driver"})
+            ):
+                tally.used.add((name, key, value))
+    return unmet
+
+
+def main() -> int:
+    """Parse the arguments and do one action."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("action", choices=("scan", "check"))
+    arguments = parser.parse_args()
+    try:
+        if arguments.action == "scan":
+            scan()
+        print(check(read_environments(), read_record(), read_overrides(), read_inputs()))
+    except (ElfError, LockError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
