@@ -1,5 +1,6 @@
 """Neutral locks: nothing of a host is left in them, and uv.lock comes back byte for byte."""
 
+import shutil
 import subprocess
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -106,6 +107,42 @@ def test_a_mirror_that_does_not_say_is_an_error(
     assert f"{mirror}/some-package/" in str(caught.value)
     monkeypatch.setenv("SCION_FILES_URL", "https://files.example/x")
     assert lock.find_index(neutral) == Index(mirror, "https://files.example/x/")
+
+
+class TestLocksAndProjects:
+    """uv's own check of each lock against its pyproject.toml, on a copy to change."""
+
+    @pytest.fixture
+    def copy(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        for folder in (*lock.ENVIRONMENTS, *lock.LOCAL_PACKAGES):
+            (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+            for name in ("pyproject.toml", "uv.lock.neutral", "README.md"):
+                if (lock.ROOT / folder / name).exists():
+                    shutil.copy(lock.ROOT / folder / name, tmp_path / folder)
+        monkeypatch.setattr(lock, "ROOT", tmp_path)
+        return tmp_path
+
+    def test_they_fit(self, copy: Path) -> None:
+        lock.check_all()
+
+    @pytest.mark.parametrize(
+        ("file", "before", "after"),
+        [
+            ("pyproject.toml", "nvidia-modelopt==0.47.0", "nvidia-modelopt==0.46.0"),
+            ("envs/serve-cuda/pyproject.toml", "vllm==0.32.0", "vllm==0.31.0"),
+            ("uv.lock.neutral", 'specifier = "==0.47.0"', 'specifier = "==0.46.0"'),
+            ("envs/evaluate/uv.lock.neutral", 'name = "lm-eval"\nversion = "', None),
+        ],
+    )
+    def test_a_pin_that_is_changed_by_hand_is_refused(
+        self, file: str, before: str, after: str | None, copy: Path
+    ) -> None:
+        text = (copy / file).read_text()
+        assert before in text
+        (copy / file).write_text(text.replace(before, after or f"{before}9"))
+        neutral = (copy / file).with_name("uv.lock.neutral").relative_to(copy)
+        with pytest.raises(LockError, match=f"{neutral} does not fit its pyproject.toml"):
+            lock.check_all()
 
 
 def test_uv_is_not_led_astray(monkeypatch: pytest.MonkeyPatch) -> None:
