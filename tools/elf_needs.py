@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 import tempfile
 import tomllib
@@ -86,6 +87,21 @@ class Overrides:
     def __init__(self, content: Mapping[str, Any]) -> None:
         self.libraries: dict[str, list[str]] = content["libraries"]
         self.wheels: dict[str, dict[str, Any]] = content["wheels"]
+        file = OVERRIDES.relative_to(ROOT)
+        _refuse(
+            "overrides have no reason",
+            [name for name, entry in self.wheels.items() if not entry.get("reason")],
+            f"say in {file} why the wheel needs it",
+        )
+        _refuse(
+            "overrides name a library whose files are not known",
+            [
+                f"{name}: {value}"
+                for name, key, value in self.entries()
+                if key == "libraries" and value not in self.libraries
+            ],
+            f"list the files of that attribute of nixpkgs under [libraries] in {file}",
+        )
 
     def of(self, wheel: str, key: str) -> list[str]:
         """A list of a wheel's entry, empty where there is none."""
@@ -135,7 +151,8 @@ def read_inputs() -> dict[str, str]:
 def scan() -> None:
     """Bring the record up to date: read what is new, drop what is locked no more."""
     lock.expand_all()
-    old = read_record()["wheels"] if RECORD.exists() else {}
+    record = read_record() if RECORD.exists() else {"wheels": {}, "environments": {}}
+    old = record["wheels"]
     environments = read_environments()
     wheels = {wheel.sha256: wheel for each in environments for wheel in each.wheels}
     new = [wheel for sha256, wheel in wheels.items() if sha256 not in old]
@@ -147,6 +164,8 @@ def scan() -> None:
             fetch(wheel, copy)
             seen[wheel.sha256] = {"file": wheel.file, **read_wheel(copy)}
             copy.unlink()
+            # What was read is kept, should a later download fail.
+            _write_record({**old, **seen}, record["environments"])
     overrides = read_overrides()
     _write_record(seen, {each.name: links(each, seen, overrides) for each in environments})
 
@@ -349,6 +368,9 @@ def main() -> int:
         print(check(read_environments(), read_record(), read_overrides(), read_inputs()))
     except (ElfError, LockError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except subprocess.CalledProcessError as error:
+        print(f"error: {' '.join(error.cmd)}\n{error.stderr}", file=sys.stderr)
         return 1
     return 0
 

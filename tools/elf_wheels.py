@@ -170,17 +170,30 @@ def _is_module(name: str) -> bool:
 
 
 def fetch(wheel: Wheel, target: Path) -> None:
-    """Download a wheel, hash checked, with progress."""
+    """Download a wheel, with progress.
+
+    Raises:
+        ElfError: It can't be had, or is not the file that is locked.
+    """
     digest = hashlib.sha256()
-    with urllib.request.urlopen(wheel.url, timeout=120) as response, target.open("wb") as file:
-        bar = tqdm(
-            desc=wheel.name, total=wheel.size, unit="B", unit_scale=True, leave=False, disable=None
-        )
-        with bar as progress:
+    bar = tqdm(
+        desc=wheel.name, total=wheel.size, unit="B", unit_scale=True, leave=False, disable=None
+    )
+    try:
+        with (
+            urllib.request.urlopen(wheel.url, timeout=120) as response,
+            target.open("wb") as file,
+            bar as progress,
+        ):
             while block := response.read(1 << 20):
                 digest.update(block)
                 file.write(block)
                 progress.update(len(block))
+    except OSError as error:
+        raise ElfError(
+            f"{wheel.file} can't be downloaded\n  where:    {wheel.url}\n  found:    {error}\n"
+            "  hint:     run it again; wheels that were read are not downloaded again"
+        ) from error
     if digest.hexdigest() != wheel.sha256:
         raise ElfError(
             f"{wheel.file} is not the file that is locked\n"

@@ -37,6 +37,7 @@ let
     export PATH=${
       lib.makeBinPath [
         environments.root
+        pkgs.bash
         pkgs.coreutils
         pkgs.stdenv.cc
       ]

@@ -1,7 +1,6 @@
 """The whole flake, where a Nix from 2.18 on and the trees of its inputs are at hand."""
 
 import os
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -9,8 +8,8 @@ from typing import Any
 import pytest
 
 import evaluate_flake
-import lock
 from evaluate_flake import EvaluationError, evaluate, store_inputs
+from project_copy import ProjectCopy
 
 INPUTS = os.environ.get(evaluate_flake.VARIABLE)
 with_inputs = pytest.mark.skipif(
@@ -47,13 +46,7 @@ def test_the_realised_wheel_is_the_one_that_the_flake_expects(found: dict[str, A
 def test_the_code_of_another_day_is_another_pipeline_in_the_same_environments(
     found: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    listed = subprocess.run(
-        ["git", "ls-files", "-z"], cwd=lock.ROOT, check=True, capture_output=True
-    )
-    for name in filter(None, listed.stdout.decode().split("\0")):
-        if (lock.ROOT / name).is_file():
-            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(lock.ROOT / name, tmp_path / name)
+    ProjectCopy.make(tmp_path)
     subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
     subprocess.run(["git", "add", "--all"], cwd=tmp_path, check=True)
     stage = tmp_path / "workflow/scion/stages/fix_keys.py"

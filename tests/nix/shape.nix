@@ -79,6 +79,7 @@ let
   pkgs =
     lib.genAttrs [
       "autoAddDriverRunpath"
+      "bash"
       "coreutils"
       "git"
       "gnumake"

@@ -1,23 +1,36 @@
 """The needs of wheels under Nix: read off real ELF files, and held against locks and overrides."""
 
 import copy
+import hashlib
 import os
+import re
 import shutil
 import subprocess
 import zipfile
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
 
 import elf_needs
 from elf_needs import Environment, Overrides, check
-from elf_wheels import ElfError, installed_folder, locked_wheels, read_wheel
+from elf_wheels import ElfError, Wheel, fetch, installed_folder, locked_wheels, read_wheel
 from lock import ROOT
 
 ENVIRONMENTS = elf_needs.read_environments()
 READ_OFF = ("absent", "libraries", "links")
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    """Serves a folder, and says nothing."""
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
 
 
 @pytest.fixture
@@ -114,6 +127,46 @@ class TestDrift:
         torch = next(each for each in ENVIRONMENTS[0].wheels if each.name == "torch")
         record["wheels"][torch.sha256]["needs"]["libnew.so.1"] = "torch/lib/libnew_user.so"
         assert "torch needs libnew.so.1 (torch/lib/libnew_user.so)" in found(record, overrides)
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({"absent": ["libx.so"]}, "overrides have no reason\n  found:    torch\n"),
+        ({"libraries": ["zlib"], "reason": "needs it"}, "found:    torch: zlib\n"),
+    ],
+)
+def test_an_override_that_is_not_whole_is_refused(entry: dict[str, Any], said: str) -> None:
+    with pytest.raises(ElfError, match=re.escape(said)):
+        Overrides({"libraries": {}, "wheels": {"torch": entry}})
+
+
+class TestDownload:
+    """From a server that holds one wheel."""
+
+    @pytest.fixture
+    def wheel(self, tmp_path: Path) -> Iterator[Wheel]:
+        content = b"a wheel"
+        (tmp_path / "a.whl").write_bytes(content)
+        handler = partial(QuietHandler, directory=tmp_path)
+        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/a.whl"
+        yield Wheel("a", "a.whl", url, len(content), hashlib.sha256(content).hexdigest())
+        server.shutdown()
+        server.server_close()
+
+    def test_it_is_kept_if_it_is_the_locked_one(self, wheel: Wheel, tmp_path: Path) -> None:
+        fetch(wheel, tmp_path / "copy")
+        assert (tmp_path / "copy").read_bytes() == b"a wheel"
+
+    def test_another_content_is_refused(self, wheel: Wheel, tmp_path: Path) -> None:
+        with pytest.raises(ElfError, match=r"a\.whl is not the file that is locked"):
+            fetch(replace(wheel, sha256="0" * 64), tmp_path / "copy")
+
+    def test_one_that_is_not_there_is_told(self, wheel: Wheel, tmp_path: Path) -> None:
+        with pytest.raises(ElfError, match=r"can't be downloaded\n  where: .*\n  found: .*404"):
+            fetch(replace(wheel, url=f"{wheel.url}x"), tmp_path / "copy")
 
 
 def test_two_holders_of_a_library_are_refused(record: dict[str, Any], overrides: Overrides) -> None:
