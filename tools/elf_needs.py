@@ -1,4 +1,4 @@
-"""Whether the locked wheels find their shared libraries under Nix.
+"""Whether the locked wheels find their shared libraries under Nix, and do not collide.
 
     python tools/elf_needs.py scan     read the wheels that the record lacks, check (`make lock`)
     python tools/elf_needs.py check    hold locks, record and overrides against each other
@@ -10,8 +10,10 @@ Nix and for this script alike; `envs/nix/elf-needs.json` what the wheels were se
 SHA-256, and what follows of it for Nix. `scan` downloads the wheels that are new (6 GB, if all
 are), one after another, hash checked, and keeps none of them; `check` needs no network.
 
-Looked for as nixpkgs' auto-patchelf does, the way that uv2nix sets it up: by names of files, in the
-wheel's own folders, in glibc, in the libraries of manylinux, and in what the overrides add.
+Libraries are looked for as nixpkgs' auto-patchelf does, the way that uv2nix sets it up: by names of
+files, in the wheel's own folders, in glibc, in the libraries of manylinux, and in what the
+overrides add. A file that two wheels bring with other contents stops the build of an environment as
+well, where other installers let the last one win: `scan` compares the wheels' lists of files.
 """
 
 from __future__ import annotations
@@ -23,13 +25,16 @@ import sys
 import tempfile
 import tomllib
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 import lock
-from elf_wheels import ElfError, Wheel, fetch, locked_wheels, read_wheel
+from elf_wheels import ElfError, Wheel, fetch, installed_files, locked_wheels, read_wheel
 from lock import ROOT, LockError
 
 OVERRIDES = ROOT / "envs/nix/wheels.toml"
@@ -87,6 +92,7 @@ class Overrides:
     def __init__(self, content: Mapping[str, Any]) -> None:
         self.libraries: dict[str, list[str]] = content["libraries"]
         self.wheels: dict[str, dict[str, Any]] = content["wheels"]
+        self.collisions: dict[str, str] = content["collisions"]
         file = OVERRIDES.relative_to(ROOT)
         _refuse(
             "overrides have no reason",
@@ -135,8 +141,9 @@ def read_overrides() -> Overrides:
 def read_record() -> dict[str, Any]:
     """What was read off the wheels.
 
-    `wheels` holds it by SHA-256, `environments` what follows of it for Nix, and `inputs` the flake
-    inputs that this holds for: nixpkgs' libraries, and how uv2nix hands them to wheels.
+    `wheels` holds it by SHA-256, `environments` what follows of it for Nix, `collisions` the files
+    that wheels of one environment bring with other contents, and `inputs` the flake inputs that
+    this holds for: nixpkgs' libraries, and how uv2nix hands them to wheels.
     """
     return json.loads(RECORD.read_text())
 
@@ -151,7 +158,8 @@ def read_inputs() -> dict[str, str]:
 def scan() -> None:
     """Bring the record up to date: read what is new, drop what is locked no more."""
     lock.expand_all()
-    record = read_record() if RECORD.exists() else {"wheels": {}, "environments": {}}
+    empty: dict[str, Any] = {"wheels": {}, "environments": {}, "collisions": {}}
+    record = empty | (read_record() if RECORD.exists() else {})
     old = record["wheels"]
     environments = read_environments()
     wheels = {wheel.sha256: wheel for each in environments for wheel in each.wheels}
@@ -165,16 +173,52 @@ def scan() -> None:
             seen[wheel.sha256] = {"file": wheel.file, **read_wheel(copy)}
             copy.unlink()
             # What was read is kept, should a later download fail.
-            _write_record({**old, **seen}, record["environments"])
+            _write_record({**record, "wheels": {**old, **seen}})
     overrides = read_overrides()
-    _write_record(seen, {each.name: links(each, seen, overrides) for each in environments})
+    record["environments"] = {each.name: links(each, seen, overrides) for each in environments}
+    with ThreadPoolExecutor(12) as pool:
+        listed = tqdm(
+            pool.map(installed_files, wheels.values()),
+            desc="lists of files",
+            total=len(wheels),
+            leave=False,
+            disable=None,
+        )
+        files = dict(zip(wheels, listed, strict=True))
+    record["collisions"] = {each.name: collisions(each, files) for each in environments}
+    _write_record({**record, "wheels": seen})
 
 
-def _write_record(wheels: Mapping[str, Any], environments: Mapping[str, Any]) -> None:
+def collisions(
+    environment: Environment, files: Mapping[str, Mapping[str, str]]
+) -> dict[str, list[str]]:
+    """The files that several wheels of an environment bring with other contents.
+
+    Args:
+        environment: The environment.
+        files: By SHA-256 of a wheel, its files with what tells their contents.
+
+    Returns:
+        By file, relative to the environment, the packages that bring it.
+    """
+    brought: dict[str, dict[str, str]] = {}
+    for wheel in environment.wheels:
+        for name, content in files[wheel.sha256].items():
+            brought.setdefault(name, {})[wheel.name] = content
+    return {
+        name: sorted(contents)
+        for name, contents in sorted(brought.items())
+        if len(set(contents.values())) > 1
+    }
+
+
+def _write_record(record: Mapping[str, Any]) -> None:
     """One wheel a line, by file name, so that a change of one is a change of one line."""
+    wheels, environments = record["wheels"], record["environments"]
     by_file = dict(sorted(wheels.items(), key=lambda item: (item[1]["file"], item[0])))
     parts = {
         "inputs": _lines(read_inputs(), 1),
+        "collisions": _lines(record["collisions"], 1),
         "environments": _object({key: _lines(each, 2) for key, each in environments.items()}, 1),
         "wheels": _lines(by_file, 1),
     }
@@ -308,7 +352,19 @@ def check(
     file = OVERRIDES.relative_to(ROOT)
     hint = f"say where they come from in {file}, and why"
     _refuse("wheels need libraries that nothing provides", unmet, hint)
+    collided = {name for each in record["collisions"].values() for name in each}
+    _refuse(
+        "wheels of one environment bring the same file with other contents",
+        [
+            f"{environment}: {name}: {', '.join(packages)}"
+            for environment, each in record["collisions"].items()
+            for name, packages in each.items()
+            if name not in overrides.collisions
+        ],
+        f"if either will do, add it to [collisions] in {file}, and why",
+    )
     idle = [" ".join(each) for each in overrides.entries() if each not in tally.used]
+    idle += [f"collisions {name}" for name in overrides.collisions if name not in collided]
     _refuse("there are overrides that no wheel needs", idle, f"remove them from {file}")
     return tally
 

@@ -1,12 +1,14 @@
-"""The wheels that a Nix environment holds, and what their ELF files need.
+"""The wheels that a Nix environment holds: which, what their ELF files need, what files they bring.
 
 Which wheels: uv says what is locked for an environment, `packaging` which file of it fits CPython
 3.12 on x86-64. What they need: pyelftools, on each file of a wheel that nixpkgs' auto-patchelf
-would patch.
+would patch. What they bring: the wheel's own RECORD, of which `remotezip` reads no more than that.
 """
 
 from __future__ import annotations
 
+import configparser
+import csv
 import hashlib
 import re
 import subprocess
@@ -24,6 +26,7 @@ from elftools.elf.elffile import ELFFile
 from packaging.markers import Marker
 from packaging.tags import Tag, compatible_tags, cpython_tags
 from packaging.utils import parse_wheel_filename
+from remotezip import RemoteZip, RemoteZipError
 from tqdm import tqdm
 
 import lock
@@ -147,6 +150,46 @@ def installed_folder(member: str) -> str:
         schemes = {"data": PurePosixPath(), "scripts": PurePosixPath("bin")}
         return str(schemes.get(folder.parts[1], site).joinpath(*folder.parts[2:]))
     return str(site / folder)
+
+
+class _EntryPoints(configparser.RawConfigParser):
+    """Keeps names as they are written; those of commands have a case."""
+
+    def optionxform(self, optionstr: str) -> str:
+        return optionstr
+
+
+def installed_files(wheel: Wheel) -> dict[str, str]:
+    """Where the files of a wheel go, relative to the environment, with what tells their contents.
+
+    Commands are among them, which an installer writes by the wheel's entry points.
+
+    Raises:
+        ElfError: The index does not give parts of files, or no wheel.
+    """
+    try:
+        with RemoteZip(wheel.url) as archive:
+            texts = {
+                name.rsplit("/", 1)[1]: archive.read(name).decode()
+                for name in archive.namelist()
+                if re.fullmatch(r"[^/]+\.dist-info/(RECORD|entry_points\.txt)", name)
+            }
+    except (OSError, zipfile.BadZipFile, RemoteZipError) as error:
+        raise ElfError(
+            f"the list of files of {wheel.file} can't be read\n  where:    {wheel.url}\n"
+            f"  found:    {error}\n  hint:     run it again; the index has to answer Range requests"
+        ) from error
+    files = {
+        f"{installed_folder(name)}/{name.rsplit('/', 1)[-1]}": digest
+        for name, digest, _ in csv.reader(texts["RECORD"].splitlines())
+        if not name.endswith(".dist-info/RECORD")
+    }
+    commands = _EntryPoints(delimiters="=")
+    commands.read_string(texts.get("entry_points.txt", ""))
+    for section in ("console_scripts", "gui_scripts"):
+        if commands.has_section(section):
+            files.update({f"bin/{name}": target for name, target in commands.items(section)})
+    return files
 
 
 def _needed(stream: IO[bytes]) -> list[str]:

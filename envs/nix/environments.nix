@@ -71,7 +71,17 @@ let
     )
   ) workspaces;
 
-  environment = name: sets.${name}.mkVirtualEnv "scion-${name}" workspaces.${name}.deps.default;
+  # By environment, the files that its wheels bring with several contents; wheels.toml says why any
+  # of them will do, and tools/elf_needs.py that it says so of each.
+  inherit (lib.importJSON ./elf-needs.json) collisions;
+
+  virtualEnv =
+    name: set: title: specification:
+    (set.mkVirtualEnv "scion-${title}" specification).overrideAttrs (_: {
+      venvIgnoreCollisions = lib.attrNames collisions.${name};
+    });
+  environment = name: virtualEnv name sets.${name} name workspaces.${name}.deps.default;
+  rootEnv = virtualEnv "root";
 in
 rec {
   # `sets`: the packages of each environment, by name.
@@ -81,20 +91,17 @@ rec {
   set = sets.root;
 
   # What the stages import, without Scion itself: an edit of the code is no other environment.
-  root = set.mkVirtualEnv "scion-root" set.scion.passthru.dependencies;
-  withScion = set.mkVirtualEnv "scion" workspaces.root.deps.default;
+  root = rootEnv set "root" set.scion.passthru.dependencies;
+  withScion = rootEnv set "command" workspaces.root.deps.default;
 
   # With the tools that check and test; Scion's own code is that in $REPO_ROOT.
-  development =
-    (set.overrideScope (
-      lib.composeExtensions (workspaces.root.mkEditablePyprojectOverlay { root = "$REPO_ROOT"; }) (
-        withSource sources.scionEditable
-      )
-    )).mkVirtualEnv
-      "scion-development"
-      workspaces.root.deps.all;
+  development = rootEnv (set.overrideScope (
+    lib.composeExtensions (workspaces.root.mkEditablePyprojectOverlay { root = "$REPO_ROOT"; }) (
+      withSource sources.scionEditable
+    )
+  )) "development" workspaces.root.deps.all;
   # The same with a copy of the code, for builds that see no checkout.
-  test = set.mkVirtualEnv "scion-test" workspaces.root.deps.all;
+  test = rootEnv set "test" workspaces.root.deps.all;
 
   others = lib.genAttrs [ "serve-cpu" "serve-cuda" "evaluate" ] environment;
   forTests = lib.genAttrs [ "hermes" "sglang" ] environment;

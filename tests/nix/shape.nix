@@ -189,7 +189,9 @@ in
   serving = lib.genAttrs [ "serve" "serve-cpu" ] (
     name: map (package: package.name) outputs.devShells.${system}.${name}.packages
   );
-  environments = lib.attrNames outputs.packages.${system}.environments.entries;
+  environments = lib.mapAttrs (
+    _: environment: environment.venvIgnoreCollisions
+  ) outputs.packages.${system}.environments.entries;
   pipeline = outputs.packages.${system}.pipeline.text;
   checks = lib.mapAttrs (_: check: check.script) outputs.checks.${system};
   wheels = lib.genAttrs [ "root" "serve-cpu" "serve-cuda" "evaluate" "hermes" "sglang" ] fixed;

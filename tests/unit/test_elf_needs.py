@@ -19,7 +19,15 @@ import pytest
 
 import elf_needs
 from elf_needs import Environment, Overrides, check
-from elf_wheels import ElfError, Wheel, fetch, installed_folder, locked_wheels, read_wheel
+from elf_wheels import (
+    ElfError,
+    Wheel,
+    fetch,
+    installed_files,
+    installed_folder,
+    locked_wheels,
+    read_wheel,
+)
 from lock import ROOT
 
 ENVIRONMENTS = elf_needs.read_environments()
@@ -119,6 +127,18 @@ class TestDrift:
         assert "overrides that no wheel needs" in text
         assert f"{wheel} {key} {value}" in text
 
+    def test_a_collision_is_not_explained(
+        self, record: dict[str, Any], overrides: Overrides
+    ) -> None:
+        record["collisions"]["root"]["bin/tool"] = ["one", "other"]
+        text = found(record, overrides)
+        assert "wheels of one environment bring the same file with other contents" in text
+        assert "found:    root: bin/tool: one, other\n" in text
+
+    def test_a_collision_is_no_more(self, record: dict[str, Any], overrides: Overrides) -> None:
+        overrides.collisions = {**overrides.collisions, "bin/tool": "either will do"}
+        assert "found:    collisions bin/tool\n" in found(record, overrides)
+
     def test_a_link_is_edited(self, record: dict[str, Any], overrides: Overrides) -> None:
         record["environments"]["root"]["torch"]["wheels"].remove("nvidia-cublas")
         assert "the links of the record" in found(record, overrides)
@@ -138,7 +158,51 @@ class TestDrift:
 )
 def test_an_override_that_is_not_whole_is_refused(entry: dict[str, Any], said: str) -> None:
     with pytest.raises(ElfError, match=re.escape(said)):
-        Overrides({"libraries": {}, "wheels": {"torch": entry}})
+        Overrides({"libraries": {}, "wheels": {"torch": entry}, "collisions": {}})
+
+
+def test_files_of_one_name_collide_if_their_contents_differ() -> None:
+    wheels = [Wheel(name, f"{name}.whl", "", 0, name) for name in "abc"]
+    files = {
+        "a": {"bin/tool": "a:main", "lib/same": "sha256=1", "lib/own": "sha256=2"},
+        "b": {"bin/tool": "b:main", "lib/same": "sha256=1"},
+        "c": {"lib/same": "sha256=1"},
+    }
+    environment = Environment("x", wheels, {})
+    assert elf_needs.collisions(environment, files) == {"bin/tool": ["a", "b"]}
+
+
+class RangeHandler(QuietHandler):
+    """Serves parts of files, as indexes do."""
+
+    def do_GET(self) -> None:
+        content = Path(self.translate_path(self.path)).read_bytes()
+        first, last = self.headers["Range"].removeprefix("bytes=").split("-")
+        start = int(first) if first else max(0, len(content) - int(last))
+        end = int(last) + 1 if first and last else len(content)
+        self.send_response(206)
+        self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(content)}")
+        self.end_headers()
+        self.wfile.write(content[start:end])
+
+
+def test_the_files_of_a_wheel_are_listed_from_a_part_of_it(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.whl", "w") as archive:
+        archive.writestr("a/large.bin", os.urandom(1_000_000))
+        archive.writestr("a-1.dist-info/entry_points.txt", "[console_scripts]\nTool = a:main\n")
+        record = "a/large.bin,sha256=x,1000000\na-1.data/scripts/run,sha256=y,1\n"
+        archive.writestr("a-1.dist-info/RECORD", f"{record}a-1.dist-info/RECORD,,\n")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(RangeHandler, directory=tmp_path))
+    Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}/a.whl"
+    files = installed_files(Wheel("a", "a.whl", url, 0, ""))
+    server.shutdown()
+    server.server_close()
+    assert files == {
+        "lib/python3.12/site-packages/a/large.bin": "sha256=x",
+        "bin/run": "sha256=y",
+        "bin/Tool": "a:main",
+    }
 
 
 class TestDownload:
@@ -159,6 +223,10 @@ class TestDownload:
     def test_it_is_kept_if_it_is_the_locked_one(self, wheel: Wheel, tmp_path: Path) -> None:
         fetch(wheel, tmp_path / "copy")
         assert (tmp_path / "copy").read_bytes() == b"a wheel"
+
+    def test_its_list_of_files_needs_an_index_that_gives_parts(self, wheel: Wheel) -> None:
+        with pytest.raises(ElfError, match=r"the list of files of a\.whl can't be read"):
+            installed_files(wheel)
 
     def test_another_content_is_refused(self, wheel: Wheel, tmp_path: Path) -> None:
         with pytest.raises(ElfError, match=r"a\.whl is not the file that is locked"):

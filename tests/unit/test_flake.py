@@ -119,6 +119,8 @@ def test_the_pipeline_holds_every_environment_that_the_rules_name(shape: dict[st
     rules = "".join(path.read_text() for path in (ROOT / "rules").glob("*.smk"))
     named = set(re.findall(r'"envs/([\w-]+)', rules)) | {"serve-cpu", "serve-cuda"}
     assert set(shape["environments"]) == named
+    collisions = elf_needs.read_record()["collisions"]
+    assert shape["environments"] == {name: list(collisions[name]) for name in named}
     assert "export SCION_ENVIRONMENTS=/mock/scion-environments\n" in shape["pipeline"]
     assert "export PATH=/mock/scion-root/bin:" in shape["pipeline"]
 
