@@ -42,7 +42,7 @@ run: setup  ## Make the default release, and tell what came of it
 
 test:  ## Run every test (installs envs/sglang too, which nothing else needs)
 	@$(PYTHON) tools/setup.py --serving $(SERVING) --tests
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile $(if $(SCION_ENVIRONMENTS),-k "not browser")
 
 check: setup  ## Formatters, linters (snakemake --lint too), types, spelling, locks; changes nothing
 	$(BIN)/ruff format --check .

@@ -67,8 +67,8 @@ in
   };
 
   release = file: {
-    default = app "make" "${make} --configfile ${file}" "Make the release";
-    plan = app "plan" "${make} --configfile ${file} --dry-run" "Say what would run";
+    default = app "make" "${make} --configfile=${file}" "Make the release";
+    plan = app "plan" "${make} --configfile=${file} --dry-run" "Say what would run";
     pin = app "pin" "${scion} pin ${file}" "Write the commit of each repository";
     summary = app "summary" "${scion} summary ${file}" "Say what came of it";
     config = app "config" "${scion} config" "Print every key with its default";

@@ -25,11 +25,14 @@ _scion_driver() {
     file=$(readlink --canonicalize "$folder/libcuda.so.1")
     making=$target/${file##*/}.$$
     target=$target/${file##*/}
-    if [[ ! -e $target ]]; then
+    # Also where its links lead nowhere any more, as after NixOS has collected its garbage.
+    if [[ ! -e $target/libcuda.so.1 ]]; then
       mkdir --parents "$making"
-      for file in "$folder"/libcuda.so* "$folder"/libcudadebugger.so* "$folder"/libnvidia-*.so*; do
+      # libdxcore.so: what WSL's libcuda opens.
+      for file in "$folder"/lib{cuda,cudadebugger,dxcore,nvidia-*}.so*; do
         [[ -e $file ]] && ln --symbolic "$(readlink --canonicalize "$file")" "$making/${file##*/}"
       done
+      rm --recursive --force "$target"
       mv --no-target-directory "$making" "$target" 2>/dev/null || rm --recursive "$making"
     fi
     export LD_LIBRARY_PATH=$target${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}

@@ -5,11 +5,15 @@
   pkgs,
 }:
 let
+  # Kernels that are compiled while it runs are for this machine, as in the apps.
+  NIX_ENFORCE_NO_NATIVE = "0";
+
   serving =
     name:
     pkgs.mkShell {
       name = "scion-${name}";
       packages = [ environments.others.${name} ];
+      env = { inherit NIX_ENFORCE_NO_NATIVE; };
       shellHook = ''
         unset PYTHONPATH
         source ${driver}
@@ -26,6 +30,7 @@ in
       pkgs.uv
     ];
     env = {
+      inherit NIX_ENFORCE_NO_NATIVE;
       SCION_ENVIRONMENTS = "${environments.folderForTests}";
       # uv has nothing to install here, nor an interpreter to look for.
       UV_NO_SYNC = "1";

@@ -5,6 +5,8 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
+import venv
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,13 +26,15 @@ class User:
     folder: Path
     code: Path
     environments: Path
+    programs: Path
+    """bin/ of an environment that holds what Scion imports, and not Scion."""
 
     def run(self, *options: str) -> subprocess.CompletedProcess[str]:
         """What the app does; `writeShellScriptBin` puts the variables before the script."""
         variables = {
             "SCION_CODE": str(self.code),
             VARIABLE: str(self.environments),
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PATH": f"{self.programs}:{os.environ['PATH']}",
         }
         kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         return subprocess.run(
@@ -47,15 +51,35 @@ def code(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return ProjectCopy.make(tmp_path_factory.mktemp("code")).folder
 
 
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As Nix builds it, of the packages that are installed here."""
+    environment = tmp_path_factory.mktemp("root") / "environment"
+    venv.create(environment, symlinks=True)
+    here = Path(sysconfig.get_path("purelib"))
+    site = environment / here.relative_to(sys.prefix)
+    for package in here.iterdir():
+        if package.name != "scion.pth" and not package.match("scion-*.dist-info"):
+            (site / package.name).symlink_to(package)
+    snakemake = environment / "bin/snakemake"
+    text = Path(sys.prefix, "bin/snakemake").read_text()
+    snakemake.write_text(text.replace(sys.prefix, str(environment)))
+    snakemake.chmod(0o755)
+    lacking = [str(environment / "bin/python"), "-c", "import torch, scion"]
+    done = subprocess.run(lacking, capture_output=True, text=True, cwd=environment)
+    assert "No module named 'scion'" in done.stderr
+    return environment / "bin"
+
+
 @pytest.fixture
-def user(code: Path, tmp_path: Path) -> User:
+def user(code: Path, programs: Path, tmp_path: Path) -> User:
     environments = tmp_path / "environments"
     environments.mkdir()
     for name in ("serve-cpu", "evaluate"):
         (environments / name).symlink_to(PROJECT / prefix(f"envs/{name}"))
     folder = tmp_path / "user"
     folder.mkdir()
-    return User(folder, code, environments)
+    return User(folder, code, environments, programs)
 
 
 def contents(folder: Path) -> dict[str, int]:

@@ -59,6 +59,16 @@ def test_a_new_driver_stands_beside_the_old(host: Path, tmp_path: Path) -> None:
     assert (Path(new) / "libcuda.so.1").resolve() == host / "libcuda.so.580.2"
 
 
+def test_links_that_lead_nowhere_are_made_anew(host: Path, tmp_path: Path) -> None:
+    (path, _), _ = source(SCION_DRIVER_LIB=str(host), XDG_CACHE_HOME=str(tmp_path))
+    # The same version at another place, as after an update of the kernel.
+    moved = host.rename(host.with_name("lib-of-another-kernel"))
+    (again, _), _ = source(SCION_DRIVER_LIB=str(moved), XDG_CACHE_HOME=str(tmp_path))
+    assert again == path
+    assert (Path(again) / "libcuda.so.1").resolve() == moved / "libcuda.so.570.1"
+    assert [each.name for each in Path(path).parent.iterdir()] == ["libcuda.so.570.1"]
+
+
 def test_what_was_on_the_path_stays_behind_it(host: Path, tmp_path: Path) -> None:
     (path, _), _ = source(
         SCION_DRIVER_LIB=str(host), XDG_CACHE_HOME=str(tmp_path), LD_LIBRARY_PATH="/mine"

@@ -106,6 +106,7 @@ def test_the_shells(shape: dict[str, Any]) -> None:
     shell = shape["shell"]
     assert {"scion-development", "git", "gnumake", "uv"} <= set(shell["packages"])
     assert shell["env"] == {
+        "NIX_ENFORCE_NO_NATIVE": "0",
         "SCION_ENVIRONMENTS": "/mock/scion-test-environments",
         "SCION_TOOLS": "/mock/scion-tools",
         "UV_NO_SYNC": "1",

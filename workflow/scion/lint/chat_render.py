@@ -1,10 +1,11 @@
 """Renders chat templates as transformers and vLLM do; a program of its own, for they are code.
 
-    python -I -m scion.lint.chat_render SECONDS < request.json > renderings.jsonl
+    python -I chat_render.py SECONDS < request.json > renderings.jsonl
 
 A template comes with the checkpoint, from anyone. Jinja's sandbox keeps it from Python, but not
 from running forever or filling the memory, and Python can't stop a thread. So `render_all` starts
-this module as a process with limits of time and memory, and reads what it got done until then.
+this file as a process with limits of time and memory, and reads what it got done until then. It
+imports nothing of Scion: isolated as it is (-I), it sees no PYTHONPATH.
 """
 
 import json
@@ -165,7 +166,7 @@ def render_all(requests: Sequence[Request], *, seconds: int = SECONDS) -> list[R
     if not requests:
         return []
     text = json.dumps([asdict(request) for request in requests])
-    command = [sys.executable, "-I", "-m", "scion.lint.chat_render", str(seconds)]
+    command = [sys.executable, "-I", __file__, str(seconds)]
     try:
         done = subprocess.run(
             command, input=text.encode(), capture_output=True, timeout=_WALL_SECONDS, check=False
