@@ -14,7 +14,8 @@ import pytest
 
 from project_copy import PROJECT, ProjectCopy
 from scion.artifact import Artifact
-from scion.environments import VARIABLE, prefix
+from scion.digest import digest_file, digest_json
+from scion.environments import VARIABLE, locks_of, prefix
 
 SCRIPT = PROJECT / "envs/nix/pipeline.sh"
 
@@ -54,7 +55,8 @@ def code(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """As Nix builds it, of the packages that are installed here."""
-    environment = tmp_path_factory.mktemp("root") / "environment"
+    store = tmp_path_factory.mktemp("nix") / "store"
+    environment = store / f"{'0123456789abcdfg' * 2}-scion-root"
     venv.create(environment, symlinks=True)
     here = Path(sysconfig.get_path("purelib"))
     site = environment / here.relative_to(sys.prefix)
@@ -99,6 +101,10 @@ def test_results_are_made_where_it_is_started_and_the_code_stays(user: User) -> 
     source = Artifact.open(made.folder.parent / "fetch_source")
     assert source.manifest["settings"] == {"location": "resources/pico/pico-agent"}
     assert str(user.code) not in (made.folder / "manifest.json").read_text()
+    # The environment is named by its place in the store, and by the locks, as uv's are.
+    locks = digest_json({"uv.lock.neutral": digest_file(PROJECT / "uv.lock.neutral")})
+    assert made.manifest["environment"] == f"{user.programs.parent} {locks}"
+    assert locks_of(made.manifest["environment"]) == locks
     assert contents(user.code) == before
     assert {each.name for each in user.folder.iterdir()} == {
         ".snakemake",
