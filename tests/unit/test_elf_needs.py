@@ -7,7 +7,8 @@ import re
 import shutil
 import subprocess
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -172,6 +173,18 @@ def test_files_of_one_name_collide_if_their_contents_differ() -> None:
     assert elf_needs.collisions(environment, files) == {"bin/tool": ["a", "b"]}
 
 
+@contextmanager
+def served(folder: Path, handler: type[SimpleHTTPRequestHandler]) -> Generator[str]:
+    """The address of a server of a folder's files, with its last slash."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=folder))
+    Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
 class RangeHandler(QuietHandler):
     """Serves parts of files, as indexes do."""
 
@@ -192,12 +205,8 @@ def test_the_files_of_a_wheel_are_listed_from_a_part_of_it(tmp_path: Path) -> No
         archive.writestr("a-1.dist-info/entry_points.txt", "[console_scripts]\nTool = a:main\n")
         record = "a/large.bin,sha256=x,1000000\na-1.data/scripts/run,sha256=y,1\n"
         archive.writestr("a-1.dist-info/RECORD", f"{record}a-1.dist-info/RECORD,,\n")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(RangeHandler, directory=tmp_path))
-    Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    url = f"http://127.0.0.1:{server.server_port}/a.whl"
-    files = installed_files(Wheel("a", "a.whl", url, 0, ""))
-    server.shutdown()
-    server.server_close()
+    with served(tmp_path, RangeHandler) as address:
+        files = installed_files(Wheel("a", "a.whl", f"{address}a.whl", 0, ""))
     assert files == {
         "lib/python3.12/site-packages/a/large.bin": "sha256=x",
         "bin/run": "sha256=y",
@@ -212,13 +221,9 @@ class TestDownload:
     def wheel(self, tmp_path: Path) -> Iterator[Wheel]:
         content = b"a wheel"
         (tmp_path / "a.whl").write_bytes(content)
-        handler = partial(QuietHandler, directory=tmp_path)
-        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_port}/a.whl"
-        yield Wheel("a", "a.whl", url, len(content), hashlib.sha256(content).hexdigest())
-        server.shutdown()
-        server.server_close()
+        digest = hashlib.sha256(content).hexdigest()
+        with served(tmp_path, QuietHandler) as address:
+            yield Wheel("a", "a.whl", f"{address}a.whl", len(content), digest)
 
     def test_it_is_kept_if_it_is_the_locked_one(self, wheel: Wheel, tmp_path: Path) -> None:
         fetch(wheel, tmp_path / "copy")

