@@ -19,12 +19,14 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import elf_needs
 import lock
 import setup_nix
+from elf_needs import Environment
 from elf_wheels import Wheel
 from lock import ROOT
 
@@ -124,13 +126,14 @@ def copy_flake(folder: Path, inputs: dict[str, str]) -> str:
     return f"path:{folder}"
 
 
-def choices(flake: str) -> dict[str, dict[str, dict[str, str]]]:
+def choices(
+    flake: str, environments: Sequence[Environment]
+) -> dict[str, dict[str, dict[str, str]]]:
     """What uv2nix has chosen: file, hash and store path, by environment and package.
 
     Raises:
         EvaluationError: A wheel is not the one whose ELF files were read.
     """
-    environments = elf_needs.read_environments()
     packages = {each.name: [wheel.name for wheel in each.wheels] for each in environments}
     asked = _WHEELS.replace("FLAKE", flake).replace("SYSTEM", SYSTEM)
     asked = asked.replace("PACKAGES", json.dumps(packages))
@@ -186,6 +189,7 @@ def evaluate(folder: Path) -> dict[str, Any]:
         EvaluationError: Something does not evaluate, or is not as it should be.
     """
     lock.expand_all()
+    environments = elf_needs.read_environments()
     inputs = store_inputs(folder)
     with tempfile.TemporaryDirectory() as name:
         flake = copy_flake(Path(name), inputs)
@@ -195,8 +199,8 @@ def evaluate(folder: Path) -> dict[str, Any]:
         print("evaluate: a folder made from the template", file=sys.stderr)
         template = template_apps(flake)
         print("evaluate: the wheels of every environment", file=sys.stderr)
-        chosen = choices(flake)
-    wheels = [wheel for each in elf_needs.read_environments() for wheel in each.wheels]
+        chosen = choices(flake, environments)
+    wheels = [wheel for each in environments for wheel in each.wheels]
     smallest = min(wheels, key=lambda wheel: wheel.size)
     path = next(each[smallest.name]["path"] for each in chosen.values() if smallest.name in each)
     version = (folder / "nixpkgs/lib/.version").read_text().strip()
