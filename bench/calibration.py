@@ -24,19 +24,19 @@ from typing import Any
 import torch
 from support.measure import machine, unwind_when_ended
 
-from scion.artifact import Artifact
-from scion.card_text import change, small
-from scion.chats import read_chats
-from scion.checkpoint import Checkpoint
+from scion.artifacts.artifact import Artifact
+from scion.checkpoint.shards import Checkpoint
+from scion.common.text import change, small
 from scion.config_conversion import Calibration, CalibrationSet, Quantization
-from scion.estimates import ratio_of_sums
-from scion.heldout import Document, read_texts
-from scion.offline.divergence import Reference, Sums, score
-from scion.offline.documents import read_documents
-from scion.offline.target import Target
-from scion.offline.weights import Weights
-from scion.quantizing.stream import one_thread
-from scion.recipes_making import with_head
+from scion.evaluation.chats import read_chats
+from scion.evaluation.intervals import ratio_of_sums
+from scion.evaluation.offline.target import Target
+from scion.evaluation.offline.weights import Weights
+from scion.evaluation.quality.documents import Document, read_texts
+from scion.evaluation.quality.full_vocabulary import Reference, Sums, score
+from scion.evaluation.quality.offline_documents import read_documents
+from scion.quantization.layerwise.stream import one_thread
+from scion.quantization.variants import with_head
 from scion.stages.extract_text import extract_text
 from scion.stages.fetch_donor import fetch_donor
 from scion.stages.fetch_source import fetch_source

@@ -1,4 +1,4 @@
-"""How much faster than ModelOpt is `scion.packing`, at the same bytes?
+"""How much faster than ModelOpt is `scion.formats.packing`, at the same bytes?
 
 Packing is the one step of a quantization that touches every weight and learns nothing, so it should
 cost about what reading and writing the weights cost. The yardstick is what would be called else,

@@ -36,20 +36,20 @@ from support.measure import machine, unwind_when_ended
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from scion.architectures import Inventory, implied
-from scion.calibration import Sample
-from scion.checkpoint import Checkpoint
+from scion.architectures.inventory import Inventory, implied
+from scion.checkpoint.shards import Checkpoint
 from scion.config_conversion import CalibrationSet
-from scion.heldout import Document, Text
-from scion.offline.divergence import Reference, Sums, score
-from scion.offline.linear import NvFp4Linear
-from scion.packed_samples import pack
-from scion.pictures_recipes import recipes_picture
-from scion.quantizing.output_files import copy_kept, lay_out
-from scion.quantizing.planned_shards import PlannedShards
-from scion.quantizing.recipes import RECIPES, Recipe
-from scion.quantizing.stream import Stream, Target, one_thread
-from scion.recipes_report import SOURCE, best, markdown, parts_record, told
+from scion.evaluation.offline.linear import NvFp4Linear
+from scion.evaluation.quality.documents import Document, Text
+from scion.evaluation.quality.full_vocabulary import Reference, Sums, score
+from scion.quantization.calibration.batches import pack
+from scion.quantization.calibration.samples import Sample
+from scion.quantization.layerwise.stream import Stream, Target, one_thread
+from scion.quantization.output_files import copy_kept, lay_out
+from scion.quantization.planned_shards import PlannedShards
+from scion.quantization.recipes import RECIPES, Recipe
+from scion.report.pictures.recipes import recipes_picture
+from scion.report.recipes import SOURCE, best, markdown, parts_record, told
 
 SUPPORT = Path(__file__).parent / "support"
 CPU = torch.device("cpu")

@@ -29,7 +29,7 @@ from typing import Any
 
 from support.measure import Candidate, Result, compare, cores, machine, unwind_when_ended
 
-from scion.artifact import Artifact
+from scion.artifacts.artifact import Artifact
 
 SUPPORT = Path(__file__).parent / "support"
 # By the name of a ratio: how much a stage may cost beside its yardstick, and megabytes of memory.

@@ -30,8 +30,8 @@ from safetensors.torch import save_file
 from streaming import SHAPES, SMALL, checkpoint
 from support.measure import drop_from_cache, machine, unwind_when_ended
 
-from scion.architectures import inventory
-from scion.checkpoint import CONFIG, Checkpoint, index_headers
+from scion.architectures.inventory import inventory
+from scion.checkpoint.shards import CONFIG, Checkpoint, index_headers
 
 ONCE = Path(__file__).parent / "support" / "convert_once.py"
 SHAPE = "qwen3.6-27b"

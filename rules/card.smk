@@ -41,7 +41,7 @@ rule render_card:
         release=manifest("graft_mtp"),
         evidence=[manifest(stage) for stage in EVIDENCE],
         template=project_file("workflow/templates/card.md.jinja"),
-        tasks=project_file("workflow/scion/agent_tasks.yaml"),
+        tasks=project_file("workflow/scion/evaluation/agent/agent_tasks.yaml"),
         code=stage_code("render_card"),
     output:
         manifest=update(manifest("render_card")),

@@ -6,12 +6,12 @@ import sys
 from pathlib import Path
 
 from scion.config import load_config
-from scion.config_section import Section
-from scion.digest import digest_file, digest_json
-from scion.environments import identity, prefix
-from scion.errors import ScionError
-from scion.location import HubRepository, LocalFolder, parse_location
-from scion.provenance import module_files
+from scion.common.section import Section
+from scion.common.digest import digest_file, digest_json
+from scion.artifacts.environments import identity, prefix
+from scion.common.errors import ScionError
+from scion.checkpoint.hub.location import HubRepository, LocalFolder, parse_location
+from scion.artifacts.code_digest import module_files
 from scion.stages.fetch_source import wanted
 from snakemake.exceptions import WorkflowError
 

@@ -15,7 +15,7 @@ rule compare_recipes:
         chats=CONFIG.quality.chats,
         texts=CONFIG.quality.texts or [],
         prompts=CONFIG.measurement.prompts,
-        tasks=project_file("workflow/scion/agent_tasks.yaml"),
+        tasks=project_file("workflow/scion/evaluation/agent/agent_tasks.yaml"),
         code=stage_code("compare_recipes"),
     output:
         manifest=update(manifest("compare_recipes")),

@@ -46,7 +46,7 @@ rule run_agent_tasks:
     input:
         release=manifest("graft_mtp"),
         verified=manifest("verify_release"),
-        tasks=project_file("workflow/scion/agent_tasks.yaml"),
+        tasks=project_file("workflow/scion/evaluation/agent/agent_tasks.yaml"),
         code=stage_code("run_agent_tasks"),
     output:
         update(manifest("run_agent_tasks")),

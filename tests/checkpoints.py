@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from scion.architectures import inventory
-from scion.checkpoint import INDEX, Checkpoint
-from scion.safetensors_file import DTYPE_BITS
+from scion.architectures.inventory import inventory
+from scion.checkpoint.safetensors_file import DTYPE_BITS
+from scion.checkpoint.shards import INDEX, Checkpoint
 
 # A family member of a few kilobytes: one delta-net and one attention layer, tower, MTP head.
 TEXT = {

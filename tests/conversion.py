@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scion.artifact import Artifact
+from scion.artifacts.artifact import Artifact
 
 ENVIRONMENT = "sha256:tests"
 SAMPLES = 4

@@ -6,12 +6,12 @@
         ...
         assert hub.requests[-1].path == ...
 
-It speaks what huggingface_hub and `scion.hub` use: `/api/models/…` with siblings, sizes and LFS
-records, `/…/resolve/…` with redirects, ETag, X-Repo-Commit, X-Linked-Size and X-Linked-ETag, and
-ranges. As at the hub, a large file (here: *.safetensors) is not sent by the hub's host but by
-another one, a second server on a port of its own, so that a leaked token is seen. A file beyond
-`OnDisk.LEAST_BYTES` stays on disk and is read by ranges, so that a sparse file may stand for a
-shard of gigabytes.
+It speaks what huggingface_hub and `scion.checkpoint.hub.client` use: `/api/models/…` with siblings,
+sizes and LFS records, `/…/resolve/…` with redirects, ETag, X-Repo-Commit, X-Linked-Size and
+X-Linked-ETag, and ranges. As at the hub, a large file (here: *.safetensors) is not sent by the
+hub's host but by another one, a second server on a port of its own, so that a leaked token is seen.
+A file beyond `OnDisk.LEAST_BYTES` stays on disk and is read by ranges, so that a sparse file may
+stand for a shard of gigabytes.
 
     python tests/hub_server.py owner/model=FOLDER
 

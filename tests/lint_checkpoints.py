@@ -15,16 +15,16 @@ from typing import Any, Literal
 import numpy as np
 
 from checkpoints import TEXT, VISION, header_bytes
-from scion.architectures import implied
-from scion.checkpoint import INDEX, shard_name
-from scion.nvfp4_config import (
+from scion.architectures.inventory import implied
+from scion.checkpoint.safetensors_file import DTYPE_BITS
+from scion.checkpoint.shards import INDEX, shard_name
+from scion.formats.modelopt import (
     BLOCK,
     HF_QUANT_CONFIG,
     declared_exclusions,
     hf_quant_config,
     quantization_config,
 )
-from scion.safetensors_file import DTYPE_BITS
 
 PICO = Path(__file__).parent.parent / "resources/pico/pico-base"
 TOKENIZER_FILES = ("chat_template.jinja", "tokenizer_config.json", "generation_config.json")

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from loader_cases import Case, cases
-from scion.environments import prefix
-from scion.loaders.families import Family, Layer, family_of
-from scion.loaders.loading import decisions
-from scion.loaders.planning import Decision
-from scion.loaders.releases import Engine
+from scion.artifacts.environments import prefix
+from scion.engines.loading.families import Family, Layer, family_of
+from scion.engines.loading.loading import decisions
+from scion.engines.loading.planning import Decision
+from scion.engines.releases import Engine
 
 PROJECT = Path(__file__).parent.parent
 RAISES = "raises"

@@ -4,11 +4,11 @@ import random
 from pathlib import Path
 from typing import Any
 
-from scion.artifact import Artifact, Draft, remake
-from scion.estimates import median, proportion, ratio_of_sums, speedup
-from scion.files import write_json
+from scion.artifacts.artifact import Artifact, Draft, remake
+from scion.common.files import write_json
+from scion.evaluation.intervals import median, proportion, ratio_of_sums, speedup
 
-TASKS = Path(__file__).parent.parent / "workflow/scion/agent_tasks.yaml"
+TASKS = Path(__file__).parent.parent / "workflow/scion/evaluation/agent/agent_tasks.yaml"
 CPU = {"kind": "cpu", "name": "AMD EPYC", "count": 2}
 GPU = {"kind": "gpu", "name": "NVIDIA H200", "count": 1}
 _ENGINE = {"name": "vLLM", "version": "0.32.0", "environment": "serve-cpu"}

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from lint_checkpoints import PICO, TOKENIZER_FILES, Stored, nvfp4, plain, scalar, write_tensors
-from scion.architectures import implied
-from scion.nvfp4_config import HF_QUANT_CONFIG
-from scion.safetensors_file import DTYPE_BITS
+from scion.architectures.inventory import implied
+from scion.checkpoint.safetensors_file import DTYPE_BITS
+from scion.formats.modelopt import HF_QUANT_CONFIG
 
 CONFIGS = (
     "https://github.com/ai-dynamo/aiconfigurator/tree/main/aic-core/src/aiconfigurator_core/"

@@ -7,9 +7,9 @@ memory, times and launches are those of the real model, and the text it writes i
 
 writes OUT/source, bf16 with vision tower and without MTP head as fine-tunes are published, and
 OUT/base, the MTP head alone, for `source` and `donor` of a release's config. Names and shapes are
-those that `scion.architectures` derives from the config.json. Tokenizer and chat template are the
-embedded model's, its vocabulary filled up to the model's with tokens that no text is encoded as,
-since random weights draw any id.
+those that `scion.architectures.inventory` derives from the config.json. Tokenizer and chat template
+are the embedded model's, its vocabulary filled up to the model's with tokens that no text is
+encoded as, since random weights draw any id.
 
 Each tensor has a seed of its own, so neither order nor shards change its numbers. CPU and GPU draw
 different numbers from one seed, and so may GPUs of different kinds.
@@ -28,12 +28,12 @@ from typing import Any, Literal
 
 import torch
 
-from scion.architectures import VISION_PREFIX, Shape, inventory
-from scion.checkpoint import CONFIG, index_headers, read_object, shard_name
-from scion.digest import in_parallel
-from scion.errors import ScionError, exit_on_error
-from scion.files import write_json
-from scion.safetensors_file import Tensor, encode_header, packed
+from scion.architectures.inventory import VISION_PREFIX, Shape, inventory
+from scion.checkpoint.safetensors_file import Tensor, encode_header, packed
+from scion.checkpoint.shards import CONFIG, index_headers, read_object, shard_name
+from scion.common.digest import in_parallel
+from scion.common.errors import ScionError, exit_on_error
+from scion.common.files import write_json
 
 SHAPES = Path(__file__).parent / "shapes"
 PICO = Path(__file__).parent.parent / "resources/pico/pico-agent"

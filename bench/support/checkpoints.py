@@ -20,10 +20,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from scion.architectures import Shape, inventory
-from scion.checkpoint import SINGLE, index_headers, shard_name
-from scion.files import write_json
-from scion.safetensors_file import Tensor, encode_header
+from scion.architectures.inventory import Shape, inventory
+from scion.checkpoint.safetensors_file import Tensor, encode_header
+from scion.checkpoint.shards import SINGLE, index_headers, shard_name
+from scion.common.files import write_json
 
 PREFIX = "language_model." * 3
 SHARDS = 15

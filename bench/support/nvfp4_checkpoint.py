@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 
 from checkpoints import config_of
-from scion.architectures import inventory
-from scion.checkpoint import index_headers, shard_name
-from scion.files import write_json
-from scion.nvfp4_config import BLOCK
-from scion.safetensors_file import DTYPE_BITS, Tensor, encode_header, packed
+from scion.architectures.inventory import inventory
+from scion.checkpoint.safetensors_file import DTYPE_BITS, Tensor, encode_header, packed
+from scion.checkpoint.shards import index_headers, shard_name
+from scion.common.files import write_json
+from scion.formats.modelopt import BLOCK
 
 SHARDS = 8
 _PATTERN_BYTES = 8 << 20

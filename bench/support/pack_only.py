@@ -21,7 +21,7 @@ _ROWS = 64
 def packer(how: str) -> Packer:
     """A function of weight and global scale that gives codes and block scales."""
     if how == "scion":
-        from scion.packing import pack
+        from scion.formats.packing import pack
 
         return pack
     return {

@@ -28,23 +28,23 @@ from measure import resident_mb
 from modelopt.torch.export import export_hf_checkpoint
 from transformers import Qwen3_5ForCausalLM
 
-from scion.architectures import inventory
-from scion.artifact import Artifact
-from scion.calibration import read_samples
-from scion.checkpoint import Checkpoint
+from scion.architectures.inventory import inventory
+from scion.artifacts.artifact import Artifact
+from scion.checkpoint.shards import Checkpoint
+from scion.common.digest import digest_file, in_parallel
+from scion.common.files import write_json
 from scion.config_conversion import Calibration, CalibrationSet, Quantization
-from scion.digest import digest_file, in_parallel
-from scion.files import write_json
-from scion.nvfp4_config import SUFFIXES
-from scion.packed_samples import pack
-from scion.quantizing.estimate import estimate
-from scion.quantizing.estimate_memory import total
-from scion.quantizing.estimate_report import record
-from scion.quantizing.rates import disk_rates, measured
-from scion.quantizing.recipes import recipe
-from scion.quantizing.stream import one_thread
-from scion.quantizing.torch_kernels import on_cpu
-from scion.quantizing.watch import machine
+from scion.formats.modelopt import SUFFIXES
+from scion.quantization.calibration.batches import pack
+from scion.quantization.calibration.samples import read_samples
+from scion.quantization.estimate.estimate import estimate
+from scion.quantization.estimate.memory import total
+from scion.quantization.estimate.rates import disk_rates, measured
+from scion.quantization.estimate.report import record
+from scion.quantization.estimate.watch import machine
+from scion.quantization.layerwise.stream import one_thread
+from scion.quantization.layerwise.torch_kernels import on_cpu
+from scion.quantization.recipes import recipe
 from scion.stages.quantize_nvfp4 import quantize_nvfp4
 
 _ENVIRONMENT = "sha256:benchmark"

@@ -21,17 +21,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scion.architectures import Inventory, Shape, inventory
-from scion.checkpoint import index_headers, shard_name
-from scion.files import write_json
-from scion.nvfp4_config import (
+from scion.architectures.inventory import Inventory, Shape, inventory
+from scion.checkpoint.safetensors_file import DTYPE_BITS, Tensor, encode_header, packed
+from scion.checkpoint.shards import index_headers, shard_name
+from scion.common.files import write_json
+from scion.formats.modelopt import (
     BLOCK,
     HF_QUANT_CONFIG,
     declared_exclusions,
     hf_quant_config,
     quantization_config,
 )
-from scion.safetensors_file import DTYPE_BITS, Tensor, encode_header, packed
 
 SHARDS = 15
 _PROJECT = Path(__file__).parents[2]

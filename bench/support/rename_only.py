@@ -3,8 +3,8 @@
 import sys
 from pathlib import Path
 
-from scion.architectures import inventory
-from scion.checkpoint import Checkpoint
+from scion.architectures.inventory import inventory
+from scion.checkpoint.shards import Checkpoint
 from scion.stages.fix_keys import rename_shards, sound_names
 
 

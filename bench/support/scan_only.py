@@ -2,8 +2,8 @@
 
 import sys
 
+from scion.checkpoint.folder_source import open_source
 from scion.lint.rules.deep import RULES
-from scion.lint.sources import open_source
 from scion.lint.subject import Subject
 
 

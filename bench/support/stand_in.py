@@ -7,10 +7,10 @@ TEXT, the artifact of extract_text, to TARGET.
 import sys
 from pathlib import Path
 
-from scion.artifact import Artifact, Draft, remake
-from scion.checkpoint import read_json
-from scion.files import write_json
-from scion.nvfp4_config import HF_QUANT_CONFIG, hf_quant_config, quantization_config
+from scion.artifacts.artifact import Artifact, Draft, remake
+from scion.checkpoint.shards import read_json
+from scion.common.files import write_json
+from scion.formats.modelopt import HF_QUANT_CONFIG, hf_quant_config, quantization_config
 
 
 def main() -> int:

@@ -9,21 +9,21 @@ import pytest
 import yaml
 
 from conversion import Conversion
-from scion.artifact import Artifact
+from scion.artifacts.artifact import Artifact
+from scion.artifacts.environments import prefix
+from scion.common.errors import ScionError
 from scion.config_agent import AgentTasks
 from scion.config_serving import PICO_LAUNCH, Serving
-from scion.engines import vllm
 from scion.engines.server import Server
-from scion.environments import prefix
-from scion.errors import ScionError
-from scion.estimates import proportion
+from scion.engines.vllm import server as vllm
+from scion.evaluation.intervals import proportion
 from scion.stages.run_agent_tasks import run_agent_tasks
 
 pytestmark = pytest.mark.serve
 
 PROJECT = Path(__file__).parents[2]
 PYTHON = PROJECT / prefix("envs/serve-cpu") / "bin/python"
-TASKS = PROJECT / "workflow/scion/agent_tasks.yaml"
+TASKS = PROJECT / "workflow/scion/evaluation/agent/agent_tasks.yaml"
 
 
 @pytest.fixture(scope="module")

@@ -26,8 +26,8 @@ from checkpoints import (
 )
 from commands import Earlier, check_refusal, interrupt, run
 from conversion import ENVIRONMENT, Conversion, Pico
-from scion.artifact import Artifact
-from scion.checkpoint import INDEX
+from scion.artifacts.artifact import Artifact
+from scion.checkpoint.shards import INDEX
 from scion.stages.fetch_donor import fetch_donor
 from scion.stages.fetch_source import fetch_source
 
@@ -48,7 +48,7 @@ def outputs(conversion: Conversion, tmp_path: Path) -> Path:
 
 def reseal(manifest: dict[str, Any]) -> dict[str, Any]:
     """The same artifact, made in an environment that is no more: the stage wants to remake it."""
-    from scion.artifact import manifest_root
+    from scion.artifacts.artifact import manifest_root
 
     changed = {**manifest, "environment": "sha256:earlier"}
     return {**changed, "root": manifest_root(changed)}

@@ -8,10 +8,10 @@ import pytest
 
 from conversion import ENVIRONMENT, Conversion, Pico
 from project_copy import ProjectCopy
-from scion.artifact import Artifact
+from scion.artifacts.artifact import Artifact
+from scion.artifacts.environments import prefix
 from scion.config import Config
-from scion.environments import prefix
-from scion.recipes_measuring import Measuring
+from scion.evaluation.variants import Measuring
 from scion.stages import compare_recipes as stage
 
 pytestmark = pytest.mark.slow
@@ -85,7 +85,7 @@ def test_a_run_that_was_stopped_measures_nothing_twice(
             chats=pico.folder / "heldout.jsonl",
             texts=None,
             prompts=pico.folder / "prompts.jsonl",
-            tasks=PROJECT / "workflow/scion/agent_tasks.yaml",
+            tasks=PROJECT / "workflow/scion/evaluation/agent/agent_tasks.yaml",
             output=tmp_path / "compare_recipes",
             settings=stage.Settings(
                 quantization=config.quantization,

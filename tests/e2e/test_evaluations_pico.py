@@ -16,10 +16,10 @@ import psutil
 import pytest
 
 from commands import check_refusal, command, run
-from scion import estimates
+from scion.artifacts.environments import prefix
 from scion.config_serving import PICO_LAUNCH, Serving
-from scion.engines import vllm
-from scion.environments import prefix
+from scion.engines.vllm import server as vllm
+from scion.evaluation import intervals as estimates
 from scion.stages.evaluate_ifeval import _SCORES  # pyright: ignore[reportPrivateUsage]
 
 pytestmark = pytest.mark.serve

@@ -7,16 +7,16 @@ import pytest
 import torch
 
 from conversion import Conversion
-from scion.chats import read_chats, token_ids
-from scion.checkpoint import Checkpoint
+from scion.artifacts.environments import prefix
+from scion.checkpoint.shards import Checkpoint
 from scion.config_serving import Launch, Serving
-from scion.decoding import Prompt, generate
-from scion.engines import vllm
 from scion.engines.server import Server
-from scion.engines.vllm_counters import read_counters
-from scion.environments import prefix
-from scion.offline.target import Target
-from scion.offline.weights import Weights
+from scion.engines.vllm import server as vllm
+from scion.engines.vllm.counters import read_counters
+from scion.evaluation.chats import read_chats, token_ids
+from scion.evaluation.decoding import Prompt, generate
+from scion.evaluation.offline.target import Target
+from scion.evaluation.offline.weights import Weights
 
 pytestmark = pytest.mark.serve
 

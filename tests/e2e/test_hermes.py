@@ -18,11 +18,11 @@ import pytest
 import yaml
 
 import hermes_plugin
-from scion.card_hermes import LEAST_CONTEXT, hermes_values
+from scion.artifacts.environments import prefix
 from scion.config_serving import PICO_LAUNCH, Serving
-from scion.engines import vllm
 from scion.engines.server import Server
-from scion.environments import prefix
+from scion.engines.vllm import server as vllm
+from scion.report.card.hermes import LEAST_CONTEXT, hermes_values
 
 pytestmark = pytest.mark.serve
 

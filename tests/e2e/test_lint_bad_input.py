@@ -14,7 +14,8 @@ import pytest
 from commands import check_refusal
 from hostile import HOSTILE_HEADERS, HOSTILE_JSON, Measured, as_nobody, measured, write_shard
 from hub_server import HubServer
-from scion import cli, hub_http
+from scion.checkpoint.hub import http as hub_http
+from scion.cli import main as cli
 
 PROJECT = Path(__file__).parents[2]
 PICO = PROJECT / "resources/pico/pico-base"

@@ -10,11 +10,11 @@ import pytest
 from checkpoints import edit_json
 from conversion import ENVIRONMENT, Conversion, Pico
 from lint_checkpoints import Stored, compressed_scheme, read_tensors, write_tensors
+from scion.common.errors import ScionError
 from scion.config_conversion import Lint
-from scion.errors import ScionError
+from scion.formats.modelopt import HF_QUANT_CONFIG, declared_exclusions
 from scion.lint.gate import lint_folder
 from scion.lint.rule import Severity
-from scion.nvfp4_config import HF_QUANT_CONFIG, declared_exclusions
 from scion.stages.extract_text import extract_text
 from scion.stages.fetch_source import fetch_source
 from scion.stages.fix_keys import fix_keys

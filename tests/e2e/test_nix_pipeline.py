@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from project_copy import PROJECT, ProjectCopy
-from scion.artifact import Artifact
-from scion.digest import digest_file, digest_json
-from scion.environments import VARIABLE, locks_of, prefix
+from scion.artifacts.artifact import Artifact
+from scion.artifacts.environments import VARIABLE, locks_of, prefix
+from scion.common.digest import digest_file, digest_json
 
 SCRIPT = PROJECT / "envs/nix/pipeline.sh"
 

@@ -10,15 +10,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from scion.chats import Chat, read_chats, token_ids
+from scion.artifacts.environments import prefix
 from scion.config_serving import Launch, Serving
-from scion.decoding import Prompt, generate
-from scion.engines import vllm
-from scion.engines.vllm_counters import read_counters
-from scion.environments import prefix
-from scion.offline.acceptance import Acceptance, Counts, measure_offline
-from scion.offline.linear import NvFp4Linear, round_activations
-from scion.offline.prompts import load_tokenizer, prompt_ids
+from scion.engines.vllm import server as vllm
+from scion.engines.vllm.counters import read_counters
+from scion.evaluation.chats import Chat, read_chats, token_ids
+from scion.evaluation.decoding import Prompt, generate
+from scion.evaluation.offline.acceptance import Acceptance, Counts, measure_offline
+from scion.evaluation.offline.linear import NvFp4Linear, round_activations
+from scion.evaluation.offline.prompts import load_tokenizer, prompt_ids
 
 pytestmark = pytest.mark.serve
 

@@ -14,14 +14,15 @@ import numpy as np
 import pytest
 
 from conversion import ENVIRONMENT, Conversion, Pico
-from scion import heldout, quality_engine
-from scion.artifact import Artifact
+from scion.artifacts.artifact import Artifact
+from scion.artifacts.environments import prefix
+from scion.common.errors import ScionError
 from scion.config_serving import PICO_LAUNCH, Launch, Quality, Serving
 from scion.engines.server import Server
-from scion.environments import prefix
-from scion.errors import ScionError
-from scion.heldout import Document
-from scion.scoring import Predictions, part_record
+from scion.evaluation.quality import documents as heldout
+from scion.evaluation.quality import served as quality_engine
+from scion.evaluation.quality.documents import Document
+from scion.evaluation.quality.top_k_scores import Predictions, part_record
 from scion.stages import evaluate_quality as stage
 from scion.stages.fetch_source import fetch_source
 

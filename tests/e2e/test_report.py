@@ -13,9 +13,9 @@ import pytest
 import measured
 from browser import Browser, Page, Scheme, open_browser, page_colours
 from project_copy import ProjectCopy
-from scion.artifact import Artifact
-from scion.pictures import NAMES
-from scion.pictures_style import PALETTE
+from scion.artifacts.artifact import Artifact
+from scion.report.pictures.card_pictures import NAMES
+from scion.report.pictures.style import PALETTE
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 

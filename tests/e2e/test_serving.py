@@ -31,11 +31,11 @@ from fault_server import (
     truncated,
     without_lines,
 )
+from scion.artifacts.environments import prefix
+from scion.checkpoint.safetensors_file import read_header
 from scion.config_serving import Launch, Serving
-from scion.engines import vllm
 from scion.engines.server import Server
-from scion.environments import prefix
-from scion.safetensors_file import read_header
+from scion.engines.vllm import server as vllm
 
 pytestmark = pytest.mark.serve
 
@@ -360,7 +360,7 @@ def test_interrupt_while_the_server_starts(conversion: Conversion, port: int, tm
         python=PYTHON,
         log_folder=tmp_path / "logs",
         output=tmp_path / "results" / "run_agent_tasks" / "manifest.json",
-        tasks=PROJECT / "workflow/scion/agent_tasks.yaml",
+        tasks=PROJECT / "workflow/scion/evaluation/agent/agent_tasks.yaml",
     )
     assert done.returncode == 130, done.stderr
     _, alive = psutil.wait_procs(seen, timeout=2)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from scion.artifacts.environments import prefix
 from scion.config_serving import Launch
-from scion.environments import prefix
-from scion.launches_sglang import flags
+from scion.engines.sglang.flags import flags
 
 pytestmark = pytest.mark.slow
 

@@ -14,11 +14,11 @@ import pytest
 import loader_cases
 from loader_cases import Case
 from loader_comparison import RAISES, Kind, ask, compare, compare_families, conclude, questions
-from scion.loaders import scheme_sglang
-from scion.loaders.families import Family, Layer
-from scion.loaders.planning import Decision
-from scion.loaders.releases import Engine, parse_engine
-from scion.loaders.scheme import NotModelled, Refused
+from scion.engines.loading.families import Family, Layer
+from scion.engines.loading.planning import Decision
+from scion.engines.loading.scheme import NotModelled, Refused
+from scion.engines.releases import Engine, parse_engine
+from scion.engines.sglang import scheme as scheme_sglang
 
 pytestmark = pytest.mark.slow
 

@@ -11,11 +11,11 @@ import pytest
 
 import loader_cases
 from loader_comparison import RAISES, Kind, ask, compare, compare_families, conclude, questions
-from scion.loaders.families import Family, Layer
-from scion.loaders.planning import Decision
-from scion.loaders.releases import Engine, parse_engine
-from scion.loaders.scheme import Refused
-from scion.loaders.scheme_vllm import read
+from scion.engines.loading.families import Family, Layer
+from scion.engines.loading.planning import Decision
+from scion.engines.loading.scheme import Refused
+from scion.engines.releases import Engine, parse_engine
+from scion.engines.vllm.scheme import read
 
 pytestmark = pytest.mark.slow
 

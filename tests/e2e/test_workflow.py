@@ -16,7 +16,7 @@ from huggingface_hub import ModelCard
 
 from commands import Earlier, interrupt
 from project_copy import ProjectCopy
-from scion.artifact import Artifact
+from scion.artifacts.artifact import Artifact
 
 pytestmark = [pytest.mark.serve, pytest.mark.timeout(1800)]
 
@@ -171,7 +171,7 @@ def test_an_interrupted_card_or_seal_leaves_the_earlier_one(
     own: Any = {
         "render_card": {
             "template": finished.folder / "workflow/templates/card.md.jinja",
-            "tasks": finished.folder / "workflow/scion/agent_tasks.yaml",
+            "tasks": finished.folder / "workflow/scion/evaluation/agent/agent_tasks.yaml",
             "settings": json.dumps({"card": {}, "launches": [LAUNCH]}),
         },
         "seal_release": {"card": results / "render_card/manifest.json"},

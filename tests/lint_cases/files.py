@@ -7,7 +7,7 @@ from typing import Any
 
 from lint_cases import Case
 from lint_checkpoints import plain, read_tensors, write_shard
-from scion.checkpoint import INDEX, SINGLE, shard_name
+from scion.checkpoint.shards import INDEX, SINGLE, shard_name
 
 FIRST, SECOND = shard_name(1, 2), shard_name(2, 2)
 EMBEDDING = "model.language_model.embed_tokens.weight"

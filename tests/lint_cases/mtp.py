@@ -5,7 +5,7 @@ from pathlib import Path
 from checkpoints import edit_json
 from lint_cases import Case
 from lint_checkpoints import Stored, drop_tensors, edit_tensors, nvfp4, rename_tensors
-from scion.nvfp4_config import HF_QUANT_CONFIG, MTP_PATTERN
+from scion.formats.modelopt import HF_QUANT_CONFIG, MTP_PATTERN
 
 
 def drop_head(folder: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from checkpoints import edit_json
 from lint_cases import Case
 from lint_checkpoints import Stored, edit_tensors, nvfp4, plain, rename_tensors, scalar
-from scion.nvfp4_config import HF_QUANT_CONFIG, MTP_PATTERN
+from scion.formats.modelopt import HF_QUANT_CONFIG, MTP_PATTERN
 
 LAYER = "model.language_model.layers.0"
 ATTENTION = "model.language_model.layers.1.self_attn"

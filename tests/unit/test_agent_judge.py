@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from scion.agent_judge import judge
-from scion.agent_tasks import Case, Task, read_tasks
-from scion.errors import ScionError
+from scion.common.errors import ScionError
+from scion.evaluation.agent.judge import judge
+from scion.evaluation.agent.tasks import Case, Task, read_tasks
 
 PROJECT = Path(__file__).parents[2]
-FILE = PROJECT / "workflow/scion/agent_tasks.yaml"
+FILE = PROJECT / "workflow/scion/evaluation/agent/agent_tasks.yaml"
 
 
 def task(outcome: dict[str, str], **case: Any) -> tuple[Task, Case]:

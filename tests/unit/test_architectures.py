@@ -10,9 +10,9 @@ from safetensors import safe_open
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from checkpoints import TEXT, VISION, tiny_config
-from scion.architectures import Inventory, Shape, implied, inventory
-from scion.checkpoint import SINGLE, Checkpoint
-from scion.errors import ScionError
+from scion.architectures.inventory import Inventory, Shape, implied, inventory
+from scion.checkpoint.shards import SINGLE, Checkpoint
+from scion.common.errors import ScionError
 
 # The dimensions that the 27B models of the family publish in their config.json.
 PUBLISHED_27B: dict[str, Any] = {

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from checkpoints import half_made, snapshot, write_safetensors
-from scion import provenance
-from scion.artifact import Artifact, Draft, manifest_root, remake
-from scion.digest import digest_file
-from scion.errors import ScionError
+from scion.artifacts import code_digest as provenance
+from scion.artifacts.artifact import Artifact, Draft, manifest_root, remake
+from scion.common.digest import digest_file
+from scion.common.errors import ScionError
 
 Build = Callable[[Draft], None]
 

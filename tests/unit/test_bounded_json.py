@@ -2,8 +2,8 @@ import math
 
 import pytest
 
-from scion import bounded_json
-from scion.bounded_json import parse_json
+from scion.common import bounded_json
+from scion.common.bounded_json import parse_json
 
 
 def test_python_s_own_additions_are_read_unless_refused() -> None:

@@ -7,9 +7,9 @@ import torch
 from transformers import AutoTokenizer
 
 from conversion import Pico
-from scion.calibration import Sample, read_rows, summary, tokenize
+from scion.common.errors import ScionError
 from scion.config_conversion import Calibration, CalibrationSet
-from scion.errors import ScionError
+from scion.quantization.calibration.samples import Sample, read_rows, summary, tokenize
 
 ASK = {"role": "user", "content": "What is the weather in Rome?"}
 REPLY = {"role": "assistant", "content": "It is warm and dry."}

@@ -6,15 +6,15 @@ import pytest
 
 import measured
 from conversion import Conversion
-from scion.artifact import Artifact
-from scion.card_text import number, ratio, share, table
-from scion.config_card import Card
+from scion.artifacts.artifact import Artifact
+from scion.artifacts.release_check import check_release
+from scion.common.errors import ScionError
+from scion.common.text import number, ratio, share, table
 from scion.config_serving import PICO_LAUNCH
-from scion.errors import ScionError
-from scion.release_check import check_release
+from scion.report.config import Card
+from scion.report.summary import summary
 from scion.stages.render_card import Settings, render, render_card
 from scion.stages.seal_release import seal_release
-from scion.summary import summary
 
 PROJECT = Path(__file__).parent.parent.parent
 TEMPLATE = PROJECT / "workflow/templates/card.md.jinja"

@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 
 from checkpoints import edit_json, tiny_config, write_checkpoint, write_safetensors
-from scion.checkpoint import INDEX, Checkpoint, plan_shards
-from scion.errors import ScionError
-from scion.quantizing.planned_shards import PlannedShards
-from scion.safetensors_file import read_header
+from scion.checkpoint.safetensors_file import read_header
+from scion.checkpoint.shards import INDEX, Checkpoint, plan_shards
+from scion.common.errors import ScionError
+from scion.quantization.planned_shards import PlannedShards
 
 FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
 EMBEDDING = "model.language_model.embed_tokens.weight"

@@ -14,10 +14,10 @@ import pytest
 import measured
 from checkpoints import edit_tensor, tiny_config, write_checkpoint
 from commands import check_refusal
-from scion.artifact import Artifact, Draft, manifest_root, remake
-from scion.comparison import Number, OneSided, Value, compare, title
-from scion.comparison_release import open_release
-from scion.files import copy_file, write_json
+from scion.artifacts.artifact import Artifact, Draft, manifest_root, remake
+from scion.common.files import copy_file, write_json
+from scion.report.comparison.findings import Number, OneSided, Value, compare, title
+from scion.report.comparison.releases import open_release
 from scion.stages.seal_release import seal_release
 
 DECODE = "serving.json: pico n=3: 100 tokens, 1 parallel: tokens_per_second"
@@ -103,7 +103,7 @@ def sealed(
 
 
 def scion(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "scion.cli", "compare", *map(str, arguments)]
+    command = [sys.executable, "-m", "scion.cli.main", "compare", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True)
 
 

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import yaml
 
+from scion.common.errors import ScionError
 from scion.config import Config, default_yaml, load_config, read_config
-from scion.errors import ScionError
 
 CONFIG = Path(__file__).parents[2] / "config"
 

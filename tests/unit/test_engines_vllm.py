@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from scion.config_serving import Launch, Serving
-from scion.engines import vllm
 from scion.engines.server import log_end
-from scion.engines.vllm_counters import SpecDecodeCounters, read_counters
-from scion.engines.vllm_log import capacity, phase
+from scion.engines.vllm import server as vllm
+from scion.engines.vllm.counters import SpecDecodeCounters, read_counters
+from scion.engines.vllm.log import capacity, phase
 
 # Captured from vLLM 0.32 with three drafted tokens, the values changed to some that tell apart.
 METRICS = """\

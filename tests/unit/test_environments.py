@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from scion import environments
-from scion.environments import identity, locks_of, prefix
+from scion.artifacts import environments
+from scion.artifacts.environments import identity, locks_of, prefix
 
 LOCKS = f"sha256:{'0' * 64}"
 NAME = "0123456789abcdfghijklmnpqrsvwxyz-scion-root"

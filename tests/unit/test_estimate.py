@@ -17,29 +17,29 @@ from checkpoints import tiny_config, write_checkpoint
 from conversion import ENVIRONMENT, SAMPLES, Conversion, Pico
 from hub_server import HubServer
 from random_checkpoint import generate, shaped_config
-from scion.architectures import inventory
-from scion.artifact import Artifact
-from scion.calibration import Sample
-from scion.checkpoint import Checkpoint, plan_shards
+from scion.architectures.inventory import inventory
+from scion.artifacts.artifact import Artifact
+from scion.artifacts.code_digest import module_files
+from scion.checkpoint.shards import Checkpoint, plan_shards
+from scion.common.errors import NoRoomError
 from scion.config_conversion import Calibration, CalibrationSet, Quantization
-from scion.errors import NoRoomError
-from scion.gpus import find_gpu
-from scion.packed_lengths import pack_lengths
-from scion.packed_samples import pack
-from scion.provenance import module_files
-from scion.quantizing import estimate as estimate_module
-from scion.quantizing.estimate import Estimate, Machine, estimate, refuse_too_small
-from scion.quantizing.estimate_memory import total
-from scion.quantizing.estimate_report import Use, beside, lines, record
-from scion.quantizing.estimate_work import RECIPE_WORK
-from scion.quantizing.layer_shapes import ModelShapes
-from scion.quantizing.planned_shards import PlannedShards
-from scion.quantizing.planned_tensors import planned
-from scion.quantizing.rates import DiskRates, Rates, disk_rates, published
-from scion.quantizing.recipes import RECIPES
-from scion.quantizing.source_headers import text_checkpoint
-from scion.quantizing.stream import Stream, Target
-from scion.quantizing.watch import Watch
+from scion.engines.gpus import find_gpu
+from scion.quantization.calibration.batch_lengths import pack_lengths
+from scion.quantization.calibration.batches import pack
+from scion.quantization.calibration.samples import Sample
+from scion.quantization.estimate import estimate as estimate_module
+from scion.quantization.estimate.estimate import Estimate, Machine, estimate, refuse_too_small
+from scion.quantization.estimate.layer_shapes import ModelShapes
+from scion.quantization.estimate.memory import total
+from scion.quantization.estimate.rates import DiskRates, Rates, disk_rates, published
+from scion.quantization.estimate.report import Use, beside, lines, record
+from scion.quantization.estimate.source_headers import text_checkpoint
+from scion.quantization.estimate.watch import Watch
+from scion.quantization.estimate.work import RECIPE_WORK
+from scion.quantization.layerwise.stream import Stream, Target
+from scion.quantization.planned_shards import PlannedShards
+from scion.quantization.planned_tensors import planned
+from scion.quantization.recipes import RECIPES
 from scion.stages.quantize_nvfp4 import quantize_nvfp4
 
 CPU = Machine("a CPU", None, 16 << 30)
@@ -60,7 +60,7 @@ def text(folder: Path) -> Checkpoint:
 
 
 def scion(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "scion.cli", "estimate", *map(str, arguments)]
+    command = [sys.executable, "-m", "scion.cli.main", "estimate", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=environment or None)
 
 
@@ -309,9 +309,11 @@ def test_a_small_disk_stops_the_stage_before_it_writes(
 
 
 def test_what_is_told_is_not_the_stages_code() -> None:
-    files = {path.name for path in module_files("scion.stages.quantize_nvfp4")}
-    assert "planned_tensors.py" in files
-    assert not {"watch.py", "estimate.py", "rates.py", "estimate_report.py"} & files
+    files = {
+        f"{path.parent.name}/{path.name}" for path in module_files("scion.stages.quantize_nvfp4")
+    }
+    assert "quantization/planned_tensors.py" in files
+    assert not {f"estimate/{name}.py" for name in ("watch", "estimate", "rates", "report")} & files
 
 
 # What is printed

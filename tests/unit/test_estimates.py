@@ -1,6 +1,6 @@
 import pytest
 
-from scion.estimates import median, proportion, ratio_of_sums, read, speedup
+from scion.evaluation.intervals import median, proportion, ratio_of_sums, read, speedup
 
 
 def test_wilson_at_both_ends_and_between():

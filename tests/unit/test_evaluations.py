@@ -13,14 +13,15 @@ import pytest
 from canned_server import CONTEXT, Canned, calls, canned_server, message
 from commands import interrupt
 from hub_server import HubServer
-from scion import estimates, hub_http
-from scion.artifact import Artifact, remake
+from scion.artifacts.artifact import Artifact, remake
+from scion.artifacts.environments import prefix
+from scion.checkpoint.hub import http as hub_http
+from scion.common.errors import ScionError
 from scion.config_evaluations import Bfcl, Ifeval
 from scion.config_serving import PICO_LAUNCH, Serving
-from scion.environments import prefix
-from scion.errors import ScionError
-from scion.evaluators import child, ifeval_driver
-from scion.evaluators.ifeval_driver import without_thinking
+from scion.evaluation import intervals as estimates
+from scion.evaluation.harness import child, ifeval_driver
+from scion.evaluation.harness.ifeval_driver import without_thinking
 from scion.stages.evaluate_bfcl import evaluate_bfcl
 from scion.stages.evaluate_ifeval import evaluate_ifeval
 

@@ -3,9 +3,9 @@ from pathlib import Path
 
 from checkpoints import tiny_config, write_checkpoint
 from conversion import ENVIRONMENT, Conversion
-from scion.architectures import inventory
-from scion.artifact import Artifact
-from scion.checkpoint import Checkpoint
+from scion.architectures.inventory import inventory
+from scion.artifacts.artifact import Artifact
+from scion.checkpoint.shards import Checkpoint
 from scion.stages.extract_text import extract_text
 from scion.stages.fetch_source import fetch_source
 

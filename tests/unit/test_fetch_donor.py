@@ -4,10 +4,10 @@ import pytest
 
 from checkpoints import edit_json, tiny_config, write_checkpoint
 from conversion import ENVIRONMENT, Conversion, Pico
-from scion.artifact import Artifact
-from scion.checkpoint import INDEX, Checkpoint
-from scion.digest import digest_file
-from scion.errors import ScionError
+from scion.artifacts.artifact import Artifact
+from scion.checkpoint.shards import INDEX, Checkpoint
+from scion.common.digest import digest_file
+from scion.common.errors import ScionError
 from scion.stages.fetch_donor import fetch_donor
 
 

@@ -8,8 +8,8 @@ import pytest
 from checkpoints import half_made
 from conversion import ENVIRONMENT, Conversion, Pico
 from hub_server import HubServer
-from scion import hub_http
-from scion.errors import ScionError
+from scion.checkpoint.hub import http as hub_http
+from scion.common.errors import ScionError
 from scion.stages.fetch_donor import fetch_donor
 from scion.stages.fetch_source import fetch_source
 

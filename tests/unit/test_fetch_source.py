@@ -4,8 +4,8 @@ from pathlib import Path
 
 from checkpoints import tiny_config, write_checkpoint
 from conversion import ENVIRONMENT, Conversion, Pico
-from scion.artifact import Artifact
-from scion.digest import digest_file
+from scion.artifacts.artifact import Artifact
+from scion.common.digest import digest_file
 from scion.stages.fetch_source import fetch_source
 
 

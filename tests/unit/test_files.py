@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from scion.files import atomic_file, copy_file, copy_range, link_or_copy, write_json
+from scion.common.files import atomic_file, copy_file, copy_range, link_or_copy, write_json
 
 
 def test_a_file_appears_whole_with_the_usual_permissions(tmp_path: Path) -> None:

@@ -6,10 +6,10 @@ import pytest
 
 from checkpoints import tiny_config, write_checkpoint
 from conversion import ENVIRONMENT, Conversion
-from scion.architectures import inventory
-from scion.artifact import Artifact
-from scion.checkpoint import INDEX, Checkpoint
-from scion.errors import ScionError
+from scion.architectures.inventory import inventory
+from scion.artifacts.artifact import Artifact
+from scion.checkpoint.shards import INDEX, Checkpoint
+from scion.common.errors import ScionError
 from scion.stages.fetch_source import fetch_source
 from scion.stages.fix_keys import fix_keys
 

@@ -13,19 +13,19 @@ import torch
 
 from checkpoints import edit_json, edit_tensor
 from conversion import ENVIRONMENT, Conversion
-from scion import fp8
-from scion.artifact import Artifact
-from scion.checkpoint import Checkpoint
-from scion.cli import main
+from scion.artifacts.artifact import Artifact
+from scion.checkpoint.shards import Checkpoint
+from scion.cli.main import main
+from scion.common.errors import ScionError
 from scion.config import load_config
 from scion.config_conversion import Lint, Quantization
-from scion.errors import ScionError
-from scion.memory_estimates import weights
-from scion.offline.linear import Fp8Linear
-from scion.quantizing.estimate import Machine, estimate
-from scion.quantizing.recipes import recipe
+from scion.engines.vllm.memory_estimates import weights
+from scion.evaluation.offline.linear import Fp8Linear
+from scion.formats import fp8
+from scion.formats.stored_modules import layout
+from scion.quantization.estimate.estimate import Machine, estimate
+from scion.quantization.recipes import recipe
 from scion.stages.verify_release import verify_release
-from scion.stored_modules import layout
 
 LAYER = "model.language_model.layers.3"
 FUSED = f"{LAYER}.self_attn.q_proj"

@@ -5,8 +5,8 @@ import pytest
 
 from checkpoints import tiny_config, write_checkpoint
 from conversion import ENVIRONMENT, Conversion
-from scion.checkpoint import INDEX, Checkpoint
-from scion.errors import ScionError
+from scion.checkpoint.shards import INDEX, Checkpoint
+from scion.common.errors import ScionError
 from scion.stages.fetch_donor import fetch_donor
 from scion.stages.graft_mtp import graft_mtp
 

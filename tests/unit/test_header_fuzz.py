@@ -21,8 +21,8 @@ from safetensors.numpy import save
 
 from checkpoints import header_bytes
 from hostile import measured, one, tensors, write_shard
-from scion.errors import ScionError
-from scion.safetensors_file import DTYPE_BITS, Header, header_length, parse_header
+from scion.checkpoint.safetensors_file import DTYPE_BITS, Header, header_length, parse_header
+from scion.common.errors import ScionError
 
 CASES = 50_000
 PICO = Path(__file__).parents[2] / "resources/pico/pico-base/model-00003-of-00003.safetensors"
@@ -216,8 +216,8 @@ def test_what_only_scion_accepts(header: bytes) -> None:
 
 
 SCRIPT = (
-    "import sys; from pathlib import Path; from scion.safetensors_file import read_header; "
-    "read_header(Path(sys.argv[1]))"
+    "import sys; from pathlib import Path; "
+    "from scion.checkpoint.safetensors_file import read_header; read_header(Path(sys.argv[1]))"
 )
 
 

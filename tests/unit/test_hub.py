@@ -7,10 +7,11 @@ import pytest
 from huggingface_hub import constants
 
 from hub_server import HubServer, sha256
-from scion import hub, hub_http
-from scion.errors import ScionError
-from scion.hub import HubRepository, LocalFolder, RangeReader, parse_location
-from scion.pin import pin_config
+from scion.checkpoint.hub import client as hub
+from scion.checkpoint.hub import http as hub_http
+from scion.checkpoint.hub.client import HubRepository, LocalFolder, RangeReader, parse_location
+from scion.cli.pin import pin_config
+from scion.common.errors import ScionError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 WEIGHTS = bytes(range(256)) * 4096

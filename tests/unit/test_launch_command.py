@@ -9,7 +9,7 @@ import pytest
 
 from checkpoints import tiny_config, write_checkpoint
 from scion.config_serving import Launch
-from scion.launches import flags
+from scion.engines.vllm.flags import flags
 
 CONFIG = """
 launches:
@@ -35,7 +35,7 @@ def config(tmp_path: Path) -> Path:
 
 
 def scion(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "scion.cli", "launch", *map(str, arguments)]
+    command = [sys.executable, "-m", "scion.cli.main", "launch", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True)
 
 
@@ -162,7 +162,7 @@ def test_wrong_options_end_with_the_usage(arguments: list[str]) -> None:
 
 def test_no_torch_is_imported(folder: Path) -> None:
     code = (
-        "import sys; from scion.cli import main; "
+        "import sys; from scion.cli.main import main; "
         f"sys.argv = ['scion', 'launch', {str(folder)!r}, '--gpu', 'h100', '--max-num-seqs', '2']; "
         "assert main() == 0; assert 'torch' not in sys.modules"
     )

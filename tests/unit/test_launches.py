@@ -1,5 +1,5 @@
 from scion.config import Launch
-from scion.launches import command
+from scion.engines.vllm.flags import command
 
 PRODUCTION = Launch(
     name="production",

@@ -1,5 +1,5 @@
 from scion.config_serving import Launch
-from scion.launches_sglang import command
+from scion.engines.sglang.flags import command
 
 PRODUCTION = Launch(
     name="production",

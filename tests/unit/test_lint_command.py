@@ -11,7 +11,7 @@ import pytest
 from commands import check_refusal
 from conversion import Pico
 from lint_checkpoints import llama, sound
-from scion.cli import main
+from scion.cli.main import main
 from scion.lint import command
 from scion.lint.all_rules import RULES
 from scion.lint.command import checkpoints
@@ -208,7 +208,7 @@ def test_the_help_names_rules_that_there_are(scion) -> None:
 
 def test_a_local_folder_is_judged_without_heavy_imports(clean: Path) -> None:
     script = (
-        "import sys; from scion.cli import main; status = main(); "
+        "import sys; from scion.cli.main import main; status = main(); "
         "print(*sys.modules, file=sys.stderr); sys.exit(status)"
     )
     ran = subprocess.run(

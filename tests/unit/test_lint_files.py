@@ -5,12 +5,12 @@ import pytest
 
 from lint_cases.files import FIRST, SECOND, add_consolidated, edit_json, edit_shard
 from lint_checkpoints import PICO, plain, read_tensors, sound, write_shard
-from scion.checkpoint import INDEX, SINGLE
+from scion.checkpoint.folder_source import open_source
+from scion.checkpoint.shards import INDEX, SINGLE
+from scion.engines.releases import DEFAULT_ENGINES, parse_engine
 from scion.lint.rule import Result, run
 from scion.lint.rules.files import RULES
-from scion.lint.sources import open_source
 from scion.lint.subject import Subject
-from scion.loaders.releases import DEFAULT_ENGINES, parse_engine
 
 
 def lint(folder: Path, *engines: str) -> list[Result]:

@@ -14,12 +14,12 @@ from published_layouts import (
     redhat_llama31_8b_nvfp4a16,
     unsloth_qwen38_27b_nvfp4,
 )
+from scion.checkpoint.folder_source import open_source
+from scion.engines.releases import DEFAULT_ENGINES, parse_engine
 from scion.lint.all_rules import RULES
 from scion.lint.report import unchecked
 from scion.lint.rule import Result, Severity, run, select_rules
-from scion.lint.sources import open_source
 from scion.lint.subject import Subject
-from scion.loaders.releases import DEFAULT_ENGINES, parse_engine
 
 SHALLOW = select_rules(RULES)
 

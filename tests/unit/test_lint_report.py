@@ -10,6 +10,9 @@ import pytest
 
 from checkpoints import edit_json
 from lint_checkpoints import llama, sound
+from scion.checkpoint.folder_source import open_source
+from scion.checkpoint.safetensors_file import Header, Tensor
+from scion.engines.releases import DEFAULT_ENGINES, Engine, parse_engine
 from scion.lint.all_rules import RULES
 from scion.lint.catalogue import REFERENCE, WRITE_REFERENCE, explained, listed, reference
 from scion.lint.github import github
@@ -17,10 +20,7 @@ from scion.lint.json_report import as_json
 from scion.lint.report import Report, text, unchecked
 from scion.lint.rule import Finding, Rule, Severity, rule, run, select_rules
 from scion.lint.sarif import sarif
-from scion.lint.sources import open_source
 from scion.lint.subject import Subject, Traffic
-from scion.loaders.releases import DEFAULT_ENGINES, Engine, parse_engine
-from scion.safetensors_file import Header, Tensor
 
 PROJECT = Path(__file__).parents[2]
 SCHEMA = json.loads((PROJECT / "tests/data/sarif/sarif-2.1.0.json").read_text())

@@ -11,11 +11,11 @@ import lint_cases.scheme
 import lint_cases.tokenizer
 from lint_cases import Case
 from lint_checkpoints import llama, qwen35, sound
+from scion.checkpoint.folder_source import open_source
+from scion.engines.releases import DEFAULT_ENGINES, parse_engine
 from scion.lint.all_rules import RULES
 from scion.lint.rule import Finding, Result, Severity, run, select_rules
-from scion.lint.sources import open_source
 from scion.lint.subject import Subject
-from scion.loaders.releases import DEFAULT_ENGINES, parse_engine
 
 CASES = [
     case

@@ -16,17 +16,17 @@ from safetensors import safe_open
 
 from conversion import Conversion
 from lint_checkpoints import Stored, nvfp4, scalar, write_tensors
-from scion.architectures import inventory
-from scion.checkpoint import Checkpoint
-from scion.errors import ScionError
+from scion.architectures.inventory import inventory
+from scion.checkpoint.folder_source import open_source
+from scion.checkpoint.safetensors_file import DTYPE_BITS
+from scion.checkpoint.shards import Checkpoint
+from scion.common.errors import ScionError
+from scion.engines.releases import DEFAULT_ENGINES
 from scion.lint import scan as scanning
 from scion.lint.kernels import FLOATS, Blocks, Numbers, ZeroRows
 from scion.lint.rules.deep import RULES, is_saturated
 from scion.lint.scan import Scan, scan
-from scion.lint.sources import open_source
 from scion.lint.subject import Subject
-from scion.loaders.releases import DEFAULT_ENGINES
-from scion.safetensors_file import DTYPE_BITS
 
 TORCH = {
     "F64": torch.float64,

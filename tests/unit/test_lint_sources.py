@@ -16,12 +16,13 @@ import pytest
 from checkpoints import header_bytes
 from hostile import as_nobody
 from hub_server import HubServer
-from scion import hub_http
-from scion.errors import ScionError
-from scion.lint import hub_source, sources
-from scion.lint.sources import FolderSource, open_source
+from scion.checkpoint import folder_source as sources
+from scion.checkpoint.folder_source import FolderSource, open_source
+from scion.checkpoint.hub import http as hub_http
+from scion.checkpoint.hub import source as hub_source
+from scion.checkpoint.safetensors_file import Tensor
+from scion.common.errors import ScionError
 from scion.lint.subject import Source
-from scion.safetensors_file import Tensor
 
 PROJECT = Path(__file__).parents[2]
 SHARD = "model.safetensors"
@@ -428,7 +429,7 @@ def test_a_27b_release_costs_at_most_8_mb_and_3_requests_a_shard(
 def test_a_folder_is_read_without_heavy_imports(folder: Path) -> None:
     script = (
         "import json, sys\n"
-        "from scion.lint.sources import open_source\n"
+        "from scion.checkpoint.folder_source import open_source\n"
         f"open_source({str(folder)!r}).headers([{SHARD!r}])\n"
         "print(json.dumps(sorted(sys.modules)))"
     )

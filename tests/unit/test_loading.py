@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import loader_cases
-from scion.loaders.loading import Decision, decisions, is_modelled, scheme_problems
-from scion.loaders.releases import DEFAULT_ENGINES, KNOWN_RELEASES, Engine, parse_engine
+from scion.engines.loading.loading import Decision, decisions, is_modelled, scheme_problems
+from scion.engines.releases import DEFAULT_ENGINES, KNOWN_RELEASES, Engine, parse_engine
 
 QWEN = "Qwen3_5ForConditionalGeneration"
 LAYER = "model.language_model.layers"

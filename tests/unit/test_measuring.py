@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from scion.chats import read_chats
-from scion.decoding import Answer, compare
+from scion.common.errors import ScionError
 from scion.engines.server import check_port, connect
-from scion.errors import ScionError
+from scion.evaluation.chats import read_chats
+from scion.evaluation.decoding import Answer, compare
 
 
 def test_compare_counts_and_finds_where_texts_part():

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 
 from checkpoints import TEXT, tiny_config
-from scion.architectures import inventory
+from scion.architectures.inventory import inventory
+from scion.checkpoint.safetensors_file import DTYPE_BITS, Tensor
+from scion.common.errors import ScionError
 from scion.config_serving import Launch
-from scion.errors import ScionError
-from scion.gpus import GIB, GPUS, MIB, find_gpu
-from scion.loaders.releases import Engine, parse_engine
-from scion.memory import Prediction, compare, predict
-from scion.memory_estimates import batch, graph_sizes, weights
-from scion.memory_layout import ModelSizes, capacity, layout
-from scion.safetensors_file import DTYPE_BITS, Tensor
+from scion.engines.gpus import GIB, GPUS, MIB, find_gpu
+from scion.engines.releases import Engine, parse_engine
+from scion.engines.vllm.cache_layout import ModelSizes, capacity, layout
+from scion.engines.vllm.memory import Prediction, compare, predict
+from scion.engines.vllm.memory_estimates import batch, graph_sizes, weights
 
 PICO = Path(__file__).parents[2] / "resources/pico/pico-agent/config.json"
 [V019] = parse_engine("vllm==0.19.1")

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from modelopt.torch.quantization.qtensor import NVFP4QTensor
 
-from scion.nvfp4 import E2M1_VALUES, dequantize, relative_error, unpack, worst_rounding
+from scion.formats.nvfp4 import E2M1_VALUES, dequantize, relative_error, unpack, worst_rounding
 
 Packed = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 ROUNDED_RIGHTLY = 1.001

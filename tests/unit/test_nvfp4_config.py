@@ -1,6 +1,6 @@
 import json
 
-from scion.nvfp4_config import declared_exclusions, hf_quant_config, quantization_config
+from scion.formats.modelopt import declared_exclusions, hf_quant_config, quantization_config
 
 KEPT = [
     "model.language_model.layers.0.linear_attn.conv1d",

@@ -13,15 +13,15 @@ from safetensors.torch import load_file, save_file
 
 from checkpoints import edit_json, tiny_config
 from conversion import Pico
-from scion.architectures import inventory
-from scion.chats import Chat
-from scion.checkpoint import INDEX, Checkpoint
-from scion.cli import main
-from scion.errors import ScionError
-from scion.offline.acceptance import Acceptance, Counts, count_rounds, measure_offline
-from scion.offline.prompts import end_tokens, load_tokenizer, prompt_ids
-from scion.offline.target import Target
-from scion.offline.weights import Weights
+from scion.architectures.inventory import inventory
+from scion.checkpoint.shards import INDEX, Checkpoint
+from scion.cli.main import main
+from scion.common.errors import ScionError
+from scion.evaluation.chats import Chat
+from scion.evaluation.offline.acceptance import Acceptance, Counts, count_rounds, measure_offline
+from scion.evaluation.offline.prompts import end_tokens, load_tokenizer, prompt_ids
+from scion.evaluation.offline.target import Target
+from scion.evaluation.offline.weights import Weights
 
 CHAT = Chat("one", [{"role": "user", "content": "Is 955 or 927 smaller?"}], None, {})
 SHARD = "model.safetensors"

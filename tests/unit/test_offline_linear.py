@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from scion.nvfp4 import dequantize
-from scion.offline import linear
-from scion.offline.linear import NvFp4Linear, round_activations
+from scion.evaluation.offline import linear
+from scion.evaluation.offline.linear import NvFp4Linear, round_activations
+from scion.formats.nvfp4 import dequantize
 
 PACKED = torch.randint(
     0, 256, (10, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)

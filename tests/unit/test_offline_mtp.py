@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from checkpoints import tiny_config
-from scion.architectures import inventory
-from scion.checkpoint import Checkpoint
-from scion.offline.mtp import Drafter, load_head
-from scion.offline.target import Target
-from scion.offline.weights import Weights
+from scion.architectures.inventory import inventory
+from scion.checkpoint.shards import Checkpoint
+from scion.evaluation.offline.mtp import Drafter, load_head
+from scion.evaluation.offline.target import Target
+from scion.evaluation.offline.weights import Weights
 
 DRAFTS = 4
 ROPE = {

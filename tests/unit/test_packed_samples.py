@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, DynamicCache, Qwen3_5ForCausalLM
 
 from conversion import Pico
-from scion.calibration import Sample
+from scion.common.errors import ScionError
 from scion.config_conversion import CalibrationSet
-from scion.errors import ScionError
-from scion.packed_samples import isolated, pack, segment_positions
+from scion.quantization.calibration.batches import isolated, pack, segment_positions
+from scion.quantization.calibration.samples import Sample
 
 # One is a single token, one a chunk of the delta rule, one more than two; as they come, not sorted.
 LENGTHS = (70, 3, 129, 1, 64)

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from modelopt.torch.quantization.qtensor import NVFP4QTensor
 from torch import Tensor
 
-from scion import packing, packing_kernels
-from scion.errors import ScionError
-from scion.packing import amax, pack
+from scion.common.errors import ScionError
+from scion.formats import packing, packing_kernels
+from scion.formats.packing import amax, pack
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 ONE = torch.tensor(1.0)

@@ -7,8 +7,8 @@ import pytest
 
 import measured
 from browser import Browser, open_browser, page_colours
-from scion.pictures import NAMES, pictures
-from scion.pictures_style import PALETTE, Picture
+from scion.report.pictures.card_pictures import NAMES, pictures
+from scion.report.pictures.style import PALETTE, Picture
 
 SVG = "{http://www.w3.org/2000/svg}"
 TEXT, MARKS = ("ink", "muted"), ("zero", "one", "two", "three", "four")

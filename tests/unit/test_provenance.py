@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from scion import provenance
-from scion.provenance import code_digest, module_files
+from scion.artifacts import code_digest as provenance
+from scion.artifacts.code_digest import code_digest, module_files
 
 
 def names(module: str) -> set[str]:
@@ -13,8 +13,13 @@ def names(module: str) -> set[str]:
 
 def test_imports_are_followed_to_the_end() -> None:
     found = names("scion.stages.graft_mtp")
-    # Imported by the stage, by checkpoint.py below it, and by safetensors_file.py below that.
-    assert {"stages/graft_mtp.py", "checkpoint.py", "safetensors_file.py", "digest.py"} <= found
+    # Imported by the stage, by shards.py below it, and by safetensors_file.py below that.
+    assert {
+        "stages/graft_mtp.py",
+        "checkpoint/shards.py",
+        "checkpoint/safetensors_file.py",
+        "common/digest.py",
+    } <= found
     assert "stages/quantize_nvfp4.py" not in found
     assert not any(name.endswith("__init__.py") for name in found)
 
@@ -39,9 +44,9 @@ def test_a_module_and_a_name_in_it_are_both_followed(
     ("module", "changes"),
     [
         ("stages/fix_keys.py", True),
-        ("files.py", True),
+        ("common/files.py", True),
         ("stages/graft_mtp.py", False),
-        ("hub.py", False),
+        ("checkpoint/hub/client.py", False),
     ],
 )
 def test_editing_a_module_changes_the_digest_of_what_runs_it(

@@ -10,12 +10,12 @@ from safetensors import safe_open
 from transformers import AutoTokenizer, Qwen3_5ForCausalLM
 
 from conversion import SAMPLES, Conversion, Pico
-from scion.architectures import inventory
-from scion.checkpoint import Checkpoint
-from scion.digest import digest_file
-from scion.loaders.loading import decisions
-from scion.loaders.releases import DEFAULT_ENGINES
-from scion.nvfp4_config import SUFFIXES
+from scion.architectures.inventory import inventory
+from scion.checkpoint.shards import Checkpoint
+from scion.common.digest import digest_file
+from scion.engines.loading.loading import decisions
+from scion.engines.releases import DEFAULT_ENGINES
+from scion.formats.modelopt import SUFFIXES
 
 
 @pytest.fixture(scope="module")

@@ -25,30 +25,30 @@ from safetensors.torch import load_file, save_file
 from transformers import Qwen3_5ForCausalLM
 
 from checkpoints import tiny_config
-from scion import fp8
-from scion.architectures import FUSED, inventory
-from scion.calibration import Sample
-from scion.checkpoint import Checkpoint, plan_shards
+from scion.architectures.inventory import FUSED, inventory
+from scion.checkpoint.shards import Checkpoint, plan_shards
+from scion.common.errors import ScionError
 from scion.config_conversion import CalibrationSet
-from scion.errors import ScionError
-from scion.nvfp4 import dequantize
-from scion.nvfp4_config import SUFFIXES
-from scion.packed_samples import pack
-from scion.quantizing import stream as stream_module
-from scion.quantizing.gptq import update
-from scion.quantizing.hidden_states import HiddenStates
-from scion.quantizing.layer import refuse_not_finite
-from scion.quantizing.maxima import record_maxima, show_maxima
-from scion.quantizing.planned_shards import PlannedShards
-from scion.quantizing.planned_tensors import planned
-from scion.quantizing.recipes import RECIPES, Recipe, recipe
-from scion.quantizing.stream import Stream, Target
-from scion.quantizing.torch_kernels import (
+from scion.formats import fp8
+from scion.formats.modelopt import SUFFIXES
+from scion.formats.nvfp4 import dequantize
+from scion.quantization.calibration.batches import pack
+from scion.quantization.calibration.samples import Sample
+from scion.quantization.layerwise import stream as stream_module
+from scion.quantization.layerwise.gptq import update
+from scion.quantization.layerwise.hidden_states import HiddenStates
+from scion.quantization.layerwise.layer import refuse_not_finite
+from scion.quantization.layerwise.maxima import record_maxima, show_maxima
+from scion.quantization.layerwise.stream import Stream, Target
+from scion.quantization.layerwise.torch_kernels import (
     fake_quantize_dynamic,
     fake_quantize_static,
     on_cpu,
     round_to_e2m1,
 )
+from scion.quantization.planned_shards import PlannedShards
+from scion.quantization.planned_tensors import planned
+from scion.quantization.recipes import RECIPES, Recipe, recipe
 
 CPU = torch.device("cpu")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

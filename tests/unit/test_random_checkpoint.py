@@ -13,15 +13,15 @@ import random_checkpoint
 from checkpoints import half_made, snapshot
 from conversion import ENVIRONMENT, Pico
 from random_checkpoint import SHAPES, generate, initial, shaped_config
-from scion.architectures import inventory
-from scion.checkpoint import Checkpoint
+from scion.architectures.inventory import inventory
+from scion.checkpoint.folder_source import open_source
+from scion.checkpoint.shards import Checkpoint
+from scion.common.errors import ScionError
 from scion.config_conversion import Lint
-from scion.errors import ScionError
+from scion.engines.releases import parse_engines
 from scion.lint.all_rules import RULES
 from scion.lint.rule import run, select_rules
-from scion.lint.sources import open_source
 from scion.lint.subject import Subject
-from scion.loaders.releases import parse_engines
 from scion.stages.extract_text import extract_text
 from scion.stages.fetch_donor import fetch_donor
 from scion.stages.fetch_source import fetch_source

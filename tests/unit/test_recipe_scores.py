@@ -12,14 +12,14 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from scion.chats import Chat
-from scion.config_comparison import Comparison, Variant
-from scion.heldout import Document, Text
-from scion.offline import divergence
-from scion.offline.divergence import Reference, Sums, part_record, score
-from scion.pictures_recipes import recipes_picture, spread
-from scion.recipes_making import together
-from scion.recipes_report import SOURCE, best, best_line, markdown, parts_record, told
+from scion.evaluation.chats import Chat
+from scion.evaluation.quality import full_vocabulary as divergence
+from scion.evaluation.quality.documents import Document, Text
+from scion.evaluation.quality.full_vocabulary import Reference, Sums, part_record, score
+from scion.quantization.variants import together
+from scion.quantization.variants_config import Comparison, Variant
+from scion.report.pictures.recipes import recipes_picture, spread
+from scion.report.recipes import SOURCE, best, best_line, markdown, parts_record, told
 
 WORDS = 7
 

@@ -1,9 +1,9 @@
 import pytest
 from packaging.version import Version
 
-from scion.errors import ScionError
-from scion.loaders.facts import MTP_FC_QUANTIZED, SGLANG_MTP_DROPPED
-from scion.loaders.releases import (
+from scion.common.errors import ScionError
+from scion.engines.facts import MTP_FC_QUANTIZED, SGLANG_MTP_DROPPED
+from scion.engines.releases import (
     DEFAULT_ENGINES,
     KNOWN_RELEASES,
     Affected,

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save, save_file
 
 from checkpoints import header_bytes, write_safetensors
-from scion.errors import ScionError
-from scion.safetensors_file import (
+from scion.checkpoint.safetensors_file import (
     Tensor,
     copy_renamed,
     copy_subset,
@@ -22,6 +21,7 @@ from scion.safetensors_file import (
     parse_header,
     read_header,
 )
+from scion.common.errors import ScionError
 
 
 def entry(offsets: Any = (0, 4), *, dtype: Any = "U8", shape: Any = (4,)) -> dict[str, Any]:

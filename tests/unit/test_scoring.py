@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from scion.artifact import Artifact
+from scion.artifacts.artifact import Artifact
+from scion.common.errors import ScionError
 from scion.engines.server import Server
-from scion.errors import ScionError
-from scion.heldout import (
+from scion.evaluation.quality.documents import (
     Document,
     Text,
     check_vocabulary,
@@ -23,9 +23,9 @@ from scion.heldout import (
     predict,
     read_texts,
 )
-from scion.quality_engine import refusal_of
-from scion.quality_record import model_record, summary
-from scion.scoring import (
+from scion.evaluation.quality.record import model_record, summary
+from scion.evaluation.quality.served import refusal_of
+from scion.evaluation.quality.top_k_scores import (
     Predictions,
     assistant_mask,
     compare,

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
+from scion.common.errors import ScionError
 from scion.config_serving import Measurement
-from scion.decoding import Answer, Prompt
-from scion.engines.vllm_bench import Timing, _fault, _timing
-from scion.engines.vllm_counters import SpecDecodeCounters
-from scion.errors import ScionError
-from scion.measuring_acceptance import Reply, acceptance
-from scion.measuring_progress import Progress
-from scion.measuring_prompts import SETS, check_room, count_sets, read_prompts
-from scion.measuring_speed import Wave, speed_records, waves
+from scion.engines.vllm.bench import Timing, _fault, _timing
+from scion.engines.vllm.counters import SpecDecodeCounters
+from scion.evaluation.decoding import Answer, Prompt
+from scion.evaluation.serving.acceptance import Reply, acceptance
+from scion.evaluation.serving.progress import Progress
+from scion.evaluation.serving.prompts import SETS, check_room, count_sets, read_prompts
+from scion.evaluation.serving.speed import Wave, speed_records, waves
 
 PROJECT = Path(__file__).parents[2]
 

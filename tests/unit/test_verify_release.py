@@ -11,10 +11,10 @@ from modelopt.torch.quantization.qtensor import NVFP4QTensor
 
 from checkpoints import edit_json, edit_tensor
 from conversion import ENVIRONMENT, Conversion, Pico
-from scion.artifact import Artifact
-from scion.checkpoint import INDEX
+from scion.artifacts.artifact import Artifact
+from scion.checkpoint.shards import INDEX
+from scion.common.errors import ScionError
 from scion.config_conversion import Lint
-from scion.errors import ScionError
 from scion.stages.fetch_donor import fetch_donor
 from scion.stages.graft_mtp import graft_mtp
 from scion.stages.verify_release import _check_rows, verify_release
@@ -67,8 +67,8 @@ def lose_declarations(folder: Path) -> None:
 
 def lose_a_tensor(folder: Path) -> None:
     """A shard and the index that agree on one tensor less."""
-    from scion.checkpoint import index_headers
-    from scion.safetensors_file import copy_subset
+    from scion.checkpoint.safetensors_file import copy_subset
+    from scion.checkpoint.shards import index_headers
 
     index = json.loads((folder / INDEX).read_bytes())["weight_map"]
     shard = index[NORM]

@@ -10,10 +10,10 @@ from safetensors.torch import load_file, save_file
 
 from checkpoints import half_made
 from conversion import ENVIRONMENT, Conversion, Pico
-from scion.artifact import Artifact
-from scion.checkpoint import INDEX
+from scion.artifacts.artifact import Artifact
+from scion.checkpoint.shards import INDEX
+from scion.common.errors import ScionError
 from scion.config_conversion import Calibration, CalibrationSet, Quantization
-from scion.errors import ScionError
 from scion.stages.quantize_nvfp4 import quantize_nvfp4
 
 

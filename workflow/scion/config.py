@@ -11,14 +11,14 @@ from typing import Any
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from scion.common.errors import ScionError
+from scion.common.section import Section
 from scion.config_agent import AgentTasks
-from scion.config_card import Card
-from scion.config_comparison import Comparison
 from scion.config_conversion import Lint, Quantization
 from scion.config_evaluations import Bfcl, Ifeval
-from scion.config_section import Section
 from scion.config_serving import PICO_LAUNCH, Launch, Measurement, Quality, Serving
-from scion.errors import ScionError
+from scion.quantization.variants_config import Comparison
+from scion.report.config import Card
 
 
 class Config(Section):

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from scion.config_section import Section
+from scion.common.section import Section
 
 
 class AgentTasks(Section):

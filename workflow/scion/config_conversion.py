@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from scion.config_section import Section
+from scion.common.section import Section
 
 RecipeName = Literal[
     "nvfp4_default", "four_over_six", "mse_sweep", "local_hessian", "gptq", "local_hessian_gptq"

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from scion.config_section import Section
+from scion.common.section import Section
 
 
 class Launch(Section):

@@ -1,6 +1,6 @@
 """A server as a child process: started, waited for, asked, and stopped whatever happens.
 
-Nothing here knows an engine; `scion.engines.vllm` says what to run. `running` guarantees:
+Nothing here knows an engine; `scion.engines.vllm.server` says what to run. `running` guarantees:
 
 - The port is free before the start, and the child lives while it is waited for and asked, so
   another server on that port is never mistaken for ours.
@@ -28,8 +28,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scion.common.errors import ScionError
 from scion.engines import guard
-from scion.errors import ScionError
 
 _GUARD = Path(guard.__file__)
 LOOPBACK = "127.0.0.1"

@@ -4,7 +4,8 @@
     subject = Subject.open(source, engines=DEFAULT_ENGINES)    # what the rules look at
     results = run(subject, select_rules(RULES))                # rules: data and one function each
 
-Engines are judged by `scion.loaders`, which models how vLLM, SGLang and TensorRT-LLM read a
+Engines are judged by `scion.engines.loading`, which models how vLLM, SGLang and TensorRT-LLM read a
 checkpoint, version by version; the tensors that a config.json implies come from
-`scion.architectures`. Reading a checkpoint needs no torch and no tensor data, but for `--deep`.
+`scion.architectures.inventory`. Reading a checkpoint needs no torch and no tensor data, but for
+`--deep`.
 """

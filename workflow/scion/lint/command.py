@@ -7,8 +7,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from scion.errors import ScionError
-from scion.files import atomic_file
+from scion.checkpoint.folder_source import open_source
+from scion.common.errors import ScionError
+from scion.common.files import atomic_file
+from scion.engines.releases import DEFAULT_ENGINES, parse_engines
 from scion.lint.all_rules import RULES
 from scion.lint.catalogue import explained, listed, reference
 from scion.lint.github import github
@@ -17,9 +19,7 @@ from scion.lint.options import MARKDOWN
 from scion.lint.report import Report, closing, text, unchecked
 from scion.lint.rule import Rule, Severity, run, select_rules
 from scion.lint.sarif import sarif
-from scion.lint.sources import open_source
 from scion.lint.subject import Source, Subject
-from scion.loaders.releases import DEFAULT_ENGINES, parse_engines
 
 FOUND, UNUSABLE = 1, 2
 

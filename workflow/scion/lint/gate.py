@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from scion.checkpoint.folder_source import open_source
+from scion.common.errors import ScionError
+from scion.common.section import Section
 from scion.config_conversion import Lint
-from scion.config_section import Section
-from scion.errors import ScionError
+from scion.engines.releases import parse_engines
 from scion.lint.all_rules import RULES
 from scion.lint.rule import Result, Severity, run, select_rules
-from scion.lint.sources import open_source
 from scion.lint.subject import Subject
-from scion.loaders.releases import parse_engines
 
 
 class Settings(Section):

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Iterable
 
-from scion.checkpoint import CONFIG
+from scion.checkpoint.shards import CONFIG
+from scion.engines.loading.loading import Decision
+from scion.engines.releases import Engine
 from scion.lint.modules import format_of
 from scion.lint.rule import Finding
 from scion.lint.subject import Subject
-from scion.loaders.loading import Decision
-from scion.loaders.releases import Engine
 
 
 def mismatches(subject: Subject, about: Callable[[str], bool]) -> Iterable[Finding]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from scion.safetensors_file import Tensor
+from scion.checkpoint.safetensors_file import Tensor
 
 # https://github.com/NVIDIA/Model-Optimizer and https://github.com/vllm-project/compressed-tensors
 # name these; `weight_scale_inv` is the block scale of DeepSeek's and Qwen's FP8 checkpoints.

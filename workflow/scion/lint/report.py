@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
+from scion.engines.loading.loading import is_modelled
+from scion.engines.releases import SGLANG, TENSORRT_LLM, VLLM
 from scion.lint.rule import Finding, Result, Rule, Severity
 from scion.lint.subject import Subject, Traffic
-from scion.loaders.loading import is_modelled
-from scion.loaders.releases import SGLANG, TENSORRT_LLM, VLLM
 
 TOKENIZER = "tokenizer.json"
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from scion.errors import ScionError
+from scion.common.errors import ScionError
 from scion.lint.subject import Subject
 
 

@@ -17,13 +17,13 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from scion.architectures import EMBEDDINGS
-from scion.errors import ScionError
+from scion.architectures.inventory import EMBEDDINGS
+from scion.checkpoint.safetensors_file import Tensor
+from scion.common.errors import ScionError
+from scion.formats.modelopt import BLOCK
 from scion.lint.kernels import BLOCK_BYTES, FLOATS, Blocks, Numbers, Raw, ZeroRows
 from scion.lint.modules import GLOBAL_SCALES, HEAD, Module
 from scion.lint.subject import Subject
-from scion.nvfp4_config import BLOCK
-from scion.safetensors_file import Tensor
 
 CHUNK = 1 << 20
 """Bytes that a thread looks at together: as many as stay in the processor's cache."""

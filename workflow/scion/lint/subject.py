@@ -8,15 +8,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from scion.architectures import Inventory, implied
-from scion.checkpoint import CONFIG, INDEX, parse_object, parse_weight_map
-from scion.errors import ScionError
+from scion.architectures.inventory import Inventory, implied
+from scion.checkpoint.safetensors_file import Header, Tensor
+from scion.checkpoint.shards import CONFIG, INDEX, parse_object, parse_weight_map
+from scion.common.errors import ScionError
+from scion.engines.loading.loading import Decision, decisions
+from scion.engines.releases import Engine
+from scion.formats.modelopt import HF_QUANT_CONFIG
 from scion.lint.formats import declared_formats, method_of
 from scion.lint.modules import Module, modules_of
-from scion.loaders.loading import Decision, decisions
-from scion.loaders.releases import Engine
-from scion.nvfp4_config import HF_QUANT_CONFIG
-from scion.safetensors_file import Header, Tensor
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,10 @@ class Traffic:
 
 
 class Source(Protocol):
-    """Where a checkpoint's files are read from; `scion.lint.sources` has the two that there are."""
+    """Where a checkpoint's files are read from.
+
+    `scion.checkpoint` has the two that there are.
+    """
 
     @property
     def name(self) -> str:

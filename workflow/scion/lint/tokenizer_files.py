@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from scion.bounded_json import parse_json
-from scion.checkpoint import CONFIG, parse_object
-from scion.errors import ScionError
+from scion.checkpoint.shards import CONFIG, parse_object
+from scion.common.bounded_json import parse_json
+from scion.common.errors import ScionError
 from scion.lint.subject import Subject
 
 TOKENIZER = "tokenizer.json"

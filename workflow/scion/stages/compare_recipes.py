@@ -5,8 +5,8 @@ in one each. Every variant gets the donor's MTP head, is measured, and is remove
 variants of one run are on the disk at the same time.
 
 - Quality runs in torch, over the whole vocabulary: weights and activations in NVFP4 with the
-  arithmetic of vLLM's emulation (`scion.offline`). All variants read the same held-out tokens, so
-  differences are taken document by document.
+  arithmetic of vLLM's emulation (`scion.evaluation.offline`). All variants read the same held-out
+  tokens, so differences are taken document by document.
 - MTP acceptance is counted without a server, too (`scion acceptance`).
 - The agent tasks are asked of a real server, which shows that the engine loads each variant.
 
@@ -27,11 +27,12 @@ against size. `recipes.json`, losses and divergences in nats a token:
      "best": {"name", "kl": E, "runner_up", "kl_change": E} | null}
 
 with P = {"tokens", "loss": E, "perplexity": E, "loss_change": E, "kl": E, "top1_agreement": E,
-"beside_default": {"loss_change": E, "kl_change": E} | null} and E as `scion.estimates.Estimate` is
-written, the document being the unit of its interval. The source is the first variant; its recipe
-and its seconds are null. `seconds` is what making a variant alone would have taken, `own_seconds`
-its share of that; null if a stopped run had made a part of it. `best` is the recipe with the
-smallest divergence over all tokens among those that keep nothing in bf16.
+"beside_default": {"loss_change": E, "kl_change": E} | null} and E as
+`scion.evaluation.intervals.Estimate` is written, the document being the unit of its interval. The
+source is the first variant; its recipe and its seconds are null. `seconds` is what making a variant
+alone would have taken, `own_seconds` its share of that; null if a stopped run had made a part of
+it. `best` is the recipe with the smallest divergence over all tokens among those that keep nothing
+in bf16.
 """
 
 import importlib.metadata
@@ -44,31 +45,31 @@ from typing import Any
 
 import torch
 
-from scion.agent_tasks import read_tasks
-from scion.architectures import inventory
-from scion.artifact import Artifact, Draft, remake
-from scion.calibration import Sample, read_samples, summary
-from scion.chats import read_chats
-from scion.checkpoint import Checkpoint, read_object
-from scion.config_comparison import Comparison, Variant
+from scion.architectures.inventory import inventory
+from scion.artifacts.artifact import Artifact, Draft, remake
+from scion.checkpoint.shards import Checkpoint, read_object
+from scion.common.devices import device_named
+from scion.common.errors import ScionError
+from scion.common.files import write_json
+from scion.common.section import Section
 from scion.config_conversion import Quantization
-from scion.config_section import Section
 from scion.config_serving import Launch, Serving
-from scion.devices import device_named
-from scion.engines import vllm
-from scion.engines.options import UNMEASURED, add_server_options
-from scion.errors import ScionError
-from scion.files import write_json
-from scion.heldout import dataset_record, read_texts
-from scion.offline.divergence import Reference, Sums
-from scion.offline.documents import read_documents
-from scion.packed_samples import pack
-from scion.pictures_recipes import recipes_picture
-from scion.quantizing.recipes import RECIPES
-from scion.recipes_making import Source, bf16, make, size, together
-from scion.recipes_measuring import Measuring
-from scion.recipes_report import SOURCE, best, best_line, markdown, parts_record, told
-from scion.stage_cli import add_settings, read_settings, run_stage, stage_parser
+from scion.engines.vllm import server as vllm
+from scion.evaluation.agent.tasks import read_tasks
+from scion.evaluation.chats import read_chats
+from scion.evaluation.quality.documents import dataset_record, read_texts
+from scion.evaluation.quality.full_vocabulary import Reference, Sums
+from scion.evaluation.quality.offline_documents import read_documents
+from scion.evaluation.variants import Measuring
+from scion.quantization.calibration.batches import pack
+from scion.quantization.calibration.samples import Sample, read_samples, summary
+from scion.quantization.recipes import RECIPES
+from scion.quantization.variants import Source, bf16, make, size, together
+from scion.quantization.variants_config import Comparison, Variant
+from scion.report.pictures.recipes import recipes_picture
+from scion.report.recipes import SOURCE, best, best_line, markdown, parts_record, told
+from scion.stages.common_options import add_settings, read_settings, run_stage, stage_parser
+from scion.stages.server_options import UNMEASURED, add_server_options
 
 STAGE = "compare_recipes"
 RESULT, TABLE, PICTURE = "recipes.json", "recipes.md", "recipes.svg"

@@ -1,11 +1,12 @@
 """Score the release's tool calls on the Berkeley Function Calling Leaderboard.
 
 The cases come with the package `bfcl-eval` and are asked and judged by it, in envs/evaluate
-(`scion.evaluators.bfcl_driver`), as many at a time as the launch decodes in parallel. Cases that do
-not fit the context are left out before anything is asked, counted and named; a category of which
-fewer are left than `limit` asks for fails the stage. The interval takes the cases as independent.
+(`scion.evaluation.harness.bfcl_driver`), as many at a time as the launch decodes in parallel. Cases
+that do not fit the context are left out before anything is asked, counted and named; a category of
+which fewer are left than `limit` asks for fails the stage. The interval takes the cases as
+independent.
 
-`bfcl.json` in the artifact (E: an estimate with its interval, see `scion.estimates`):
+`bfcl.json` in the artifact (E: an estimate with its interval, see `scion.evaluation.intervals`):
 
     {"engine": {…}, "hardware": {…}, "launch": {…}, "harness": {"name", "version"}, "limit",
      "thinking", "max_tokens", "categories": [{"name", "cases": n, "passed": k, "accuracy": E,
@@ -19,24 +20,24 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from scion import estimates
-from scion.artifact import Artifact, Draft, remake
+from scion.artifacts.artifact import Artifact, Draft, remake
+from scion.common.files import write_json
+from scion.common.section import Section
 from scion.config_evaluations import Bfcl
-from scion.config_section import Section
 from scion.config_serving import Launch, Serving
-from scion.engines import vllm
-from scion.engines.options import UNMEASURED, add_server_options
 from scion.engines.server import Server
-from scion.evaluators import bfcl_driver, child
-from scion.evaluators.options import (
+from scion.engines.vllm import server as vllm
+from scion.evaluation import intervals as estimates
+from scion.evaluation.harness import bfcl_driver, child
+from scion.evaluation.harness.options import (
     REQUEST_SECONDS,
     add_evaluator_option,
     context,
     parallel,
     write_lines,
 )
-from scion.files import write_json
-from scion.stage_cli import add_settings, read_settings, run_stage, stage_parser
+from scion.stages.common_options import add_settings, read_settings, run_stage, stage_parser
+from scion.stages.server_options import UNMEASURED, add_server_options
 
 STAGE = "evaluate_bfcl"
 RESULT = "bfcl.json"

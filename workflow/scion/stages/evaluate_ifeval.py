@@ -1,11 +1,11 @@
 """Score the release on IFEval: instructions whose following a program can check.
 
 The prompts are asked and scored by lm-evaluation-harness, in envs/evaluate
-(`scion.evaluators.ifeval_driver`), as many at a time as the launch decodes in parallel. Its task
-and its scorer are the published ones; the thinking is no part of an answer, and an answer that is
-cut within the thinking is an empty one. All prompts are checked before the server is started.
+(`scion.evaluation.harness.ifeval_driver`), as many at a time as the launch decodes in parallel. Its
+task and its scorer are the published ones; the thinking is no part of an answer, and an answer that
+is cut within the thinking is an empty one. All prompts are checked before the server is started.
 
-`ifeval.json` in the artifact (E: an estimate with its interval, see `scion.estimates`):
+`ifeval.json` in the artifact (E: an estimate with its interval, see `scion.evaluation.intervals`):
 
     {"engine": {…}, "hardware": {…}, "launch": {…}, "harness": {"name", "version", "task_version",
      "scores": {the harness's own}}, "dataset": {"file", "sha256", "prompts"} or {"repository",
@@ -28,30 +28,30 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from scion import estimates
-from scion.artifact import Artifact, Draft, remake
-from scion.chats import Chat, token_ids
+from scion.artifacts.artifact import Artifact, Draft, remake
+from scion.checkpoint.hub.client import download_files
+from scion.checkpoint.hub.location import HubRepository, parse_location
+from scion.common.digest import digest_file
+from scion.common.errors import ScionError
+from scion.common.files import write_json
+from scion.common.section import Section
 from scion.config_evaluations import Ifeval
-from scion.config_section import Section
 from scion.config_serving import Launch, Serving
-from scion.digest import digest_file
-from scion.engines import vllm
-from scion.engines.options import UNMEASURED, add_server_options
 from scion.engines.server import Server
-from scion.errors import ScionError
-from scion.evaluators import child, ifeval_driver
-from scion.evaluators.ifeval_prompts import read_prompts
-from scion.evaluators.options import (
+from scion.engines.vllm import server as vllm
+from scion.evaluation import intervals as estimates
+from scion.evaluation.chats import Chat, token_ids
+from scion.evaluation.harness import child, ifeval_driver
+from scion.evaluation.harness.ifeval_prompts import read_prompts
+from scion.evaluation.harness.options import (
     REQUEST_SECONDS,
     add_evaluator_option,
     context,
     parallel,
     write_lines,
 )
-from scion.files import write_json
-from scion.hub import download_files
-from scion.location import HubRepository, parse_location
-from scion.stage_cli import add_settings, read_settings, run_stage, stage_parser
+from scion.stages.common_options import add_settings, read_settings, run_stage, stage_parser
+from scion.stages.server_options import UNMEASURED, add_server_options
 
 STAGE = "evaluate_ifeval"
 RESULT = "ifeval.json"

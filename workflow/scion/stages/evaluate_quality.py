@@ -25,10 +25,11 @@ wrote: from after `<|im_start|>assistant` to `<|im_end|>`.
                  "parts": {"assistant"|"chats"|"texts": P | null} | null}]}
 
 with P = {"tokens", "loss": E, "perplexity": E, "loss_change": E, "kl": E, "top1_agreement": E,
-"kl_covered"} and E as `scion.estimates.Estimate` is written, the document being the unit of its
-interval. `loss_change` is the model's loss less the reference's. `kl` is KL(fixed || model), as a
-lower bound over the tokens that are among the K most likely of both (`scion.scoring`); `kl_covered`
-is the probability that the reference gives to those.
+"kl_covered"} and E as `scion.evaluation.intervals.Estimate` is written, the document being the unit
+of its interval. `loss_change` is the model's loss less the reference's. `kl` is KL(fixed || model),
+as a lower bound over the tokens that are among the K most likely of both
+(`scion.evaluation.quality.top_k_scores`); `kl_covered` is the probability that the reference gives
+to those.
 """
 
 import sys
@@ -36,15 +37,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scion.artifact import Artifact, Draft, remake
-from scion.chats import Chat, read_chats
-from scion.config_section import Section
+from scion.artifacts.artifact import Artifact, Draft, remake
+from scion.common.errors import ScionError
+from scion.common.files import write_json
+from scion.common.section import Section
 from scion.config_serving import Launch, Quality, Serving
-from scion.engines import vllm
-from scion.engines.options import UNMEASURED, add_server_options
-from scion.errors import ScionError
-from scion.files import write_json
-from scion.heldout import (
+from scion.engines.vllm import server as vllm
+from scion.evaluation.chats import Chat, read_chats
+from scion.evaluation.quality.documents import (
     Document,
     Text,
     dataset_record,
@@ -53,10 +53,11 @@ from scion.heldout import (
     tokenize,
     vocabulary_size,
 )
-from scion.quality_engine import Engine, refusal_of
-from scion.quality_record import REFERENCE, model_record, summary
-from scion.scoring import Predictions
-from scion.stage_cli import add_settings, read_settings, run_stage, stage_parser
+from scion.evaluation.quality.record import REFERENCE, model_record, summary
+from scion.evaluation.quality.served import Engine, refusal_of
+from scion.evaluation.quality.top_k_scores import Predictions
+from scion.stages.common_options import add_settings, read_settings, run_stage, stage_parser
+from scion.stages.server_options import UNMEASURED, add_server_options
 
 STAGE = "evaluate_quality"
 RESULT = "quality.json"
@@ -95,7 +96,7 @@ def evaluate_quality(
         fixed: The bf16 checkpoint that was quantized.
         release: The quantized one.
         base: The whole base model, if it is to be compared.
-        chats: JSONL of chats; see `scion.chats`.
+        chats: JSONL of chats; see `scion.evaluation.chats`.
         texts: JSONL of plain texts, if there are to be any.
         output: Folder of the artifact.
         serving: The servers.

@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from scion.architectures import inventory, with_mtp_layers
-from scion.artifact import Artifact, Draft, remake
-from scion.checkpoint import INDEX, Checkpoint, index_headers, shard_name
-from scion.digest import in_parallel
-from scion.files import write_json
-from scion.safetensors_file import copy_subset
-from scion.stage_cli import run_stage, stage_parser
+from scion.architectures.inventory import inventory, with_mtp_layers
+from scion.artifacts.artifact import Artifact, Draft, remake
+from scion.checkpoint.safetensors_file import copy_subset
+from scion.checkpoint.shards import INDEX, Checkpoint, index_headers, shard_name
+from scion.common.digest import in_parallel
+from scion.common.files import write_json
+from scion.stages.common_options import run_stage, stage_parser
 
 # What a processor or a vision model reads; none of it is used by a text model.
 VISION_FILES = (

@@ -6,7 +6,7 @@ all of its weights. Nothing of it goes into the release.
 
 import sys
 
-from scion.stage_cli import run_stage, stage_parser
+from scion.stages.common_options import run_stage, stage_parser
 from scion.stages.fetch_source import add_location, fetch_source
 
 

@@ -11,14 +11,11 @@ from typing import Protocol
 
 from tqdm import tqdm
 
-from scion.architectures import MTP_PREFIX, inventory
-from scion.artifact import Artifact, Draft, remake
-from scion.checkpoint import INDEX, SINGLE, index_of, read_object
-from scion.digest import read_chunks
-from scion.errors import ScionError
-from scion.hub import RangeReader
-from scion.location import HubRepository, parse_location
-from scion.safetensors_file import (
+from scion.architectures.inventory import MTP_PREFIX, inventory
+from scion.artifacts.artifact import Artifact, Draft, remake
+from scion.checkpoint.hub.client import RangeReader
+from scion.checkpoint.hub.location import HubRepository, parse_location
+from scion.checkpoint.safetensors_file import (
     Header,
     Tensor,
     encode_header,
@@ -26,7 +23,10 @@ from scion.safetensors_file import (
     packed,
     parse_header,
 )
-from scion.stage_cli import run_stage, stage_parser
+from scion.checkpoint.shards import INDEX, SINGLE, index_of, read_object
+from scion.common.digest import read_chunks
+from scion.common.errors import ScionError
+from scion.stages.common_options import run_stage, stage_parser
 from scion.stages.fetch_source import add_location
 
 MTP_SHARD = "model-mtp.safetensors"

@@ -15,13 +15,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from scion.artifact import Artifact, Draft, remake
-from scion.checkpoint import Checkpoint
-from scion.errors import ScionError
-from scion.files import link_or_copy
-from scion.hub import download_files, list_files
-from scion.location import HubRepository, LocalFolder, parse_location
-from scion.stage_cli import run_stage, stage_parser
+from scion.artifacts.artifact import Artifact, Draft, remake
+from scion.checkpoint.hub.client import download_files, list_files
+from scion.checkpoint.hub.location import HubRepository, LocalFolder, parse_location
+from scion.checkpoint.shards import Checkpoint
+from scion.common.errors import ScionError
+from scion.common.files import link_or_copy
+from scion.stages.common_options import run_stage, stage_parser
 
 FILES = (
     "config.json",

@@ -2,9 +2,9 @@
 
 Some exports repeat a module prefix in every key (transformers #45216, #45310); engines then find
 none of their weights, and transformers says so only in a warning. The sound names follow from
-config.json (`scion.sound_names`). The result is proven: the set of keys is the expected set, shapes
-are the expected shapes, and each tensor's digest is what it was. A sound checkpoint passes through
-by hard link.
+config.json (`scion.architectures.sound_names`). The result is proven: the set of keys is the
+expected set, shapes are the expected shapes, and each tensor's digest is what it was. A sound
+checkpoint passes through by hard link.
 """
 
 import sys
@@ -12,14 +12,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from scion.architectures import Inventory, Shape, inventory
-from scion.artifact import Artifact, Draft, remake
-from scion.checkpoint import INDEX, Checkpoint, index_headers
-from scion.digest import in_parallel
-from scion.errors import ScionError
-from scion.safetensors_file import copy_renamed
-from scion.sound_names import SoundNames, prefix_rules
-from scion.stage_cli import run_stage, stage_parser
+from scion.architectures.inventory import Inventory, Shape, inventory
+from scion.architectures.sound_names import SoundNames, prefix_rules
+from scion.artifacts.artifact import Artifact, Draft, remake
+from scion.checkpoint.safetensors_file import copy_renamed
+from scion.checkpoint.shards import INDEX, Checkpoint, index_headers
+from scion.common.digest import in_parallel
+from scion.common.errors import ScionError
+from scion.stages.common_options import run_stage, stage_parser
 
 
 def fix_keys(*, source: Artifact, output: Path, environment: str) -> Artifact:

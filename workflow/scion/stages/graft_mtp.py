@@ -8,12 +8,12 @@ head from here on.
 import sys
 from pathlib import Path
 
-from scion.architectures import inventory, with_mtp_layers
-from scion.artifact import Artifact, Draft, remake
-from scion.checkpoint import INDEX, Checkpoint, index_headers, read_json
-from scion.errors import ScionError
-from scion.files import link_or_copy, write_json
-from scion.stage_cli import run_stage, stage_parser
+from scion.architectures.inventory import inventory, with_mtp_layers
+from scion.artifacts.artifact import Artifact, Draft, remake
+from scion.checkpoint.shards import INDEX, Checkpoint, index_headers, read_json
+from scion.common.errors import ScionError
+from scion.common.files import link_or_copy, write_json
+from scion.stages.common_options import run_stage, stage_parser
 
 
 def graft_mtp(*, quantized: Artifact, donor: Artifact, output: Path, environment: str) -> Artifact:

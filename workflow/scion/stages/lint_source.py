@@ -7,9 +7,9 @@ stage's name; any other error ends the run here, in seconds, before a tensor is 
 import sys
 from pathlib import Path
 
-from scion.artifact import Artifact, Draft, remake
+from scion.artifacts.artifact import Artifact, Draft, remake
+from scion.common.files import write_json
 from scion.config_conversion import Lint
-from scion.files import write_json
 from scion.lint.gate import (
     Settings,
     in_one_line,
@@ -18,7 +18,7 @@ from scion.lint.gate import (
     require_sound,
 )
 from scion.lint.json_report import finding_row
-from scion.stage_cli import add_settings, read_settings, run_stage, stage_parser
+from scion.stages.common_options import add_settings, read_settings, run_stage, stage_parser
 
 REPORT = "lint_source.json"
 

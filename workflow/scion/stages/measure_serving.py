@@ -15,7 +15,7 @@ greedily (temperature 0):
 
 A failed request, or an answer that is shorter than asked, fails the stage.
 
-`serving.json` in the artifact, E being `scion.estimates.Estimate.record`:
+`serving.json` in the artifact, E being `scion.evaluation.intervals.Estimate.record`:
 
     {"engine":   {"name", "version", "environment"},
      "hardware": {"kind": "cpu"|"gpu"|"unknown", "name", "count"},
@@ -44,21 +44,21 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from scion.artifact import Artifact, Draft, remake
-from scion.config_section import Section
+from scion.artifacts.artifact import Artifact, Draft, remake
+from scion.common.digest import digest_file
+from scion.common.errors import ScionError
+from scion.common.files import write_json
+from scion.common.section import Section
 from scion.config_serving import Launch, Measurement, Serving
-from scion.decoding import compare
-from scion.digest import digest_file
-from scion.engines import vllm
-from scion.engines.options import UNMEASURED, add_server_options
-from scion.engines.vllm_bench import benchmark
-from scion.errors import ScionError
-from scion.files import write_json
-from scion.measuring_progress import Progress
-from scion.measuring_prompts import count_sets, read_prompts
-from scion.measuring_server import ServerRun, Target, measure
-from scion.measuring_speed import speed_records
-from scion.stage_cli import add_settings, read_settings, run_stage, stage_parser
+from scion.engines.vllm import server as vllm
+from scion.engines.vllm.bench import benchmark
+from scion.evaluation.decoding import compare
+from scion.evaluation.serving.progress import Progress
+from scion.evaluation.serving.prompts import count_sets, read_prompts
+from scion.evaluation.serving.session import ServerRun, Target, measure
+from scion.evaluation.serving.speed import speed_records
+from scion.stages.common_options import add_settings, read_settings, run_stage, stage_parser
+from scion.stages.server_options import UNMEASURED, add_server_options
 
 STAGE = "measure_serving"
 RESULT = "serving.json"
@@ -89,7 +89,7 @@ def measure_serving(
 
     Args:
         release: A complete checkpoint with its MTP head.
-        prompts: JSONL of chats with their `set`; see `scion.chats`.
+        prompts: JSONL of chats with their `set`; see `scion.evaluation.chats`.
         output: Folder of the artifact.
         serving: The server.
         launches: To be timed; the first is asked for replies as well.

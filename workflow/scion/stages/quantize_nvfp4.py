@@ -22,26 +22,29 @@ from typing import Any, Protocol
 
 import torch
 
-from scion.architectures import inventory
-from scion.artifact import Artifact, Draft, remake
-from scion.calibration import read_samples, summary
-from scion.checkpoint import CONFIG, INDEX, Checkpoint, read_object
+from scion.architectures.inventory import inventory
+from scion.artifacts.artifact import Artifact, Draft, remake
+from scion.checkpoint.shards import CONFIG, INDEX, Checkpoint, read_object
+from scion.common.devices import device_named
+from scion.common.errors import NoRoomError, ScionError
+from scion.common.section import Section
 from scion.config_conversion import Quantization
-from scion.config_section import Section
-from scion.devices import device_named
-from scion.errors import NoRoomError, ScionError
-from scion.nvfp4_config import FP8
-from scion.packed_samples import pack
-from scion.quantizing.output_files import MODELOPT, copy_kept, lay_out, write_configs
-from scion.quantizing.planned_shards import PlannedShards
-from scion.quantizing.recipes import recipe
-from scion.quantizing.stream import Stream, Target
-from scion.quantizing.weights_only import pack_all, read_input_scales, scales_digest
-from scion.stage_cli import add_settings, read_settings, run_stage, stage_parser
+from scion.formats.modelopt import FP8
+from scion.quantization.calibration.batches import pack
+from scion.quantization.calibration.samples import read_samples, summary
+from scion.quantization.layerwise.stream import Stream, Target
+from scion.quantization.output_files import MODELOPT, copy_kept, lay_out, write_configs
+from scion.quantization.planned_shards import PlannedShards
+from scion.quantization.recipes import recipe
+from scion.quantization.weights_only import pack_all, read_input_scales, scales_digest
+from scion.stages.common_options import add_settings, read_settings, run_stage, stage_parser
 
 
 class Watching(Protocol):
-    """What a run tells before it begins and when it has ended; `scion.quantizing.watch` listens."""
+    """What a run tells before it begins and when it has ended.
+
+    `scion.quantization.estimate.watch` listens.
+    """
 
     def before(
         self,
@@ -191,7 +194,7 @@ def main() -> int:
     add_settings(parser, Settings)
     args = parser.parse_args()
     # By name: what it says changes no byte, so its code must not count as the stage's.
-    watching: Any = importlib.import_module("scion.quantizing.watch")
+    watching: Any = importlib.import_module("scion.quantization.estimate.watch")
 
     return run_stage(
         lambda: quantize_nvfp4(

@@ -16,23 +16,23 @@ from typing import Any
 import jinja2
 from huggingface_hub import ModelCardData
 
-from scion import launches
-from scion.agent_tasks import read_tasks
-from scion.artifact import Artifact, Draft, remake
-from scion.card_hermes import hermes_values
-from scion.card_memory import predicted_memory
-from scion.card_scores import bfcl_values, ifeval_values, quality_values, tasks_values
-from scion.card_serving import serving_values
-from scion.card_text import hardware, size
-from scion.checkpoint import read_json
-from scion.config_card import Card
-from scion.config_section import Section
+from scion.artifacts.artifact import Artifact, Draft, remake
+from scion.artifacts.release_check import CARD
+from scion.checkpoint.shards import read_json
+from scion.common.errors import ScionError
+from scion.common.section import Section
+from scion.common.text import hardware, size
 from scion.config_serving import Launch
-from scion.errors import ScionError
-from scion.nvfp4_config import BLOCK
-from scion.pictures import pictures
-from scion.release_check import CARD
-from scion.stage_cli import add_settings, read_settings, run_stage, stage_parser
+from scion.engines.vllm import flags as launches
+from scion.evaluation.agent.tasks import read_tasks
+from scion.formats.modelopt import BLOCK
+from scion.report.card.hermes import hermes_values
+from scion.report.card.memory import predicted_memory
+from scion.report.card.scores import bfcl_values, ifeval_values, quality_values, tasks_values
+from scion.report.card.serving import serving_values
+from scion.report.config import Card
+from scion.report.pictures.card_pictures import pictures
+from scion.stages.common_options import add_settings, read_settings, run_stage, stage_parser
 from scion.stages.seal_release import PICTURES, add_evidence, open_evidence
 
 # The task whose request the card shows as a command.

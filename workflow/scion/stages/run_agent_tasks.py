@@ -2,11 +2,13 @@
 
 One server; each case of a task is one request to /v1/chat/completions by the `openai` client at
 temperature 0, with the tool and reasoning parsers that users have. As many requests run at once as
-the launch decodes in parallel. `scion.agent_judge` decides. If fewer of the tasks' first cases pass
-than `required_passes`, or a smaller share of all cases than `minimum_rate`, the stage fails and
-leaves no artifact; the answers then stand in `run_agent_tasks.failed.json` beside the server's log.
+the launch decodes in parallel. `scion.evaluation.agent.judge` decides. If fewer of the tasks' first
+cases pass than `required_passes`, or a smaller share of all cases than `minimum_rate`, the stage
+fails and leaves no artifact; the answers then stand in `run_agent_tasks.failed.json` beside the
+server's log.
 
-`agent_tasks.json` in the artifact, E being a `scion.estimates.Estimate`, Wilson's interval:
+`agent_tasks.json` in the artifact, E being a `scion.evaluation.intervals.Estimate`, Wilson's
+interval:
 
     {"engine": {…as in serving.json}, "hardware": {…as there}, "speculative_tokens": n,
      "tasks": [{"name", "title", "passed": k, "cases": n, "rate": E,
@@ -23,19 +25,19 @@ from typing import Any, cast
 
 import openai
 
-from scion.agent_judge import judge
-from scion.agent_results import Progress, count, failures, tell
-from scion.agent_tasks import Case, Task, TaskFile, read_tasks
-from scion.artifact import Artifact, Draft, remake
+from scion.artifacts.artifact import Artifact, Draft, remake
+from scion.common.errors import ScionError
+from scion.common.files import write_json
+from scion.common.section import Section
 from scion.config_agent import AgentTasks
-from scion.config_section import Section
 from scion.config_serving import Launch, Serving
-from scion.engines import vllm
-from scion.engines.options import UNMEASURED, add_server_options
 from scion.engines.server import Server
-from scion.errors import ScionError
-from scion.files import write_json
-from scion.stage_cli import add_settings, read_settings, run_stage, stage_parser
+from scion.engines.vllm import server as vllm
+from scion.evaluation.agent.judge import judge
+from scion.evaluation.agent.results import Progress, count, failures, tell
+from scion.evaluation.agent.tasks import Case, Task, TaskFile, read_tasks
+from scion.stages.common_options import add_settings, read_settings, run_stage, stage_parser
+from scion.stages.server_options import UNMEASURED, add_server_options
 
 STAGE = "run_agent_tasks"
 RESULT = "agent_tasks.json"
@@ -67,7 +69,7 @@ def run_agent_tasks(
 
     Args:
         release: A complete checkpoint with its MTP head.
-        tasks: YAML of tasks; see `scion.agent_tasks`.
+        tasks: YAML of tasks; see `scion.evaluation.agent.tasks`.
         output: Folder of the artifact.
         serving: The server.
         launch: Context, batch and speculation that it is started with.

@@ -12,11 +12,11 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from scion.artifact import MANIFEST, TENSORS, Artifact, Draft, remake
-from scion.errors import ScionError
-from scion.files import atomic_file, copy_file, link_or_copy
-from scion.release_check import PROVENANCE
-from scion.stage_cli import run_stage, stage_parser
+from scion.artifacts.artifact import MANIFEST, TENSORS, Artifact, Draft, remake
+from scion.artifacts.release_check import PROVENANCE
+from scion.common.errors import ScionError
+from scion.common.files import atomic_file, copy_file, link_or_copy
+from scion.stages.common_options import run_stage, stage_parser
 
 SUMS = "SHA256SUMS"
 RESULTS = "results"

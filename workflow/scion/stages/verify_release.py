@@ -25,21 +25,21 @@ import torch
 from safetensors import safe_open
 from tqdm import tqdm
 
-from scion.architectures import inventory
-from scion.artifact import Artifact, Draft, remake
-from scion.checkpoint import Checkpoint
+from scion.architectures.inventory import inventory
+from scion.artifacts.artifact import Artifact, Draft, remake
+from scion.checkpoint.safetensors_file import digest_safetensors
+from scion.checkpoint.shards import Checkpoint
+from scion.common.digest import in_parallel
+from scion.common.errors import ScionError
+from scion.common.files import write_json
 from scion.config_conversion import Lint
-from scion.digest import in_parallel
-from scion.errors import ScionError
-from scion.files import write_json
+from scion.formats.modelopt import FP8
+from scion.formats.nvfp4 import dequantize, relative_error, worst_rounding
+from scion.formats.stored_modules import algorithms, layout
 from scion.lint.gate import Settings, judged_engines, lint_folder, require_sound
 from scion.lint.json_report import finding_row
-from scion.nvfp4 import dequantize, relative_error, worst_rounding
-from scion.nvfp4_config import FP8
-from scion.safetensors_file import digest_safetensors
-from scion.stage_cli import add_settings, read_settings, run_stage, stage_parser
-from scion.stored_modules import algorithms, layout
-from scion.verifying_fp8 import check_fp8_scales, fp8_errors
+from scion.quantization.verify_fp8 import check_fp8_scales, fp8_errors
+from scion.stages.common_options import add_settings, read_settings, run_stage, stage_parser
 
 REPORT = "verification.json"
 _AGAIN = "the release was made by quantize_nvfp4: remove its artifact and run the workflow again"

@@ -3,12 +3,12 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from scion.engines import facts
+from scion.engines.loading.loading import scheme_problems
+from scion.formats.modelopt import HF_QUANT_CONFIG
 from scion.lint.formats import method_of, upper
 from scion.lint.rule import Finding, Severity, rule, workflow_until
 from scion.lint.subject import Subject
-from scion.loaders import facts
-from scion.loaders.loading import scheme_problems
-from scion.nvfp4_config import HF_QUANT_CONFIG
 
 _QUANTIZE = workflow_until("quantize_nvfp4")
 _ALIASES = {"FP8_BLOCK_SCALES": "FP8_PB_WO"}

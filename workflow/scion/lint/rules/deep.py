@@ -4,9 +4,9 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from scion.formats.modelopt import BLOCK
 from scion.lint.rule import Finding, Severity, rule
 from scion.lint.subject import Subject
-from scion.nvfp4_config import BLOCK
 
 if TYPE_CHECKING:
     from scion.lint.kernels import Blocks, ZeroRows

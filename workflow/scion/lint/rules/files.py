@@ -7,12 +7,12 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from scion.checkpoint import INDEX, SINGLE
+from scion.checkpoint.safetensors_file import Tensor
+from scion.checkpoint.shards import INDEX, SINGLE
+from scion.engines.releases import VLLM, affects
 from scion.lint.rule import Finding, Severity, rule
 from scion.lint.rules import index
 from scion.lint.subject import Subject
-from scion.loaders.releases import VLLM, affects
-from scion.safetensors_file import Tensor
 
 # https://github.com/vllm-project/vllm/blob/v0.33.0/vllm/model_executor/model_loader/weight_utils.py
 # has `filter_duplicate_safetensors_files` and `_natural_sort_key`, which these rules speak of;

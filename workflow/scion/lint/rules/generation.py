@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from scion.checkpoint import CONFIG
+from scion.checkpoint.shards import CONFIG
 from scion.lint.rule import Finding, Severity, rule
 from scion.lint.subject import Subject
 from scion.lint.tokenizer_files import (

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from scion.checkpoint import INDEX
+from scion.checkpoint.shards import INDEX
 from scion.lint.rule import Finding, Severity, rule
 from scion.lint.subject import Subject
 

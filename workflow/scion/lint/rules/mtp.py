@@ -2,14 +2,14 @@
 
 from collections.abc import Iterable
 
-from scion.architectures import MTP_PREFIX
-from scion.checkpoint import CONFIG
+from scion.architectures.inventory import MTP_PREFIX
+from scion.checkpoint.shards import CONFIG
+from scion.engines import facts
 from scion.lint.mismatches import mismatches
 from scion.lint.modules import NVFP4
 from scion.lint.rule import Finding, Severity, rule, workflow_until
 from scion.lint.rules.names import weight_of
 from scion.lint.subject import Subject
-from scion.loaders import facts
 
 _GRAFT = workflow_until("graft_mtp")
 

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
-from scion.architectures import FLAT_PREFIX, NESTED_PREFIX
-from scion.checkpoint import CONFIG
+from scion.architectures.inventory import FLAT_PREFIX, NESTED_PREFIX
+from scion.architectures.sound_names import SoundNames, prefix_rules
+from scion.checkpoint.shards import CONFIG
+from scion.engines import facts
 from scion.lint.formats import method_of
 from scion.lint.modules import HEAD, KV_SCALES, SCALES, WEIGHTS
 from scion.lint.rule import Finding, Severity, rule, workflow_until
 from scion.lint.subject import Subject
-from scion.loaders import facts
-from scion.sound_names import SoundNames, prefix_rules
 
 _TEXT_ONLY_CLASSES = ("Qwen3_5ForCausalLM", "Qwen3_5MoeForCausalLM")
 # Scales of attention's cache and products, and buffers of older checkpoints: engines rename the

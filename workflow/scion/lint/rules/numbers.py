@@ -4,12 +4,12 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from scion.engines import facts
+from scion.formats.modelopt import BLOCK
 from scion.lint.formats import upper
 from scion.lint.modules import FP8, GLOBAL_SCALES, NVFP4, PLAIN, Module
 from scion.lint.rule import Finding, Severity, rule, workflow_until
 from scion.lint.subject import Subject
-from scion.loaders import facts
-from scion.nvfp4_config import BLOCK
 
 _QUANTIZE = workflow_until("quantize_nvfp4")
 # Layers whose input is split over the GPUs of a tensor-parallel server; all others split their

@@ -5,14 +5,14 @@
 
 from collections.abc import Iterable
 
-from scion.checkpoint import CONFIG
+from scion.checkpoint.shards import CONFIG
+from scion.engines import facts
 from scion.lint.formats import method_of
 from scion.lint.mismatches import mismatches
 from scion.lint.modules import HEAD, KV_SCALES, NVFP4
 from scion.lint.rule import Finding, Severity, rule, workflow_until
 from scion.lint.rules.mtp import is_mtp
 from scion.lint.subject import Subject
-from scion.loaders import facts
 
 _QUANTIZE = workflow_until("quantize_nvfp4")
 _DELTA_NET_INPUTS = (".linear_attn.in_proj_qkv", ".linear_attn.in_proj_z")

@@ -1,0 +1,1 @@
+"""What a config.json implies: tensors, what quantizes, what engines fuse."""

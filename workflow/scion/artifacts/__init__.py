@@ -1,0 +1,1 @@
+"""Folders with a manifest: what a file is, and what it was made from."""

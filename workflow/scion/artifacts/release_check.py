@@ -1,0 +1,63 @@
+"""Check a release folder as its reader has it: files against manifest, and the chain of digests."""
+
+from pathlib import Path
+from typing import Any
+
+from scion.artifacts.artifact import Artifact, manifest_root
+from scion.checkpoint.shards import read_json
+
+CARD = "README.md"
+PROVENANCE = "provenance"
+
+
+def check_release(folder: Path) -> tuple[Artifact, list[str]]:
+    """Hash every file of a sealed release and follow its provenance.
+
+    Args:
+        folder: The release folder.
+
+    Returns:
+        The sealed artifact, and one line for each thing that does not hold: a file that is
+        missing, changed or not listed, a manifest whose digest is not that of its content, a stage
+        whose input has no manifest here, weights that are not those the card names.
+
+    Raises:
+        ScionError: No manifest there, or an edited one.
+    """
+    sealed = Artifact.open(folder)
+    problems = sealed.check()
+    manifests = {
+        path.stem: read_json(path) for path in sorted((folder / PROVENANCE).glob("*.json"))
+    }
+    for stage, manifest in manifests.items():
+        if manifest.get("root") != manifest_root(manifest):
+            problems.append(f"{PROVENANCE}/{stage}.json: its root digest is not of its content")
+    roots = {manifest["root"] for manifest in manifests.values()}
+    for stage, manifest in {**manifests, "seal_release": sealed.manifest}.items():
+        problems += [
+            f"{stage}: its input {name} ({root}) has no manifest in {PROVENANCE}/"
+            for name, root in _artifacts(manifest).items()
+            if root not in roots
+        ]
+    problems += _weights(sealed, manifests)
+    return sealed, problems
+
+
+def _artifacts(manifest: dict[str, Any]) -> dict[str, str]:
+    """Root digest by name of the artifacts that a manifest was made from; no plain files."""
+    return {name: made["root"] for name, made in manifest["made_from"].items() if "root" in made}
+
+
+def _weights(sealed: Artifact, manifests: dict[str, Any]) -> list[str]:
+    """Whether the files are those of the grafted checkpoint, and the card says so."""
+    grafted = manifests.get("graft_mtp")
+    if grafted is None:
+        return [f"{PROVENANCE}/graft_mtp.json: missing"]
+    problems = [
+        f"{name}: not the file that graft_mtp wrote"
+        for name, entry in grafted["files"].items()
+        if sealed.files.get(name) != entry
+    ]
+    if grafted["root"] not in (sealed.folder / CARD).read_text():
+        problems.append(f"{CARD}: does not name the weights' digest {grafted['root']}")
+    return problems

@@ -1,0 +1,1 @@
+"""Hugging Face repositories, read by ranges."""

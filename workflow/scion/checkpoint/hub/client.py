@@ -1,0 +1,271 @@
+"""Reading repositories of the Hugging Face hub: whole files, or only the byte ranges that count.
+
+`huggingface_hub` names the files, keeps the token and makes the connections; the transfers are
+done here, because a release needs more than it promises: a file counts only once its bytes hash to
+what the server's own listing says (SHA-256 of large files, git's blob hash of small ones), a cut
+download is resumed by the next run too, and of a 50 GB donor only the ranges of its few MTP
+tensors are moved.
+
+The hub is the one that `HF_ENDPOINT` names, the token the one of `HF_TOKEN` or `hf auth login`
+(`scion.checkpoint.hub.http` makes the requests).
+"""
+
+import hashlib
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from huggingface_hub import HfApi
+from huggingface_hub.hf_api import DatasetInfo, ModelInfo, RepoSibling
+
+from scion.checkpoint.hub.errors import refuse
+from scion.checkpoint.hub.http import TIMEOUT_SECONDS, endpoint, retry, stream_range
+from scion.checkpoint.hub.location import HubRepository, LocalFolder, parse_location
+from scion.common.digest import digest_file, read_chunks
+from scion.common.errors import ScionError
+
+__all__ = [
+    "HubRepository",
+    "LocalFolder",
+    "RangeReader",
+    "RemoteFile",
+    "download_files",
+    "list_files",
+    "parse_location",
+    "read_range",
+    "resolve_revision",
+]
+
+Progress = Callable[[str, int], None]
+"""Called with a file's name and the number of its bytes that have just arrived."""
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file of a repository, as the server's listing records it.
+
+    Attributes:
+        name: Path in the repository.
+        size: Bytes.
+        sha256: Hex digest of the content; the server knows it of large files only.
+        git_blob: Hex hash of git's blob object; None where the server gives none.
+    """
+
+    name: str
+    size: int
+    sha256: str | None
+    git_blob: str | None
+
+
+def resolve_revision(repository: HubRepository) -> str:
+    """The full commit hash that the repository's revision (none: its default branch) has now."""
+    commit = _repository_info(repository, with_files=False).sha
+    if commit is None:
+        raise refuse(repository, expected="a commit hash in the hub's answer", found="none")
+    return commit
+
+
+def list_files(repository: HubRepository) -> dict[str, RemoteFile]:
+    """All files of a pinned repository by name.
+
+    Raises:
+        ScionError: Not pinned, not there, not allowed, or the hub can't be reached.
+    """
+    commit = repository.require_pinned()
+    info = _repository_info(repository, with_files=True)
+    if info.sha != commit:
+        raise refuse(repository, expected=f"commit {commit}", found=f"commit {info.sha}")
+    return {file.rfilename: _remote_file(repository, file) for file in info.siblings or []}
+
+
+def _remote_file(repository: HubRepository, file: RepoSibling) -> RemoteFile:
+    name = PurePosixPath(file.rfilename)
+    if file.size is None or name.is_absolute() or ".." in name.parts:
+        raise refuse(
+            repository,
+            expected="each file's size, and names that stay in the repository",
+            found=f"{file.rfilename!r} of size {file.size}",
+        )
+    # Of a large file, the blob that git has is only the pointer to it.
+    sha256 = file.lfs.sha256 if file.lfs else None
+    blob = None if file.lfs else file.blob_id
+    return RemoteFile(name=file.rfilename, size=file.size, sha256=sha256, git_blob=blob)
+
+
+def _repository_info(repository: HubRepository, *, with_files: bool) -> ModelInfo | DatasetInfo:
+    api = HfApi(endpoint=endpoint(), library_name="scion")
+    ask = api.model_info if repository.kind == "model" else api.dataset_info
+
+    def request() -> ModelInfo | DatasetInfo:
+        return ask(
+            repository.name,
+            revision=repository.revision,
+            files_metadata=with_files,
+            timeout=TIMEOUT_SECONDS,
+        )
+
+    try:
+        return retry(request, repository)
+    except (ValueError, KeyError, TypeError) as error:
+        raise refuse(
+            repository, expected=f"the hub's JSON from {endpoint()}", found=repr(error)
+        ) from error
+
+
+def download_files(
+    repository: HubRepository,
+    names: Iterable[str],
+    folder: Path,
+    *,
+    progress: Progress | None = None,
+) -> int:
+    """Download files of a pinned repository into `folder`, under the same names.
+
+    A file stands there under its name only once its size and digest are the ones that the server
+    records. What a cut run has got of a file stays in a hidden `.part` beside it, and the next run
+    on the same folder goes on from there. A file that is there already and right is not moved.
+
+    Returns:
+        The number of bytes moved.
+
+    Raises:
+        ScionError: Not pinned, no such file, wrong content (its bytes are removed), or one of the
+            hub's refusals.
+    """
+    listing = list_files(repository)
+    moved = 0
+    for name in names:
+        remote = _find(repository, listing, name)
+        moved += _download(repository, remote, folder / name, progress or _ignore)
+    return moved
+
+
+def _ignore(_name: str, _size: int) -> None:
+    """The progress of somebody who does not ask for it."""
+
+
+def _find(repository: HubRepository, listing: dict[str, RemoteFile], name: str) -> RemoteFile:
+    if name not in listing:
+        raise ScionError(
+            "the repository has no such file",
+            where=repository,
+            expected=name,
+            found=", ".join(sorted(listing)[:12]) + (", ..." if len(listing) > 12 else ""),
+            hint="check the name and the commit on the repository's page",
+        )
+    return listing[name]
+
+
+def _download(
+    repository: HubRepository, remote: RemoteFile, target: Path, progress: Progress
+) -> int:
+    if target.exists() and _difference(remote, target) is None:
+        return 0
+    target.parent.mkdir(parents=True, exist_ok=True)
+    identity = remote.sha256 or remote.git_blob or repository.require_pinned()
+    part = target.with_name(f".{target.name}.{identity[:12]}.part")
+    with part.open("ab") as file:
+        start = file.tell()
+        if start > remote.size:
+            start = file.truncate(0)
+        for chunk in stream_range(
+            repository, remote.name, start, remote.size, total=remote.size, whole=True
+        ):
+            file.write(chunk)
+            progress(remote.name, len(chunk))
+        file.flush()
+        os.fsync(file.fileno())
+    if difference := _difference(remote, part):
+        part.unlink()
+        expected, found = difference
+        raise ScionError(
+            "a downloaded file is not what the hub records; it was removed",
+            where=f"{repository}: {remote.name}",
+            expected=expected,
+            found=found,
+            hint="run the same command again; if it stays so, the server or a proxy alters files",
+        )
+    os.replace(part, target)
+    return remote.size - start
+
+
+def _difference(remote: RemoteFile, path: Path) -> tuple[str, str] | None:
+    """What the server records and what `path` has instead; None if they agree."""
+    size = path.stat().st_size
+    if size != remote.size:
+        return f"{remote.size} bytes", f"{size} bytes"
+    if remote.sha256 is not None:
+        found = digest_file(path)
+        return None if found == remote.sha256 else (f"SHA-256 {remote.sha256}", found)
+    if remote.git_blob is not None:
+        found = _git_blob(path)
+        return None if found == remote.git_blob else (f"git blob {remote.git_blob}", found)
+    return None
+
+
+def _git_blob(path: Path) -> str:
+    # https://git-scm.com/book/en/v2/Git-Internals-Git-Objects
+    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    for chunk in read_chunks(path):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+class RangeReader:
+    """Reads byte ranges of a pinned repository's files, and counts what that moves.
+
+    Several threads may read, each of a file of its own.
+
+    Attributes:
+        files: The repository's files by name.
+        bytes_moved: Bytes of content that have been read so far.
+    """
+
+    def __init__(self, repository: HubRepository) -> None:
+        """List the repository; see `list_files` for what can be raised."""
+        self.repository = repository
+        self.files = list_files(repository)
+        self.bytes_moved = 0
+        self._lock = threading.Lock()
+        self._addresses: dict[str, str] = {}
+
+    def stream(self, name: str, start: int, size: int) -> Iterator[bytes]:
+        """The bytes [start, start + size) of file `name`, in chunks as they arrive.
+
+        Raises:
+            ScionError: No such file, the range is not in it, or one of the hub's refusals.
+        """
+        total = _find(self.repository, self.files, name).size
+        if start < 0 or size < 0 or start + size > total:
+            raise ScionError(
+                "a range lies outside its file",
+                where=f"{self.repository}: {name}",
+                expected=f"bytes in 0..{total}",
+                found=f"bytes {start}..{start + size}",
+                hint="the file's header or index is wrong; check the repository with its owner",
+            )
+        end, whole = start + size, size == total
+        for chunk in stream_range(
+            self.repository,
+            name,
+            start,
+            end,
+            total=total,
+            whole=whole,
+            addresses=self._addresses,
+        ):
+            with self._lock:
+                self.bytes_moved += len(chunk)
+            yield chunk
+
+    def read(self, name: str, start: int, size: int) -> bytes:
+        """The bytes [start, start + size) of file `name`, all at once; see `stream`."""
+        return b"".join(self.stream(name, start, size))
+
+
+def read_range(repository: HubRepository, name: str, start: int, size: int) -> bytes:
+    """The bytes [start, start + size) of one file, without listing the repository first."""
+    repository.require_pinned()
+    return b"".join(stream_range(repository, name, start, start + size, total=None))

@@ -1,0 +1,1 @@
+"""The command `scion`: one module a subcommand."""

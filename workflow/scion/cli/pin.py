@@ -1,0 +1,139 @@
+"""Pinning: every hub repository in a configuration file gets its full commit hash."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from scion.checkpoint.hub.client import resolve_revision
+from scion.checkpoint.hub.location import SCHEME, HubRepository, parse_location
+from scion.common.errors import ScionError
+from scion.common.files import atomic_file
+
+
+@dataclass(frozen=True)
+class Pin:
+    """One change of a configuration file.
+
+    Attributes:
+        line: Line number, from 1.
+        old: The location as it was written.
+        new: The same repository at its commit.
+    """
+
+    line: int
+    old: str
+    new: str
+
+
+def pin_config(path: Path, *, report: Callable[[str], None] = print) -> list[Pin]:
+    """Replace each unpinned `hf://…` value of a YAML file by the commit that it stands for now.
+
+    Only those values change: comments, quotes and layout stay. All repositories are looked up
+    before the file is replaced, at once, so on any error it is as it was.
+
+    Args:
+        path: The configuration file.
+        report: Takes a line of text for each change.
+
+    Returns:
+        The changes, in the order of the file; none if everything was pinned.
+
+    Raises:
+        ScionError: The file can't be read, a location is not understood, or the hub refuses.
+    """
+    # A link to the file must stay one.
+    target = path.resolve()
+    text = _read(target)
+    commits: dict[HubRepository, str] = {}
+    pins: list[Pin] = []
+    parts: list[str] = []
+    done = 0
+    for node in _locations(text, path):
+        repository = _repository(node, path)
+        if repository.is_pinned:
+            continue
+        if repository not in commits:
+            commits[repository] = resolve_revision(repository)
+        pin = Pin(
+            line=node.start_mark.line + 1,
+            old=node.value,
+            new=str(repository.at(commits[repository])),
+        )
+        start, end = node.start_mark.index, node.end_mark.index
+        parts += [text[done:start], _replaced(text[start:end], pin, path)]
+        done = end
+        pins.append(pin)
+    if pins:
+        with atomic_file(target) as file:
+            file.write("".join([*parts, text[done:]]).encode())
+    for pin in pins:
+        report(f"{path}:{pin.line}: {pin.old} -> {pin.new}")
+    return pins
+
+
+def _read(path: Path) -> str:
+    try:
+        # Not read_text(): it would change line ends.
+        return path.read_bytes().decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> ScionError:
+    return ScionError(
+        "the configuration can't be read",
+        where=path,
+        expected="a YAML file",
+        found=error,
+        hint="start from a copy of config/default.yaml",
+    )
+
+
+def _locations(text: str, path: Path) -> list[Any]:
+    """The scalar nodes of a YAML text that begin with `hf://`, in its order, aliases once."""
+    try:
+        root: Any = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        raise _unreadable(path, error) from error
+    found = {node.start_mark.index: node for node in _scalars(root, set())}
+    return [found[index] for index in sorted(found) if found[index].value.startswith(SCHEME)]
+
+
+def _scalars(node: Any, seen: set[int]) -> Iterator[Any]:
+    if node is None or id(node) in seen:
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.ScalarNode):
+        yield node
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            yield from _scalars(item, seen)
+    else:
+        for _, value in node.value:
+            yield from _scalars(value, seen)
+
+
+def _repository(node: Any, path: Path) -> HubRepository:
+    try:
+        location = parse_location(node.value)
+    except ScionError as error:
+        error.where = f"{path}, line {node.start_mark.line + 1}: {error.where}"
+        raise
+    assert isinstance(location, HubRepository), "it begins with hf://"
+    return location
+
+
+def _replaced(scalar: str, pin: Pin, path: Path) -> str:
+    """The text of a YAML scalar, quotes and all, with the new location in place of the old."""
+    if scalar.count(pin.old) != 1:
+        raise ScionError(
+            "a location is written so that it can't be replaced in place",
+            where=f"{path}, line {pin.line}",
+            expected=f"{pin.old} on one line, without escapes",
+            found=scalar,
+            hint=f"write {pin.new} there yourself",
+        )
+    return scalar.replace(pin.old, pin.new)

@@ -1,0 +1,29 @@
+"""The device that a setting or an option names."""
+
+import torch
+
+from scion.common.errors import ScionError
+
+
+def device_named(name: str, *, where: str) -> torch.device:
+    """The device that `auto`, `cpu` or `cuda` means.
+
+    Args:
+        name: One of these; `auto` takes a GPU if there is one.
+        where: What named it, for the error.
+
+    Raises:
+        ScionError: A GPU is asked for, and torch sees none.
+    """
+    there = torch.cuda.is_available()
+    if name == "cuda" and not there:
+        raise ScionError(
+            "there is no GPU to run on",
+            where=where,
+            expected="a CUDA device that torch sees",
+            found=f"torch {torch.__version__}, torch.cuda.is_available() is False",
+            hint="say cpu or auto instead, or see whether nvidia-smi lists the GPU",
+        )
+    if name == "auto":
+        name = "cuda" if there else "cpu"
+    return torch.device(name)

@@ -1,0 +1,84 @@
+"""Measured numbers as people read them: the value, and in brackets its 95 % interval."""
+
+from typing import Any
+
+# Estimates as results hold them, see `scion.evaluation.intervals.Estimate.record`.
+Record = dict[str, Any]
+
+
+def share(estimate: Record) -> str:
+    """A share in percent, such as `82.1 % (79.0–84.9)`."""
+    return _with_interval(estimate, lambda part: f"{100 * part:.1f}", unit=" %")
+
+
+def number(estimate: Record, digits: int = 1) -> str:
+    """A number that is never negative, such as `109.9 (105.2–112.0)`."""
+    return _with_interval(estimate, lambda part: f"{part:.{digits}f}")
+
+
+def change(estimate: Record, digits: int = 4) -> str:
+    """A difference with its sign, such as `+0.0031 (+0.0010 to +0.0072)`."""
+
+    def signed(part: float) -> str:
+        return f"{part:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
+
+    return _with_interval(estimate, signed, between=" to ")
+
+
+def ratio(estimate: Record) -> str:
+    """How many times as much, such as `2.25× (2.10–2.41)`."""
+    return _with_interval(estimate, lambda part: f"{part:.2f}", unit="×")
+
+
+def small(estimate: Record) -> str:
+    """A small number that is never negative, to three digits that count: `0.00134 (0.00112–…)`."""
+    return _with_interval(
+        estimate, lambda part: f"{part:#.3g}" if part >= 0.0001 else f"{part:.6f}"
+    )
+
+
+def size(count: float) -> str:
+    """Bytes in the unit that people read, powers of ten."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= factor:
+            return f"{count / factor:.2f} {unit}"
+    return f"{count:.0f} B"
+
+
+def hardware(record: Record) -> str:
+    """What a result was measured on."""
+    if record["name"] is None:
+        return "a server named by its address"
+    if record["kind"] == "cpu":
+        return f"{record['count']} cores of {record['name']}"
+    return f"{record['count']} × {record['name']}"
+
+
+def drafts(count: int) -> str:
+    """How a launch speculates, as a column's heading."""
+    return f"MTP n={count}" if count else "no MTP"
+
+
+def parallel(count: int) -> str:
+    """How many requests run at the same time."""
+    return {1: "single", 2: "two in parallel"}.get(count, f"{count} in parallel")
+
+
+def mode(thinking: bool | None) -> str:
+    """Whether the model thinks before it answers."""
+    return {True: "thinking", False: "no thinking", None: "both"}[thinking]
+
+
+def table(headings: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table; a column whose cells are all empty is left out."""
+    kept = [place for place in range(len(headings)) if any(row[place] for row in rows)]
+    lines = [[headings[place] for place in kept], ["---"] * len(kept)]
+    lines += [[row[place].replace("|", "\\|") for place in kept] for row in rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _with_interval(estimate: Record, form: Any, *, unit: str = "", between: str = "–") -> str:
+    text = form(estimate["value"]) + unit
+    if estimate["low"] is None or estimate["high"] is None:
+        return text
+    return f"{text} ({form(estimate['low'])}{between}{form(estimate['high'])})"

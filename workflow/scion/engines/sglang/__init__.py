@@ -1,0 +1,1 @@
+"""SGLang: its flags, and how it reads a declaration."""

@@ -1,0 +1,81 @@
+"""A launch as flags of SGLang's server. Untried: no release was ever served with them.
+
+SGLang 0.5.23 takes every one of them (a test asks its own argument parser) and knows the model
+class and its MTP head; that is all that is known here.
+"""
+
+from scion.config_serving import Launch
+from scion.engines.vllm.flags import Flag
+
+UNTRIED = "untried: SGLang 0.5.23 accepts these options; nobody has served this release with them"
+
+
+def flags(launch: Launch, *, quantized: bool, text_only: bool, mixed: bool = False) -> list[Flag]:
+    """The options of `python -m sglang.launch_server` for a launch.
+
+    Args:
+        launch: The launch.
+        quantized: Whether the checkpoint declares ModelOpt's NVFP4.
+        text_only: Whether it has lost its vision tower.
+        mixed: Whether it declares FP8 beside NVFP4.
+    """
+    chosen: list[Flag] = []
+    if quantized:
+        chosen.append(
+            Flag(
+                ("--quantization", "modelopt_mixed" if mixed else "modelopt_fp4"),
+                "reads the scheme that config.json declares",
+            )
+        )
+    if text_only:
+        chosen.append(
+            Flag(("--language-model-only",), "the release has no vision tower to build or load")
+        )
+    chosen += [
+        Flag(
+            ("--tool-call-parser", "qwen3_coder"),
+            "the model writes tool calls as XML functions, which this parser reads",
+        ),
+        Flag(("--reasoning-parser", "qwen3"), "splits the `<think>` part off the answer"),
+        Flag(("--context-length", str(launch.max_model_len)), "context in tokens"),
+    ]
+    if launch.max_num_seqs is not None:
+        chosen.append(
+            Flag(("--max-running-requests", str(launch.max_num_seqs)), "requests decoded at once")
+        )
+    if launch.kv_cache_dtype == "fp8":
+        chosen.append(
+            Flag(
+                ("--kv-cache-dtype", "fp8_e4m3"),
+                "halves the KV cache; this release carries no KV scales, so the scale is 1",
+            )
+        )
+    if launch.gpu_memory_utilization is not None:
+        chosen.append(
+            Flag(
+                ("--mem-fraction-static", f"{launch.gpu_memory_utilization:g}"),
+                "share of the GPU for weights and cache; other than in vLLM, activations and CUDA "
+                "graphs come on top, so less may be needed",
+            )
+        )
+    if launch.speculative_tokens:
+        chosen.append(
+            Flag(
+                (
+                    *("--speculative-algorithm", "NEXTN"),
+                    *("--speculative-num-steps", str(launch.speculative_tokens)),
+                    *("--speculative-eagle-topk", "1"),
+                    *("--speculative-num-draft-tokens", str(launch.speculative_tokens + 1)),
+                ),
+                f"the one MTP layer drafts {launch.speculative_tokens} tokens a step, one after "
+                "the other; SGLang counts the token before them as well",
+            )
+        )
+    return chosen
+
+
+def command(launch: Launch, model: str, *, quantized: bool, text_only: bool) -> str:
+    """The launch as a shell command, one option a line."""
+    options = flags(launch, quantized=quantized, text_only=text_only)
+    first = f"python -m sglang.launch_server --model-path {model}"
+    return " \\\n    ".join([first, *(flag.text for flag in options)])

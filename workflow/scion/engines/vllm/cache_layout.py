@@ -1,0 +1,216 @@
+"""How vLLM lays out the cache of a hybrid model, and the two numbers that it prints about it.
+
+A Qwen3.5/3.6 model keeps keys and values in its full-attention layers, which grow by the token,
+and a state in each delta-net layer (a convolution's window and a matrix for each value head),
+which a sequence needs once, and once more for each drafted token, since a rejected draft must be
+undone. Both lie in one pool of equal blocks:
+
+- The attention block takes so many tokens that its page holds a whole state; the state is padded
+  to that page (`Setting attention block size to 1600 tokens…`).
+- Layers are put into groups of equal size, the size being the number of layers of the rarer kind
+  (that of the commoner kind, if it is less than half as many again). A block serves one group:
+  its bytes are the group's layers times the page, padding layers included.
+- A sequence takes `ceil(context / block)` blocks for each attention group and its states' number
+  for each state group. The pool's blocks divided by that sum are vLLM's "Maximum concurrency".
+- "GPU KV cache size" is that concurrency times the context. Until 0.20 it was the blocks divided
+  by the number of groups times the tokens of a block, a smaller number which says little.
+
+Read off vLLM 0.32's `kv_cache_utils.py`, `platforms/interface.py` and `mamba_utils.py`; the tests
+hold the arithmetic to what servers of 0.19.1rc1, 0.25.1 and 0.32.0 have printed.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from scion.architectures.config_keys import Keys
+from scion.architectures.inventory import inventory
+from scion.config_serving import Launch
+from scion.engines.releases import Engine, affects
+
+_FLOAT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+# Tokens that an attention block is a multiple of: what FlashInfer and FlashAttention take on a
+# GPU, and the CPU platform's own default.
+_ALIGNMENT = {"cuda": 16, "cpu": 128}
+
+Platform = Literal["cuda", "cpu"]
+
+
+@dataclass(frozen=True)
+class ModelSizes:
+    """The sizes of a Qwen3.5/3.6 config.json that memory follows from.
+
+    Attributes:
+        attention_layers: Full-attention layers, without the MTP layer.
+        state_layers: Delta-net layers.
+        kv_heads: Key and value heads of a full-attention layer, each of `head_dim`.
+        head_dim: Elements of a key, and of a value.
+        conv_channels: Channels of a delta-net layer's convolution.
+        conv_window: Tokens that the convolution looks back.
+        value_width: Elements of all its value heads together.
+        state_elements: Elements of a delta-net layer's matrices.
+        state_bytes: Bytes an element of these.
+        hidden: Width of the residual stream.
+        intermediate: Width of the MLP.
+        vocabulary: Tokens that the head scores.
+    """
+
+    attention_layers: int
+    state_layers: int
+    kv_heads: int
+    head_dim: int
+    conv_channels: int
+    conv_window: int
+    value_width: int
+    state_elements: int
+    state_bytes: int
+    hidden: int
+    intermediate: int
+    vocabulary: int
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], *, where: object) -> "ModelSizes":
+        """Read a config.json, with suspicion.
+
+        Raises:
+            ScionError: Another architecture, or a key that is missing, of another type or absurd.
+        """
+        tensors = inventory(config, where=where).language
+        text = Keys(config, where).section("text_config")
+        key_width = text.size("linear_key_head_dim") * text.size("linear_num_key_heads")
+        value_width = text.size("linear_value_head_dim") * text.size("linear_num_value_heads")
+        kept = text.values.get("mamba_ssm_dtype")
+        if kept is not None and not (isinstance(kept, str) and kept in _FLOAT_BYTES):
+            raise text.unusable("mamba_ssm_dtype", wanted=" or ".join(_FLOAT_BYTES))
+        return cls(
+            attention_layers=sum(name.endswith(".self_attn.q_proj.weight") for name in tensors),
+            state_layers=sum(name.endswith(".linear_attn.conv1d.weight") for name in tensors),
+            kv_heads=text.size("num_key_value_heads"),
+            head_dim=text.size("head_dim"),
+            conv_channels=2 * key_width + value_width,
+            conv_window=text.size("linear_conv_kernel_dim") - 1,
+            value_width=value_width,
+            state_elements=value_width * text.size("linear_key_head_dim"),
+            # Without the key vLLM keeps states in the model's dtype.
+            state_bytes=_FLOAT_BYTES[kept or "bfloat16"],
+            hidden=text.size("hidden_size"),
+            intermediate=text.size("intermediate_size"),
+            vocabulary=text.size("vocab_size"),
+        )
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The pool's blocks.
+
+    Attributes:
+        block_tokens: Tokens of an attention block.
+        page_bytes: Bytes that a layer has of a block.
+        layers: Layers of a group.
+        attention_groups: Groups of full-attention layers, the MTP layer among them.
+        state_groups: Groups of delta-net layers.
+        states: States that a sequence holds in each delta-net layer.
+        token_bytes: Bytes that a token takes in all full-attention layers.
+    """
+
+    block_tokens: int
+    page_bytes: int
+    layers: int
+    attention_groups: int
+    state_groups: int
+    states: int
+    token_bytes: int
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of a block."""
+        return self.layers * self.page_bytes
+
+    @property
+    def sequence_bytes(self) -> int:
+        """Bytes that a sequence takes before its first token: the blocks of its states."""
+        return self.state_groups * self.states * self.block_bytes
+
+    def request_blocks(self, tokens: int) -> int:
+        """Blocks that a request of so many tokens takes."""
+        return (
+            self.attention_groups * _ceil(tokens, self.block_tokens)
+            + self.state_groups * self.states
+        )
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What a server says of its cache.
+
+    Attributes:
+        blocks: Blocks of the pool.
+        tokens: "GPU KV cache size".
+        concurrency: "Maximum concurrency" of requests that fill the context.
+    """
+
+    blocks: int
+    tokens: int
+    concurrency: float
+
+
+def layout(
+    sizes: ModelSizes, launch: Launch, *, platform: Platform = "cuda", prefix_caching: bool
+) -> Layout:
+    """The blocks that a launch makes.
+
+    Args:
+        sizes: The model.
+        launch: Cache dtype and drafts; without drafts no MTP layer is built.
+        platform: What vLLM runs on.
+        prefix_caching: Whether finished prefixes are kept, which takes one more state a sequence.
+    """
+    drafts = launch.speculative_tokens
+    element = 1 if launch.kv_cache_dtype == "fp8" else 2
+    per_token = 2 * sizes.kv_heads * sizes.head_dim * element
+    # The convolution's window grows by the drafts, which it must be able to take back.
+    state = (sizes.conv_window + drafts) * sizes.conv_channels * 2
+    state += sizes.state_elements * sizes.state_bytes
+    step = _ALIGNMENT[platform]
+    block = step * max(1, _ceil(state, step * per_token))
+    attention = sizes.attention_layers + (1 if drafts else 0)
+    few, many = sorted((attention, sizes.state_layers))
+    group = many if many < 1.5 * few or few == 0 else few
+    return Layout(
+        block_tokens=block,
+        page_bytes=block * per_token,
+        layers=group,
+        attention_groups=_ceil(attention, group),
+        state_groups=_ceil(sizes.state_layers, group),
+        states=1 + drafts + (1 if prefix_caching else 0),
+        token_bytes=attention * per_token,
+    )
+
+
+def capacity(blocks_of: Layout, cache_bytes: int, *, context: int, engine: Engine) -> Capacity:
+    """What a server prints that has so many bytes for its cache.
+
+    Args:
+        blocks_of: The blocks.
+        cache_bytes: Bytes of the pool.
+        context: `--max-model-len`.
+        engine: The release of vLLM, which decides what is called the cache's size.
+    """
+    blocks = max(0, cache_bytes) // blocks_of.block_bytes
+    concurrency = blocks / blocks_of.request_blocks(context)
+    if affects("vllm<0.21", engine):
+        groups = blocks_of.attention_groups + blocks_of.state_groups
+        return Capacity(blocks, blocks // groups * blocks_of.block_tokens, concurrency)
+    return Capacity(blocks, int(concurrency * context), concurrency)
+
+
+def caches_prefixes(engine: Engine) -> bool:
+    """Whether a release of vLLM keeps the prefixes of hybrid models unless told otherwise.
+
+    0.23 did not and a candidate of 0.28.1 did; when between them it began is not known here.
+    """
+    return affects("vllm>=0.28", engine)
+
+
+def _ceil(value: int, divisor: int) -> int:
+    return -(-value // divisor)

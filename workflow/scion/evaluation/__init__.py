@@ -1,0 +1,1 @@
+"""What a release can do and how fast: numbers with their intervals."""

@@ -1,0 +1,1 @@
+"""Agent tasks: what is asked, and what counts as right."""

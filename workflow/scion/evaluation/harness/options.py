@@ -1,0 +1,56 @@
+"""What the stages that run a harness share."""
+
+import argparse
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from scion.common.files import atomic_file
+from scion.config_serving import Launch
+from scion.engines.server import Server
+
+# Longest wait for one answer: a long decode on two slow cores, not a hang.
+REQUEST_SECONDS = 3600
+# Requests at a time where the launch leaves that to the engine.
+_PARALLEL = 16
+
+
+def add_evaluator_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--evaluator-python`."""
+    parser.add_argument(
+        "--evaluator-python",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="interpreter of envs/evaluate",
+    )
+
+
+def parallel(launch: Launch) -> int:
+    """How many requests are sent at the same time."""
+    return launch.max_num_seqs or _PARALLEL
+
+
+def context(server: Server) -> int:
+    """The server's context in tokens, as it says itself.
+
+    Raises:
+        ScionError: It does not say.
+    """
+    models = json.loads(server.read("/v1/models"))["data"]
+    (found,) = (one.get("max_model_len") for one in models if one["id"] == server.model)
+    if not isinstance(found, int):
+        raise server.failure(
+            "the server does not say how long its context is",
+            where=f"{server.url}/v1/models",
+            expected="max_model_len, as vLLM says it",
+            found=found,
+        )
+    return found
+
+
+def write_lines(path: Path, values: Iterable[Any]) -> None:
+    """Write JSON values atomically, one a line."""
+    with atomic_file(path) as file:
+        file.writelines(json.dumps(one, ensure_ascii=False).encode() + b"\n" for one in values)

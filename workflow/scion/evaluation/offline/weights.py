@@ -1,0 +1,214 @@
+"""Modules of transformers filled from a checkpoint, NVFP4 and FP8 matrices among them.
+
+Tensors go to the device one by one, so beside the model there is never more than one of them.
+"""
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from scion.architectures.inventory import Inventory, inventory, with_mtp_layers
+from scion.checkpoint.shards import CONFIG, Checkpoint, read_object
+from scion.common.errors import ScionError
+from scion.evaluation.offline.linear import Fp8Linear, NvFp4Linear
+from scion.formats.fp8 import dequantize
+from scion.formats.modelopt import FP8, HF_QUANT_CONFIG, MIXED, NVFP4
+
+Activations = Literal["nvfp4", "bf16"]
+_ARCHITECTURE = "Qwen3_5ForConditionalGeneration"
+_BF16 = torch.bfloat16
+
+
+class Weights:
+    """The tensors of a release, as vLLM would hold them.
+
+    vLLM loads `q_proj`, `k_proj` and `v_proj` as one matrix, likewise the other groups of
+    `Inventory.groups`, and gives each group the largest of its scales; so does this. FP8 weights it
+    rounds anew to that scale.
+
+    Attributes:
+        checkpoint: Headers and config.json.
+        inventory: The tensors that config.json implies, with one MTP layer.
+        device: Where tensors go.
+        activations: What NVFP4 layers do to their input; bf16 where nothing is in NVFP4.
+
+    Args:
+        checkpoint: The release.
+        device: Where tensors go.
+        activations: Whether NVFP4 layers round their input.
+
+    Raises:
+        ScionError: Another architecture than dense Qwen3.5/3.6, no MTP head or one of several
+            layers, or another quantization than ModelOpt's NVFP4, alone or beside FP8.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, *, device: torch.device, activations: Activations
+    ) -> None:
+        self.checkpoint, self.device = checkpoint, device
+        self.inventory = _inventory(checkpoint)
+        algorithms = _algorithms(checkpoint)
+        self.activations: Activations = activations if algorithms is not None else "bf16"
+        self._fp8 = {name for name, one in (algorithms or {}).items() if one == FP8}
+        self._group = {name: group for group in self.inventory.groups for name in group}
+
+    def tensor(self, name: str) -> Tensor:
+        """One tensor as it is stored, on the device.
+
+        Raises:
+            ScionError: It isn't there.
+        """
+        shard = self.checkpoint.shard_of.get(name)
+        if shard is None:
+            raise _missing(self.checkpoint, [name])
+        with safe_open(self.checkpoint.folder / shard, "pt", device=str(self.device)) as file:
+            return file.get_tensor(name)
+
+    def fill(self, module: nn.Module, prefix: str) -> None:
+        """Give a module that was built on the meta device its tensors.
+
+        Args:
+            module: Its parameters' names, after `prefix`, are those of the checkpoint.
+            prefix: Such as `mtp.`.
+
+        Raises:
+            ScionError: A tensor is missing, or has another shape or dtype than the module wants.
+        """
+        for name, part in list(module.named_modules()):
+            scaled = f"{prefix}{name}.weight_scale" in self.checkpoint.shard_of
+            if scaled and isinstance(part, nn.Linear):
+                build = self._eight_bits if prefix + name in self._fp8 else self._nvfp4
+                module.set_submodule(name, build(prefix + name, part))
+        for name, empty in list(module.named_parameters()):
+            owner, _, last = name.rpartition(".")
+            value = self._plain(prefix + name, tuple(empty.shape))
+            # vLLM keeps the decay rates in float32, whatever they are stored in.
+            value = value.to(torch.float32 if last == "A_log" else _BF16)
+            setattr(module.get_submodule(owner), last, nn.Parameter(value, requires_grad=False))
+
+    def _plain(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        value = self.tensor(name)
+        if tuple(value.shape) != shape or value.dtype not in (_BF16, torch.float16, torch.float32):
+            raise _wrong(self.checkpoint, name, f"bf16 {list(shape)}", value)
+        return value
+
+    def _nvfp4(self, name: str, linear: nn.Linear) -> NvFp4Linear:
+        packed, scale = self.tensor(f"{name}.weight"), self.tensor(f"{name}.weight_scale")
+        rows, columns = linear.out_features, linear.in_features
+        if packed.dtype != torch.uint8 or packed.shape != (rows, columns // 2):
+            raise _wrong(
+                self.checkpoint, f"{name}.weight", f"uint8 [{rows}, {columns // 2}]", packed
+            )
+        if scale.dtype != torch.float8_e4m3fn or scale.shape != (rows, columns // 16):
+            wanted = f"float8_e4m3fn [{rows}, {columns // 16}]"
+            raise _wrong(self.checkpoint, f"{name}.weight_scale", wanted, scale)
+        rounded = self.activations == "nvfp4"
+        return NvFp4Linear(
+            packed,
+            scale,
+            self._largest(name, "weight_scale_2"),
+            input_scale=self._largest(name, "input_scale") if rounded else None,
+            # A CPU would spend most of its time on decoding, and has memory.
+            keep=self.device.type == "cpu",
+        )
+
+    def _eight_bits(self, name: str, linear: nn.Linear) -> Fp8Linear:
+        weight, scale = self.tensor(f"{name}.weight"), self.tensor(f"{name}.weight_scale").float()
+        shape = (linear.out_features, linear.in_features)
+        if weight.dtype != torch.float8_e4m3fn or weight.shape != shape:
+            wanted = f"float8_e4m3fn {list(shape)}"
+            raise _wrong(self.checkpoint, f"{name}.weight", wanted, weight)
+        shared = self._largest(name, "weight_scale")
+        if not torch.equal(scale, shared):
+            weight = (dequantize(weight, scale) / shared).to(torch.float8_e4m3fn)
+        # GPUs without FP4 units have FP8 ones, so inputs are rounded whatever `activations` says.
+        input_scale = self._largest(name, "input_scale")
+        return Fp8Linear(weight, shared, input_scale, keep=self.device.type == "cpu")
+
+    def _largest(self, name: str, scale: str) -> Tensor:
+        group = self._group.get(name, (name,))
+        return torch.stack([self.tensor(f"{one}.{scale}").float() for one in group]).max()
+
+
+def _inventory(checkpoint: Checkpoint) -> Inventory:
+    config, where = checkpoint.config, checkpoint.folder / CONFIG
+    classes: Any = config.get("architectures") or [_ARCHITECTURE]
+    if config.get("model_type") != "qwen3_5" or classes != [_ARCHITECTURE]:
+        raise ScionError(
+            "the acceptance of this architecture can't be measured offline",
+            where=where,
+            expected=f"model_type qwen3_5, architecture {_ARCHITECTURE} (dense Qwen3.5/3.6)",
+            found=f"model_type {config.get('model_type')!r}, architectures {classes!r}",
+            hint="measure it on a vLLM server, which counts drafts and accepted tokens itself",
+        )
+    expected = inventory(config, where=where)
+    declared = config["text_config"].get("mtp_num_hidden_layers", 0)
+    if not expected.mtp:
+        expected = inventory(with_mtp_layers(config, 1), where=where)
+    elif declared != 1:
+        raise ScionError(
+            "an MTP head of several layers can't be measured offline",
+            where=where,
+            expected="text_config.mtp_num_hidden_layers 1",
+            found=declared,
+            hint="measure it on a vLLM server, which counts drafts and accepted tokens itself",
+        )
+    missing = [name for name in expected.mtp if name not in checkpoint.shard_of]
+    if missing:
+        raise _missing(checkpoint, missing)
+    return expected
+
+
+def _algorithms(checkpoint: Checkpoint) -> dict[str, str] | None:
+    """What is declared module by module; empty where all are in NVFP4, None for a bf16 release."""
+    declared: Any = checkpoint.config.get("quantization_config")
+    file = checkpoint.folder / HF_QUANT_CONFIG
+    if declared is None and file.exists():
+        declared = {"quant_method": "modelopt", **read_object(file).get("quantization", {})}
+    if declared is None:
+        return None
+    method, algorithm = declared.get("quant_method"), declared.get("quant_algo")
+    layers: Any = declared.get("quantized_layers") if algorithm == MIXED else {}
+    found = {name: str(one.get("quant_algo")).upper() for name, one in (layers or {}).items()}
+    known = algorithm == NVFP4 or (bool(found) and {NVFP4, FP8}.issuperset(found.values()))
+    if method != "modelopt" or not known:
+        also = f", {', '.join(sorted(set(found.values())))} in its layers" if found else ""
+        raise ScionError(
+            "this quantization can't be measured offline",
+            where=checkpoint.folder / CONFIG,
+            expected="no quantization_config (bf16), or ModelOpt's with quant_algo NVFP4 or with "
+            "NVFP4 and FP8 in mixed precision",
+            found=f"quant_method {method!r}, quant_algo {algorithm!r}{also}",
+            hint="measure it on a vLLM server, or measure the bf16 checkpoint that it was made of",
+        )
+    return found
+
+
+def _missing(checkpoint: Checkpoint, names: Iterable[str]) -> ScionError:
+    first, *more = list(names)
+    head = first.startswith("mtp.")
+    hint = f"`scion lint {checkpoint.folder}` says what is wrong with the checkpoint"
+    if head:
+        hint = f"graft them with the workflow's stage graft_mtp; {hint}"
+    elif first.endswith(".input_scale"):
+        hint = "a release of weights alone (W4A16) is measured with --activations bf16"
+    return ScionError(
+        "the MTP head is not in this folder" if head else "a tensor is not in this folder",
+        where=checkpoint.folder,
+        expected="the 15 mtp.* tensors of the base model" if head else first,
+        found=f"no {first}" + (f", nor {len(more)} others" if more else ""),
+        hint=hint,
+    )
+
+
+def _wrong(checkpoint: Checkpoint, name: str, expected: str, found: Tensor) -> ScionError:
+    return ScionError(
+        "a tensor is not stored as the architecture and the quantization want it",
+        where=f"{checkpoint.folder / checkpoint.shard_of[name]}: {name}",
+        expected=expected,
+        found=f"{str(found.dtype).removeprefix('torch.')} {list(found.shape)}",
+        hint=f"`scion lint {checkpoint.folder}` says what is wrong with the checkpoint",
+    )

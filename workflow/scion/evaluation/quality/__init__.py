@@ -1,0 +1,1 @@
+"""How near a release is to its source, on held-out tokens."""

@@ -1,0 +1,1 @@
+"""Speed and acceptance on a real server."""

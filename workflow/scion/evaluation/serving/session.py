@@ -1,0 +1,162 @@
+"""What one server is asked while a release is measured: replies with their counters, decodes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scion.common.errors import ScionError
+from scion.config_serving import Launch, Measurement
+from scion.engines.server import Server
+from scion.engines.vllm import server as vllm
+from scion.engines.vllm.bench import Benchmark, Timing
+from scion.engines.vllm.counters import SpecDecodeCounters, read_counters
+from scion.engines.vllm.log import capacity
+from scion.evaluation.chats import Chat
+from scion.evaluation.decoding import Answer, Prompt, generate
+from scion.evaluation.serving.acceptance import Reply, acceptance
+from scion.evaluation.serving.progress import Progress
+from scion.evaluation.serving.prompts import check_room, render
+from scion.evaluation.serving.speed import Wave, waves
+
+
+@dataclass(frozen=True)
+class Target:
+    """A server that is measured, and what measures it.
+
+    Attributes:
+        server: The server.
+        launch: How it was started.
+        model: The model's folder.
+        bench: vLLM's benchmark.
+        progress: Told of every step.
+    """
+
+    server: Server
+    launch: Launch
+    model: Path
+    bench: Benchmark
+    progress: Progress
+
+    def counters(self) -> SpecDecodeCounters:
+        """What the server has counted until now."""
+        return read_counters(self.server.read("/metrics"))
+
+    def miscount(self, found: object) -> ScionError:
+        """An error about the server's counters."""
+        return self.server.failure(
+            "the server's counters of drafts can't be right",
+            where=f"{self.server.url}/metrics",
+            expected="vllm:spec_decode_num_* of a server that drafts "
+            f"{self.launch.speculative_tokens} tokens a step",
+            found=found,
+        )
+
+
+@dataclass(frozen=True)
+class ServerRun:
+    """What one server showed.
+
+    Attributes:
+        launch: How it was started.
+        server: The server; it has ended.
+        prompts: In the order in which they were asked.
+        answers: The replies; empty where none were asked for.
+        acceptance: Rows by set; None without drafts or replies.
+        capacity: Cache and memory, as `scion.engines.vllm.log.capacity` has them.
+        timed: Every decode.
+    """
+
+    launch: Launch
+    server: Server
+    prompts: list[Prompt]
+    answers: list[Answer]
+    acceptance: list[dict[str, Any]] | None
+    capacity: dict[str, Any]
+    timed: list[tuple[Wave, Timing]]
+
+
+def measure(
+    target: Target, chats: Sequence[Chat], measurement: Measurement, *, replies: bool, path: Path
+) -> ServerRun:
+    """Ask one server for all that it is measured by.
+
+    Args:
+        target: The server.
+        chats: The prompts.
+        measurement: What to ask.
+        replies: Whether the model's own replies are asked for, besides the timed decodes.
+        path: The prompts' file, for errors.
+
+    Raises:
+        ScionError: The server is not the launch, a prompt does not fit, a request fails or is
+            answered short, or the counters can't be right.
+    """
+    _check_context(target)
+    prompts = render(target.server, chats)
+    lengths = (*measurement.decode_tokens, *((measurement.reply_tokens,) if replies else ()))
+    check_room(prompts, answer=max(lengths), context=target.launch.max_model_len, path=path)
+    asked = prompts if replies else []
+    work = waves(measurement, len(prompts))
+    target.progress.ready(sum(wave.tokens for wave in work) + len(asked) * measurement.reply_tokens)
+    done = [_reply(target, prompt, measurement.reply_tokens) for prompt in asked]
+    rows = None
+    if target.launch.speculative_tokens and done:
+        try:
+            rows = acceptance(done, target.launch.speculative_tokens)
+        except ValueError as error:
+            raise target.miscount(error) from error
+    return ServerRun(
+        target.launch,
+        target.server,
+        prompts,
+        [reply.answer for reply in done],
+        rows,
+        capacity(target.server.log),
+        _decodes(target, prompts, work),
+    )
+
+
+def _check_context(target: Target) -> None:
+    """A server that was named, not started, could be another than the launch says."""
+    context, launch = vllm.context(target.server), target.launch
+    if context != launch.max_model_len:
+        raise target.server.failure(
+            "the server is not the launch that is measured",
+            where=f"{target.server.url}/v1/models",
+            expected=f"max_model_len {launch.max_model_len}, as launch {launch.name} says",
+            found=f"max_model_len {context}",
+        )
+
+
+def _reply(target: Target, prompt: Prompt, tokens: int) -> Reply:
+    before = target.counters()
+    answer = generate(target.server, prompt, tokens)
+    counted = target.counters() - before
+    if counted.drafts and not target.launch.speculative_tokens:
+        raise target.miscount(f"{counted.drafts} drafts during the reply to {prompt.label}")
+    kind = f"reply to {prompt.set} {prompt.label}: {len(answer.tokens)} tokens"
+    target.progress.advance(kind, tokens)
+    return Reply(prompt, answer, counted)
+
+
+def _decodes(
+    target: Target, prompts: Sequence[Prompt], work: Sequence[Wave]
+) -> list[tuple[Wave, Timing]]:
+    """The timed decodes, after a short one with each number of requests that warms up."""
+
+    def decode(wave: Wave) -> Timing:
+        asked = [prompts[place].tokens for place in wave.prompts]
+        return target.bench.wave(target.server, asked, wave.tokens, tokenizer=target.model)
+
+    shortest = min(wave.tokens for wave in work)
+    for wave in work:
+        if wave.repeat == 0 and wave.tokens == shortest:
+            decode(wave)
+    timed: list[tuple[Wave, Timing]] = []
+    for wave in work:
+        timed.append((wave, decode(wave)))
+        rate = f"{timed[-1][1].tokens_per_second:.1f} tok/s"
+        what = f"decode {len(timed)} of {len(work)}, {len(wave.prompts)} × {wave.tokens} tokens"
+        target.progress.advance(f"{what}: {rate}", wave.tokens)
+    return timed

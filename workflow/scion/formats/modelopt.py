@@ -1,0 +1,108 @@
+"""How a release declares NVFP4, alone or beside FP8, so that every engine reads the same.
+
+Engines read the scheme from `quantization_config` in config.json, and from hf_quant_config.json
+only where that is absent; both are written here from one list, so they can't drift apart. Needs no
+torch: the numbers themselves are `scion.formats.nvfp4`'s.
+"""
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+BLOCK = 16
+NVFP4, FP8 = "NVFP4", "FP8"
+MIXED = "MIXED_PRECISION"
+SUFFIXES = ("weight", "weight_scale", "weight_scale_2", "input_scale")
+HF_QUANT_CONFIG = "hf_quant_config.json"
+MTP_PATTERN = "mtp*"
+
+
+def declared_exclusions(kept: Iterable[str], *, head: bool, vision: bool) -> list[str]:
+    """The exclusion list of a release, in a form that vLLM and SGLang match alike.
+
+    vLLM tries an exact name with its fused layers expanded, then a substring, then `fnmatch`, so
+    each module is named in full: `*in_proj_a*` beside `*in_proj_b*` would miss the fused
+    `in_proj_ba`, and `layers.1` would also take layers 10 to 19. `mtp*` covers `mtp.fc`, which
+    `mtp.layers.0*` misses (https://github.com/vllm-project/vllm/issues/38650); it is listed whether
+    there is a head yet or not.
+
+    Args:
+        kept: Full names of the decoder layers' modules that stay unquantized.
+        head: Whether there is an `lm_head` (not tied to the embeddings).
+        vision: Whether the vision tower is part of the release.
+    """
+    names = ["lm_head"] if head else []
+    names += ["model.language_model.embed_tokens", *kept]
+    return names + (["model.visual*"] if vision else []) + [MTP_PATTERN]
+
+
+def quantization_config(
+    exclude: list[str],
+    *,
+    producer: Mapping[str, str],
+    algorithms: Mapping[str, str] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """The `quantization_config` of config.json.
+
+    Where all modules have one algorithm it is named once. Mixed precision names every module:
+    vLLM and SGLang build what `quantized_layers` does not name unquantized, whatever is excluded.
+
+    Args:
+        exclude: The list that `declared_exclusions` gives.
+        producer: `name` and `version` of the quantizer.
+        algorithms: NVFP4 or FP8 by quantized module; may be left out where all are NVFP4.
+    """
+    mixed = FP8 in algorithms.values()
+    groups = {
+        f"group_{number}": {
+            "input_activations": _numbers(algorithm),
+            "weights": _numbers(algorithm),
+            "targets": [one for one, its in algorithms.items() if its == algorithm]
+            if mixed
+            else ["Linear"],
+        }
+        for number, algorithm in enumerate(dict.fromkeys(algorithms.values()) or (NVFP4,))
+    }
+    declared: dict[str, Any] = {
+        "quant_method": "modelopt",
+        "quant_algo": MIXED if mixed else NVFP4,
+        "group_size": BLOCK,
+        "config_groups": groups,
+        "ignore": exclude,
+        "producer": dict(producer),
+    }
+    if mixed:
+        declared["quantized_layers"] = {
+            module: _LAYER[algorithm] for module, algorithm in algorithms.items()
+        }
+        # SGLang takes a mixed declaration for a whole one only if it speaks of the cache, too.
+        declared["kv_cache_scheme"] = None
+    return declared
+
+
+_LAYER: dict[str, dict[str, Any]] = {
+    NVFP4: {"quant_algo": NVFP4, "group_size": BLOCK},
+    FP8: {"quant_algo": FP8},
+}
+
+
+def _numbers(algorithm: str) -> dict[str, Any]:
+    """How compressed-tensors, whose words ModelOpt uses here, describes numbers."""
+    if algorithm == FP8:
+        return {"dynamic": False, "num_bits": 8, "type": "float"}
+    return {"dynamic": False, "num_bits": 4, "type": "float", "group_size": BLOCK}
+
+
+def hf_quant_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of hf_quant_config.json that says the same as a `quantization_config`."""
+    layers = {key: config[key] for key in ("quantized_layers",) if key in config}
+    return {
+        "producer": config["producer"],
+        "quantization": {
+            "quant_algo": config["quant_algo"],
+            "kv_cache_quant_algo": None,
+            "group_size": config["group_size"],
+            "exclude_modules": config["ignore"],
+            **layers,
+        },
+    }

@@ -1,0 +1,58 @@
+"""What a release stores for its quantized modules: the algorithm of each, and its tensors.
+
+Needs no torch: the numbers themselves are `scion.formats.nvfp4`'s and `scion.formats.fp8`'s.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from scion.architectures.inventory import Inventory
+from scion.formats.modelopt import BLOCK, FP8, NVFP4
+
+# The modules that `quantization.keep_bf16` and `use_fp8` mean: the ends of their parents' names.
+_PARENTS: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "linear_attention": ("linear_attn",),
+    "attention": ("linear_attn", "self_attn"),
+}
+Layout = dict[str, tuple[str, tuple[int, ...]]]
+
+
+def algorithms(expected: Inventory, *, kept: Iterable[str], fp8: Iterable[str]) -> dict[str, str]:
+    """The algorithm of each module that is quantized, in layer order.
+
+    Args:
+        expected: The tensors that config.json implies.
+        kept: Ends of the names of parents whose projections stay bf16, such as `linear_attn`.
+        fp8: Those of parents whose projections are in FP8.
+    """
+    modules = expected.quantized_outside(kept)
+    four_bits = set(expected.quantized_outside((*kept, *fp8)))
+    return {module: NVFP4 if module in four_bits else FP8 for module in modules}
+
+
+def projection_parents(keep_bf16: str, use_fp8: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The parents whose projections stay bf16, and those whose become FP8, by the two settings."""
+    kept = _PARENTS[keep_bf16]
+    return kept, tuple(parent for parent in _PARENTS[use_fp8] if parent not in kept)
+
+
+def layout(algorithm: str, shape: Sequence[int]) -> Layout:
+    """Dtype and shape of a module's tensors, by suffix.
+
+    Args:
+        algorithm: NVFP4 or FP8.
+        shape: [N, K] of the weight; for NVFP4, K is a multiple of 16.
+    """
+    rows, columns = shape
+    if algorithm == FP8:
+        return {
+            "weight": ("F8_E4M3", (rows, columns)),
+            "weight_scale": ("F32", ()),
+            "input_scale": ("F32", ()),
+        }
+    return {
+        "weight": ("U8", (rows, columns // 2)),
+        "weight_scale": ("F8_E4M3", (rows, columns // BLOCK)),
+        "weight_scale_2": ("F32", ()),
+        "input_scale": ("F32", ()),
+    }

@@ -1,0 +1,1 @@
+"""Samples of a model's use, and the batches that they are run in."""

@@ -1,0 +1,213 @@
+"""Calibration samples: rows of local JSONL files and of hub data sets, as token ids.
+
+The sets of the configuration are taken in order. A sample is cut where it is longer than its set's
+budget or than the model's context; that is no error, and `summary` counts it. A set with fewer rows
+than asked for is one.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import load_dataset  # pyright: ignore[reportUnknownVariableType]
+from datasets.exceptions import DatasetsError
+from jinja2 import TemplateError
+from transformers import AutoTokenizer
+
+from scion.checkpoint.hub.location import HubRepository, parse_location
+from scion.checkpoint.shards import Checkpoint
+from scion.common.errors import ScionError
+from scion.config_conversion import Calibration, CalibrationSet
+
+# The rows of one set.
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One calibration sample.
+
+    Attributes:
+        ids: Token ids, int64 [1, tokens].
+        place: Which of the configured sets it came from, from 0.
+        origin: That set.
+        full_tokens: Its length before it was cut.
+    """
+
+    ids: torch.Tensor
+    place: int
+    origin: CalibrationSet
+    full_tokens: int
+
+    @property
+    def tokens(self) -> int:
+        """Its length."""
+        return self.ids.numel()
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether its end was left out."""
+        return self.tokens < self.full_tokens
+
+    @property
+    def is_cut_to_context(self) -> bool:
+        """Whether the model's context cut it, short of the set's budget."""
+        return self.is_cut and self.tokens < self.origin.max_tokens
+
+
+def read_samples(checkpoint: Checkpoint, calibration: Calibration) -> list[Sample]:
+    """The calibration samples, tokenized as the checkpoint does.
+
+    Args:
+        checkpoint: The model, with tokenizer and chat template beside its shards.
+        calibration: The sets.
+
+    Raises:
+        ScionError: As `read_rows` and `tokenize` do.
+    """
+    # Before any weight is read: a bad data set costs a second, not an hour.
+    rows = read_rows(calibration)
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder)
+    context = checkpoint.config["text_config"]["max_position_embeddings"]
+    return list(tokenize(rows, tokenizer, calibration, context=context))
+
+
+def read_rows(calibration: Calibration) -> list[Rows]:
+    """The first `samples` rows of each calibration set.
+
+    Local files are read as lines and parsed one by one: a table of all rows would unify the tools'
+    schemas and put nulls into each, which the chat template would then print.
+
+    Raises:
+        ScionError: A set is missing, unreadable, empty, or has fewer rows than asked for.
+    """
+    return [_rows_of(each) for each in calibration.sets]
+
+
+def _rows_of(wanted: CalibrationSet) -> Rows:
+    location = parse_location(wanted.dataset)
+    try:
+        if isinstance(location, HubRepository):
+            rows = _hub_rows(location, wanted)
+        else:
+            rows = _local_rows(Path(wanted.dataset), wanted.samples)
+    except (OSError, ValueError, RecursionError, DatasetsError) as error:
+        raise _unusable(wanted.dataset, "a readable data set", error) from error
+    if len(rows) < wanted.samples:
+        raise _unusable(wanted.dataset, f"{wanted.samples} rows", f"{len(rows)} rows")
+    return rows
+
+
+def _hub_rows(location: HubRepository, wanted: CalibrationSet) -> Rows:
+    rows: Any = load_dataset(
+        location.name,
+        wanted.subset,
+        split=f"{wanted.split}[:{wanted.samples}]",
+        revision=location.require_pinned(),
+    )
+    return [dict(row) for row in rows]
+
+
+def _local_rows(path: Path, samples: int) -> Rows:
+    with path.open(encoding="utf-8") as file:
+        lines = (line for line in file if line.strip())
+        rows = [json.loads(line) for line in islice(lines, samples)]
+    for row in rows:
+        if not isinstance(row, dict):
+            raise ValueError(f"a line that holds no JSON object: {str(row)[:80]}")
+    return rows
+
+
+def tokenize(
+    rows: Sequence[Rows], tokenizer: Any, calibration: Calibration, *, context: int
+) -> Iterator[Sample]:
+    """The samples of all sets, in order.
+
+    A row with `messages` (and `tools`) goes through the chat template, one with `text` is taken as
+    it is.
+
+    Args:
+        rows: What `read_rows` found, by set.
+        tokenizer: The model's, with its chat template.
+        calibration: The sets, with the token budget of each.
+        context: `max_position_embeddings` of the model; nothing longer is sampled.
+
+    Raises:
+        ScionError: A row has neither column, or gives no token.
+    """
+    for place, (origin, found) in enumerate(zip(calibration.sets, rows, strict=True)):
+        for number, row in enumerate(found, start=1):
+            ids = _checked_ids(row, tokenizer, where=f"{origin.dataset}: row {number}")
+            kept = torch.tensor([ids[: min(origin.max_tokens, context)]])
+            yield Sample(kept, place, origin, full_tokens=len(ids))
+
+
+def _checked_ids(row: dict[str, Any], tokenizer: Any, *, where: str) -> list[int]:
+    if not row.get("messages") and not row.get("text"):
+        raise _unusable(where, "a column `messages` or `text`", sorted(row))
+    try:
+        ids = _token_ids(row, tokenizer)
+    except (TemplateError, ValueError, TypeError, LookupError, AttributeError) as error:
+        expected = "messages that the chat template takes, or text"
+        raise _unusable(where, expected, f"{type(error).__name__}: {error}") from error
+    if not ids:
+        raise _unusable(where, "at least one token", "none")
+    return ids
+
+
+def _token_ids(row: dict[str, Any], tokenizer: Any) -> list[int]:
+    if not row.get("messages"):
+        return tokenizer(row["text"])["input_ids"]
+    messages = [_with_parsed_arguments(message) for message in row["messages"]]
+    return tokenizer.apply_chat_template(
+        messages, tools=row.get("tools") or None, tokenize=True, return_dict=False
+    )
+
+
+def _with_parsed_arguments(message: dict[str, Any]) -> dict[str, Any]:
+    """A message whose tool calls carry their arguments as templates want them, not as JSON text.
+
+    The chat API and most data sets carry text; servers parse it before they render, too.
+    """
+    calls: list[dict[str, Any]] = []
+    for call in message.get("tool_calls") or []:
+        function = call["function"]
+        if isinstance(function["arguments"], str):
+            function = {**function, "arguments": json.loads(function["arguments"])}
+        calls.append({**call, "function": function})
+    return {**message, "tool_calls": calls} if calls else message
+
+
+def summary(samples: Sequence[Sample]) -> dict[str, Any]:
+    """What was calibrated with, as facts record it: counts in all, and for each set in order.
+
+    A set's entry holds its configuration too. `cut_samples` are those that lost their end;
+    `cut_to_context` of them would have fitted more of their set's budget, but not the model.
+    """
+    places = sorted({sample.place for sample in samples})
+    by_set = [[sample for sample in samples if sample.place == place] for place in places]
+    sets = [{**part[0].origin.model_dump(mode="json"), **_counts(part)} for part in by_set]
+    return {**_counts(samples), "sets": sets}
+
+
+def _counts(samples: Sequence[Sample]) -> dict[str, int]:
+    return {
+        "samples": len(samples),
+        "tokens": sum(sample.tokens for sample in samples),
+        "cut_samples": sum(sample.is_cut for sample in samples),
+        "cut_to_context": sum(sample.is_cut_to_context for sample in samples),
+    }
+
+
+def _unusable(where: object, expected: object, found: object) -> ScionError:
+    return ScionError(
+        "the calibration set can't be used",
+        where=where,
+        expected=expected,
+        found=found,
+        hint="check quantization.calibration.sets (dataset, subset, split, samples) in the config",
+    )

@@ -1,0 +1,1 @@
+"""What quantizing will take: time, memory, disk."""

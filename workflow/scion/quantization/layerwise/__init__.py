@@ -1,0 +1,1 @@
+"""Quantizing one decoder layer after another, with ModelOpt's own pieces."""

@@ -1,0 +1,238 @@
+"""One decoder layer: its weights loaded, calibrated by ModelOpt, packed.
+
+ModelOpt's configurations choose modules by patterns over names, so a layer stands in empty modules
+under the name that it has in the whole model; to ModelOpt that is a model of one layer. What
+calibration and export do to it is what they do to the layer of a model that is loaded whole.
+"""
+
+import contextlib
+import io
+import sys
+from collections.abc import Callable, Generator, Iterable, Sequence
+from typing import Any
+
+import modelopt.torch.quantization as mtq
+import torch
+from modelopt.torch.export.model_config import QUANTIZATION_FP8
+from modelopt.torch.export.quant_utils import (
+    get_activation_scaling_factor,
+    get_quantization_format,
+    get_weight_scaling_factor,
+    get_weight_scaling_factor_2,
+    preprocess_linear_fusion,
+    to_quantized_weight,
+)
+from modelopt.torch.quantization.qtensor import NVFP4QTensor
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from scion.checkpoint.safetensors_file import Tensor as StoredTensor
+from scion.checkpoint.shards import Checkpoint
+from scion.common.errors import ScionError
+from scion.formats.modelopt import BLOCK
+from scion.formats.packing import pack
+from scion.quantization.layerwise.gptq import gptq
+from scion.quantization.recipes import Recipe
+
+FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+Run = Callable[[nn.Module], None]
+
+
+def load(empty: nn.Module, checkpoint: Checkpoint, name: str, *, device: torch.device) -> nn.Module:
+    """Give a layer that was built on the meta device its weights, in bf16.
+
+    Args:
+        empty: The layer.
+        checkpoint: Where its tensors are.
+        name: Its name there, such as `model.language_model.layers.3`.
+        device: Where the weights go.
+
+    Raises:
+        ScionError: A tensor is missing, has another shape, or is not finite.
+    """
+    state = {
+        key: _tensor(checkpoint, f"{name}.{key}", empty.get_parameter(key).shape, device)
+        for key, _ in empty.named_parameters()
+    }
+    empty.load_state_dict(state, assign=True)
+    return empty.eval().requires_grad_(False)
+
+
+def _tensor(checkpoint: Checkpoint, name: str, shape: torch.Size, device: torch.device) -> Tensor:
+    shard = checkpoint.shard_of.get(name)
+    found = None if shard is None else checkpoint.tensor(name).shape
+    if shard is None or found != tuple(shape):
+        raise ScionError(
+            "a tensor of a decoder layer is not as config.json implies",
+            where=f"{checkpoint.folder}: {name}",
+            expected=f"shape {list(shape)}",
+            found="no such tensor" if found is None else f"shape {list(found)}",
+            hint="compare config.json with the shards; run the workflow from fetch_source",
+        )
+    with safe_open(checkpoint.folder / shard, "pt", device=str(device)) as file:
+        tensor = file.get_tensor(name).to(torch.bfloat16)
+    if not _finite(tensor):
+        raise not_finite(f"{checkpoint.folder / shard}: {name}")
+    return tensor
+
+
+def _finite(tensor: Tensor) -> bool:
+    """Whether all numbers are finite. `torch.isfinite` takes two copies' memory; extremes none."""
+    return bool(torch.stack(torch.aminmax(tensor)).isfinite().all())
+
+
+def not_finite(where: str) -> ScionError:
+    """The error for a weight that holds NaN or infinity."""
+    return ScionError(
+        "a weight is not finite",
+        where=where,
+        expected="finite numbers",
+        found="NaN or infinity",
+        hint="the source checkpoint is broken: ask its author, or choose another revision",
+    )
+
+
+def refuse_not_finite(tensor: StoredTensor, raw: bytes, where: object) -> None:
+    """Raise if the bytes of a stored tensor, or of a part of it, hold NaN or infinity."""
+    dtype = FLOATS.get(tensor.dtype)
+    if dtype is None:
+        return
+    if raw and not _finite(torch.frombuffer(bytearray(raw), dtype=dtype)):
+        raise not_finite(f"{where}: {tensor.name}")
+
+
+def named_alone(layer: nn.Module, name: str) -> nn.Module:
+    """A module in which `layer` is the only content and has the name `name`."""
+    root = nn.Module()
+    *parents, last = name.split(".")
+    parent = root
+    for part in parents:
+        parent.add_module(part, child := nn.Module())
+        parent = child
+    parent.add_module(last, layer)
+    return root
+
+
+def calibrate(root: nn.Module, recipe: Recipe, run: Run) -> None:
+    """Find the scales of a layer, and with GPTQ its new weights.
+
+    Args:
+        root: What `named_alone` gives.
+        recipe: What to do.
+        run: Passes all samples through the layer.
+
+    Raises:
+        ScionError: ModelOpt stopped. It would still export, with scales that mean nothing.
+    """
+    with _quiet() as said, torch.no_grad():
+        try:
+            mtq.quantize(root, recipe.config, run)
+            if recipe.compensated:
+                gptq(root, run)
+        except (ScionError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            raise ScionError(
+                "ModelOpt could not calibrate a layer",
+                where=_layer_name(root),
+                expected=f"a calibration by the recipe {recipe.name}",
+                found=f"{type(error).__name__}: {error}",
+                hint="read the log above; quantization.recipe names other recipes",
+            ) from error
+        finally:
+            _repeat_warnings(said.getvalue())
+
+
+def _layer_name(root: nn.Module) -> str:
+    quantizers = (name for name, _ in root.named_modules() if name.endswith("weight_quantizer"))
+    return next(quantizers, "a decoder layer").rpartition(".layers.")[2]
+
+
+@contextlib.contextmanager
+def _quiet() -> Generator[io.StringIO]:
+    """Keep what ModelOpt prints for every layer: counts of quantizers, bars of its own."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        yield said
+
+
+def _repeat_warnings(said: str) -> None:
+    lines = dict.fromkeys(line for line in said.splitlines() if line.startswith("Warning"))
+    for line in lines:
+        print(f"ModelOpt: {line}", file=sys.stderr)
+
+
+def export(
+    layer: nn.Module, modules: Iterable[str], groups: Sequence[tuple[str, ...]], *, name: str
+) -> dict[str, Tensor]:
+    """The tensors of a calibrated layer's quantized modules, as a release stores them.
+
+    ModelOpt tells by a module's quantizers whether it is in NVFP4 or FP8.
+
+    Args:
+        layer: The layer, calibrated.
+        modules: Stored names of its quantized modules.
+        groups: Those of them that engines load as one: they get one scale.
+        name: The layer's stored name.
+
+    Returns:
+        CPU tensors by stored name: `weight`, `weight_scale`, `input_scale` each, and of NVFP4
+        `weight_scale_2`.
+
+    Raises:
+        ScionError: A module has no scale: its weights or all its inputs are zero.
+    """
+
+    def module(stored: str) -> Any:
+        return layer.get_submodule(stored.removeprefix(f"{name}."))
+
+    for group in groups:
+        preprocess_linear_fusion([module(stored) for stored in group])
+    tensors: dict[str, Tensor] = {}
+    for stored in modules:
+        for suffix, tensor in _export_module(module(stored), stored).items():
+            tensors[f"{stored}.{suffix}"] = tensor.cpu()
+    return tensors
+
+
+def _export_module(module: Any, stored: str) -> dict[str, Tensor]:
+    weight, quantizer = module.weight.detach(), module.weight_quantizer
+    amax, input_amax = quantizer.amax, module.input_quantizer.amax
+    if amax is None or input_amax is None or not amax.max() > 0 or not input_amax.max() > 0:
+        raise _no_scale(stored, amax, input_amax)
+    input_scale = get_activation_scaling_factor(module).squeeze()
+    if get_quantization_format(module) == QUANTIZATION_FP8:
+        # A scalar, as in ModelOpt's export: the quotient then has the weight's dtype, not float32.
+        scale = get_weight_scaling_factor(module).squeeze()
+        packed = to_quantized_weight(weight, scale, QUANTIZATION_FP8)
+        return {"weight": packed, "weight_scale": scale, "input_scale": input_scale}
+    scale_2 = get_weight_scaling_factor_2(module).squeeze()
+    packed, scale = _pack(module, weight, scale_2)
+    return {
+        "weight": packed,
+        "weight_scale": scale,
+        "weight_scale_2": scale_2,
+        "input_scale": input_scale,
+    }
+
+
+def _pack(module: Any, weight: Tensor, scale_2: Tensor) -> tuple[Tensor, Tensor]:
+    if weight.is_cuda:
+        scale = get_weight_scaling_factor(module)
+        made: Any = NVFP4QTensor.quantize(weight, BLOCK, scale, scale_2)
+        return made[0]._quantized_data, scale
+    # Where scales were searched they stand in the quantizer; else `pack` takes the maxima.
+    searched = getattr(module.weight_quantizer, "global_amax", None) is not None
+    return pack(weight, scale_2, get_weight_scaling_factor(module) if searched else None)
+
+
+def _no_scale(stored: str, amax: Tensor | None, input_amax: Tensor | None) -> ScionError:
+    what = "weights" if amax is None or not amax.max() > 0 else "inputs"
+    return ScionError(
+        f"all {what} of a module are zero, so it has no scale",
+        where=stored,
+        expected="numbers of which the largest gives a scale",
+        found=f"largest weight {amax if amax is None else amax.max().item()}, "
+        f"largest input {input_amax if input_amax is None else input_amax.max().item()}",
+        hint="the source is broken or the samples never reach the module: check both",
+    )

@@ -1,0 +1,115 @@
+"""A model without weights, which knows with what each of its decoder layers is called.
+
+transformers makes masks, positions and rotary embeddings before the first layer; they depend on a
+sample's length and the layer's kind, not on weights. So the model is built on the meta device, its
+layers are replaced by recorders, and one pass over a sample's embeddings tells the arguments of
+every layer, whatever the architecture.
+"""
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from modelopt.torch.quantization.utils.layerwise_calib import LayerActivationCollector
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from scion.architectures.inventory import FLAT_PREFIX, NESTED_PREFIX
+from scion.common.errors import ScionError
+
+Arguments = dict[str, Any]
+
+
+class _Recorder(nn.Module):
+    """Stands for a decoder layer: keeps its keyword arguments, returns its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: Arguments = {}
+
+    def forward(self, hidden_states: Tensor, **arguments: Any) -> Tensor:
+        self.seen = arguments
+        return hidden_states
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """A language model of which no weight is loaded.
+
+    Attributes:
+        layers: Its decoder layers, on the meta device, in order.
+        names: For each layer its name in the model's class, such as `model.layers.3`.
+        hidden_size: Width of what layers hand on.
+        context: Most tokens that the model takes.
+    """
+
+    layers: tuple[nn.Module, ...]
+    names: tuple[str, ...]
+    hidden_size: int
+    context: int
+    _recording: Any
+    _recorders: tuple[_Recorder, ...]
+
+    @classmethod
+    def build(cls, folder: Path) -> "Skeleton":
+        """The model that config.json in `folder` declares.
+
+        Raises:
+            ScionError: transformers or ModelOpt does not know it as a decoder.
+        """
+        config = AutoConfig.from_pretrained(folder).get_text_config()
+        with init_empty_weights():
+            model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
+        found: Any = LayerActivationCollector.get_decoder_layers(model)
+        if found is None:
+            raise ScionError(
+                "no decoder layers are found in this model",
+                where=folder / "config.json",
+                expected="a causal language model that ModelOpt can walk layer by layer",
+                found=type(model).__name__,
+                hint="name a checkpoint of a supported architecture",
+            )
+        name_of = {id(module): name for name, module in model.named_modules()}
+        layers = tuple(found)
+        recorders = tuple(_Recorder() for _ in layers)
+        for number, recorder in enumerate(recorders):
+            found[number] = recorder
+        model.model.norm = nn.Identity()
+        return cls(
+            layers=layers,
+            names=tuple(name_of[id(layer)] for layer in layers),
+            hidden_size=config.hidden_size,
+            context=config.max_position_embeddings,
+            _recording=model.model,
+            _recorders=recorders,
+        )
+
+    def stored_name(self, layer: int, *, nested: bool) -> str:
+        """A layer's name in a checkpoint, in which the language model may stand nested."""
+        name = self.names[layer]
+        return f"{NESTED_PREFIX}{name.removeprefix(FLAT_PREFIX)}" if nested else name
+
+    def layer(self, number: int) -> nn.Module:
+        """A new copy of one layer, still without weights."""
+        return copy.deepcopy(self.layers[number])
+
+    @torch.no_grad()
+    def arguments(self, embedded: Tensor, positions: Tensor | None = None) -> list[Arguments]:
+        """What the model calls each of its layers with, beside the hidden states.
+
+        Args:
+            embedded: [1, tokens, hidden_size], embeddings of a sample; only shape and device count.
+            positions: int64 [1, tokens]; 0, 1, 2, … if there are none.
+
+        Returns:
+            Keyword arguments, layer by layer. Tensors are shared between layers, not copied.
+        """
+        self._recording.rotary_emb.to(embedded.device)
+        self._recording(inputs_embeds=embedded, position_ids=positions, use_cache=False)
+        seen = [recorder.seen for recorder in self._recorders]
+        for recorder in self._recorders:
+            recorder.seen = {}
+        return seen

@@ -1,0 +1,75 @@
+"""The files of a quantized checkpoint: shards to be filled, tensors that stay, the two configs."""
+
+import importlib.metadata
+from collections.abc import Collection, Mapping
+from concurrent.futures import Future
+from pathlib import Path
+
+from scion.architectures.inventory import Inventory
+from scion.checkpoint.shards import CONFIG, Checkpoint, plan_shards
+from scion.common.files import write_json
+from scion.formats.modelopt import (
+    HF_QUANT_CONFIG,
+    declared_exclusions,
+    hf_quant_config,
+    quantization_config,
+)
+from scion.quantization.layerwise.layer import refuse_not_finite
+from scion.quantization.planned_shards import PlannedShards
+from scion.quantization.planned_tensors import planned
+
+MODELOPT = "nvidia-modelopt"
+_KEPT = "tensors that stay as they are"
+
+
+def lay_out(
+    checkpoint: Checkpoint,
+    quantized: Mapping[str, str],
+    folder: Path,
+    *,
+    request: str,
+    max_megabytes: int,
+) -> PlannedShards:
+    """The release's shards, to be filled.
+
+    Args:
+        checkpoint: The bf16 source.
+        quantized: NVFP4 or FP8 by module.
+        folder: Where the shards are in the meantime.
+        request: Identity of what is asked for.
+        max_megabytes: A shard is closed before it would grow past this.
+
+    Raises:
+        ScionError: A matrix can't be cut into blocks, or the disk has no room.
+    """
+    plan = plan_shards(planned(checkpoint, quantized), max_bytes=max_megabytes * 1_000_000)
+    return PlannedShards(folder, plan, request=request)
+
+
+def copy_kept(
+    checkpoint: Checkpoint, quantized: Collection[str], shards: PlannedShards
+) -> Future[None]:
+    """Copy the tensors that stay as they are into the shards, in the background."""
+    kept = [
+        checkpoint.piece(name)
+        for name in checkpoint.shard_of
+        if name.removesuffix(".weight") not in quantized
+    ]
+    return shards.copy(_KEPT, kept, refuse_not_finite)
+
+
+def write_configs(
+    folder: Path, checkpoint: Checkpoint, expected: Inventory, quantized: Mapping[str, str]
+) -> list[str]:
+    """Write config.json and hf_quant_config.json from one list; returns that list."""
+    left = set(expected.quantized) - set(quantized)
+    exclude = declared_exclusions(
+        [module for module in expected.layer_modules if module in left or module in expected.kept],
+        head="lm_head.weight" in expected.language,
+        vision=bool(expected.vision),
+    )
+    producer = {"name": "modelopt", "version": importlib.metadata.version(MODELOPT)}
+    scheme = quantization_config(exclude, producer=producer, algorithms=quantized)
+    write_json(folder / CONFIG, {**checkpoint.config, "quantization_config": scheme})
+    write_json(folder / HF_QUANT_CONFIG, hf_quant_config(scheme))
+    return exclude

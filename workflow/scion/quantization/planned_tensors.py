@@ -1,0 +1,41 @@
+"""The tensors of a release, as they follow from the source's headers alone; needs no torch."""
+
+import math
+from collections.abc import Iterator, Mapping
+
+from scion.checkpoint.safetensors_file import Tensor
+from scion.checkpoint.shards import Checkpoint
+from scion.common.errors import ScionError
+from scion.formats.modelopt import BLOCK, NVFP4
+from scion.formats.stored_modules import layout
+
+_BYTES = {"U8": 1, "F8_E4M3": 1, "F32": 4}
+
+
+def planned(checkpoint: Checkpoint, quantized: Mapping[str, str]) -> Iterator[Tensor]:
+    """The tensors of the release: the source's, or in place of one those of its module.
+
+    Args:
+        checkpoint: The bf16 source.
+        quantized: NVFP4 or FP8 by module; all others stay as they are.
+
+    Raises:
+        ScionError: A matrix for NVFP4 has columns that blocks of 16 do not fill.
+    """
+    for name in checkpoint.shard_of:
+        stored, module = checkpoint.tensor(name), name.removesuffix(".weight")
+        if module not in quantized:
+            yield stored
+            continue
+        rows, columns = stored.shape
+        if quantized[module] == NVFP4 and columns % BLOCK:
+            raise ScionError(
+                "a matrix can't be cut into blocks of 16 columns",
+                where=f"{checkpoint.folder}: {name}",
+                expected=f"a multiple of {BLOCK} columns",
+                found=f"{rows} × {columns}",
+                hint="leave the module out: quantization.keep_bf16, or quantization.use_fp8",
+            )
+        for suffix, (dtype, shape) in layout(quantized[module], stored.shape).items():
+            size = math.prod(shape) * _BYTES[dtype]
+            yield Tensor(f"{module}.{suffix}", dtype, shape, 0, size)

@@ -1,0 +1,165 @@
+"""Several releases of one source, each by a recipe of its own, as `compare_recipes` needs them.
+
+They are folders that any engine loads, but no artifacts: they are removed once they are measured.
+"""
+
+import contextlib
+import shutil
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from scion.architectures.inventory import Inventory
+from scion.artifacts.artifact import TENSORS, Artifact
+from scion.checkpoint.shards import CONFIG, INDEX, Checkpoint
+from scion.common.digest import digest_json
+from scion.common.files import link_or_copy
+from scion.quantization.calibration.batches import PackedBatch
+from scion.quantization.layerwise.stream import Stream, Target
+from scion.quantization.output_files import copy_kept, lay_out, write_configs
+from scion.quantization.planned_shards import PlannedShards
+from scion.quantization.recipes import recipe
+from scion.quantization.variants_config import Variant
+from scion.stages.graft_mtp import add_head
+
+
+@dataclass(frozen=True)
+class Source:
+    """What all variants are made from.
+
+    Attributes:
+        text: The bf16 checkpoint.
+        donor: The MTP head.
+        checkpoint: The headers of `text`.
+        expected: The tensors that its config.json implies.
+        batches: The calibration samples.
+        device: Where layers run.
+        max_shard_megabytes: Size of a shard, at most.
+        work: Where variants are made. Layers that are finished stay there if a run is stopped.
+        request: Identity of all that variants have in common.
+    """
+
+    text: Artifact
+    donor: Artifact
+    checkpoint: Checkpoint
+    expected: Inventory
+    batches: Sequence[PackedBatch]
+    device: torch.device
+    max_shard_megabytes: int
+    work: Path
+    request: str
+
+
+@dataclass(frozen=True)
+class Made:
+    """A variant on disk.
+
+    Attributes:
+        variant: What it is.
+        folder: The release.
+        seconds: What it would have taken alone: what was done for all, and its own share. None
+            where a part of it was there already.
+        own_seconds: Its own share of that.
+    """
+
+    variant: Variant
+    folder: Path
+    seconds: float | None
+    own_seconds: float | None
+
+
+def together(variants: Sequence[Variant]) -> list[list[Variant]]:
+    """The runs over the layers that the variants take: one for all that can share it, first."""
+    alone = [one for one in variants if recipe(one.recipe).compensated]
+    shared = [one for one in variants if one not in alone]
+    return [*([shared] if shared else []), *([one] for one in alone)]
+
+
+def make(source: Source, variants: Sequence[Variant]) -> list[Made]:
+    """Make variants in one run over the layers.
+
+    Raises:
+        ScionError: As `quantize_nvfp4` and `graft_mtp` do.
+    """
+    recipes = [recipe(one.recipe, keep_bf16=one.keep_bf16, use_fp8=one.use_fp8) for one in variants]
+    modules = [chosen.quantized(source.expected) for chosen in recipes]
+    with contextlib.ExitStack() as stack:
+        shards: list[PlannedShards] = []
+        copied: list[Future[None]] = []
+        for variant, quantized in zip(variants, modules, strict=True):
+            shards.append(_lay_out(source, variant, quantized))
+            stack.callback(shards[-1].close)
+        resumed = any(one.finished for one in shards)
+        targets = [Target(*pair) for pair in zip(recipes, shards, strict=True)]
+        stream = Stream(
+            checkpoint=source.checkpoint,
+            expected=source.expected,
+            targets=targets,
+            batches=source.batches,
+            device=source.device,
+        )
+        for quantized, one in zip(modules, shards, strict=True):
+            copied.append(copy_kept(source.checkpoint, quantized, one))
+        stream.run()
+        for one in copied:
+            one.result()
+    shared = stream.seconds - sum(target.seconds for target in targets)
+    made: list[Made] = []
+    for variant, quantized, target in zip(variants, modules, targets, strict=True):
+        folder = _assemble(source, variant, quantized, target.shards)
+        own = None if resumed else target.seconds
+        made.append(Made(variant, folder, None if own is None else shared + own, own))
+    return made
+
+
+def _lay_out(source: Source, variant: Variant, quantized: Mapping[str, str]) -> PlannedShards:
+    return lay_out(
+        source.checkpoint,
+        quantized,
+        source.work / f"{variant.name}.layers",
+        request=digest_json([source.request, variant.name]),
+        max_megabytes=source.max_shard_megabytes,
+    )
+
+
+def _assemble(
+    source: Source, variant: Variant, quantized: Mapping[str, str], shards: PlannedShards
+) -> Path:
+    folder = _empty(source.work / variant.name)
+    shards.link_into(folder)
+    _link(source.text, folder, but={CONFIG, INDEX, *source.checkpoint.headers})
+    write_configs(folder, source.checkpoint, source.expected, quantized)
+    add_head(folder, source.donor)
+    shards.discard()
+    return folder
+
+
+def bf16(source: Source) -> Path:
+    """The source itself with the MTP head, as the variants have it; nothing is copied."""
+    return with_head(source.text, source.donor, source.work / "source")
+
+
+def with_head(artifact: Artifact, donor: Artifact, folder: Path) -> Path:
+    """A checkpoint with the MTP head grafted on, in a folder that is made anew; files are links."""
+    _link(artifact, _empty(folder), but=set())
+    add_head(folder, donor)
+    return folder
+
+
+def _empty(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _link(artifact: Artifact, folder: Path, *, but: set[str]) -> None:
+    for name in artifact.files.keys() - but - {TENSORS}:
+        link_or_copy(artifact.folder / name, folder / name)
+
+
+def size(folder: Path) -> int:
+    """Bytes of all files of a release."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -1,0 +1,129 @@
+"""Whether the FP8 modules of a release are what ModelOpt makes of their source."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from scion.checkpoint.shards import Checkpoint
+from scion.common.digest import in_parallel
+from scion.common.errors import ScionError
+from scion.formats.fp8 import E4M3_LARGEST, dequantize, worst_rounding
+from scion.formats.nvfp4 import relative_error
+
+# Float32 arithmetic on either side of a tie.
+_TOLERANCE = 1 + 1e-3
+_ROWS = 256
+# A search over NVFP4 scales may try FP8's, too: four over six takes them as they are, or times 1.5.
+_SEARCHED = 1.5
+_AGAIN = "remove the quantize_nvfp4 artifact and run the workflow again"
+
+
+def fp8_errors(
+    checkpoint: Checkpoint, source: Checkpoint, module: str, *, device: str
+) -> Iterator[tuple[float, float]]:
+    """Check a module's weight, a window of rows at a time.
+
+    Yields:
+        Squared error and squared norm of each window.
+
+    Raises:
+        ScionError: A number is further from its source than one E4M3 rounding, or a row vanished.
+    """
+    name = f"{module}.weight"
+    scale = _tensor(checkpoint, f"{module}.weight_scale").to(device)
+    with _open(source, name) as original, _open(checkpoint, name) as stored:
+        whole, quantized = original.get_slice(name), stored.get_slice(name)
+        for start in range(0, source.tensor(name).shape[0], _ROWS):
+            window = slice(start, start + _ROWS)
+            weight, eight_bits = whole[window].to(device), quantized[window].to(device)
+            _check_rows(checkpoint.folder, module, weight, eight_bits, scale)
+            yield relative_error(weight, dequantize(eight_bits, scale))
+
+
+def _check_rows(
+    folder: Path, module: str, weight: torch.Tensor, stored: torch.Tensor, scale: torch.Tensor
+) -> None:
+    error = worst_rounding(weight, stored, scale)
+    # `not <=` also catches NaN.
+    if not error <= _TOLERANCE:
+        raise ScionError(
+            "an FP8 weight is further from its source than one rounding allows",
+            where=f"{folder}: {module}",
+            expected="each number the nearest E4M3 number of weight over scale",
+            found=f"{error:.3f} times the allowed error",
+            hint=_AGAIN,
+        )
+    vanished = (weight != 0).any(-1) & (stored.float() == 0).all(-1)
+    if vanished.any():
+        raise ScionError(
+            "rows of a weight became all zero in FP8",
+            where=f"{folder}: {module}",
+            expected="no zero row that is not zero in the source",
+            found=f"{int(vanished.sum())} rows, first {int(vanished.nonzero()[0])} of a window",
+            hint="keep this module in bf16: quantization.keep_bf16",
+        )
+
+
+def check_fp8_scales(
+    checkpoint: Checkpoint,
+    source: Checkpoint,
+    modules: Sequence[str],
+    groups: Sequence[tuple[str, ...]],
+    recipe: Mapping[str, Any],
+) -> None:
+    """Check that weight scales use the whole range, and that fused modules share theirs.
+
+    Args:
+        checkpoint: The release.
+        source: The text model that was quantized.
+        modules: Those in FP8.
+        groups: Modules that engines load as one.
+        recipe: What the release says of its recipe.
+
+    Raises:
+        ScionError: A scale is not that of the largest number of the module or its group. Engines
+            would round the module anew, or it has lost range.
+    """
+    group_of = {module: group for group in groups for module in group}
+    largest = dict(
+        zip(modules, in_parallel(lambda module: _largest(source, module), modules), strict=True)
+    )
+    most = _SEARCHED if recipe["searched"] else 1.0
+    for module in modules:
+        group = group_of.get(module, (module,))
+        wanted = max(largest[one] for one in group) / E4M3_LARGEST
+        scales = {one: _tensor(checkpoint, f"{one}.weight_scale").item() for one in group}
+        found = scales[module]
+        if len(set(scales.values())) == 1 and wanted / _TOLERANCE <= found <= (
+            most * wanted * _TOLERANCE
+        ):
+            continue
+        raise ScionError(
+            "the scale of an FP8 weight is not that of its largest number",
+            where=f"{checkpoint.folder}: {module}.weight_scale",
+            expected=f"{wanted:g}, in all of {', '.join(group)}",
+            found=", ".join(f"{scale:g}" for scale in scales.values()),
+            hint=_AGAIN,
+        )
+
+
+def _largest(source: Checkpoint, module: str) -> float:
+    name = f"{module}.weight"
+    with _open(source, name) as file:
+        rows = file.get_slice(name)
+        return max(
+            rows[start : start + _ROWS].abs().max().item()
+            for start in range(0, source.tensor(name).shape[0], _ROWS)
+        )
+
+
+def _open(checkpoint: Checkpoint, name: str) -> Any:
+    return safe_open(checkpoint.folder / checkpoint.shard_of[name], framework="pt")
+
+
+def _tensor(checkpoint: Checkpoint, name: str) -> torch.Tensor:
+    with _open(checkpoint, name) as file:
+        return file.get_tensor(name)

@@ -1,0 +1,43 @@
+"""What a launch of the card would do with the memory of the GPU that it is meant for."""
+
+from pathlib import Path
+
+from scion.checkpoint.shards import Checkpoint
+from scion.config_serving import Launch
+from scion.engines.gpus import GIB, find_gpu
+from scion.engines.releases import parse_engine
+from scion.engines.vllm.memory import predict
+
+
+def predicted_memory(release: Path, launch: Launch, *, text_only: bool) -> str | None:
+    """The prediction of `scion launch` in one sentence; None for a launch that names no GPU.
+
+    Args:
+        release: The checkpoint's folder.
+        launch: The launch.
+        text_only: Whether the server leaves the vision tower out.
+
+    Raises:
+        ScionError: A GPU or an architecture that is not known.
+    """
+    if launch.gpu is None:
+        return None
+    gpu, checkpoint = find_gpu(launch.gpu), Checkpoint.open(release)
+    made = predict(
+        {name: checkpoint.tensor(name) for name in checkpoint.shard_of},
+        checkpoint.config,
+        launch,
+        total=gpu.total_bytes,
+        engine=parse_engine("vllm")[-1],
+        where=release / "config.json",
+        text_only=text_only,
+        note=gpu.note,
+    )
+    held = made.capacity
+    said = "".join(f" {one.severity.capitalize()}: {one.text}." for one in made.findings)
+    return (
+        f"Predicted for {made.engine} on {gpu.title}, not measured: weights "
+        f"{made.weights.loaded / GIB:.1f} GiB, cache {made.cache / GIB:.1f} GiB, which is "
+        f"{held.tokens:,} tokens or {held.concurrency:.2f} requests of full context; the launch "
+        f"{made.verdict}.{said}"
+    )

@@ -1,0 +1,150 @@
+"""The card's tables of what the release can do: agent tasks, quality, public benchmarks."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from scion.common.text import Record, change, mode, number, share, small, table
+from scion.report.pictures.scores import MODELS, PARTS
+
+
+def tasks_values(tasks: Record) -> dict[str, Any]:
+    """What the template says of the agent tasks.
+
+    Args:
+        tasks: The content of `agent_tasks.json`.
+    """
+    first = [task["results"][0] for task in tasks["tasks"]]
+    rows = [
+        [
+            f"{place}. {task['title']}",
+            f"{'passed' if own['passed'] else '**failed**'}: {own['reason']}",
+            f"{task['passed']} of {task['cases']}",
+            share(task["rate"]),
+        ]
+        for place, (task, own) in enumerate(zip(tasks["tasks"], first, strict=True), 1)
+    ]
+    rows.append(["all", "", f"**{tasks['passed']} of {tasks['total']}**", share(tasks["rate"])])
+    return {
+        "passed": sum(one["passed"] for one in first),
+        "total": len(first),
+        "speculative_tokens": tasks["speculative_tokens"],
+        "table": table(["task", "its first case", "all cases", "pass rate"], rows),
+        "failures": [
+            f"{task['title']}, `{one['name']}`: {one['reason']}"
+            for task in tasks["tasks"]
+            for one in task["results"]
+            if not one["passed"]
+        ],
+    }
+
+
+def quality_values(quality: Record) -> dict[str, Any]:
+    """What the template says of perplexity and of the distance to the bf16 reference.
+
+    Args:
+        quality: The content of `quality.json`.
+    """
+    scored = {one["name"]: one["parts"] for one in quality["models"] if one["parts"]}
+    models = [name for name in MODELS if name in scored]
+    return {
+        "datasets": [
+            {"name": name, **dataset} for name, dataset in quality["datasets"].items() if dataset
+        ],
+        "top_logprobs": quality["top_logprobs"],
+        "scores": _score_table(scored, models),
+        "differences": _difference_table(
+            scored, [name for name in models if name != quality["reference"]]
+        ),
+        "source": _source_words(quality["models"]),
+    }
+
+
+def _score_table(scored: dict[str, Record], models: Sequence[str]) -> str:
+    """Loss and perplexity by part, a column for each model."""
+    rows: list[list[str]] = []
+    for part, words in PARTS.items():
+        cells = [scored[name].get(part) for name in models]
+        counted = next((one for one in cells if one), None)
+        if counted is None:
+            continue
+        for key, digits in (("loss", 4), ("perplexity", 4)):
+            shown = [number(one[key], digits) if one else "" for one in cells]
+            rows.append([f"{key}, {words}", *shown, str(counted["tokens"])])
+    return table(["", *(MODELS[name] for name in models), "n (tokens)"], rows)
+
+
+def _difference_table(scored: dict[str, Record], models: Sequence[str]) -> str:
+    rows = [
+        [
+            MODELS[name],
+            words,
+            change(one["loss_change"]),
+            small(one["kl"]),
+            share(one["top1_agreement"]),
+            str(one["tokens"]),
+        ]
+        for name in models
+        for part, words in PARTS.items()
+        if (one := scored[name].get(part))
+    ]
+    headings = ["", "on", "loss change", "KL divergence", "same most likely token"]
+    return table([*headings, "n (tokens)"], rows)
+
+
+def _source_words(models: Sequence[Record]) -> str:
+    """What became of the checkpoint as it was fetched."""
+    source = next((one for one in models if one["name"] == "source"), None)
+    if source is None:
+        return ""
+    if not source["loads"]:
+        said = " ".join(str(source["engine_says"]).split()).replace("`", "'")
+        return f"The source as it was fetched can't be served: the engine says `{said}`."
+    if source["same_as"]:
+        return "The source as it was fetched has the same tensors as the bf16 reference."
+    return ""
+
+
+def ifeval_values(ifeval: Record | None) -> dict[str, Any] | None:
+    """What the template says of IFEval; None where it was left out."""
+    if ifeval is None:
+        return None
+    rows = [
+        [name.replace("_", " "), share(one), str(one["count"])]
+        for name, one in ifeval["scores"].items()
+    ]
+    data = ifeval["dataset"]
+    place = f"`{data['repository']}` at {data['revision']}, " if "repository" in data else ""
+    return {
+        "table": table(["score", "this release", "n"], rows),
+        "harness": f"{ifeval['harness']['name']} {ifeval['harness']['version']}",
+        "prompts": f"{place}`{data['file']}`, sha256 `{data['sha256']}`",
+        "how": _how(ifeval, f"{data['prompts']} prompts"),
+        "answers": ifeval["answers"],
+    }
+
+
+def bfcl_values(bfcl: Record | None) -> dict[str, Any] | None:
+    """What the template says of the function-calling leaderboard; None where it was left out."""
+    if bfcl is None:
+        return None
+    left_out = sum(len(one["left_out"]) for one in bfcl["categories"])
+    rows = [
+        [
+            one["name"].replace("_", " "),
+            f"{one['passed']} of {one['cases']}",
+            share(one["accuracy"]),
+        ]
+        for one in bfcl["categories"]
+    ]
+    limit = "all cases" if bfcl["limit"] is None else f"the first {bfcl['limit']} of each category"
+    if left_out:
+        limit += f" that fit the context ({left_out} do not)"
+    return {
+        "table": table(["category", "passed", "accuracy"], rows),
+        "harness": f"{bfcl['harness']['name']} {bfcl['harness']['version']}",
+        "how": _how(bfcl, limit),
+    }
+
+
+def _how(result: Record, asked: str) -> str:
+    return f"{asked}, {mode(result['thinking'])}, answers of at most {result['max_tokens']} tokens"

@@ -1,0 +1,165 @@
+"""The card's tables of what measure_serving found."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from scion.common.text import Record, drafts, mode, number, parallel, ratio, share, table
+
+
+def serving_values(serving: Record) -> dict[str, Any]:
+    """What the template says of speed, memory and acceptance.
+
+    Args:
+        serving: The content of `serving.json`.
+    """
+    runs = serving["runs"]
+    launches = list(dict.fromkeys(run["launch"] for run in runs))
+    several = len(launches) > 1
+    return {
+        "prompts": serving["prompts"],
+        "speed": [
+            {
+                "launch": launch,
+                "conditions": _conditions(next(run for run in runs if run["launch"] == launch)),
+                "table": speed_table([run for run in runs if run["launch"] == launch]),
+            }
+            for launch in launches
+        ],
+        "latency": latency_table(runs, several=several),
+        "memory": memory_table(runs),
+        "acceptance": acceptance_table(runs, several=several),
+        "acceptance_by_set": acceptance_by_set(runs, several=several),
+        "same_text": same_text(runs),
+    }
+
+
+def _conditions(run: Record) -> str:
+    seqs = run["max_num_seqs"]
+    at_once = (
+        "as many requests at once as the engine chooses" if seqs is None else f"{seqs} at once"
+    )
+    return f"context {run['max_model_len']}, {at_once}, KV cache {run['kv_cache_dtype']}"
+
+
+def speed_table(runs: Sequence[Record]) -> str:
+    """Tokens a second of one launch: a row for each decode, with ratios to no MTP."""
+    ordered = sorted(runs, key=lambda run: run["speculative_tokens"])
+    keys = [(one["tokens"], one["parallel"], one["repeats"]) for one in ordered[0]["speed"]]
+    headings = ["decode", "requests"]
+    for run in ordered:
+        name = drafts(run["speculative_tokens"])
+        headings += [name, f"{name}, ratio"]
+    rows: list[list[str]] = []
+    for tokens, together, repeats in keys:
+        cells = [f"{tokens} tokens", parallel(together)]
+        for run in ordered:
+            one = _decode(run, tokens, together)
+            cells.append(number(one["tokens_per_second"]))
+            cells.append(ratio(one["ratio_to_baseline"]) if one["ratio_to_baseline"] else "")
+        rows.append([*cells, str(repeats)])
+    return table([*headings, "n"], rows)
+
+
+def _decode(run: Record, tokens: int, together: int) -> Record:
+    return next(
+        one for one in run["speed"] if one["tokens"] == tokens and one["parallel"] == together
+    )
+
+
+def latency_table(runs: Sequence[Record], *, several: bool) -> str:
+    """Time to the first token and between tokens, in milliseconds."""
+    rows = [
+        [
+            run["launch"] if several else "",
+            drafts(run["speculative_tokens"]),
+            f"{one['tokens']} tokens",
+            parallel(one["parallel"]),
+            number(one["ttft_ms"]),
+            number(one["itl_ms"], 2),
+            str(one["repeats"]),
+        ]
+        for run in runs
+        for one in run["speed"]
+    ]
+    headings = ["launch", "drafts", "decode", "requests", "first token (ms)"]
+    return table([*headings, "between tokens (ms)", "n"], rows)
+
+
+def memory_table(runs: Sequence[Record]) -> str:
+    """Memory and cache of each server; what no log told has no column."""
+
+    def told(value: float | None, form: str) -> str:
+        return "" if value is None else format(value, form)
+
+    rows = [
+        [
+            run["launch"],
+            drafts(run["speculative_tokens"]),
+            str(run["max_model_len"]),
+            run["kv_cache_dtype"],
+            told(run["memory"]["weights_gib"], ".2f"),
+            told(run["memory"]["graphs_gib"], ".2f"),
+            told(run["memory"]["kv_cache_gib"], ".2f"),
+            told(run["kv_cache_tokens"], ","),
+            told(run["concurrency"], ".2f"),
+            told(run["start_seconds"], ".0f"),
+        ]
+        for run in runs
+    ]
+    headings = ["launch", "drafts", "context", "KV cache type", "weights (GiB)", "graphs (GiB)"]
+    headings += ["KV cache (GiB)", "KV cache (tokens)", "requests of full context", "start (s)"]
+    return table(headings, rows)
+
+
+def acceptance_table(runs: Sequence[Record], *, several: bool) -> str:
+    """Acceptance by position over all prompts; empty without speculation."""
+    return _acceptance(runs, {"all"}, several=several)
+
+
+def acceptance_by_set(runs: Sequence[Record], *, several: bool) -> str:
+    """The same for each set of prompts, with and without thinking."""
+    sets = {row["set"] for run in runs for row in run["acceptance"] or ()} - {"all"}
+    return _acceptance(runs, sets, several=several)
+
+
+def _acceptance(runs: Sequence[Record], sets: set[str], *, several: bool) -> str:
+    rows = [(run, row) for run in runs for row in run["acceptance"] or () if row["set"] in sets]
+    if not rows:
+        return ""
+    most = max(run["speculative_tokens"] for run, _ in rows)
+    overall = sets == {"all"}
+    cells: list[list[str]] = []
+    for run, row in rows:
+        positions = [share(one) for one in row["per_position"]]
+        cells.append(
+            [
+                run["launch"] if several else "",
+                f"n={run['speculative_tokens']}",
+                "" if overall else row["set"].replace("_", " "),
+                "" if overall else mode(row["thinking"]),
+                *positions,
+                *[""] * (most - len(positions)),
+                f"{number(row['mean_length'], 2)} of {run['speculative_tokens'] + 1}",
+                str(row["drafts"]),
+                str(row["prompts"]),
+            ]
+        )
+    positions = [f"position {place}" for place in range(1, most + 1)]
+    headings = ["launch", "drafted", "prompts of", "mode", *positions]
+    return table([*headings, "tokens a step", "n (drafts)", "prompts"], cells)
+
+
+def same_text(runs: Sequence[Record]) -> list[str]:
+    """A sentence for each run whose greedy texts were compared with those without MTP."""
+    sentences: list[str] = []
+    for run in runs:
+        same = run["same_text_as_baseline"]
+        if same is None or not same["total"]:
+            continue
+        first = min((one["first_difference"] for one in same["differences"]), default=None)
+        apart = "" if first is None else f" (first difference at token {first})"
+        sentences.append(
+            f"Greedy text with n={run['speculative_tokens']} equals that without MTP in "
+            f"{same['identical']} of {same['total']} replies{apart}."
+        )
+    return sentences

@@ -1,0 +1,196 @@
+"""The releases that `scion compare` reads, and why their digests are the same or not.
+
+Result files and manifests are read as `seal_release` placed them, each held to the digest that the
+release's manifest has of it. Weights are compared by those digests; `scion check` hashes them.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scion.artifacts.artifact import FORMAT, MANIFEST, Artifact
+from scion.artifacts.environments import locks_of
+from scion.artifacts.release_check import PROVENANCE
+from scion.checkpoint.shards import read_json
+from scion.common.digest import digest_file
+from scion.common.errors import ScionError
+from scion.report.comparison.findings import holds_numbers
+
+_SEALED = "seal_release"
+_RESULTS = f"{PROVENANCE}/results/"
+# Names that are told one by one, and letters of a setting.
+_SHOWN, _LETTERS = 4, 40
+
+
+@dataclass(frozen=True)
+class Release:
+    """A sealed release.
+
+    Attributes:
+        artifact: The release folder.
+        manifests: By stage, that of the sealed release too.
+        results: Content by name of the result file.
+    """
+
+    artifact: Artifact
+    manifests: dict[str, dict[str, Any]]
+    results: dict[str, Any]
+
+    @property
+    def weights(self) -> str:
+        """The digest of the grafted checkpoint and all that made it."""
+        return self.artifact.facts["weights"]
+
+    @property
+    def shards(self) -> dict[str, str]:
+        """SHA-256 by name of the files that hold tensors."""
+        files = self.artifact.files.items()
+        return {name: one["sha256"] for name, one in files if name.endswith(".safetensors")}
+
+    def measures(self, stage: str) -> bool:
+        """Whether a stage's files hold measured numbers."""
+        files = self.manifests[stage]["files"]
+        return any(holds_numbers(self.results[name]) for name in files if name in self.results)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage in both releases, and what made its root digests differ; nothing if they do not."""
+
+    name: str
+    reasons: tuple[str, ...]
+
+
+def open_release(folder: Path) -> Release:
+    """Read a release's manifests and results.
+
+    Args:
+        folder: The release folder, or that of a release's artifacts with `release` in it.
+
+    Raises:
+        ScionError: There is no release, it has another form, or a file is not what was sealed.
+    """
+    places = [one for one in (folder, folder / "release") if (one / MANIFEST).is_file()]
+    if not places:
+        raise _no_release(
+            folder, f"{'no' if folder.is_dir() else 'no folder, hence no'} {MANIFEST}"
+        )
+    artifact = Artifact.open(places[0])
+    found = (artifact.manifest.get("format"), artifact.manifest.get("stage"))
+    if found != (FORMAT, _SEALED):
+        raise _no_release(places[0] / MANIFEST, f"format {found[0]}, stage {found[1]}")
+    contents = {
+        name: _sealed_json(artifact, name)
+        for name in artifact.files
+        if name.startswith(f"{PROVENANCE}/") and name.endswith(".json")
+    }
+    results = {
+        name.removeprefix(_RESULTS): content
+        for name, content in contents.items()
+        if name.startswith(_RESULTS)
+    }
+    manifests = {
+        Path(name).stem: content
+        for name, content in contents.items()
+        if not name.startswith(_RESULTS)
+    }
+    return Release(artifact, {**manifests, _SEALED: artifact.manifest}, results)
+
+
+def _no_release(where: Path, found: str) -> ScionError:
+    return ScionError(
+        "there is no release to compare",
+        where=where,
+        expected=f"a {MANIFEST} of format {FORMAT} and stage {_SEALED}, here or in release/",
+        found=found,
+        hint="name results/X/release of a run that has ended, or a release that was downloaded",
+    )
+
+
+def _sealed_json(artifact: Artifact, name: str) -> Any:
+    path = artifact.folder / name
+    found = digest_file(path) if path.is_file() else "no file"
+    if found != artifact.files[name]["sha256"]:
+        raise ScionError(
+            "a file of the release is not the one that was sealed",
+            where=path,
+            expected=artifact.files[name]["sha256"],
+            found=found,
+            hint=f"see what else changed: scion check {artifact.folder}",
+        )
+    return read_json(path)
+
+
+def weights(a: Release, b: Release) -> str:
+    """Whether two releases hold the same tensors, in words that start with `the same` if so."""
+    if a.weights == b.weights:
+        return f"the same, {a.weights}"
+    differing = _differing(a.shards, b.shards)
+    if not differing:
+        return f"the same bytes in {len(a.shards)} shards, made otherwise (see graft_mtp)"
+    return f"different in {_some(differing)}"
+
+
+def stages(a: Release, b: Release) -> list[Stage]:
+    """Every stage of either, with the reasons why its root digests differ."""
+    return [Stage(name, tuple(_reasons(name, a, b))) for name in {**a.manifests, **b.manifests}]
+
+
+def _reasons(name: str, a: Release, b: Release) -> Iterator[str]:
+    if name not in a.manifests or name not in b.manifests:
+        yield "only in A" if name in a.manifests else "only in B"
+        return
+    one, other = a.manifests[name], b.manifests[name]
+    if one["root"] == other["root"]:
+        return
+    causes = list(_causes(one, other))
+    yield from causes
+    files = _differing(one["files"], other["files"])
+    if causes:
+        yield f"other files: {_some(files)}" if files else "the same files"
+    elif a.measures(name):
+        yield f"made from the same; measured anew: {_some(files)}"
+    else:
+        yield f"not reproduced, though made from the same: {_some(files) or 'other facts'}"
+
+
+def _causes(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[str]:
+    """What of a stage's request differs."""
+    if inputs := _differing(a["made_from"], b["made_from"]):
+        yield f"made from other {_some(inputs)}"
+    if settings := list(_settings(a["settings"], b["settings"])):
+        yield f"settings {_some(settings)}"
+    if a["code"] != b["code"]:
+        yield "other code"
+    one, other = a["environment"], b["environment"]
+    if one != other:
+        same = locks_of(one) == locks_of(other)
+        yield "environment installed otherwise, from equal locks" if same else "other environment"
+
+
+def _settings(a: Any, b: Any, path: str = "") -> Iterator[str]:
+    """The dotted keys that differ, with both values."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in {**a, **b}:
+            yield from _settings(a.get(key), b.get(key), f"{path}.{key}".lstrip("."))
+    elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        for number, (one, other) in enumerate(zip(a, b, strict=True)):
+            yield from _settings(one, other, f"{path}.{number}")
+    elif a != b:
+        yield f"{path}: {_short(a)} in A, {_short(b)} in B"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _LETTERS else f"{text[:_LETTERS]}…"
+
+
+def _differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    return [key for key in {**a, **b} if a.get(key) != b.get(key)]
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

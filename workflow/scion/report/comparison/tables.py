@@ -1,0 +1,270 @@
+"""What `scion compare` says: tables for people, one JSON object for programs."""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from scion.report.comparison.findings import (
+    APART,
+    OVERLAP,
+    SAME,
+    UNKNOWN,
+    VERDICTS,
+    WITHIN,
+    Finding,
+    Number,
+    OneSided,
+    Record,
+    Value,
+    compare,
+    pattern,
+    percent,
+    title,
+)
+from scion.report.comparison.releases import Release, Stage, stages, weights
+
+# Values of one kind that are shown without --all, and letters of a value.
+_ROWS, _LETTERS = 6, 36
+_ORDER = (APART, UNKNOWN, OVERLAP, WITHIN, SAME)
+_MINUS = "\N{MINUS SIGN}"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What differs between two releases.
+
+    Attributes:
+        a: One release.
+        b: The other.
+        findings: All that their result files hold.
+        everything: Whether what is unchanged is told too.
+    """
+
+    a: Release
+    b: Release
+    findings: Sequence[Finding]
+    everything: bool
+
+    @classmethod
+    def of(cls, a: Release, b: Release, *, everything: bool) -> "Report":
+        """Compare two releases.
+
+        Raises:
+            ScionError: A result file has another shape in one of them.
+        """
+        return cls(a, b, compare(a.results, b.results), everything)
+
+    @cached_property
+    def counts(self) -> dict[str, int]:
+        """How many findings there are of each kind, told or not."""
+        numbers = Counter(one.verdict for one in self.findings if isinstance(one, Number))
+        equal = Counter(one.equal for one in self.findings if isinstance(one, Value))
+        sides = Counter(one.side for one in self.findings if isinstance(one, OneSided))
+        return {
+            "numbers": numbers.total(),
+            **{verdict: numbers[verdict] for verdict in VERDICTS},
+            "values_different": equal[False],
+            "values_equal": equal[True],
+            "only_in_a": sides["A"],
+            "only_in_b": sides["B"],
+        }
+
+    def record(self) -> dict[str, Any]:
+        """The comparison as JSON."""
+        return {
+            "a": _identity(self.a),
+            "b": _identity(self.b),
+            "weights": weights(self.a, self.b),
+            "stages": [
+                {"name": one.name, "same": not one.reasons, "reasons": list(one.reasons)}
+                for one in self._stages
+            ],
+            "numbers": [_number_record(one) for one in self._numbers],
+            "values": [{"path": title(one.path), "a": one.a, "b": one.b} for one in self._values],
+            **{
+                f"only_in_{side.lower()}": [
+                    {"path": title(one.path), "numbers": one.numbers, "value": one.value}
+                    for one in self._only_in(side)
+                ]
+                for side in ("A", "B")
+            },
+            "counts": self.counts,
+        }
+
+    def lines(self) -> list[str]:
+        """The comparison as text; its last line counts."""
+        lines = [
+            f"A        {self.a.artifact.folder}",
+            f"B        {self.b.artifact.folder}",
+            f"weights  {weights(self.a, self.b)}",
+            *_digests(self._stages),
+        ]
+        if self._numbers:
+            heads = ("verdict", "A", "B", "change", "half-widths", "number")
+            lines += ["", *_table(heads, [_number_row(one) for one in self._numbers])]
+        if self._values:
+            lines += ["", "without an interval:", *self._value_lines()]
+        for side in ("A", "B"):
+            if found := self._only_in(side):
+                lines += ["", f"only in {side}:", *(f"  {_one_sided(one)}" for one in found)]
+        return [*lines, "", self._closing()]
+
+    @cached_property
+    def _stages(self) -> list[Stage]:
+        return stages(self.a, self.b)
+
+    @cached_property
+    def _numbers(self) -> list[Number]:
+        """Those to tell, the farthest apart first."""
+        found = [one for one in self.findings if isinstance(one, Number)]
+        kept = [one for one in found if self.everything or one.verdict != SAME]
+        return sorted(kept, key=lambda one: _ORDER.index(one.verdict))
+
+    @cached_property
+    def _values(self) -> list[Value]:
+        found = [one for one in self.findings if isinstance(one, Value)]
+        return [one for one in found if self.everything or not one.equal]
+
+    def _only_in(self, side: str) -> list[OneSided]:
+        found = [one for one in self.findings if isinstance(one, OneSided)]
+        return [one for one in found if one.side == side]
+
+    def _value_lines(self) -> Iterator[str]:
+        """A table of the values; of many of one kind the first, and how many more there are."""
+        kinds = Counter(pattern(one.path) for one in self._values)
+        seen: Counter[tuple[str, ...]] = Counter()
+        rows: list[list[str]] = []
+        for one in self._values:
+            kind = pattern(one.path)
+            seen[kind] += 1
+            if self.everything or seen[kind] <= _ROWS or kinds[kind] == _ROWS + 1:
+                rows.append([*_beside(one.a, one.b), title(one.path)])
+            elif seen[kind] == _ROWS + 1:
+                rows.append(["…", "…", "", f"{title(kind)}: {kinds[kind] - _ROWS} more (--all)"])
+        yield from _table(("A", "B", "change", "value"), rows)
+
+    def _closing(self) -> str:
+        count = self.counts
+        verdicts = ", ".join(
+            f"{count[verdict]} {verdict}"
+            for verdict in VERDICTS
+            if count[verdict] or verdict != UNKNOWN
+        )
+        sides: list[str] = []
+        for side in ("A", "B"):
+            found = self._only_in(side)
+            numbers = sum(one.numbers for one in found)
+            sides.append(f"{len(found)} only in {side}" + (f" ({numbers} numbers)" * bool(numbers)))
+        return (
+            f"{count['numbers']} numbers: {verdicts}; {count['values_different']} other values "
+            f"differ, {count['values_equal']} are equal; {', '.join(sides)}"
+        )
+
+
+def _identity(release: Release) -> dict[str, str]:
+    artifact = release.artifact
+    return {"folder": str(artifact.folder), "root": artifact.root, "weights": release.weights}
+
+
+def _number_record(one: Number) -> dict[str, Any]:
+    return {
+        "path": title(one.path),
+        "verdict": one.verdict,
+        "a": one.a,
+        "b": one.b,
+        "change": one.change,
+        "percent": one.percent,
+        "half_widths": one.halves,
+    }
+
+
+def _digests(found: Sequence[Stage]) -> list[str]:
+    """Which stages have one root digest, and why the others have two."""
+    same = [one.name for one in found if not one.reasons]
+    lines = [f"digests  {len(same)} of {len(found)} the same: {', '.join(same)}".rstrip(": ")]
+    width = max((len(one.name) for one in found), default=0)
+    for one in found:
+        lines += [
+            f"         {'' if place else one.name:<{width}}  {reason}"
+            for place, reason in enumerate(one.reasons)
+        ]
+    return lines
+
+
+def _number_row(one: Number) -> list[str]:
+    digits = _digits(one)
+    shown = f"{one.change:+.{digits}f}"
+    if one.percent is not None:
+        shown += f" ({_percent(one.percent)})"
+    return [
+        one.verdict,
+        _estimate(one.a, digits),
+        _estimate(one.b, digits),
+        shown.replace("-", _MINUS) if one.change else "",
+        "" if one.halves is None or not one.change else f"{one.halves:.1f}",
+        title(one.path),
+    ]
+
+
+def _digits(one: Number) -> int:
+    """Places after the point: two figures of the half-width, and at least one of the change."""
+    places = [
+        figures - 1 - math.floor(math.log10(size))
+        for figures, size in ((1, abs(one.change)), (2, one.half or 0))
+        if size
+    ]
+    return min(max(0, *places), 6) if places else 4
+
+
+def _estimate(record: Record, digits: int) -> str:
+    ends = [record[end] for end in ("low", "high") if record[end] is not None]
+    text = f"{record['value']:.{digits}f}"
+    if len(ends) == 2:
+        text += f" ({ends[0]:.{digits}f} to {ends[1]:.{digits}f})"
+    return text.replace("-", _MINUS)
+
+
+def _beside(a: Any, b: Any) -> list[str]:
+    """Two values and their change; long ones from the place on where they part."""
+    first, second = (one if isinstance(one, str) else _json(one) for one in (a, b))
+    numbers = [one for one in (a, b) if isinstance(one, int | float) and not isinstance(one, bool)]
+    change = percent(a, b) if len(numbers) == 2 and a != b else None
+    if max(len(first), len(second)) > _LETTERS:
+        pairs = enumerate(zip(first, second, strict=False))
+        part = next((place for place, (x, y) in pairs if x != y), min(len(first), len(second)))
+        start = max(0, part - _LETTERS // 3)
+        first, second = (_cut(text, start) for text in (first, second))
+    shown = "" if change is None else _percent(change).replace("-", _MINUS)
+    return [first, second, shown]
+
+
+def _percent(change: float) -> str:
+    return f"{change:+.1f} %" if abs(change) >= 0.95 else f"{change:+.2g} %"
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _cut(text: str, start: int) -> str:
+    shown = text[start : start + _LETTERS].replace("\n", " ")
+    return ("…" if start else "") + shown + ("…" if start + _LETTERS < len(text) else "")
+
+
+def _one_sided(one: OneSided) -> str:
+    if isinstance(one.value, dict | list):
+        return title(one.path) + (f" ({one.numbers} numbers)" if one.numbers else "")
+    return f"{title(one.path)}: {_cut(_json(one.value), 0)}"
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Columns as wide as their widest cell; the last one is as long as it is."""
+    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+    return [
+        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in (heads, *rows)
+    ]

@@ -1,0 +1,1 @@
+"""The pictures of card and report."""

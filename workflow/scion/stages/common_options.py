@@ -1,0 +1,95 @@
+"""What the `main` of every stage shares: common options, settings from JSON, exit codes."""
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, TypeVar
+
+from scion.artifacts.artifact import Artifact
+from scion.common.errors import ScionError
+
+if TYPE_CHECKING:
+    # Half a second that most stages need not pay; and their code digest stays free of the config.
+    from pydantic import BaseModel
+
+_Settings = TypeVar("_Settings", bound="BaseModel")
+
+
+def stage_parser(description: str | None, *, inputs: dict[str, str]) -> argparse.ArgumentParser:
+    """A parser with the options that all stages have.
+
+    Args:
+        description: The stage module's docstring.
+        inputs: Help text by name of each artifact that the stage reads; `--<name>` takes its
+            manifest's path.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for name, text in inputs.items():
+        parser.add_argument(f"--{name}", required=True, type=Path, metavar="MANIFEST", help=text)
+    parser.add_argument(
+        "--output",
+        required=True,
+        type=Path,
+        metavar="MANIFEST",
+        help="manifest.json of the artifact to make; its folder is replaced as a whole",
+    )
+    parser.add_argument(
+        "--environment",
+        required=True,
+        metavar="DIGEST",
+        help="identity of the locked environment, recorded in the manifest",
+    )
+    return parser
+
+
+def add_settings(parser: argparse.ArgumentParser, model: "type[BaseModel]") -> None:
+    """Add `--settings`, a JSON object of the keys that `model` has."""
+    keys = "; ".join(f"{name}: {info.description}" for name, info in model.model_fields.items())
+    parser.add_argument("--settings", required=True, metavar="JSON", help=keys.replace("%", "%%"))
+
+
+def read_settings(text: str, model: type[_Settings]) -> _Settings:
+    """Parse the value of `--settings`.
+
+    Raises:
+        ScionError: Not JSON, or not of the model's form.
+    """
+    try:
+        return model.model_validate(json.loads(text))
+    except ValueError as error:
+        raise ScionError(
+            "--settings does not fit this stage",
+            where="command line",
+            expected=f"a JSON object with {', '.join(model.model_fields)}",
+            found=error,
+            hint="see --help",
+        ) from error
+
+
+def run_stage(command: Callable[[], Artifact]) -> int:
+    """Run a stage's `main`, print the artifact and its root digest last, and return an exit code.
+
+    SIGTERM unwinds like Ctrl-C, so that the stage removes its half-made artifact and ends its
+    server. A `ScionError` is printed without a traceback.
+    """
+
+    def interrupt(_signal: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        artifact = command()
+    except ScionError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted: no half-made artifact is left", file=sys.stderr)
+        return 130
+    print(f"{artifact.folder}: {artifact.root}", file=sys.stderr)
+    return 0
