@@ -26,8 +26,8 @@ from support.measure import machine, unwind_when_ended
 
 from scion.artifacts.artifact import Artifact
 from scion.checkpoint.shards import Checkpoint
+from scion.common.devices import one_thread
 from scion.common.text import change, small
-from scion.config_conversion import Calibration, CalibrationSet, Quantization
 from scion.evaluation.chats import read_chats
 from scion.evaluation.intervals import ratio_of_sums
 from scion.evaluation.offline.target import Target
@@ -35,7 +35,7 @@ from scion.evaluation.offline.weights import Weights
 from scion.evaluation.quality.documents import Document, read_texts
 from scion.evaluation.quality.full_vocabulary import Reference, Sums, score
 from scion.evaluation.quality.offline_documents import read_documents
-from scion.quantization.layerwise.stream import one_thread
+from scion.quantization.config import Calibration, CalibrationSet, Quantization
 from scion.quantization.variants import with_head
 from scion.stages.extract_text import extract_text
 from scion.stages.fetch_donor import fetch_donor

@@ -38,13 +38,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from scion.architectures.inventory import Inventory, implied
 from scion.checkpoint.shards import Checkpoint
-from scion.config_conversion import CalibrationSet
+from scion.common.devices import one_thread
 from scion.evaluation.offline.linear import NvFp4Linear
 from scion.evaluation.quality.documents import Document, Text
 from scion.evaluation.quality.full_vocabulary import Reference, Sums, score
 from scion.quantization.calibration.batches import pack
 from scion.quantization.calibration.samples import Sample
-from scion.quantization.layerwise.stream import Stream, Target, one_thread
+from scion.quantization.config import CalibrationSet
+from scion.quantization.layerwise.stream import Stream, Target
 from scion.quantization.output_files import copy_kept, lay_out
 from scion.quantization.planned_shards import PlannedShards
 from scion.quantization.recipes import RECIPES, Recipe

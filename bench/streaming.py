@@ -37,10 +37,10 @@ from support.measure import machine, unwind_when_ended
 _BENCH = Path(__file__).parent
 sys.path.insert(0, str(_BENCH.parent / "tools"))
 from random_checkpoint import SHAPES, generate, shaped_config  # noqa: E402
+from scion.architectures.text_only import text_config  # noqa: E402
 from scion.artifacts.artifact import Draft, remake  # noqa: E402
 from scion.checkpoint.shards import CONFIG, Checkpoint, index_headers  # noqa: E402
 from scion.common.files import write_json  # noqa: E402
-from scion.stages.extract_text import text_config  # noqa: E402
 
 ONCE = _BENCH / "support" / "quantize_once.py"
 WAYS = ("stream", "modelopt")

@@ -56,7 +56,8 @@ def convert(pico: Pico, folder: Path, *, samples: int = SAMPLES, **quantization:
         quantization: Further settings of the section.
     """
     # Importing ModelOpt takes seconds, which tests without it need not wait.
-    from scion.config_conversion import Calibration, CalibrationSet, Lint, Quantization
+    from scion.lint.config import Lint
+    from scion.quantization.config import Calibration, CalibrationSet, Quantization
     from scion.stages.extract_text import extract_text
     from scion.stages.fetch_donor import fetch_donor
     from scion.stages.fetch_source import fetch_source

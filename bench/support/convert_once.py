@@ -19,7 +19,7 @@ from pathlib import Path
 from measure import drop_from_cache, resident_mb
 
 from scion.artifacts.artifact import Artifact
-from scion.config_conversion import Quantization
+from scion.quantization.config import Quantization
 from scion.stages.quantize_nvfp4 import quantize_nvfp4
 
 

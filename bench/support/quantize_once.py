@@ -31,18 +31,18 @@ from transformers import Qwen3_5ForCausalLM
 from scion.architectures.inventory import inventory
 from scion.artifacts.artifact import Artifact
 from scion.checkpoint.shards import Checkpoint
+from scion.common.devices import one_thread
 from scion.common.digest import digest_file, in_parallel
 from scion.common.files import write_json
-from scion.config_conversion import Calibration, CalibrationSet, Quantization
 from scion.formats.modelopt import SUFFIXES
 from scion.quantization.calibration.batches import pack
 from scion.quantization.calibration.samples import read_samples
+from scion.quantization.config import Calibration, CalibrationSet, Quantization
 from scion.quantization.estimate.estimate import estimate
 from scion.quantization.estimate.memory import total
 from scion.quantization.estimate.rates import disk_rates, measured
 from scion.quantization.estimate.report import record
 from scion.quantization.estimate.watch import machine
-from scion.quantization.layerwise.stream import one_thread
 from scion.quantization.layerwise.torch_kernels import on_cpu
 from scion.quantization.recipes import recipe
 from scion.stages.quantize_nvfp4 import quantize_nvfp4

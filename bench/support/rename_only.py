@@ -4,8 +4,9 @@ import sys
 from pathlib import Path
 
 from scion.architectures.inventory import inventory
+from scion.architectures.sound_names import sound_names
 from scion.checkpoint.shards import Checkpoint
-from scion.stages.fix_keys import rename_shards, sound_names
+from scion.stages.fix_keys import rename_shards
 
 
 def main() -> int:

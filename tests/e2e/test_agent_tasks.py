@@ -12,10 +12,10 @@ from conversion import Conversion
 from scion.artifacts.artifact import Artifact
 from scion.artifacts.environments import prefix
 from scion.common.errors import ScionError
-from scion.config_agent import AgentTasks
-from scion.config_serving import PICO_LAUNCH, Serving
+from scion.engines.config import PICO_LAUNCH, Serving
 from scion.engines.server import Server
 from scion.engines.vllm import server as vllm
+from scion.evaluation.agent.config import AgentTasks
 from scion.evaluation.intervals import proportion
 from scion.stages.run_agent_tasks import run_agent_tasks
 

@@ -17,7 +17,7 @@ import pytest
 
 from commands import check_refusal, command, run
 from scion.artifacts.environments import prefix
-from scion.config_serving import PICO_LAUNCH, Serving
+from scion.engines.config import PICO_LAUNCH, Serving
 from scion.engines.vllm import server as vllm
 from scion.evaluation import intervals as estimates
 from scion.stages.evaluate_ifeval import _SCORES  # pyright: ignore[reportPrivateUsage]

@@ -9,7 +9,7 @@ import torch
 from conversion import Conversion
 from scion.artifacts.environments import prefix
 from scion.checkpoint.shards import Checkpoint
-from scion.config_serving import Launch, Serving
+from scion.engines.config import Launch, Serving
 from scion.engines.server import Server
 from scion.engines.vllm import server as vllm
 from scion.engines.vllm.counters import read_counters

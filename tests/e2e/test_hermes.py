@@ -19,7 +19,7 @@ import yaml
 
 import hermes_plugin
 from scion.artifacts.environments import prefix
-from scion.config_serving import PICO_LAUNCH, Serving
+from scion.engines.config import PICO_LAUNCH, Serving
 from scion.engines.server import Server
 from scion.engines.vllm import server as vllm
 from scion.report.card.hermes import LEAST_CONTEXT, hermes_values

@@ -11,8 +11,8 @@ from checkpoints import edit_json
 from conversion import ENVIRONMENT, Conversion, Pico
 from lint_checkpoints import Stored, compressed_scheme, read_tensors, write_tensors
 from scion.common.errors import ScionError
-from scion.config_conversion import Lint
 from scion.formats.modelopt import HF_QUANT_CONFIG, declared_exclusions
+from scion.lint.config import Lint
 from scion.lint.gate import lint_folder
 from scion.lint.rule import Severity
 from scion.stages.extract_text import extract_text

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from scion.artifacts.environments import prefix
-from scion.config_serving import Launch, Serving
+from scion.engines.config import Launch, Serving
 from scion.engines.vllm import server as vllm
 from scion.engines.vllm.counters import read_counters
 from scion.evaluation.chats import Chat, read_chats, token_ids

@@ -17,10 +17,11 @@ from conversion import ENVIRONMENT, Conversion, Pico
 from scion.artifacts.artifact import Artifact
 from scion.artifacts.environments import prefix
 from scion.common.errors import ScionError
-from scion.config_serving import PICO_LAUNCH, Launch, Quality, Serving
+from scion.engines.config import PICO_LAUNCH, Launch, Serving
 from scion.engines.server import Server
 from scion.evaluation.quality import documents as heldout
 from scion.evaluation.quality import served as quality_engine
+from scion.evaluation.quality.config import Quality
 from scion.evaluation.quality.documents import Document
 from scion.evaluation.quality.top_k_scores import Predictions, part_record
 from scion.stages import evaluate_quality as stage

@@ -33,7 +33,7 @@ from fault_server import (
 )
 from scion.artifacts.environments import prefix
 from scion.checkpoint.safetensors_file import read_header
-from scion.config_serving import Launch, Serving
+from scion.engines.config import Launch, Serving
 from scion.engines.server import Server
 from scion.engines.vllm import server as vllm
 

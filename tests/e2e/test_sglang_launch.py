@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from scion.artifacts.environments import prefix
-from scion.config_serving import Launch
+from scion.engines.config import Launch
 from scion.engines.sglang.flags import flags
 
 pytestmark = pytest.mark.slow

@@ -8,8 +8,8 @@ from transformers import AutoTokenizer
 
 from conversion import Pico
 from scion.common.errors import ScionError
-from scion.config_conversion import Calibration, CalibrationSet
 from scion.quantization.calibration.samples import Sample, read_rows, summary, tokenize
+from scion.quantization.config import Calibration, CalibrationSet
 
 ASK = {"role": "user", "content": "What is the weather in Rome?"}
 REPLY = {"role": "assistant", "content": "It is warm and dry."}

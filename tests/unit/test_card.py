@@ -10,7 +10,7 @@ from scion.artifacts.artifact import Artifact
 from scion.artifacts.release_check import check_release
 from scion.common.errors import ScionError
 from scion.common.text import number, ratio, share, table
-from scion.config_serving import PICO_LAUNCH
+from scion.engines.config import PICO_LAUNCH
 from scion.report.config import Card
 from scion.report.summary import summary
 from scion.stages.render_card import Settings, render, render_card

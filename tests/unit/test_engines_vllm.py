@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from scion.config_serving import Launch, Serving
+from scion.engines.config import Launch, Serving
 from scion.engines.server import log_end
 from scion.engines.vllm import server as vllm
 from scion.engines.vllm.counters import SpecDecodeCounters, read_counters

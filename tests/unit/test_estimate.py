@@ -22,11 +22,11 @@ from scion.artifacts.artifact import Artifact
 from scion.artifacts.code_digest import module_files
 from scion.checkpoint.shards import Checkpoint, plan_shards
 from scion.common.errors import NoRoomError
-from scion.config_conversion import Calibration, CalibrationSet, Quantization
 from scion.engines.gpus import find_gpu
 from scion.quantization.calibration.batch_lengths import pack_lengths
 from scion.quantization.calibration.batches import pack
 from scion.quantization.calibration.samples import Sample
+from scion.quantization.config import Calibration, CalibrationSet, Quantization
 from scion.quantization.estimate import estimate as estimate_module
 from scion.quantization.estimate.estimate import Estimate, Machine, estimate, refuse_too_small
 from scion.quantization.estimate.layer_shapes import ModelShapes

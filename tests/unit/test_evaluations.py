@@ -17,10 +17,10 @@ from scion.artifacts.artifact import Artifact, remake
 from scion.artifacts.environments import prefix
 from scion.checkpoint.hub import http as hub_http
 from scion.common.errors import ScionError
-from scion.config_evaluations import Bfcl, Ifeval
-from scion.config_serving import PICO_LAUNCH, Serving
+from scion.engines.config import PICO_LAUNCH, Serving
 from scion.evaluation import intervals as estimates
 from scion.evaluation.harness import child, ifeval_driver
+from scion.evaluation.harness.config import Bfcl, Ifeval
 from scion.evaluation.harness.ifeval_driver import without_thinking
 from scion.stages.evaluate_bfcl import evaluate_bfcl
 from scion.stages.evaluate_ifeval import evaluate_ifeval

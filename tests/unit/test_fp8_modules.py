@@ -18,11 +18,12 @@ from scion.checkpoint.shards import Checkpoint
 from scion.cli.main import main
 from scion.common.errors import ScionError
 from scion.config import load_config
-from scion.config_conversion import Lint, Quantization
 from scion.engines.vllm.memory_estimates import weights
 from scion.evaluation.offline.linear import Fp8Linear
 from scion.formats import fp8
 from scion.formats.stored_modules import layout
+from scion.lint.config import Lint
+from scion.quantization.config import Quantization
 from scion.quantization.estimate.estimate import Machine, estimate
 from scion.quantization.recipes import recipe
 from scion.stages.verify_release import verify_release

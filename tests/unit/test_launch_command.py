@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from checkpoints import tiny_config, write_checkpoint
-from scion.config_serving import Launch
+from scion.engines.config import Launch
 from scion.engines.vllm.flags import flags
 
 CONFIG = """

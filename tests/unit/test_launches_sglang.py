@@ -1,4 +1,4 @@
-from scion.config_serving import Launch
+from scion.engines.config import Launch
 from scion.engines.sglang.flags import command
 
 PRODUCTION = Launch(

@@ -12,6 +12,7 @@ from checkpoints import edit_json
 from lint_checkpoints import llama, sound
 from scion.checkpoint.folder_source import open_source
 from scion.checkpoint.safetensors_file import Header, Tensor
+from scion.checkpoint.source import Traffic
 from scion.engines.releases import DEFAULT_ENGINES, Engine, parse_engine
 from scion.lint.all_rules import RULES
 from scion.lint.catalogue import REFERENCE, WRITE_REFERENCE, explained, listed, reference
@@ -20,7 +21,7 @@ from scion.lint.json_report import as_json
 from scion.lint.report import Report, text, unchecked
 from scion.lint.rule import Finding, Rule, Severity, rule, run, select_rules
 from scion.lint.sarif import sarif
-from scion.lint.subject import Subject, Traffic
+from scion.lint.subject import Subject
 
 PROJECT = Path(__file__).parents[2]
 SCHEMA = json.loads((PROJECT / "tests/data/sarif/sarif-2.1.0.json").read_text())

@@ -21,8 +21,8 @@ from scion.checkpoint.folder_source import FolderSource, open_source
 from scion.checkpoint.hub import http as hub_http
 from scion.checkpoint.hub import source as hub_source
 from scion.checkpoint.safetensors_file import Tensor
+from scion.checkpoint.source import Source
 from scion.common.errors import ScionError
-from scion.lint.subject import Source
 
 PROJECT = Path(__file__).parents[2]
 SHARD = "model.safetensors"

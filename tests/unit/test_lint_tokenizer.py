@@ -11,12 +11,13 @@ from lint_cases.files import edit_json
 from lint_cases.tokenizer import CHATML, ENDLESS, NO_RESULTS, edit, template
 from lint_checkpoints import PICO, qwen35, sound
 from scion.checkpoint.folder_source import FolderSource, open_source
+from scion.checkpoint.source import Source
 from scion.engines.releases import DEFAULT_ENGINES
 from scion.lint.chat_render import Request, render, render_all
 from scion.lint.conversations import ANSWER, PLAIN, QUESTION, TOOL_USE, TOOLS, Conversation
 from scion.lint.rule import run
 from scion.lint.rules.tokenizer import RULES
-from scion.lint.subject import Source, Subject
+from scion.lint.subject import Subject
 from scion.lint.tokenizer_files import tokenizer_files
 
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>"}

@@ -12,7 +12,7 @@ from checkpoints import TEXT, tiny_config
 from scion.architectures.inventory import inventory
 from scion.checkpoint.safetensors_file import DTYPE_BITS, Tensor
 from scion.common.errors import ScionError
-from scion.config_serving import Launch
+from scion.engines.config import Launch
 from scion.engines.gpus import GIB, GPUS, MIB, find_gpu
 from scion.engines.releases import Engine, parse_engine
 from scion.engines.vllm.cache_layout import ModelSizes, capacity, layout

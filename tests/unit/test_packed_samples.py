@@ -17,9 +17,9 @@ from transformers import AutoTokenizer, DynamicCache, Qwen3_5ForCausalLM
 
 from conversion import Pico
 from scion.common.errors import ScionError
-from scion.config_conversion import CalibrationSet
 from scion.quantization.calibration.batches import isolated, pack, segment_positions
 from scion.quantization.calibration.samples import Sample
+from scion.quantization.config import CalibrationSet
 
 # One is a single token, one a chunk of the delta rule, one more than two; as they come, not sorted.
 LENGTHS = (70, 3, 129, 1, 64)

@@ -28,12 +28,12 @@ from checkpoints import tiny_config
 from scion.architectures.inventory import FUSED, inventory
 from scion.checkpoint.shards import Checkpoint, plan_shards
 from scion.common.errors import ScionError
-from scion.config_conversion import CalibrationSet
 from scion.formats import fp8
 from scion.formats.modelopt import SUFFIXES
 from scion.formats.nvfp4 import dequantize
 from scion.quantization.calibration.batches import pack
 from scion.quantization.calibration.samples import Sample
+from scion.quantization.config import CalibrationSet
 from scion.quantization.layerwise import stream as stream_module
 from scion.quantization.layerwise.gptq import update
 from scion.quantization.layerwise.hidden_states import HiddenStates

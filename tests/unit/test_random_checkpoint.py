@@ -17,9 +17,9 @@ from scion.architectures.inventory import inventory
 from scion.checkpoint.folder_source import open_source
 from scion.checkpoint.shards import Checkpoint
 from scion.common.errors import ScionError
-from scion.config_conversion import Lint
 from scion.engines.releases import parse_engines
 from scion.lint.all_rules import RULES
+from scion.lint.config import Lint
 from scion.lint.rule import run, select_rules
 from scion.lint.subject import Subject
 from scion.stages.extract_text import extract_text

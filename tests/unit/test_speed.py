@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from scion.common.errors import ScionError
-from scion.config_serving import Measurement
 from scion.engines.vllm.bench import Timing, _fault, _timing
 from scion.engines.vllm.counters import SpecDecodeCounters
 from scion.evaluation.decoding import Answer, Prompt
 from scion.evaluation.serving.acceptance import Reply, acceptance
+from scion.evaluation.serving.config import Measurement
 from scion.evaluation.serving.progress import Progress
 from scion.evaluation.serving.prompts import SETS, check_room, count_sets, read_prompts
 from scion.evaluation.serving.speed import Wave, speed_records, waves

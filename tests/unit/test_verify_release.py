@@ -14,7 +14,7 @@ from conversion import ENVIRONMENT, Conversion, Pico
 from scion.artifacts.artifact import Artifact
 from scion.checkpoint.shards import INDEX
 from scion.common.errors import ScionError
-from scion.config_conversion import Lint
+from scion.lint.config import Lint
 from scion.stages.fetch_donor import fetch_donor
 from scion.stages.graft_mtp import graft_mtp
 from scion.stages.verify_release import _check_rows, verify_release

@@ -13,7 +13,7 @@ from conversion import ENVIRONMENT, Conversion, Pico
 from scion.artifacts.artifact import Artifact
 from scion.checkpoint.shards import INDEX
 from scion.common.errors import ScionError
-from scion.config_conversion import Calibration, CalibrationSet, Quantization
+from scion.quantization.config import Calibration, CalibrationSet, Quantization
 from scion.stages.quantize_nvfp4 import quantize_nvfp4
 
 

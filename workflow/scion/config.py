@@ -1,8 +1,8 @@
 """The configuration of a release, as one typed model: frozen, no unknown keys, units in the names.
 
-`config/default.yaml` is generated from this model (`scion config`). The sections stand in the
-`config_*` modules: a stage imports those that it reads, so that neither another section's value nor
-its code changes what the stage has made.
+`config/default.yaml` is generated from this model (`scion config`). Each section
+stands in the package that owns it, in a `config.py`: a stage imports those that it reads, so that
+neither another section's value nor its code changes what the stage has made.
 """
 
 from pathlib import Path
@@ -13,10 +13,13 @@ from pydantic import Field, ValidationError, model_validator
 
 from scion.common.errors import ScionError
 from scion.common.section import Section
-from scion.config_agent import AgentTasks
-from scion.config_conversion import Lint, Quantization
-from scion.config_evaluations import Bfcl, Ifeval
-from scion.config_serving import PICO_LAUNCH, Launch, Measurement, Quality, Serving
+from scion.engines.config import PICO_LAUNCH, Launch, Serving
+from scion.evaluation.agent.config import AgentTasks
+from scion.evaluation.harness.config import Bfcl, Ifeval
+from scion.evaluation.quality.config import Quality
+from scion.evaluation.serving.config import Measurement
+from scion.lint.config import Lint
+from scion.quantization.config import Quantization
 from scion.quantization.variants_config import Comparison
 from scion.report.config import Card
 

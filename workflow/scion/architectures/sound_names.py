@@ -8,6 +8,9 @@ stands before that is made of the model's own prefixes.
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
+from scion.architectures.inventory import Inventory
+from scion.common.errors import ScionError
+
 
 class SoundNames:
     """Finds the expected name of a key.
@@ -61,3 +64,43 @@ def _rule(old: str, new: str) -> tuple[str, str]:
         "".join(f"{part}." for part in olds[: len(olds) - shared]),
         "".join(f"{part}." for part in news[: len(news) - shared]),
     )
+
+
+def sound_names(keys: Iterable[str], expected: Inventory, *, where: object) -> dict[str, str]:
+    """The expected name of each key.
+
+    Args:
+        keys: The checkpoint's tensor names.
+        expected: The tensors that its config.json implies. The MTP head may be missing as a whole.
+        where: The folder to name in errors.
+
+    Raises:
+        ScionError: A key fits no expected name, two keys fit the same, or an expected tensor has
+            no key.
+    """
+    wanted = {**expected.language, **expected.vision, **expected.mtp}
+    sound = SoundNames(wanted)
+    names = {key: sound.of(key) for key in keys}
+    unknown = [key for key, name in names.items() if name is None]
+    counts = Counter(name for name in names.values() if name is not None)
+    twice = [name for name, count in counts.items() if count > 1]
+    missing = [name for name in wanted if name not in counts]
+    if set(missing) == set(expected.mtp):
+        missing = []
+    if unknown or twice or missing:
+        raise ScionError(
+            "the checkpoint's tensors are not those that config.json implies",
+            where=where,
+            expected=f"{len(wanted)} tensors, {len(expected.mtp)} of them MTP, which may be absent",
+            found="; ".join(
+                f"{len(group)} {label}, first {group[0]}"
+                for label, group in (
+                    ("unexpected", unknown),
+                    ("claimed by two keys", twice),
+                    ("missing", missing),
+                )
+                if group
+            ),
+            hint="check that config.json and the shards are of the same model and revision",
+        )
+    return {key: name for key, name in names.items() if name is not None}

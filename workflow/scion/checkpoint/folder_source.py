@@ -13,7 +13,7 @@ from scion.checkpoint.safetensors_file import Header, Tensor, read_open_header
 from scion.common.errors import ScionError
 
 if TYPE_CHECKING:
-    from scion.lint.subject import Source
+    from scion.checkpoint.source import Source
 
 MAX_FILE_BYTES = 64 << 20
 """The largest file that is read whole; a tokenizer.json of a quarter million tokens has 20 MB."""

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from scion.checkpoint.shards import Checkpoint
-    from scion.config_conversion import Quantization
     from scion.engines.gpus import Gpu
+    from scion.quantization.config import Quantization
     from scion.quantization.estimate.estimate import Estimate, Machine
     from scion.quantization.estimate.rates import Rates
 
@@ -133,7 +133,7 @@ def _changed(settings: "Quantization", args: argparse.Namespace) -> "Quantizatio
     from pydantic import ValidationError
 
     from scion.common.errors import ScionError
-    from scion.config_conversion import Quantization
+    from scion.quantization.config import Quantization
 
     changes = {"recipe": args.recipe, "keep_bf16": args.keep_bf16, "use_fp8": args.use_fp8}
     values = settings.model_dump() | {k: v for k, v in changes.items() if v is not None}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from scion.checkpoint.shards import Checkpoint
-    from scion.config_serving import Launch
+    from scion.engines.config import Launch
     from scion.engines.releases import Engine
     from scion.engines.vllm.memory import Prediction
 
@@ -187,7 +187,7 @@ def _beside(log: Path | None, predicted: "Prediction | None") -> dict[str, Any]:
 def _launch(args: argparse.Namespace, checkpoint: "Checkpoint") -> "Launch":
     """The launch that is named, or the plain one, with the options' changes."""
     from scion.common.errors import ScionError
-    from scion.config_serving import Launch
+    from scion.engines.config import Launch
 
     has_head = any(name.startswith("mtp.") for name in checkpoint.shard_of)
     if args.config is not None:

@@ -1,4 +1,7 @@
-"""The device that a setting or an option names."""
+"""The device that a setting or an option names, and how many threads it computes with."""
+
+import contextlib
+from collections.abc import Generator
 
 import torch
 
@@ -27,3 +30,15 @@ def device_named(name: str, *, where: str) -> torch.device:
     if name == "auto":
         name = "cuda" if there else "cpu"
     return torch.device(name)
+
+
+@contextlib.contextmanager
+def one_thread(device: torch.device) -> Generator[None]:
+    """Calibrate with one CPU thread: no library promises equal sums for any number of them."""
+    threads = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

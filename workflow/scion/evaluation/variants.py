@@ -9,8 +9,10 @@ from typing import Any
 import torch
 
 from scion.checkpoint.shards import Checkpoint
-from scion.config_serving import Launch, Serving
+from scion.common.devices import one_thread
+from scion.engines.config import Launch, Serving
 from scion.engines.vllm import server as vllm
+from scion.evaluation.agent.asking import ask_all
 from scion.evaluation.agent.results import count
 from scion.evaluation.agent.tasks import TaskFile
 from scion.evaluation.chats import Chat
@@ -19,9 +21,7 @@ from scion.evaluation.offline.target import Target
 from scion.evaluation.offline.weights import Weights
 from scion.evaluation.quality.documents import Document
 from scion.evaluation.quality.full_vocabulary import Reference, Sums, score
-from scion.quantization.layerwise.stream import one_thread
 from scion.quantization.variants_config import Comparison
-from scion.stages.run_agent_tasks import ask_all
 
 # Requests at once where the launch leaves the number to the engine.
 _PARALLEL = 16
@@ -119,7 +119,7 @@ class Measuring:
         ) as server:
             self.engine = vllm.describe(server, self.serving)
             parallel = self.launch.max_num_seqs or _PARALLEL
-            results = ask_all(server, self.tasks, cases, parallel)
+            results = ask_all(server, self.tasks, cases, parallel, stage="compare_recipes")
         counted = count(self.tasks, results)
         # Requests and answers are run_agent_tasks' to keep.
         tasks = [{k: v for k, v in one.items() if k != "results"} for one in counted["tasks"]]

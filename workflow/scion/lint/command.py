@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from scion.checkpoint.folder_source import open_source
+from scion.checkpoint.source import Source
 from scion.common.errors import ScionError
 from scion.common.files import atomic_file
 from scion.engines.releases import DEFAULT_ENGINES, parse_engines
@@ -19,7 +20,7 @@ from scion.lint.options import MARKDOWN
 from scion.lint.report import Report, closing, text, unchecked
 from scion.lint.rule import Rule, Severity, run, select_rules
 from scion.lint.sarif import sarif
-from scion.lint.subject import Source, Subject
+from scion.lint.subject import Subject
 
 FOUND, UNUSABLE = 1, 2
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
+from scion.checkpoint.source import Traffic
 from scion.engines.loading.loading import is_modelled
 from scion.engines.releases import SGLANG, TENSORRT_LLM, VLLM
 from scion.lint.rule import Finding, Result, Rule, Severity
-from scion.lint.subject import Subject, Traffic
+from scion.lint.subject import Subject
 
 TOKENIZER = "tokenizer.json"
 

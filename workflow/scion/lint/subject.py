@@ -5,82 +5,18 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from scion.architectures.inventory import Inventory, implied
 from scion.checkpoint.safetensors_file import Header, Tensor
 from scion.checkpoint.shards import CONFIG, INDEX, parse_object, parse_weight_map
+from scion.checkpoint.source import Source
 from scion.common.errors import ScionError
 from scion.engines.loading.loading import Decision, decisions
 from scion.engines.releases import Engine
 from scion.formats.modelopt import HF_QUANT_CONFIG
 from scion.lint.formats import declared_formats, method_of
 from scion.lint.modules import Module, modules_of
-
-
-@dataclass(frozen=True)
-class Traffic:
-    """What was moved over the network.
-
-    Attributes:
-        requests: HTTP requests; each redirect and each repeated try is one more.
-        bytes_moved: Bytes of content in the answers, as transferred, listings included.
-    """
-
-    requests: int
-    bytes_moved: int
-
-
-class Source(Protocol):
-    """Where a checkpoint's files are read from.
-
-    `scion.checkpoint` has the two that there are.
-    """
-
-    @property
-    def name(self) -> str:
-        """What the user called it."""
-        ...
-
-    @property
-    def traffic(self) -> Traffic | None:
-        """What reading it has moved so far; None where nothing has to be moved."""
-        ...
-
-    @property
-    def files(self) -> Mapping[str, int]:
-        """Size in bytes by name of every file at the top of the folder or repository."""
-        ...
-
-    @property
-    def folder(self) -> Path | None:
-        """The folder, where there is one on this machine."""
-        ...
-
-    def read(self, name: str) -> bytes | None:
-        """A whole small file; None where reading it would cost too much.
-
-        Raises:
-            ScionError: It is not there, or can't be read.
-        """
-        ...
-
-    def headers(self, shards: Sequence[str]) -> dict[str, Header]:
-        """The checked headers of safetensors files, by their names.
-
-        Raises:
-            ScionError: One is not there, or is no sound safetensors file.
-        """
-        ...
-
-    def small(self, wanted: Mapping[str, Sequence[Tensor]]) -> dict[str, bytes]:
-        """The bytes of tensors of a few bytes, by name; costly ones are left out.
-
-        Args:
-            wanted: The tensors by the shard that holds them.
-        """
-        ...
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,8 +18,8 @@ from modelopt.torch.quantization.utils.shared_input import SHARED_PATTERNS
 
 from scion.architectures.inventory import Inventory
 from scion.common.errors import ScionError
-from scion.config_conversion import Projections
 from scion.formats.stored_modules import algorithms, projection_parents
+from scion.quantization.config import Projections
 
 # Engines load these two as one as well, and take one scale for both; ModelOpt's own list of groups
 # lacks them, so a search would choose block scales for a global scale that export then replaces.

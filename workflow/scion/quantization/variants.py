@@ -19,11 +19,11 @@ from scion.common.digest import digest_json
 from scion.common.files import link_or_copy
 from scion.quantization.calibration.batches import PackedBatch
 from scion.quantization.layerwise.stream import Stream, Target
+from scion.quantization.mtp_head import add_head
 from scion.quantization.output_files import copy_kept, lay_out, write_configs
 from scion.quantization.planned_shards import PlannedShards
 from scion.quantization.recipes import recipe
 from scion.quantization.variants_config import Variant
-from scion.stages.graft_mtp import add_head
 
 
 @dataclass(frozen=True)

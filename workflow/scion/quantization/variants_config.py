@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from scion.common.section import Section
-from scion.config_conversion import Projections, RecipeName, refuse_unused_fp8
+from scion.quantization.config import Projections, RecipeName, refuse_unused_fp8
 
 
 class Variant(Section):

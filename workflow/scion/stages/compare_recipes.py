@@ -52,8 +52,7 @@ from scion.common.devices import device_named
 from scion.common.errors import ScionError
 from scion.common.files import write_json
 from scion.common.section import Section
-from scion.config_conversion import Quantization
-from scion.config_serving import Launch, Serving
+from scion.engines.config import Launch, Serving
 from scion.engines.vllm import server as vllm
 from scion.evaluation.agent.tasks import read_tasks
 from scion.evaluation.chats import read_chats
@@ -63,6 +62,7 @@ from scion.evaluation.quality.offline_documents import read_documents
 from scion.evaluation.variants import Measuring
 from scion.quantization.calibration.batches import pack
 from scion.quantization.calibration.samples import Sample, read_samples, summary
+from scion.quantization.config import Quantization
 from scion.quantization.recipes import RECIPES
 from scion.quantization.variants import Source, bf16, make, size, together
 from scion.quantization.variants_config import Comparison, Variant

@@ -23,12 +23,12 @@ from typing import Any
 from scion.artifacts.artifact import Artifact, Draft, remake
 from scion.common.files import write_json
 from scion.common.section import Section
-from scion.config_evaluations import Bfcl
-from scion.config_serving import Launch, Serving
+from scion.engines.config import Launch, Serving
 from scion.engines.server import Server
 from scion.engines.vllm import server as vllm
 from scion.evaluation import intervals as estimates
 from scion.evaluation.harness import bfcl_driver, child
+from scion.evaluation.harness.config import Bfcl
 from scion.evaluation.harness.options import (
     REQUEST_SECONDS,
     add_evaluator_option,

@@ -35,13 +35,13 @@ from scion.common.digest import digest_file
 from scion.common.errors import ScionError
 from scion.common.files import write_json
 from scion.common.section import Section
-from scion.config_evaluations import Ifeval
-from scion.config_serving import Launch, Serving
+from scion.engines.config import Launch, Serving
 from scion.engines.server import Server
 from scion.engines.vllm import server as vllm
 from scion.evaluation import intervals as estimates
 from scion.evaluation.chats import Chat, token_ids
 from scion.evaluation.harness import child, ifeval_driver
+from scion.evaluation.harness.config import Ifeval
 from scion.evaluation.harness.ifeval_prompts import read_prompts
 from scion.evaluation.harness.options import (
     REQUEST_SECONDS,

@@ -41,9 +41,10 @@ from scion.artifacts.artifact import Artifact, Draft, remake
 from scion.common.errors import ScionError
 from scion.common.files import write_json
 from scion.common.section import Section
-from scion.config_serving import Launch, Quality, Serving
+from scion.engines.config import Launch, Serving
 from scion.engines.vllm import server as vllm
 from scion.evaluation.chats import Chat, read_chats
+from scion.evaluation.quality.config import Quality
 from scion.evaluation.quality.documents import (
     Document,
     Text,

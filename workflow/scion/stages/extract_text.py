@@ -6,11 +6,10 @@ declares them: `graft_mtp` puts the donor's in their place. With `text_only: fal
 """
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from scion.architectures.inventory import inventory, with_mtp_layers
+from scion.architectures.inventory import inventory
+from scion.architectures.text_only import text_config
 from scion.artifacts.artifact import Artifact, Draft, remake
 from scion.checkpoint.safetensors_file import copy_subset
 from scion.checkpoint.shards import INDEX, Checkpoint, index_headers, shard_name
@@ -69,12 +68,6 @@ def extract_text(*, fixed: Artifact, output: Path, text_only: bool, environment:
         environment=environment,
         build=build,
     )
-
-
-def text_config(config: Mapping[str, Any], *, text_only: bool) -> dict[str, Any]:
-    """config.json of what is left: no MTP layers, and without the tower's section if that goes."""
-    left = {key: value for key, value in config.items() if key != "vision_config" or not text_only}
-    return with_mtp_layers(left, 0)
 
 
 def _write_shards(draft: Draft, fixed: Artifact, checkpoint: Checkpoint, removed: set[str]) -> None:

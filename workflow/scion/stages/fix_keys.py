@@ -8,12 +8,11 @@ checkpoint passes through by hard link.
 """
 
 import sys
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from scion.architectures.inventory import Inventory, Shape, inventory
-from scion.architectures.sound_names import SoundNames, prefix_rules
+from scion.architectures.sound_names import prefix_rules, sound_names
 from scion.artifacts.artifact import Artifact, Draft, remake
 from scion.checkpoint.safetensors_file import copy_renamed
 from scion.checkpoint.shards import INDEX, Checkpoint, index_headers
@@ -67,46 +66,6 @@ def fix_keys(*, source: Artifact, output: Path, environment: str) -> Artifact:
         environment=environment,
         build=build,
     )
-
-
-def sound_names(keys: Iterable[str], expected: Inventory, *, where: object) -> dict[str, str]:
-    """The expected name of each key.
-
-    Args:
-        keys: The checkpoint's tensor names.
-        expected: The tensors that its config.json implies. The MTP head may be missing as a whole.
-        where: The folder to name in errors.
-
-    Raises:
-        ScionError: A key fits no expected name, two keys fit the same, or an expected tensor has
-            no key.
-    """
-    wanted = {**expected.language, **expected.vision, **expected.mtp}
-    sound = SoundNames(wanted)
-    names = {key: sound.of(key) for key in keys}
-    unknown = [key for key, name in names.items() if name is None]
-    counts = Counter(name for name in names.values() if name is not None)
-    twice = [name for name, count in counts.items() if count > 1]
-    missing = [name for name in wanted if name not in counts]
-    if set(missing) == set(expected.mtp):
-        missing = []
-    if unknown or twice or missing:
-        raise ScionError(
-            "the checkpoint's tensors are not those that config.json implies",
-            where=where,
-            expected=f"{len(wanted)} tensors, {len(expected.mtp)} of them MTP, which may be absent",
-            found="; ".join(
-                f"{len(group)} {label}, first {group[0]}"
-                for label, group in (
-                    ("unexpected", unknown),
-                    ("claimed by two keys", twice),
-                    ("missing", missing),
-                )
-                if group
-            ),
-            hint="check that config.json and the shards are of the same model and revision",
-        )
-    return {key: name for key, name in names.items() if name is not None}
 
 
 def rename_shards(

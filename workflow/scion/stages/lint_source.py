@@ -9,7 +9,7 @@ from pathlib import Path
 
 from scion.artifacts.artifact import Artifact, Draft, remake
 from scion.common.files import write_json
-from scion.config_conversion import Lint
+from scion.lint.config import Lint
 from scion.lint.gate import (
     Settings,
     in_one_line,

@@ -49,10 +49,11 @@ from scion.common.digest import digest_file
 from scion.common.errors import ScionError
 from scion.common.files import write_json
 from scion.common.section import Section
-from scion.config_serving import Launch, Measurement, Serving
+from scion.engines.config import Launch, Serving
 from scion.engines.vllm import server as vllm
 from scion.engines.vllm.bench import benchmark
 from scion.evaluation.decoding import compare
+from scion.evaluation.serving.config import Measurement
 from scion.evaluation.serving.progress import Progress
 from scion.evaluation.serving.prompts import count_sets, read_prompts
 from scion.evaluation.serving.session import ServerRun, Target, measure

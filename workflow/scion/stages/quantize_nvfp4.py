@@ -28,10 +28,10 @@ from scion.checkpoint.shards import CONFIG, INDEX, Checkpoint, read_object
 from scion.common.devices import device_named
 from scion.common.errors import NoRoomError, ScionError
 from scion.common.section import Section
-from scion.config_conversion import Quantization
 from scion.formats.modelopt import FP8
 from scion.quantization.calibration.batches import pack
 from scion.quantization.calibration.samples import read_samples, summary
+from scion.quantization.config import Quantization
 from scion.quantization.layerwise.stream import Stream, Target
 from scion.quantization.output_files import MODELOPT, copy_kept, lay_out, write_configs
 from scion.quantization.planned_shards import PlannedShards

@@ -22,7 +22,7 @@ from scion.checkpoint.shards import read_json
 from scion.common.errors import ScionError
 from scion.common.section import Section
 from scion.common.text import hardware, size
-from scion.config_serving import Launch
+from scion.engines.config import Launch
 from scion.engines.vllm import flags as launches
 from scion.evaluation.agent.tasks import read_tasks
 from scion.formats.modelopt import BLOCK

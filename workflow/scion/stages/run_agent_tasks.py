@@ -19,23 +19,19 @@ The first result of each task is that of its first case, the one that cards show
 """
 
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, cast
-
-import openai
+from typing import Any
 
 from scion.artifacts.artifact import Artifact, Draft, remake
 from scion.common.errors import ScionError
 from scion.common.files import write_json
 from scion.common.section import Section
-from scion.config_agent import AgentTasks
-from scion.config_serving import Launch, Serving
-from scion.engines.server import Server
+from scion.engines.config import Launch, Serving
 from scion.engines.vllm import server as vllm
-from scion.evaluation.agent.judge import judge
-from scion.evaluation.agent.results import Progress, count, failures, tell
-from scion.evaluation.agent.tasks import Case, Task, TaskFile, read_tasks
+from scion.evaluation.agent.asking import ask_all
+from scion.evaluation.agent.config import AgentTasks
+from scion.evaluation.agent.results import count, failures, tell
+from scion.evaluation.agent.tasks import read_tasks
 from scion.stages.common_options import add_settings, read_settings, run_stage, stage_parser
 from scion.stages.server_options import UNMEASURED, add_server_options
 
@@ -99,7 +95,7 @@ def run_agent_tasks(
                 "speculative_tokens": launch.speculative_tokens,
             }
             parallel = launch.max_num_seqs or _PARALLEL
-            results = ask_all(server, task_file, agent_tasks.cases, parallel)
+            results = ask_all(server, task_file, agent_tasks.cases, parallel, stage=STAGE)
         result = about | count(task_file, results)
         tell(STAGE, result)
         if shortfall := _shortfall(result, agent_tasks):
@@ -121,68 +117,6 @@ def run_agent_tasks(
         environment=environment,
         build=build,
     )
-
-
-def ask_all(
-    server: Server, task_file: TaskFile, limit: int | None, parallel: int
-) -> list[list[dict[str, Any]]]:
-    """The results of each task's cases, in the file's order, `parallel` requests at a time."""
-    progress = Progress(STAGE, [len(task.cases[:limit]) for task in task_file.tasks])
-    # No proxy of the environment's, as in scion.engines.server; no retries: a failure counts.
-    with openai.OpenAI(
-        base_url=server.openai_url,
-        api_key="none",
-        max_retries=0,
-        http_client=openai.DefaultHttpxClient(trust_env=False),
-    ) as client:
-        pool = ThreadPoolExecutor(parallel)
-        try:
-            asked = [
-                [
-                    pool.submit(_run, client, server, task_file, task, case)
-                    for case in task.cases[:limit]
-                ]
-                for task in task_file.tasks
-            ]
-            results: list[list[dict[str, Any]]] = []
-            for at, futures in enumerate(asked):
-                results.append([])
-                for future in futures:
-                    results[-1].append(future.result())
-                    progress.tell(at, len(results[-1]))
-            return results
-        finally:
-            # After a failure or an interrupt the rest is not asked, nor waited for.
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _run(
-    client: openai.OpenAI, server: Server, task_file: TaskFile, task: Task, case: Case
-) -> dict[str, Any]:
-    """One case: the request, the whole answer, the verdict."""
-    request: dict[str, Any] = {"model": server.model, **task_file.request(task, case)}
-    # What is not part of OpenAI's interface; the client puts it beside the rest.
-    extra = {"chat_template_kwargs": {"enable_thinking": task.enable_thinking}}
-    where = f"task {task.name}, {case.name}, {server.openai_url}/chat/completions"
-    try:
-        answer = client.chat.completions.create(**request, extra_body=extra)
-        response = cast("dict[str, Any]", answer.model_dump(mode="json"))
-        passed, reason = judge(task, case, response)
-    # Besides the client's own errors, those of an answer that is no whole chat completion.
-    except (openai.OpenAIError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise server.failure(
-            "a request to the server failed",
-            where=where,
-            expected="a chat completion",
-            found=f"{type(error).__name__}: {error}",
-        ) from error
-    return {
-        "name": case.name,
-        "passed": passed,
-        "reason": reason,
-        "request": request | extra,
-        "response": response,
-    }
 
 
 def _shortfall(result: dict[str, Any], wanted: AgentTasks) -> str:

@@ -32,10 +32,10 @@ from scion.checkpoint.shards import Checkpoint
 from scion.common.digest import in_parallel
 from scion.common.errors import ScionError
 from scion.common.files import write_json
-from scion.config_conversion import Lint
 from scion.formats.modelopt import FP8
 from scion.formats.nvfp4 import dequantize, relative_error, worst_rounding
 from scion.formats.stored_modules import algorithms, layout
+from scion.lint.config import Lint
 from scion.lint.gate import Settings, judged_engines, lint_folder, require_sound
 from scion.lint.json_report import finding_row
 from scion.quantization.verify_fp8 import check_fp8_scales, fp8_errors

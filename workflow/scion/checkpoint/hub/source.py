@@ -19,7 +19,7 @@ from scion.checkpoint.hub.location import HubRepository
 from scion.checkpoint.lfs import refuse_pointer
 from scion.checkpoint.safetensors_file import Header, Tensor, header_length, parse_header
 from scion.checkpoint.shards import CONFIG, INDEX
-from scion.lint.subject import Traffic
+from scion.checkpoint.source import Traffic
 
 PREFIX_BYTES = 128 << 10
 SPAN_BYTES = 256 << 10

@@ -4,7 +4,7 @@ SGLang 0.5.23 takes every one of them (a test asks its own argument parser) and 
 class and its MTP head; that is all that is known here.
 """
 
-from scion.config_serving import Launch
+from scion.engines.config import Launch
 from scion.engines.vllm.flags import Flag
 
 UNTRIED = "untried: SGLang 0.5.23 accepts these options; nobody has served this release with them"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from scion.common.errors import ScionError
-from scion.config_serving import Serving
+from scion.engines.config import Serving
 from scion.engines.server import Server, log_end
 from scion.engines.vllm import bench_driver
 from scion.engines.vllm.server import environment

@@ -25,7 +25,7 @@ from typing import Any, Literal
 
 from scion.architectures.config_keys import Keys
 from scion.architectures.inventory import inventory
-from scion.config_serving import Launch
+from scion.engines.config import Launch
 from scion.engines.releases import Engine, affects
 
 _FLOAT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}

@@ -7,7 +7,7 @@ import json
 import shlex
 from dataclasses import dataclass
 
-from scion.config_serving import Launch
+from scion.engines.config import Launch
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from scion.checkpoint.safetensors_file import Tensor
-from scion.config_serving import Launch
+from scion.engines.config import Launch
 from scion.engines.gpus import GIB
 from scion.engines.releases import Engine, affects
 from scion.engines.vllm.cache_layout import (

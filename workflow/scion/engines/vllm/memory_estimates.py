@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from scion.architectures.inventory import MTP_PREFIX, VISION_PREFIX
 from scion.checkpoint.safetensors_file import Tensor
-from scion.config_serving import Launch
+from scion.engines.config import Launch
 from scion.engines.gpus import GIB
 from scion.engines.vllm.cache_layout import ModelSizes
 

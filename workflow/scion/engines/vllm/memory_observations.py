@@ -7,7 +7,7 @@ outside vLLM's share. So nothing was computed from it, and it is told as what it
 
 from dataclasses import dataclass
 
-from scion.config_serving import Launch
+from scion.engines.config import Launch
 from scion.engines.gpus import GIB
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from scion.checkpoint.shards import read_json
-from scion.config_serving import Launch, Serving
+from scion.engines.config import Launch, Serving
 from scion.engines.server import LOOPBACK, Command, Server, connect, free_port, running
 from scion.engines.vllm.flags import flags
 from scion.engines.vllm.log import phase

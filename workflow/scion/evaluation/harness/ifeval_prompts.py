@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from scion.common.errors import ScionError
-from scion.config_evaluations import Ifeval
+from scion.evaluation.harness.config import Ifeval
 
 
 def read_prompts(path: Path, ifeval: Ifeval) -> list[dict[str, Any]]:

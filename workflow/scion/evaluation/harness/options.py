@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from scion.common.files import atomic_file
-from scion.config_serving import Launch
+from scion.engines.config import Launch
 from scion.engines.server import Server
 
 # Longest wait for one answer: a long decode on two slow cores, not a hang.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from scion.artifacts.artifact import Artifact
 from scion.common.errors import ScionError
-from scion.config_serving import Launch, Serving
+from scion.engines.config import Launch, Serving
 from scion.engines.server import Server
 from scion.engines.vllm import server as vllm
 from scion.evaluation.quality.documents import (

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from scion.common.errors import ScionError
-from scion.config_serving import Launch, Measurement
+from scion.engines.config import Launch
 from scion.engines.server import Server
 from scion.engines.vllm import server as vllm
 from scion.engines.vllm.bench import Benchmark, Timing
@@ -15,6 +15,7 @@ from scion.engines.vllm.log import capacity
 from scion.evaluation.chats import Chat
 from scion.evaluation.decoding import Answer, Prompt, generate
 from scion.evaluation.serving.acceptance import Reply, acceptance
+from scion.evaluation.serving.config import Measurement
 from scion.evaluation.serving.progress import Progress
 from scion.evaluation.serving.prompts import check_room, render
 from scion.evaluation.serving.speed import Wave, waves

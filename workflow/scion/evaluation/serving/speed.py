@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scion.config_serving import Measurement
 from scion.engines.vllm.bench import Timing
 from scion.evaluation.intervals import median, speedup
+from scion.evaluation.serving.config import Measurement
 
 
 @dataclass(frozen=True)

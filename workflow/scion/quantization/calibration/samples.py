@@ -21,7 +21,7 @@ from transformers import AutoTokenizer
 from scion.checkpoint.hub.location import HubRepository, parse_location
 from scion.checkpoint.shards import Checkpoint
 from scion.common.errors import ScionError
-from scion.config_conversion import Calibration, CalibrationSet
+from scion.quantization.config import Calibration, CalibrationSet
 
 # The rows of one set.
 Rows = list[dict[str, Any]]

@@ -14,8 +14,8 @@ from pathlib import Path
 from scion.architectures.inventory import Inventory, inventory
 from scion.checkpoint.shards import CONFIG, Checkpoint, plan_shards, shard_header
 from scion.common.errors import NoRoomError
-from scion.config_conversion import Quantization
 from scion.formats.stored_modules import algorithms, projection_parents
+from scion.quantization.config import Quantization
 from scion.quantization.estimate.layer_shapes import ModelShapes
 from scion.quantization.estimate.memory import (
     Part,

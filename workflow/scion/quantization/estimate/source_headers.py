@@ -9,12 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from scion.architectures.inventory import inventory
+from scion.architectures.sound_names import sound_names
+from scion.architectures.text_only import text_config
 from scion.checkpoint.folder_source import open_source
 from scion.checkpoint.safetensors_file import Header
 from scion.checkpoint.shards import CONFIG, Checkpoint
 from scion.lint.subject import Subject
-from scion.stages.extract_text import text_config
-from scion.stages.fix_keys import sound_names
 
 
 def text_checkpoint(location: str, *, text_only: bool = True) -> Checkpoint:

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from scion.checkpoint.shards import Checkpoint
-from scion.config_conversion import Quantization
+from scion.quantization.config import Quantization
 from scion.quantization.estimate.estimate import Estimate, Machine, estimate, refuse_too_small
 from scion.quantization.estimate.rates import Rates, disk_rates, measured
 from scion.quantization.estimate.report import Use, beside, lines

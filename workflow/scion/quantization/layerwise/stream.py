@@ -32,6 +32,7 @@ from tqdm import tqdm
 
 from scion.architectures.inventory import NESTED_PREFIX, Inventory
 from scion.checkpoint.shards import Checkpoint
+from scion.common.devices import one_thread
 from scion.common.errors import NoRoomError
 from scion.quantization.calibration.batches import PackedBatch, isolated, segment_positions
 from scion.quantization.layerwise.hidden_states import HiddenStates, Place, choose_place
@@ -396,18 +397,6 @@ def _release(layer: nn.Module) -> None:
         quantizer._calibrator = None
     for tensor in itertools.chain(layer.parameters(), layer.buffers()):
         tensor.data = tensor.new_empty(0)
-
-
-@contextlib.contextmanager
-def one_thread(device: torch.device) -> Generator[None]:
-    """Calibrate with one CPU thread: no library promises equal sums for any number of them."""
-    threads = torch.get_num_threads()
-    if device.type == "cpu":
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 @contextlib.contextmanager

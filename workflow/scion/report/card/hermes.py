@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from scion.config_serving import Launch
+from scion.engines.config import Launch
 
 # Hermes refuses a model with fewer tokens of context.
 LEAST_CONTEXT = 64_000

@@ -1,4 +1,4 @@
-"""Configuration of launches, servers, and what is measured on them."""
+"""Configuration of launches, and of the server that measures."""
 
 from typing import Literal
 
@@ -62,60 +62,4 @@ class Serving(Section):
     arguments: tuple[str, ...] = Field(
         default=(),
         description="what this machine's server needs besides the launch's flags, word by word",
-    )
-
-
-class Measurement(Section):
-    """What measure_serving decodes."""
-
-    launches: tuple[str, ...] = Field(
-        default=("pico",), min_length=1, description="launches to time, the first one's text counts"
-    )
-    prompts: str = Field(
-        default="resources/pico/prompts.jsonl",
-        description="JSONL of chats: `messages`, `set`, and maybe `name`, `tools`",
-    )
-    decode_tokens: tuple[int, ...] = Field(
-        default=(32, 64, 128),
-        min_length=1,
-        description="lengths of the short, medium and long decode",
-    )
-    repeats: int = Field(
-        default=6, ge=5, description="timings of each decode; six give a 95 % interval of a median"
-    )
-    reply_tokens: int = Field(
-        default=100, gt=0, description="longest reply where the model itself ends it"
-    )
-    parallel_requests: tuple[int, ...] = Field(
-        default=(1, 2), description="requests at the same time"
-    )
-    speculative_tokens: tuple[int, ...] = Field(
-        default=(0, 1, 3),
-        min_length=1,
-        description="MTP drafts a step, one server start each; 0 is the baseline",
-    )
-
-
-class Quality(Section):
-    """Held-out text on which the models are compared, token by token."""
-
-    chats: str = Field(
-        default="resources/pico/heldout.jsonl", description="JSONL of chats: `messages`, `tools`"
-    )
-    texts: str | None = Field(
-        default="resources/pico/heldout_texts.jsonl",
-        description="JSONL of plain texts: `text`; null leaves them out",
-    )
-    samples: int = Field(
-        default=16, gt=1, description="number of chats, and of texts at most, from the start"
-    )
-    max_tokens: int = Field(default=1000, gt=1, description="longer ones are cut to so many tokens")
-    top_logprobs: int = Field(
-        default=128,
-        gt=1,
-        description="most likely tokens asked for at each place; KL is a lower bound over them",
-    )
-    base: str | None = Field(
-        default="resources/pico/pico-base",
-        description="whole base model to compare with (the donor is fetched in part); null: none",
     )

@@ -1,4 +1,4 @@
-"""Configuration of the stages that make the weights, and of lint."""
+"""Configuration of quantize_nvfp4."""
 
 from typing import Literal
 
@@ -9,6 +9,8 @@ from scion.common.section import Section
 RecipeName = Literal[
     "nvfp4_default", "four_over_six", "mse_sweep", "local_hessian", "gptq", "local_hessian_gptq"
 ]
+
+
 Projections = Literal["none", "linear_attention", "attention"]
 
 
@@ -102,18 +104,3 @@ class Quantization(Section):
     def _fp8_is_used(self) -> "Quantization":
         refuse_unused_fp8(self.keep_bf16, self.use_fp8)
         return self
-
-
-class Lint(Section):
-    """What lint_source and verify_release hold a checkpoint against."""
-
-    engines: tuple[str, ...] = Field(
-        default=("vllm", "sglang"),
-        description="engines to serve with, as `scion lint --engine` takes them",
-    )
-    tensor_parallel: tuple[int, ...] = Field(
-        default=(1,), description="numbers of GPUs to split the release over"
-    )
-    ignore: tuple[str, ...] = Field(
-        default=(), description="rules to leave out: codes or names of `scion lint --list`"
-    )

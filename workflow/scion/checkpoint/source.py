@@ -1,0 +1,72 @@
+"""Where a checkpoint's files are read from: a folder, or a repository of the hub."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from scion.checkpoint.safetensors_file import Header, Tensor
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What was moved over the network.
+
+    Attributes:
+        requests: HTTP requests; each redirect and each repeated try is one more.
+        bytes_moved: Bytes of content in the answers, as transferred, listings included.
+    """
+
+    requests: int
+    bytes_moved: int
+
+
+class Source(Protocol):
+    """Where a checkpoint's files are read from.
+
+    `scion.checkpoint` has the two that there are.
+    """
+
+    @property
+    def name(self) -> str:
+        """What the user called it."""
+        ...
+
+    @property
+    def traffic(self) -> Traffic | None:
+        """What reading it has moved so far; None where nothing has to be moved."""
+        ...
+
+    @property
+    def files(self) -> Mapping[str, int]:
+        """Size in bytes by name of every file at the top of the folder or repository."""
+        ...
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder, where there is one on this machine."""
+        ...
+
+    def read(self, name: str) -> bytes | None:
+        """A whole small file; None where reading it would cost too much.
+
+        Raises:
+            ScionError: It is not there, or can't be read.
+        """
+        ...
+
+    def headers(self, shards: Sequence[str]) -> dict[str, Header]:
+        """The checked headers of safetensors files, by their names.
+
+        Raises:
+            ScionError: One is not there, or is no sound safetensors file.
+        """
+        ...
+
+    def small(self, wanted: Mapping[str, Sequence[Tensor]]) -> dict[str, bytes]:
+        """The bytes of tensors of a few bytes, by name; costly ones are left out.
+
+        Args:
+            wanted: The tensors by the shard that holds them.
+        """
+        ...

@@ -1,0 +1,36 @@
+"""Configuration of measure_serving."""
+
+from pydantic import Field
+
+from scion.common.section import Section
+
+
+class Measurement(Section):
+    """What measure_serving decodes."""
+
+    launches: tuple[str, ...] = Field(
+        default=("pico",), min_length=1, description="launches to time, the first one's text counts"
+    )
+    prompts: str = Field(
+        default="resources/pico/prompts.jsonl",
+        description="JSONL of chats: `messages`, `set`, and maybe `name`, `tools`",
+    )
+    decode_tokens: tuple[int, ...] = Field(
+        default=(32, 64, 128),
+        min_length=1,
+        description="lengths of the short, medium and long decode",
+    )
+    repeats: int = Field(
+        default=6, ge=5, description="timings of each decode; six give a 95 % interval of a median"
+    )
+    reply_tokens: int = Field(
+        default=100, gt=0, description="longest reply where the model itself ends it"
+    )
+    parallel_requests: tuple[int, ...] = Field(
+        default=(1, 2), description="requests at the same time"
+    )
+    speculative_tokens: tuple[int, ...] = Field(
+        default=(0, 1, 3),
+        min_length=1,
+        description="MTP drafts a step, one server start each; 0 is the baseline",
+    )

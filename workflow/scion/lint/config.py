@@ -1,0 +1,20 @@
+"""Configuration of lint."""
+
+from pydantic import Field
+
+from scion.common.section import Section
+
+
+class Lint(Section):
+    """What lint_source and verify_release hold a checkpoint against."""
+
+    engines: tuple[str, ...] = Field(
+        default=("vllm", "sglang"),
+        description="engines to serve with, as `scion lint --engine` takes them",
+    )
+    tensor_parallel: tuple[int, ...] = Field(
+        default=(1,), description="numbers of GPUs to split the release over"
+    )
+    ignore: tuple[str, ...] = Field(
+        default=(), description="rules to leave out: codes or names of `scion lint --list`"
+    )

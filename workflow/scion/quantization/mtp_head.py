@@ -1,0 +1,75 @@
+"""A donor's MTP head, grafted onto a quantized checkpoint."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from scion.architectures.inventory import inventory, with_mtp_layers
+from scion.artifacts.artifact import Artifact
+from scion.checkpoint.shards import Checkpoint, index_headers, read_json
+from scion.common.errors import ScionError
+from scion.common.files import link_or_copy, write_json
+
+
+def add_head(folder: Path, donor: Artifact) -> None:
+    """Graft the head onto a checkpoint in a folder that is no artifact.
+
+    Raises:
+        ScionError: As `graft_mtp` does.
+    """
+    checkpoint = Checkpoint.open(folder)
+    config = declare_head(checkpoint.config, donor, where=folder / "config.json")
+    head = head_shards(donor)
+    for shard in head:
+        link_or_copy(donor.folder / shard, folder / shard)
+    index_headers(folder, [*checkpoint.headers, *head])
+    write_json(folder / "config.json", config)
+
+
+def declare_head(config: Mapping[str, Any], donor: Artifact, *, where: Path) -> dict[str, Any]:
+    """A checkpoint's config.json with the donor's head declared in it.
+
+    Args:
+        config: Parsed config.json of the checkpoint.
+        donor: The MTP tensors, as `fetch_donor` leaves them.
+        where: The config.json, to name in errors.
+
+    Raises:
+        ScionError: The donor's tensors do not have the names, shapes and dtype that this
+            config.json then implies.
+    """
+    declared = with_mtp_layers(config, _layers(donor))
+    _check_donor(donor, inventory(declared, where=where).mtp)
+    return declared
+
+
+def head_shards(donor: Artifact) -> list[str]:
+    """The files of a donor that hold its head."""
+    return sorted({row["file"] for row in donor.tensors().values()})
+
+
+def _layers(donor: Artifact) -> int:
+    """The number of MTP layers that the donor's config.json declares."""
+    text = read_json(donor.folder / "config.json").get("text_config", {})
+    return text.get("mtp_num_hidden_layers", 0)
+
+
+def _check_donor(donor: Artifact, expected: dict[str, tuple[int, ...]]) -> None:
+    found = {name: (row["dtype"], tuple(row["shape"])) for name, row in donor.tensors().items()}
+    wanted = {name: ("BF16", shape) for name, shape in expected.items()}
+    if found == wanted:
+        return
+    for name in sorted(found.keys() | wanted.keys()):
+        if found.get(name) != wanted.get(name):
+            hidden = read_json(donor.folder / "config.json").get("text_config", {})
+            raise ScionError(
+                "the donor's MTP head does not fit the target",
+                where=f"{donor.facts['location']}: {name}",
+                expected=_spell(wanted.get(name)),
+                found=f"{_spell(found.get(name))} (donor hidden_size {hidden.get('hidden_size')})",
+                hint="set `donor` to the base model that the source was fine-tuned from",
+            )
+
+
+def _spell(tensor: tuple[str, tuple[int, ...]] | None) -> str:
+    return "no such tensor" if tensor is None else f"{tensor[0]} {list(tensor[1])}"
