@@ -44,11 +44,12 @@ test:  ## Run every test (installs envs/sglang too, which nothing else needs)
 	@$(PYTHON) tools/setup.py --serving $(SERVING) --tests
 	$(BIN)/pytest -n 2 --dist loadfile $(if $(SCION_ENVIRONMENTS),-k "not browser")
 
-check: setup  ## Formatters, linters (snakemake --lint too), types, spelling, locks; changes nothing
+check: setup  ## Formatters, linters (snakemake --lint too), types, layers, spelling, locks; changes nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(SNAKEFMT) --check $(SNAKEMAKE_CODE)
 	$(BIN)/pyright
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/python tools/lint_rules.py
 	$(BIN)/typos
 	$(PYTHON) tools/lock.py check

@@ -1,6 +1,15 @@
-"""What made an artifact, besides its inputs: the code of its stage and the locked environment."""
+"""The code of a stage: the source files that its module runs, read from import statements.
+
+A package's `__init__.py` is one of two things. A *face* holds a docstring, imports and `__all__`,
+and hands on what other modules define: importing a name from it means the module that the name
+comes from, and the face itself, a text for readers, does not count. Any other one holds code: it
+counts, and all that it imports, wherever something below it is imported, for Python then runs it.
+"""
 
 import ast
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from scion.common.digest import digest_file, digest_json
@@ -8,23 +17,55 @@ from scion.common.digest import digest_file, digest_json
 _PACKAGE = Path(__file__).parents[1]
 
 
+@dataclass(frozen=True)
+class _Import:
+    """An imported name.
+
+    Attributes:
+        module: Dotted name of what it is imported from.
+        name: The name there; None for the module itself, or `*`.
+        binding: What the importing module calls it.
+    """
+
+    module: str
+    name: str | None
+    binding: str | None
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What a source file says: its imports, and whether it does nothing else."""
+
+    imports: tuple[_Import, ...]
+    is_face: bool
+
+
 def module_files(module: str) -> list[Path]:
     """The source files that a module of this package runs: its own and those it imports from here.
 
-    Read from the import statements, so nothing is run. Packages' `__init__.py` hold docstrings
-    alone and do not count.
+    Read from the import statements, so nothing is run. A package's face is looked through.
 
     Args:
         module: A dotted name such as `scion.stages.fix_keys`.
     """
-    found: dict[Path, None] = {}
-    waiting = [module]
+    files: set[Path] = set()
+    seen: set[_Import] = set()
+    waiting = [_Import(module, None, None)]
     while waiting:
-        path = _source(waiting.pop())
-        if path is not None and path not in found:
-            found[path] = None
-            waiting += _imports(path)
-    return sorted(found)
+        imported = waiting.pop()
+        if imported in seen or imported.module.split(".")[0] != _PACKAGE.name:
+            continue
+        seen.add(imported)
+        for package in _packages_with_code(imported.module):
+            files.add(package)
+            waiting += _read(package).imports
+        path = _file(imported.module)
+        if path is not None:
+            files.add(path)
+            waiting += _read(path).imports
+        else:
+            waiting += _handed_on(imported)
+    return sorted(files)
 
 
 def code_digest(module: str) -> str:
@@ -33,17 +74,68 @@ def code_digest(module: str) -> str:
     return digest_json({str(path.relative_to(_PACKAGE)): digest_file(path) for path in files})
 
 
-def _source(module: str) -> Path | None:
-    path = _PACKAGE.joinpath(*module.split(".")[1:]).with_suffix(".py")
+def _handed_on(imported: _Import) -> Iterator[_Import]:
+    """What importing from a package means, beside the code of its `__init__.py`."""
+    if imported.name is not None:
+        member = f"{imported.module}.{imported.name}"
+        if _file(member) is not None or _place(member).is_dir():
+            yield _Import(member, None, None)
+            return
+    init = _init(imported.module)
+    source = _read(init) if init is not None else None
+    for handed in source.imports if source is not None and source.is_face else ():
+        if imported.name is None or handed.binding in (imported.name, None):
+            yield handed
+
+
+def _packages_with_code(module: str) -> Iterator[Path]:
+    """The `__init__.py` of a module and of all packages above it, where they are no faces."""
+    parts = module.split(".")
+    for length in range(1, len(parts) + 1):
+        path = _init(".".join(parts[:length]))
+        if path is not None and not _read(path).is_face:
+            yield path
+
+
+def _file(module: str) -> Path | None:
+    path = _place(module).with_suffix(".py")
     return path if path.is_file() else None
 
 
-def _imports(path: Path) -> list[str]:
-    names: list[str] = []
-    for node in ast.walk(ast.parse(path.read_bytes())):
+def _init(package: str) -> Path | None:
+    path = _place(package) / "__init__.py"
+    return path if path.is_file() else None
+
+
+def _place(module: str) -> Path:
+    return _PACKAGE.joinpath(*module.split(".")[1:])
+
+
+def _read(path: Path) -> _Source:
+    return _parse(path.read_bytes())
+
+
+@functools.lru_cache(maxsize=1024)
+def _parse(text: bytes) -> _Source:
+    """Cached by content: the stages of a workflow run much of the same code."""
+    tree = ast.parse(text)
+    imports: list[_Import] = []
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
+            imports += [_Import(alias.name, None, alias.asname) for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            names.append(node.module)
-            names += [f"{node.module}.{alias.name}" for alias in node.names]
-    return [name for name in names if name.split(".")[0] == _PACKAGE.name]
+            for alias in node.names:
+                name = None if alias.name == "*" else alias.name
+                imports.append(_Import(node.module, name, name and (alias.asname or name)))
+    return _Source(tuple(imports), all(_says_nothing(statement) for statement in tree.body))
+
+
+def _says_nothing(statement: ast.stmt) -> bool:
+    """Whether a statement of a face defines nothing: an import, a docstring, or `__all__`."""
+    match statement:
+        case ast.Import() | ast.ImportFrom() | ast.Expr(value=ast.Constant()):
+            return True
+        case ast.Assign(targets=[ast.Name(id="__all__")]):
+            return True
+        case _:
+            return False
