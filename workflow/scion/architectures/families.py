@@ -1,0 +1,178 @@
+"""The architecture families, one row each: nothing else names a family.
+
+A new family is a row here. What the columns mean says `scion.architectures.family`; the parts and
+their shapes are `scion.architectures.parts`'s.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from scion.architectures.family import (
+    FUSED_ATTENTION,
+    FUSED_DELTA_NET,
+    FUSED_MLP,
+    ChatMarks,
+    Decoder,
+    Family,
+    Fused,
+    Head,
+    ServerParsers,
+    TransformersClasses,
+)
+from scion.common.errors import ScionError
+
+_ALL_ENGINES = ("vllm", "sglang", "tensorrt-llm")
+# What NVFP4_DEFAULT_CFG leaves in bf16 inside a decoder layer: the convolution and the thin
+# projections of the delta net, the router, the gate of the shared expert.
+_KEPT_OF_DELTA_NET = (
+    "linear_attn.conv1d",
+    "linear_attn.in_proj_b",
+    "linear_attn.in_proj_a",
+    "linear_attn.in_proj_ba",
+)
+_KEPT_OF_EXPERTS = ("mlp.gate", "mlp.shared_expert_gate")
+
+_ROWS = (
+    Family(
+        model_type="llama",
+        title="Llama",
+        decoder=Decoder(mlp_bias=True, derived=("head_dim", "num_key_value_heads")),
+        architecture="LlamaForCausalLM",
+        plain_engines=_ALL_ENGINES,
+    ),
+    Family(
+        model_type="qwen2",
+        title="Qwen2",
+        decoder=Decoder(attention_bias="qkv", derived=("head_dim",)),
+        architecture="Qwen2ForCausalLM",
+        plain_engines=_ALL_ENGINES,
+    ),
+    Family(
+        model_type="qwen3",
+        title="Qwen3",
+        decoder=Decoder(qk_norm=True),
+        architecture="Qwen3ForCausalLM",
+        plain_engines=_ALL_ENGINES,
+    ),
+    Family(
+        model_type="qwen3_moe",
+        title="Qwen3 of experts",
+        decoder=Decoder(qk_norm=True, experts="by layer", derived=("head_dim",)),
+        architecture="Qwen3MoeForCausalLM",
+        kept=_KEPT_OF_EXPERTS,
+    ),
+    Family(
+        model_type="qwen3_next",
+        title="Qwen3-Next",
+        decoder=Decoder(
+            delta_net="fused",
+            gated_attention=True,
+            qk_norm=True,
+            experts="by layer",
+            shared_expert=True,
+        ),
+        architecture="Qwen3NextForCausalLM",
+        # The published config.json has no key for it; vLLM and SGLang take one layer for granted.
+        head=Head("mtp.", "num_nextn_predict_layers", default=1),
+        kept=_KEPT_OF_DELTA_NET + _KEPT_OF_EXPERTS,
+    ),
+    Family(
+        model_type="qwen3_5",
+        title="dense Qwen3.5/3.6",
+        decoder=Decoder(delta_net="split", gated_attention=True, qk_norm=True),
+        architecture="Qwen3_5ForConditionalGeneration",
+        nested=True,
+        text_model_type="qwen3_5_text",
+        text_architecture="Qwen3_5ForCausalLM",
+        head=Head("mtp.", "mtp_num_hidden_layers"),
+        fused={**FUSED_ATTENTION, **FUSED_MLP, **FUSED_DELTA_NET},
+        kept=_KEPT_OF_DELTA_NET,
+        chat=ChatMarks("<|im_start|>assistant\n", "<|im_end|>", ("<think>", "</think>")),
+        parsers={
+            "vllm": ServerParsers("qwen3_xml", "qwen3"),
+            "sglang": ServerParsers("qwen3_coder", "qwen3"),
+        },
+        transformers=TransformersClasses(
+            modeling="transformers.models.qwen3_5.modeling_qwen3_5",
+            config="Qwen3_5Config",
+            text_model="Qwen3_5TextModel",
+            layer="Qwen3_5DecoderLayer",
+            norm="Qwen3_5RMSNorm",
+            rotary="Qwen3_5TextRotaryEmbedding",
+            delta_net="Qwen3_5GatedDeltaNet",
+        ),
+        released=True,
+    ),
+    Family(
+        model_type="qwen3_5_moe",
+        title="Qwen3.5/3.6 of experts",
+        decoder=Decoder(
+            delta_net="split",
+            gated_attention=True,
+            qk_norm=True,
+            experts="everywhere",
+            shared_expert=True,
+        ),
+        architecture="Qwen3_5MoeForConditionalGeneration",
+        nested=True,
+        text_model_type="qwen3_5_moe_text",
+        text_architecture="Qwen3_5MoeForCausalLM",
+        head=Head("mtp.", "mtp_num_hidden_layers"),
+        fused={**FUSED_ATTENTION, **FUSED_MLP, **FUSED_DELTA_NET},
+        kept=_KEPT_OF_DELTA_NET + _KEPT_OF_EXPERTS,
+    ),
+)
+
+FAMILIES: dict[str, Family] = {
+    spelling.model_type: spelling for row in _ROWS for spelling in row.spellings()
+}
+
+
+def family_of(config: Mapping[str, Any]) -> Family | None:
+    """The family of a config.json, by its model_type; None where it is not known."""
+    model_type = config.get("model_type")
+    return FAMILIES.get(model_type) if isinstance(model_type, str) else None
+
+
+def family_of_class(name: str) -> Family | None:
+    """The family that has a class of that name under `architectures`; None where none has."""
+    return next((row for row in FAMILIES.values() if row.architecture == name), None)
+
+
+def head_prefixes() -> tuple[str, ...]:
+    """What the tensors of MTP heads begin with, of all known families, each once."""
+    return tuple(dict.fromkeys(row.head.prefix for row in FAMILIES.values() if row.head))
+
+
+def vision_prefixes() -> tuple[str, ...]:
+    """What the tensors of vision towers begin with, of all known families, each once."""
+    return tuple(dict.fromkeys(row.vision_prefix for row in FAMILIES.values()))
+
+
+def fused_layers() -> Fused:
+    """The layers that engines build of several modules, of all known families."""
+    return {name: parts for row in FAMILIES.values() for name, parts in row.fused.items()}
+
+
+def released_families() -> str:
+    """The families that the workflow makes releases of, as errors and help texts name them."""
+    return " or ".join(
+        f"model_type {row.model_type} ({row.title})" for row in FAMILIES.values() if row.released
+    )
+
+
+def unknown_family(config: Mapping[str, Any], *, where: object) -> ScionError:
+    """The error for a config.json of a family that no release is made of.
+
+    Args:
+        config: Parsed config.json.
+        where: The file to name.
+    """
+    return ScionError(
+        "this architecture is not known",
+        where=where,
+        expected=released_families(),
+        found=f"model_type {config.get('model_type')!r}",
+        hint="name a checkpoint of that family; a new family is a row in "
+        "workflow/scion/architectures/families.py",
+    )
