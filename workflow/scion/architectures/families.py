@@ -32,97 +32,96 @@ _KEPT_OF_DELTA_NET = (
 )
 _KEPT_OF_EXPERTS = ("mlp.gate", "mlp.shared_expert_gate")
 
-_ROWS = (
-    Family(
-        model_type="llama",
-        title="Llama",
-        decoder=Decoder(mlp_bias=True, derived=("head_dim", "num_key_value_heads")),
-        architecture="LlamaForCausalLM",
-        plain_engines=_ALL_ENGINES,
+LLAMA = Family(
+    model_type="llama",
+    title="Llama",
+    decoder=Decoder(mlp_bias=True, derived=("head_dim", "num_key_value_heads")),
+    architecture="LlamaForCausalLM",
+    plain_engines=_ALL_ENGINES,
+)
+QWEN2 = Family(
+    model_type="qwen2",
+    title="Qwen2",
+    decoder=Decoder(attention_bias="qkv", derived=("head_dim",)),
+    architecture="Qwen2ForCausalLM",
+    plain_engines=_ALL_ENGINES,
+)
+QWEN3 = Family(
+    model_type="qwen3",
+    title="Qwen3",
+    decoder=Decoder(qk_norm=True),
+    architecture="Qwen3ForCausalLM",
+    plain_engines=_ALL_ENGINES,
+)
+QWEN3_MOE = Family(
+    model_type="qwen3_moe",
+    title="Qwen3 of experts",
+    decoder=Decoder(qk_norm=True, experts="by layer", derived=("head_dim",)),
+    architecture="Qwen3MoeForCausalLM",
+    kept=_KEPT_OF_EXPERTS,
+)
+QWEN3_NEXT = Family(
+    model_type="qwen3_next",
+    title="Qwen3-Next",
+    decoder=Decoder(
+        delta_net="fused",
+        gated_attention=True,
+        qk_norm=True,
+        experts="by layer",
+        shared_expert=True,
     ),
-    Family(
-        model_type="qwen2",
-        title="Qwen2",
-        decoder=Decoder(attention_bias="qkv", derived=("head_dim",)),
-        architecture="Qwen2ForCausalLM",
-        plain_engines=_ALL_ENGINES,
+    architecture="Qwen3NextForCausalLM",
+    # The published config.json has no key for it; vLLM and SGLang take one layer for granted.
+    head=Head("mtp.", "num_nextn_predict_layers", default=1),
+    kept=_KEPT_OF_DELTA_NET + _KEPT_OF_EXPERTS,
+)
+QWEN3_5 = Family(
+    model_type="qwen3_5",
+    title="dense Qwen3.5/3.6",
+    decoder=Decoder(delta_net="split", gated_attention=True, qk_norm=True),
+    architecture="Qwen3_5ForConditionalGeneration",
+    nested=True,
+    text_model_type="qwen3_5_text",
+    text_architecture="Qwen3_5ForCausalLM",
+    head=Head("mtp.", "mtp_num_hidden_layers"),
+    fused={**FUSED_ATTENTION, **FUSED_MLP, **FUSED_DELTA_NET},
+    kept=_KEPT_OF_DELTA_NET,
+    chat=ChatMarks("<|im_start|>assistant\n", "<|im_end|>", ("<think>", "</think>")),
+    parsers={
+        "vllm": ServerParsers("qwen3_xml", "qwen3"),
+        "sglang": ServerParsers("qwen3_coder", "qwen3"),
+    },
+    transformers=TransformersClasses(
+        modeling="transformers.models.qwen3_5.modeling_qwen3_5",
+        config="Qwen3_5Config",
+        text_model="Qwen3_5TextModel",
+        layer="Qwen3_5DecoderLayer",
+        norm="Qwen3_5RMSNorm",
+        rotary="Qwen3_5TextRotaryEmbedding",
+        delta_net="Qwen3_5GatedDeltaNet",
     ),
-    Family(
-        model_type="qwen3",
-        title="Qwen3",
-        decoder=Decoder(qk_norm=True),
-        architecture="Qwen3ForCausalLM",
-        plain_engines=_ALL_ENGINES,
+    released=True,
+)
+QWEN3_5_MOE = Family(
+    model_type="qwen3_5_moe",
+    title="Qwen3.5/3.6 of experts",
+    decoder=Decoder(
+        delta_net="split",
+        gated_attention=True,
+        qk_norm=True,
+        experts="everywhere",
+        shared_expert=True,
     ),
-    Family(
-        model_type="qwen3_moe",
-        title="Qwen3 of experts",
-        decoder=Decoder(qk_norm=True, experts="by layer", derived=("head_dim",)),
-        architecture="Qwen3MoeForCausalLM",
-        kept=_KEPT_OF_EXPERTS,
-    ),
-    Family(
-        model_type="qwen3_next",
-        title="Qwen3-Next",
-        decoder=Decoder(
-            delta_net="fused",
-            gated_attention=True,
-            qk_norm=True,
-            experts="by layer",
-            shared_expert=True,
-        ),
-        architecture="Qwen3NextForCausalLM",
-        # The published config.json has no key for it; vLLM and SGLang take one layer for granted.
-        head=Head("mtp.", "num_nextn_predict_layers", default=1),
-        kept=_KEPT_OF_DELTA_NET + _KEPT_OF_EXPERTS,
-    ),
-    Family(
-        model_type="qwen3_5",
-        title="dense Qwen3.5/3.6",
-        decoder=Decoder(delta_net="split", gated_attention=True, qk_norm=True),
-        architecture="Qwen3_5ForConditionalGeneration",
-        nested=True,
-        text_model_type="qwen3_5_text",
-        text_architecture="Qwen3_5ForCausalLM",
-        head=Head("mtp.", "mtp_num_hidden_layers"),
-        fused={**FUSED_ATTENTION, **FUSED_MLP, **FUSED_DELTA_NET},
-        kept=_KEPT_OF_DELTA_NET,
-        chat=ChatMarks("<|im_start|>assistant\n", "<|im_end|>", ("<think>", "</think>")),
-        parsers={
-            "vllm": ServerParsers("qwen3_xml", "qwen3"),
-            "sglang": ServerParsers("qwen3_coder", "qwen3"),
-        },
-        transformers=TransformersClasses(
-            modeling="transformers.models.qwen3_5.modeling_qwen3_5",
-            config="Qwen3_5Config",
-            text_model="Qwen3_5TextModel",
-            layer="Qwen3_5DecoderLayer",
-            norm="Qwen3_5RMSNorm",
-            rotary="Qwen3_5TextRotaryEmbedding",
-            delta_net="Qwen3_5GatedDeltaNet",
-        ),
-        released=True,
-    ),
-    Family(
-        model_type="qwen3_5_moe",
-        title="Qwen3.5/3.6 of experts",
-        decoder=Decoder(
-            delta_net="split",
-            gated_attention=True,
-            qk_norm=True,
-            experts="everywhere",
-            shared_expert=True,
-        ),
-        architecture="Qwen3_5MoeForConditionalGeneration",
-        nested=True,
-        text_model_type="qwen3_5_moe_text",
-        text_architecture="Qwen3_5MoeForCausalLM",
-        head=Head("mtp.", "mtp_num_hidden_layers"),
-        fused={**FUSED_ATTENTION, **FUSED_MLP, **FUSED_DELTA_NET},
-        kept=_KEPT_OF_DELTA_NET + _KEPT_OF_EXPERTS,
-    ),
+    architecture="Qwen3_5MoeForConditionalGeneration",
+    nested=True,
+    text_model_type="qwen3_5_moe_text",
+    text_architecture="Qwen3_5MoeForCausalLM",
+    head=Head("mtp.", "mtp_num_hidden_layers"),
+    fused={**FUSED_ATTENTION, **FUSED_MLP, **FUSED_DELTA_NET},
+    kept=_KEPT_OF_DELTA_NET + _KEPT_OF_EXPERTS,
 )
 
+_ROWS = (LLAMA, QWEN2, QWEN3, QWEN3_MOE, QWEN3_NEXT, QWEN3_5, QWEN3_5_MOE)
 FAMILIES: dict[str, Family] = {
     spelling.model_type: spelling for row in _ROWS for spelling in row.spellings()
 }
