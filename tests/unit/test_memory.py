@@ -16,7 +16,7 @@ from scion.engines.config import Launch
 from scion.engines.gpus import GIB, GPUS, MIB, find_gpu
 from scion.engines.releases import Engine, parse_engine
 from scion.engines.vllm.cache_layout import ModelSizes, capacity, layout
-from scion.engines.vllm.memory import Prediction, compare, predict
+from scion.engines.vllm.memory import Prediction, compare_with_server, predict
 from scion.engines.vllm.memory_estimates import batch, graph_sizes, weights
 
 PICO = Path(__file__).parents[2] / "resources/pico/pico-agent/config.json"
@@ -260,7 +260,7 @@ def test_a_prediction_is_compared_with_a_run() -> None:
         **{"kv_cache_tokens": 491_200, "concurrency": 6.98},
         "memory": {"weights_gib": None, "kv_cache_gib": 63.71, "graphs_gib": None},
     }
-    found = compare(ours, run)
+    found = compare_with_server(ours, run)
     assert set(found) == {"kv_cache_tokens", "concurrency", "kv_cache_gib"}
     assert found["kv_cache_gib"]["ratio"] == pytest.approx(1, abs=0.01)
     assert json.loads(json.dumps(ours)) == ours

@@ -160,7 +160,7 @@ def _beside(log: Path | None, predicted: "Prediction | None") -> dict[str, Any]:
     """The prediction beside a server's log, as `beside_server`; empty if none is named."""
     from scion.common.errors import ScionError
     from scion.engines.vllm.log import capacity
-    from scion.engines.vllm.memory import compare
+    from scion.engines.vllm.memory import compare_with_server
 
     if log is None:
         return {}
@@ -172,7 +172,7 @@ def _beside(log: Path | None, predicted: "Prediction | None") -> dict[str, Any]:
             found="no such file",
             hint="name a log below logs/, or save the output of vllm serve",
         )
-    found = compare(predicted.record(), capacity(log)) if predicted else {}
+    found = compare_with_server(predicted.record(), capacity(log)) if predicted else {}
     if not found:
         raise ScionError(
             "there is nothing to compare",

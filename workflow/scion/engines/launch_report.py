@@ -8,7 +8,7 @@ from scion.engines.gpus import GIB, GPUS
 from scion.engines.releases import Engine
 from scion.engines.sglang.flags import UNTRIED
 from scion.engines.vllm.flags import Flag
-from scion.engines.vllm.memory import Finding, Prediction
+from scion.engines.vllm.memory import MemoryFinding, Prediction
 
 
 def flag_lines(options: Iterable[Flag]) -> list[str]:
@@ -47,7 +47,7 @@ def memory_lines(predicted: Prediction) -> list[str]:
     ]
 
 
-def _finding_lines(finding: Finding) -> list[str]:
+def _finding_lines(finding: MemoryFinding) -> list[str]:
     said = f"{finding.severity}: {finding.text}"
     lines = textwrap.wrap(said, 98, initial_indent="  ", subsequent_indent="    ")
     lines.append(f"    do:   {finding.next_step}")

@@ -25,7 +25,7 @@ from scion.engines.vllm.cache_layout import (
 from scion.engines.vllm.memory_estimates import (
     LATE_BYTES,
     NON_TORCH_BYTES,
-    Weights,
+    LoadedWeights,
     activations,
     batch,
     graphs,
@@ -36,11 +36,11 @@ from scion.engines.vllm.memory_observations import OBSERVATIONS
 # What the estimates were off by where they could be compared, and some more.
 _UNCERTAIN_BYTES = round(1.5 * GIB)
 
-Verdict = Literal["fits", "fits with warnings", "does not fit"]
+LaunchVerdict = Literal["fits", "fits with warnings", "does not fit"]
 
 
 @dataclass(frozen=True)
-class Finding:
+class MemoryFinding:
     """Something that speaks against a launch.
 
     Attributes:
@@ -57,7 +57,7 @@ class Finding:
 
 
 _VISION = (
-    Finding(
+    MemoryFinding(
         "warning",
         "the checkpoint's vision tower is loaded, and what it needs beside its weights is not "
         "estimated",
@@ -88,7 +88,7 @@ class Prediction:
     engine: Engine
     total: int
     budget: int
-    weights: Weights
+    weights: LoadedWeights
     activations: int
     graphs: int
     graphs_in_budget: bool
@@ -96,10 +96,10 @@ class Prediction:
     layout: Layout
     capacity: Capacity
     requests: int
-    findings: tuple[Finding, ...]
+    findings: tuple[MemoryFinding, ...]
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> LaunchVerdict:
         """What the findings come to."""
         if not self.findings:
             return "fits"
@@ -166,11 +166,15 @@ def predict(
     held = capacity(blocks, left, context=launch.max_model_len, engine=engine)
     found = [
         *_cache_findings(blocks, held, launch, left=left, requests=requests),
-        *([Finding("warning", note, "lower --gpu-memory-utilization as needed")] if note else ()),
+        *(
+            [MemoryFinding("warning", note, "lower --gpu-memory-utilization as needed")]
+            if note
+            else ()
+        ),
         *(_VISION if "vision tower" in loaded.parts else ()),
         *_outside_findings(total - budget, LATE_BYTES + (0 if counted else captured)),
         *(
-            Finding("warning", seen.text, seen.next_step, seen.source)
+            MemoryFinding("warning", seen.text, seen.next_step, seen.source)
             for seen in OBSERVATIONS
             if seen.holds(launch, requests=requests, hidden=sizes.hidden, total=total)
         ),
@@ -196,7 +200,9 @@ def utilization(launch: Launch, engine: Engine) -> float:
     return launch.gpu_memory_utilization or (0.9 if affects("vllm<0.21", engine) else 0.92)
 
 
-def compare(predicted: Mapping[str, Any], reported: Mapping[str, Any]) -> dict[str, Any]:
+def compare_with_server(
+    predicted: Mapping[str, Any], reported: Mapping[str, Any]
+) -> dict[str, Any]:
     """A prediction beside what a server said.
 
     Args:
@@ -220,23 +226,23 @@ def compare(predicted: Mapping[str, Any], reported: Mapping[str, Any]) -> dict[s
 
 def _cache_findings(
     blocks: Layout, held: Capacity, launch: Launch, *, left: int, requests: int
-) -> list[Finding]:
+) -> list[MemoryFinding]:
     one = blocks.request_blocks(launch.max_model_len) * blocks.block_bytes
     context = f"one request of {launch.max_model_len:,} tokens takes {_gib(one)} GiB of cache"
     if left < one:
         return [
-            Finding(
+            MemoryFinding(
                 "problem",
                 f"{context}, and {_gib(left)} GiB would be left for it: vLLM stops at start",
                 _smaller(blocks, held, launch),
             )
         ]
-    found: list[Finding] = []
+    found: list[MemoryFinding] = []
     if held.blocks < requests:
         # With drafts some attention kernels capture no whole decode steps, and nothing is checked.
         drafts = launch.speculative_tokens > 0
         found.append(
-            Finding(
+            MemoryFinding(
                 "warning" if drafts else "problem",
                 f"{requests} requests at once need a cache block each for their states, and there "
                 f"would be about {held.blocks}: vLLM stops before it captures graphs"
@@ -249,7 +255,7 @@ def _cache_findings(
         )
     if left - one < _UNCERTAIN_BYTES:
         found.append(
-            Finding(
+            MemoryFinding(
                 "warning",
                 f"{context}, and about {_gib(left)} GiB would be left: less than the estimate "
                 "is uncertain by",
@@ -258,7 +264,7 @@ def _cache_findings(
         )
     if launch.max_num_seqs is not None and held.concurrency < launch.max_num_seqs:
         found.append(
-            Finding(
+            MemoryFinding(
                 "warning",
                 f"the cache holds {held.concurrency:.2f} requests that fill the context, and "
                 f"{launch.max_num_seqs} may run: the last ones would be stopped and begun again",
@@ -268,11 +274,11 @@ def _cache_findings(
     return found
 
 
-def _outside_findings(outside: int, needed: int) -> list[Finding]:
+def _outside_findings(outside: int, needed: int) -> list[MemoryFinding]:
     if outside >= needed:
         return []
     return [
-        Finding(
+        MemoryFinding(
             "warning",
             f"{_gib(outside)} GiB lie outside vLLM's share, and about {_gib(needed)} GiB are "
             "allocated after the cache: the server may run out of memory at its first steps",

@@ -30,7 +30,7 @@ _MOST_GRAPH_TOKENS = 512
 
 
 @dataclass(frozen=True)
-class Weights:
+class LoadedWeights:
     """The tensors of a checkpoint by what they are, in bytes.
 
     Attributes:
@@ -54,7 +54,7 @@ class Weights:
         return round((self.stored + self.padding) * _LOADING_FACTOR)
 
 
-def weights(tensors: Mapping[str, Tensor], *, drafts: bool, text_only: bool) -> Weights:
+def weights(tensors: Mapping[str, Tensor], *, drafts: bool, text_only: bool) -> LoadedWeights:
     """What of a checkpoint is loaded.
 
     Args:
@@ -76,7 +76,7 @@ def weights(tensors: Mapping[str, Tensor], *, drafts: bool, text_only: bool) -> 
             # Kernels for FP4 units read scales in tiles of 128 rows and 4 columns.
             rows, columns = tensor.shape
             padding += (-rows % 128 + rows) * (-columns % 4 + columns) - tensor.size
-    return Weights(parts, padding, left_out)
+    return LoadedWeights(parts, padding, left_out)
 
 
 def batch(launch: Launch, gpu_bytes: int) -> tuple[int, int]:
