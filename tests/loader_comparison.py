@@ -11,10 +11,10 @@ from typing import Any
 
 from loader_cases import Case, cases
 from scion.artifacts.environments import prefix
-from scion.engines.loading.families import Family, Layer, family_of
-from scion.engines.loading.loading import decisions
+from scion.engines.loading.class_build import ClassBuild, Layer
 from scion.engines.loading.planning import Decision
-from scion.engines.releases import Engine
+from scion.engines.registry.decisions import build_of, decisions
+from scion.engines.releases import EngineRelease
 
 PROJECT = Path(__file__).parent.parent
 RAISES = "raises"
@@ -40,13 +40,13 @@ class Kind:
 
 
 def questions(
-    engine: Engine,
+    engine: EngineRelease,
     kind: Kind,
     architectures: Sequence[str],
     *,
     seed: int,
     outcome: Callable[[Decision], str | None],
-    asks: Callable[[Family, Layer], bool],
+    asks: Callable[[ClassBuild, Layer], bool],
 ) -> Iterator[Asked]:
     """Questions for an engine, for the target and the draft model apart.
 
@@ -63,15 +63,15 @@ def questions(
         for case in cases(architecture, lists=kind.lists, seed=seed, modules=60):
             declared = kind.declare(case, random_)
             config = {"architectures": [architecture], "quantization_config": declared}
-            family = family_of(engine, config)
-            assert isinstance(family, Family)
+            build = build_of(engine, config)
+            assert isinstance(build, ClassBuild)
             made = decisions(engine, config, None, case.modules)
-            layers = {family.layer(name): outcome(made[name]) for name in case.modules}
+            layers = {build.layer(name): outcome(made[name]) for name in case.modules}
             for draft in (False, True):
                 asked = {
                     layer: answer
                     for layer, answer in layers.items()
-                    if layer.draft == draft and asks(family, layer)
+                    if layer.draft == draft and asks(build, layer)
                 }
                 question = {"kind": kind.name, "model": architecture, "draft": draft}
                 names = [[layer.name, layer.kind] for layer in asked]
@@ -103,16 +103,16 @@ def compare(
                 yield f"{layer}: {one}, the engine {other}, {question}"[:1500]
 
 
-def compare_families(
-    engine: Engine, facts: dict[str, Any], *, keys: Sequence[str] = ("fused",)
+def compare_builds(
+    engine: EngineRelease, facts: dict[str, Any], *, keys: Sequence[str] = ("fused",)
 ) -> None:
-    """Assert that the model classes' own mappings are those of Scion's families."""
+    """Assert that the model classes' own mappings are those of Scion's builds."""
     for architecture, theirs in facts.items():
-        family = family_of(engine, {"architectures": [architecture]})
-        assert family is not None
-        ours = {key: getattr(family, key) for key in keys}
-        if family.draft_fused:
-            ours["draft_fused"] = family.fused_in_draft(engine)
+        build = build_of(engine, {"architectures": [architecture]})
+        assert build is not None
+        ours = {key: getattr(build, key) for key in keys}
+        if build.draft_fused:
+            ours["draft_fused"] = build.fused_in_draft(engine)
         for key, value in ours.items():
             assert json.loads(json.dumps(value)) == theirs[key], (architecture, key)
 

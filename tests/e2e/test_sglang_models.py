@@ -13,11 +13,12 @@ import pytest
 
 import loader_cases
 from loader_cases import Case
-from loader_comparison import RAISES, Kind, ask, compare, compare_families, conclude, questions
-from scion.engines.loading.families import Family, Layer
+from loader_comparison import RAISES, Kind, ask, compare, compare_builds, conclude, questions
+from scion.engines.loading.class_build import ClassBuild, Layer
 from scion.engines.loading.planning import Decision
 from scion.engines.loading.scheme import NotModelled, Refused
-from scion.engines.releases import Engine, parse_engine
+from scion.engines.registry.engines import parse_engine
+from scion.engines.releases import EngineRelease
 from scion.engines.sglang import scheme as scheme_sglang
 
 pytestmark = pytest.mark.slow
@@ -53,11 +54,13 @@ def outcome(decision: Decision) -> str | None:
     return RAISES if decision.problem else BLOCKS.get(decision.algorithm or "", decision.algorithm)
 
 
-def asks(family: Family, kind: str, layer: Layer) -> bool:
+def asks(build: ClassBuild, kind: str, layer: Layer) -> bool:
     """Whether the model class asks the quantization about a layer at all."""
     if layer.kind == "plain" or layer.vision or layer.name == "mtp.fc":
         return False
-    return not (family.plain_qkv and kind == "modelopt" and layer.name.endswith("qkv_proj"))
+    return not (
+        "qkv_proj" in build.kept_in_nvfp4 and kind == "modelopt" and layer.name.endswith("qkv_proj")
+    )
 
 
 def declared_questions() -> Iterator[dict[str, Any]]:
@@ -87,7 +90,7 @@ def with_lists(declared: dict[str, Any]) -> dict[str, Any]:
     return declared
 
 
-def read_whole(engine: Engine, question: dict[str, Any]) -> Any:
+def read_whole(engine: EngineRelease, question: dict[str, Any]) -> Any:
     """What a whole declaration comes to: an algorithm or a method, and the exclusion list."""
     try:
         scheme, _ = scheme_sglang.read(engine, question["config"], question.get("hf_quant_config"))
@@ -102,7 +105,7 @@ def read_whole(engine: Engine, question: dict[str, Any]) -> Any:
 
 
 def compare_whole(
-    engine: Engine, question: dict[str, Any], theirs: Any, counts: Counter[str | None]
+    engine: EngineRelease, question: dict[str, Any], theirs: Any, counts: Counter[str | None]
 ) -> Iterator[str]:
     """The same for a declaration, unless it is of a method that Scion does not model."""
     ours = read_whole(engine, question)
@@ -126,7 +129,7 @@ def test_sglang(tmp_path: Path):
             ARCHITECTURES,
             seed=3,
             outcome=outcome,
-            asks=lambda family, layer, name=kind.name: asks(family, name, layer),
+            asks=lambda build, layer, name=kind.name: asks(build, name, layer),
         )
     ]
     whole = list(declared_questions())
@@ -138,5 +141,5 @@ def test_sglang(tmp_path: Path):
     different = list(compare(asked, [next(answers) for _ in asked], counts))
     for question in whole:
         different += compare_whole(engine, question, next(answers), counts["declared"])
-    compare_families(engine, dict(zip(ARCHITECTURES, answers, strict=True)))
+    compare_builds(engine, dict(zip(ARCHITECTURES, answers, strict=True)))
     conclude(counts, different, raises=0.02, plain=0.05)

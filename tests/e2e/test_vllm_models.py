@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 import loader_cases
-from loader_comparison import RAISES, Kind, ask, compare, compare_families, conclude, questions
-from scion.engines.loading.families import Family, Layer
+from loader_comparison import RAISES, Kind, ask, compare, compare_builds, conclude, questions
+from scion.engines.loading.class_build import ClassBuild, Layer
 from scion.engines.loading.planning import Decision
 from scion.engines.loading.scheme import Refused
-from scion.engines.releases import Engine, parse_engine
+from scion.engines.registry.engines import parse_engine
+from scion.engines.releases import EngineRelease
 from scion.engines.vllm.scheme import read
 
 pytestmark = pytest.mark.slow
@@ -36,15 +37,15 @@ def outcome(decision: Decision) -> str | None:
     return RAISES if decision.problem else decision.algorithm
 
 
-def left_to_the_list(engine: Engine, family: Family, kind: str, layer: Layer) -> bool:
+def left_to_the_list(engine: EngineRelease, build: ClassBuild, kind: str, layer: Layer) -> bool:
     """Whether the matcher alone decides; a model class decides on these before it is asked."""
     if layer.kind == "head":
-        asks = family.quantized_head
+        asks = build.quantized_head
         return kind != "fp8" and (asks is None or asks.holds_for(engine))
     return not (layer.name == "mtp.fc" and kind == "modelopt")
 
 
-def read_whole(engine: Engine, declared: dict[str, Any]) -> str | None:
+def read_whole(engine: EngineRelease, declared: dict[str, Any]) -> str | None:
     """What a whole declaration comes to: an algorithm, a method, None or a refusal."""
     try:
         scheme, _ = read(engine, {"quantization_config": declared}, None)
@@ -66,9 +67,7 @@ def test_vllm(tmp_path: Path):
             ARCHITECTURES,
             seed=1,
             outcome=outcome,
-            asks=lambda family, layer, name=kind.name: left_to_the_list(
-                engine, family, name, layer
-            ),
+            asks=lambda build, layer, name=kind.name: left_to_the_list(engine, build, name, layer),
         )
     ]
     whole = list(loader_cases.declarations(5000, seed=2))
@@ -87,5 +86,5 @@ def test_vllm(tmp_path: Path):
         if ours != theirs:
             different.append(f"{ours}, vLLM {theirs}: {declared}")
     facts: dict[str, Any] = dict(zip(ARCHITECTURES, answers, strict=True))
-    compare_families(engine, facts, keys=("fused", "renames"))
+    compare_builds(engine, facts, keys=("fused", "renames"))
     conclude(counts, different, raises=0.03, plain=0.1)

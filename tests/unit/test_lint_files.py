@@ -7,7 +7,7 @@ from lint_cases.files import FIRST, SECOND, add_consolidated, edit_json, edit_sh
 from lint_checkpoints import PICO, plain, read_tensors, sound, write_shard
 from scion.checkpoint.folder_source import open_source
 from scion.checkpoint.shards import INDEX, SINGLE
-from scion.engines.releases import DEFAULT_ENGINES, parse_engine
+from scion.engines.registry.engines import DEFAULT_ENGINES, parse_engine
 from scion.lint.rule import Result, run
 from scion.lint.rules.files import RULES
 from scion.lint.subject import Subject

@@ -15,7 +15,7 @@ from published_layouts import (
     unsloth_qwen38_27b_nvfp4,
 )
 from scion.checkpoint.folder_source import open_source
-from scion.engines.releases import DEFAULT_ENGINES, parse_engine
+from scion.engines.registry.engines import DEFAULT_ENGINES, parse_engine
 from scion.lint.all_rules import RULES
 from scion.lint.report import unchecked
 from scion.lint.rule import Result, Severity, run, select_rules

@@ -13,7 +13,8 @@ from lint_checkpoints import llama, sound
 from scion.checkpoint.folder_source import open_source
 from scion.checkpoint.safetensors_file import Header, Tensor
 from scion.checkpoint.source import Traffic
-from scion.engines.releases import DEFAULT_ENGINES, Engine, parse_engine
+from scion.engines.registry.engines import DEFAULT_ENGINES, parse_engine
+from scion.engines.releases import EngineRelease
 from scion.lint.all_rules import RULES
 from scion.lint.catalogue import REFERENCE, WRITE_REFERENCE, explained, listed, reference
 from scion.lint.github import github
@@ -70,7 +71,7 @@ KNOWN = (odd_file, odd_name, odd_number)
 def judge(
     folder: Path,
     *rules: Rule,
-    engines: tuple[Engine, ...] = DEFAULT_ENGINES,
+    engines: tuple[EngineRelease, ...] = DEFAULT_ENGINES,
     tensor_parallel: tuple[int, ...] = (1,),
 ) -> Report:
     subject = Subject.open(

@@ -12,7 +12,7 @@ import lint_cases.tokenizer
 from lint_cases import Case
 from lint_checkpoints import llama, qwen35, sound
 from scion.checkpoint.folder_source import open_source
-from scion.engines.releases import DEFAULT_ENGINES, parse_engine
+from scion.engines.registry.engines import DEFAULT_ENGINES, parse_engine
 from scion.lint.all_rules import RULES
 from scion.lint.rule import Finding, Result, Severity, run, select_rules
 from scion.lint.subject import Subject

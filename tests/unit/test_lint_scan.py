@@ -21,7 +21,7 @@ from scion.checkpoint.folder_source import open_source
 from scion.checkpoint.safetensors_file import DTYPE_BITS
 from scion.checkpoint.shards import Checkpoint
 from scion.common.errors import ScionError
-from scion.engines.releases import DEFAULT_ENGINES
+from scion.engines.registry.engines import DEFAULT_ENGINES
 from scion.lint import scan as scanning
 from scion.lint.kernels import FLOATS, Blocks, Numbers, ZeroRows
 from scion.lint.rules.deep import RULES, is_saturated

@@ -12,7 +12,7 @@ from lint_cases.tokenizer import CHATML, ENDLESS, NO_RESULTS, edit, template
 from lint_checkpoints import PICO, qwen35, sound
 from scion.checkpoint.folder_source import FolderSource, open_source
 from scion.checkpoint.source import Source
-from scion.engines.releases import DEFAULT_ENGINES
+from scion.engines.registry.engines import DEFAULT_ENGINES
 from scion.lint.chat_render import Request, render, render_all
 from scion.lint.conversations import ANSWER, PLAIN, QUESTION, TOOL_USE, TOOLS, Conversation
 from scion.lint.rule import run

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import loader_cases
-from scion.engines.loading.loading import Decision, decisions, is_modelled, scheme_problems
-from scion.engines.releases import DEFAULT_ENGINES, KNOWN_RELEASES, Engine, parse_engine
+from scion.engines.registry.decisions import Decision, decisions, is_modelled, scheme_problems
+from scion.engines.registry.engines import DEFAULT_ENGINES, ENGINES, parse_engine
+from scion.engines.releases import EngineRelease
 
 QWEN = "Qwen3_5ForConditionalGeneration"
 LAYER = "model.language_model.layers"
@@ -23,22 +24,22 @@ def config(*ignore: str, architecture: str = QWEN, **scheme: Any) -> dict[str, A
     return {"architectures": [architecture], "quantization_config": declared | scheme}
 
 
-def decide(engine: Engine, module: str, *ignore: str, **changes: Any) -> Decision:
+def decide(engine: EngineRelease, module: str, *ignore: str, **changes: Any) -> Decision:
     return decisions(engine, config(*ignore, **changes), None, [module])[module]
 
 
-def excluded(engine: Engine, module: str, *ignore: str, **changes: Any) -> bool:
+def excluded(engine: EngineRelease, module: str, *ignore: str, **changes: Any) -> bool:
     decision = decide(engine, module, *ignore, **changes)
     assert decision.problem is None
     return decision.algorithm is None
 
 
-def problems(engine: Engine, **scheme: Any) -> list[str]:
+def problems(engine: EngineRelease, **scheme: Any) -> list[str]:
     return [problem.text for problem in scheme_problems(engine, config(**scheme), None)]
 
 
 @pytest.mark.parametrize("engine", [OLD, VLLM, SGLANG])
-def test_mtp_star_covers_the_head(engine: Engine):
+def test_mtp_star_covers_the_head(engine: EngineRelease):
     assert all(excluded(engine, module, "mtp*") for module in MTP)
 
 
@@ -54,7 +55,7 @@ def test_regex_matches_nothing_under_modelopt():
 
 
 @pytest.mark.parametrize("engine", [OLD, VLLM])
-def test_globs_of_parts_miss_the_fused_layer(engine: Engine):
+def test_globs_of_parts_miss_the_fused_layer(engine: EngineRelease):
     module = f"{LAYER}.0.linear_attn.in_proj_a"
     globs = ("*linear_attn.in_proj_a*", "*linear_attn.in_proj_b*")
     decision = decide(engine, module, *globs)
@@ -296,7 +297,7 @@ def test_any_json(outer, inner, method, algorithm, architectures, other):
             decisions(engine, whole, other, ["lm_head", "mtp.fc", f"{LAYER}.0.mlp.up_proj"])
 
 
-@pytest.mark.parametrize("name", sorted(KNOWN_RELEASES))
+@pytest.mark.parametrize("name", sorted(ENGINES))
 def test_any_list(name: str):
     """Lists of every kind, for every known release: nothing but decisions."""
     for engine in parse_engine(f"{name}>0"):

@@ -14,7 +14,8 @@ from scion.checkpoint.safetensors_file import DTYPE_BITS, Tensor
 from scion.common.errors import ScionError
 from scion.engines.config import Launch
 from scion.engines.gpus import GIB, GPUS, MIB, find_gpu
-from scion.engines.releases import Engine, parse_engine
+from scion.engines.registry.engines import parse_engine
+from scion.engines.releases import EngineRelease
 from scion.engines.vllm.cache_layout import ModelSizes, capacity, layout
 from scion.engines.vllm.memory import Prediction, compare_with_server, predict
 from scion.engines.vllm.memory_estimates import batch, graph_sizes, weights
@@ -77,7 +78,7 @@ def predicted(
     launch: Launch = PRODUCTION,
     *,
     gpu: str = "rtx-pro-6000",
-    engine: Engine = V032,
+    engine: EngineRelease = V032,
     config: Mapping[str, Any] = CONFIG_27B,
     **changes: Any,
 ) -> Prediction:

@@ -13,8 +13,8 @@ from conversion import SAMPLES, Conversion, Pico
 from scion.architectures.inventory import inventory
 from scion.checkpoint.shards import Checkpoint
 from scion.common.digest import digest_file
-from scion.engines.loading.loading import decisions
-from scion.engines.releases import DEFAULT_ENGINES
+from scion.engines.registry.decisions import decisions
+from scion.engines.registry.engines import DEFAULT_ENGINES
 from scion.formats.modelopt import SUFFIXES
 
 

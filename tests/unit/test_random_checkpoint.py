@@ -17,7 +17,7 @@ from scion.architectures.inventory import inventory
 from scion.checkpoint.folder_source import open_source
 from scion.checkpoint.shards import Checkpoint
 from scion.common.errors import ScionError
-from scion.engines.releases import parse_engines
+from scion.engines.registry.engines import parse_engines
 from scion.lint.all_rules import RULES
 from scion.lint.config import Lint
 from scion.lint.rule import run, select_rules

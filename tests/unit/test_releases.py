@@ -3,14 +3,8 @@ from packaging.version import Version
 
 from scion.common.errors import ScionError
 from scion.engines.facts import MTP_FC_QUANTIZED, SGLANG_MTP_DROPPED
-from scion.engines.releases import (
-    DEFAULT_ENGINES,
-    KNOWN_RELEASES,
-    Affected,
-    Engine,
-    affects,
-    parse_engine,
-)
+from scion.engines.registry.engines import DEFAULT_ENGINES, ENGINES, parse_engine
+from scion.engines.releases import Affected, EngineRelease, affects
 
 
 def versions(text: str) -> list[str]:
@@ -35,7 +29,7 @@ def test_named(text: str, expected: list[str]):
 
 
 def test_all_known():
-    assert versions("vllm>0") == list(KNOWN_RELEASES["vllm"])
+    assert versions("vllm>0") == list(ENGINES["vllm"].releases)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +51,7 @@ def test_refused(text: str, problem: str):
         return
     with pytest.raises(ScionError, match=problem) as error:
         parse_engine(text)
-    known = KNOWN_RELEASES if problem == "this engine is not known" else KNOWN_RELEASES["vllm"]
+    known = ENGINES if problem == "this engine is not known" else ENGINES["vllm"].releases
     assert all(one in error.value.expected for one in known)
 
 
@@ -71,7 +65,7 @@ def test_affects():
     assert affects("vllm", old)
     assert not affects("vllm>=0.20", old)
     assert not affects("sglang", old)
-    assert affects("vllm<0.20", Engine("vllm", Version("0.20.0rc1"))) is False
+    assert affects("vllm<0.20", EngineRelease("vllm", Version("0.20.0rc1"))) is False
     assert str(Affected.parse("vllm <0.29, >=0.20")) == "vllm <0.29,>=0.20"
     assert str(Affected.parse("sglang")) == "sglang"
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from scion.checkpoint.shards import Checkpoint
     from scion.engines.config import Launch
-    from scion.engines.releases import Engine
+    from scion.engines.loading.engine import Launcher
+    from scion.engines.releases import EngineRelease
     from scion.engines.vllm.memory import Prediction
 
 _DESCRIPTION = """\
@@ -111,54 +112,53 @@ def launch(args: argparse.Namespace) -> int:
     Raises:
         ScionError: No checkpoint, launch, engine or GPU of that name, or one that is not modelled.
     """
+    from scion.architectures.families import vision_prefixes
     from scion.checkpoint.shards import Checkpoint
-    from scion.engines.launch_report import (
+    from scion.cli.launch_report import (
         flag_lines,
         gpu_lines,
         memory_lines,
         reported_lines,
-        untried_lines,
+        unpredicted_lines,
     )
-    from scion.engines.releases import SGLANG
-    from scion.engines.sglang import flags as launches_sglang
-    from scion.engines.vllm import flags as launches
+    from scion.engines.vllm.engine import VLLM
     from scion.formats.modelopt import MIXED
 
     if args.list_gpus:
         print("\n".join(gpu_lines()))
         return 0
     checkpoint = Checkpoint.open(args.folder)
-    chosen, engine = _launch(args, checkpoint), _engine(args.engine)
+    chosen = _launch(args, checkpoint)
+    engine, launcher = _engine(args.engine)
     declared: Any = checkpoint.config.get("quantization_config")
     quantized = declared is not None
-    text_only = not any(name.startswith("model.visual.") for name in checkpoint.shard_of)
-    sglang = engine.name == SGLANG
-    if sglang:
-        mixed = quantized and declared.get("quant_algo") == MIXED
-        options = launches_sglang.flags(
-            chosen, quantized=quantized, text_only=text_only, mixed=mixed
-        )
-    else:
-        options = launches.flags(chosen, quantized=quantized, text_only=text_only)
-    start = "python -m sglang.launch_server --model-path" if sglang else "vllm serve"
+    text_only = not any(name.startswith(vision_prefixes()) for name in checkpoint.shard_of)
+    mixed = quantized and declared.get("quant_algo") == MIXED
+    options = launcher.flags(chosen, quantized=quantized, text_only=text_only, mixed=mixed)
     command = " \\\n    ".join(
-        [f"{start} {shlex.quote(str(args.folder))}", *(flag.text for flag in options)]
+        [f"{launcher.start} {shlex.quote(str(args.folder))}", *(flag.text for flag in options)]
     )
-    predicted = None if sglang else _predict(args, checkpoint, chosen, engine, text_only=text_only)
+    # Memory is modelled for vLLM alone.
+    predicted = None
+    if engine.name == VLLM.name:
+        predicted = _predict(args, checkpoint, chosen, engine, text_only=text_only)
     record = predicted.record() if predicted else {"engine": str(engine), "verdict": None}
-    beside = _beside(args.server_log, predicted)
+    beside = _beside(args.server_log, predicted, engine)
     if args.json:
         print(json.dumps({"command": command, **record, **beside}, indent=1))
     else:
         print("\n".join([command, "", *flag_lines(options), ""]))
-        print("\n".join(memory_lines(predicted) if predicted else untried_lines(engine)))
+        print("\n".join(memory_lines(predicted) if predicted else unpredicted_lines(engine)))
         print("\n".join(reported_lines(beside)), end="\n" if beside else "")
     return 1 if predicted is not None and predicted.verdict == "does not fit" else 0
 
 
-def _beside(log: Path | None, predicted: "Prediction | None") -> dict[str, Any]:
+def _beside(
+    log: Path | None, predicted: "Prediction | None", engine: "EngineRelease"
+) -> dict[str, Any]:
     """The prediction beside a server's log, as `beside_server`; empty if none is named."""
     from scion.common.errors import ScionError
+    from scion.engines.registry.engines import engine_of
     from scion.engines.vllm.log import capacity
     from scion.engines.vllm.memory import compare_with_server
 
@@ -172,24 +172,27 @@ def _beside(log: Path | None, predicted: "Prediction | None") -> dict[str, Any]:
             found="no such file",
             hint="name a log below logs/, or save the output of vllm serve",
         )
-    found = compare_with_server(predicted.record(), capacity(log)) if predicted else {}
-    if not found:
+    pairs = compare_with_server(predicted.record(), capacity(log)) if predicted else {}
+    if not pairs:
         raise ScionError(
             "there is nothing to compare",
             where=log,
             expected="a vLLM launch, and a log with a line such as `GPU KV cache size: … tokens`",
-            found="neither cache nor memory" if predicted else "a launch of SGLang",
+            found="neither cache nor memory"
+            if predicted
+            else f"a launch of {engine_of(engine).title}",
             hint="name the log of a server that became ready",
         )
-    return {"beside_server": found}
+    return {"beside_server": pairs}
 
 
 def _launch(args: argparse.Namespace, checkpoint: "Checkpoint") -> "Launch":
     """The launch that is named, or the plain one, with the options' changes."""
+    from scion.architectures.families import head_prefixes
     from scion.common.errors import ScionError
     from scion.engines.config import Launch
 
-    has_head = any(name.startswith("mtp.") for name in checkpoint.shard_of)
+    has_head = any(name.startswith(head_prefixes()) for name in checkpoint.shard_of)
     if args.config is not None:
         from scion.config import read_config
 
@@ -216,7 +219,7 @@ def _launch(args: argparse.Namespace, checkpoint: "Checkpoint") -> "Launch":
         raise ScionError(
             "the launch drafts with an MTP head that the checkpoint does not have",
             where=args.folder,
-            expected="mtp.* tensors",
+            expected=f"{' or '.join(f'{prefix}*' for prefix in head_prefixes())} tensors",
             found="none",
             hint="add --speculative-tokens 0, or graft the head: see `scion lint --explain M301`",
         )
@@ -240,27 +243,30 @@ def _named(known: Iterable["Launch"], name: str | None, where: Path) -> "Launch"
     return by_name[name]
 
 
-def _engine(text: str) -> "Engine":
+def _engine(text: str) -> "tuple[EngineRelease, Launcher]":
+    """The newest release that is named, and how its server is started."""
     from scion.common.errors import ScionError
-    from scion.engines.releases import SGLANG, VLLM, parse_engine
+    from scion.engines.registry.engines import ENGINES, engine_of, parse_engine
 
-    found = parse_engine(text)[-1]
-    if found.name not in (VLLM, SGLANG):
+    release = parse_engine(text)[-1]
+    launcher = engine_of(release).launcher
+    if launcher is None:
+        written = (engine.name for engine in ENGINES.values() if engine.launcher is not None)
         raise ScionError(
             "launches are not written for this engine",
             where="--engine",
-            expected="vllm or sglang",
-            found=found,
+            expected=" or ".join(written),
+            found=release,
             hint="leave --engine out for the newest known vLLM",
         )
-    return found
+    return release, launcher
 
 
 def _predict(
     args: argparse.Namespace,
     checkpoint: "Checkpoint",
     chosen: "Launch",
-    engine: "Engine",
+    engine: "EngineRelease",
     *,
     text_only: bool,
 ) -> "Prediction":

@@ -7,7 +7,7 @@ issue that it links.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from scion.engines.releases import Affected, Engine
+from scion.engines.releases import Affected, EngineRelease
 
 _VLLM = "https://github.com/vllm-project/vllm"
 _FILES = f"{_VLLM}/blob/v{{}}/vllm/model_executor"
@@ -25,9 +25,13 @@ class Fact:
     affected: Affected
     source: str
 
-    def among(self, engines: Iterable[Engine]) -> tuple[str, ...]:
+    def holds_for(self, engine: EngineRelease) -> bool:
+        """Whether a release does it."""
+        return self.affected.holds_for(engine)
+
+    def among(self, engines: Iterable[EngineRelease]) -> tuple[str, ...]:
         """Those of `engines` that do it, as findings name them."""
-        return tuple(str(engine) for engine in engines if self.affected.holds_for(engine))
+        return tuple(str(engine) for engine in engines if self.holds_for(engine))
 
     def __str__(self) -> str:
         return str(self.affected)
@@ -60,6 +64,10 @@ CACHE_SCALES_LOST = _fact("vllm>=0.25", f"{_VLLM}/issues/54623")
 SERVED_WEIGHT_ONLY = _fact(
     "vllm>=0.29", f"{_FILES.format('0.29.0')}/layers/quantization/modelopt.py"
 )
+# The loader reads the shards that are there, and only an unquantized model misses the others.
+MISSING_SHARD_UNNOTICED = _fact("vllm<0.26", f"{_VLLM}/issues/34859")
+# `consolidated*.safetensors` are looked for first, and read instead of all others.
+CONSOLIDATED_FIRST = _fact("vllm", f"{_FILES.format('0.33.0')}/model_loader/default_loader.py")
 # Reported: five MTP tensors of compressed-tensors checkpoints are dropped.
 SGLANG_MTP_DROPPED = _fact("sglang<=0.5.23", "https://github.com/sgl-project/sglang/issues/35797")
 # Reported: 0-dimensional scales of quantized in_proj_qkv and in_proj_z crash the repacking.

@@ -11,7 +11,7 @@ from scion.checkpoint.folder_source import open_source
 from scion.checkpoint.source import Source
 from scion.common.errors import ScionError
 from scion.common.files import atomic_file
-from scion.engines.releases import DEFAULT_ENGINES, parse_engines
+from scion.engines.registry.engines import DEFAULT_ENGINES, parse_engines
 from scion.lint.all_rules import RULES
 from scion.lint.catalogue import explained, listed, reference
 from scion.lint.github import github

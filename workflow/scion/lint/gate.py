@@ -6,7 +6,7 @@ from pathlib import Path
 from scion.checkpoint.folder_source import open_source
 from scion.common.errors import ScionError
 from scion.common.section import Section
-from scion.engines.releases import parse_engines
+from scion.engines.registry.engines import parse_engines
 from scion.lint.all_rules import RULES
 from scion.lint.config import Lint
 from scion.lint.rule import Result, Severity, run, select_rules

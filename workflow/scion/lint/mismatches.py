@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable
 
 from scion.checkpoint.shards import CONFIG
-from scion.engines.loading.loading import Decision
-from scion.engines.releases import Engine
+from scion.engines.registry.decisions import Decision
+from scion.engines.releases import EngineRelease
 from scion.lint.modules import format_of
 from scion.lint.rule import Finding
 from scion.lint.subject import Subject
@@ -32,7 +32,7 @@ def mismatches(subject: Subject, about: Callable[[str], bool]) -> Iterable[Findi
         )
 
 
-def _expected(engine: Engine, decision: Decision) -> str:
+def _expected(engine: EngineRelease, decision: Decision) -> str:
     """What is built and why, in words that are the same for each release and layer that agree."""
     reason = decision.reason.partition("; ")[0].replace(f"{engine} ", "it ")
     return f"{format_of(decision.algorithm)}, as the scheme says ({reason})"

@@ -8,14 +8,13 @@ from itertools import groupby
 from pathlib import Path
 
 from scion.checkpoint.source import Traffic
-from scion.engines.loading.loading import is_modelled
-from scion.engines.releases import SGLANG, TENSORRT_LLM, VLLM
+from scion.engines.registry.decisions import is_modelled
+from scion.engines.registry.engines import ENGINES
 from scion.lint.rule import Finding, Result, Rule, Severity
 from scion.lint.subject import Subject
 
 TOKENIZER = "tokenizer.json"
 
-_ENGINE_TITLES = {VLLM: "vLLM", SGLANG: "SGLang", TENSORRT_LLM: "TensorRT-LLM"}
 _COLOURS = {Severity.ERROR: "1;31", Severity.WARNING: "1;33", Severity.NOTE: "1;36"}
 
 
@@ -177,7 +176,7 @@ def engine_list(engines: Iterable[str]) -> str:
     versions: dict[str, list[str]] = {}
     for engine in engines:
         name, _, version = engine.partition(" ")
-        versions.setdefault(_ENGINE_TITLES[name], []).append(version)
+        versions.setdefault(ENGINES[name].title, []).append(version)
     return ", ".join(f"{title} {', '.join(each)}" for title, each in versions.items())
 
 

@@ -12,8 +12,8 @@ from scion.checkpoint.safetensors_file import Header, Tensor
 from scion.checkpoint.shards import CONFIG, INDEX, parse_object, parse_weight_map
 from scion.checkpoint.source import Source
 from scion.common.errors import ScionError
-from scion.engines.loading.loading import Decision, decisions
-from scion.engines.releases import Engine
+from scion.engines.registry.decisions import Decision, decisions
+from scion.engines.releases import EngineRelease
 from scion.formats.modelopt import HF_QUANT_CONFIG
 from scion.lint.formats import declared_formats, method_of
 from scion.lint.modules import Module, modules_of
@@ -33,7 +33,7 @@ class Subject:
     """
 
     source: Source
-    engines: Sequence[Engine]
+    engines: Sequence[EngineRelease]
     tensor_parallel: Sequence[int]
     config: Mapping[str, Any]
     index: Mapping[str, str] | None
@@ -41,7 +41,11 @@ class Subject:
 
     @classmethod
     def open(
-        cls, source: Source, *, engines: Sequence[Engine], tensor_parallel: Sequence[int] = (1,)
+        cls,
+        source: Source,
+        *,
+        engines: Sequence[EngineRelease],
+        tensor_parallel: Sequence[int] = (1,),
     ) -> "Subject":
         """Read config.json, the index and every header.
 
@@ -173,7 +177,7 @@ class Subject:
         return {name: struct.unpack("<f", raw)[0] for name, raw in found.items()}
 
     @cached_property
-    def decisions(self) -> dict[Engine, dict[str, Decision]]:
+    def decisions(self) -> dict[EngineRelease, dict[str, Decision]]:
         """What each engine makes of each linear module that config.json implies or that is there.
 
         Empty where the architecture is not known: nothing then says which modules are linear.

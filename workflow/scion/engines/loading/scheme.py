@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from scion.engines.releases import Engine
+from scion.engines.releases import EngineRelease
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class NotModelled(Exception):
         super().__init__(method)
 
 
-def mapping(value: object, *, where: str, engine: Engine) -> Mapping[str, Any]:
+def mapping(value: object, *, where: str, engine: EngineRelease) -> Mapping[str, Any]:
     """A JSON object.
 
     Raises:
@@ -98,7 +98,7 @@ def mapping(value: object, *, where: str, engine: Engine) -> Mapping[str, Any]:
     return value
 
 
-def names(value: object, *, where: str, engine: Engine) -> list[str]:
+def names(value: object, *, where: str, engine: EngineRelease) -> list[str]:
     """A list of module names.
 
     Raises:
@@ -109,7 +109,7 @@ def names(value: object, *, where: str, engine: Engine) -> list[str]:
     return value
 
 
-def recipes(value: object, *, where: str, engine: Engine) -> dict[str, str]:
+def recipes(value: object, *, where: str, engine: EngineRelease) -> dict[str, str]:
     """The upper-case algorithm by module of a mixed-precision declaration.
 
     Raises:
@@ -128,7 +128,7 @@ def recipes(value: object, *, where: str, engine: Engine) -> dict[str, str]:
     return algorithms
 
 
-def groups(value: Mapping[str, Any], *, where: str, engine: Engine) -> list[Group]:
+def groups(value: Mapping[str, Any], *, where: str, engine: EngineRelease) -> list[Group]:
     """The groups of a compressed-tensors declaration, those for attention's cache left out.
 
     Raises:

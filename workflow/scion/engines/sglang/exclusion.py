@@ -1,31 +1,40 @@
 """Which layers an exclusion list covers, as SGLang matches it.
 
-`scion.engines.loading.exclusion` says what a matcher is, and has the other engines'.
+`scion.engines.loading.exclusion` says what a matcher is.
 """
 
 import re
 from collections.abc import Iterable
 from functools import cache
 
+from scion.architectures.family import FUSED_ATTENTION, FUSED_MLP, Fused
+from scion.engines.loading.engine import Matchers
 from scion.engines.loading.exclusion import (
     NOT_EXCLUDED,
-    Fused,
+    NamesAndPatterns,
     Verdict,
-    VllmCompressedTensors,
     all_or_none,
     by,
     equal_or_regex,
     shard_names,
 )
-
-# The parts of attention and MLP, for models that declare none themselves.
-FALLBACK_FUSED: Fused = {
-    "qkv_proj": ("q_proj", "k_proj", "v_proj"),
-    "gate_up_proj": ("gate_proj", "up_proj"),
-}
+from scion.engines.loading.scheme import Scheme
+from scion.engines.releases import EngineRelease
 
 
-class SglangNames:
+def matchers(release: EngineRelease, scheme: Scheme, fused: Fused) -> Matchers:
+    """The reading of a scheme's exclusion list; ModelOpt's experts are looked up by pattern alone.
+
+    The same in every known release.
+    """
+    if scheme.method == "compressed-tensors":
+        return Matchers(PathEndings(scheme.exclude, fused))
+    if scheme.method == "fp8":
+        return Matchers(DottedPaths(scheme.exclude, fused))
+    return Matchers(PathsAndPatterns(scheme.exclude, fused), Patterns(scheme.exclude))
+
+
+class DottedPaths:
     """SGLang's `is_layer_skipped`: entries are dotted paths, found anywhere between dots.
 
     https://github.com/sgl-project/sglang/blob/v0.5.23/python/sglang/srt/layers/quantization/utils.py
@@ -38,16 +47,16 @@ class SglangNames:
     def __init__(self, names: Iterable[str], fused: Fused) -> None:
         self._names = list(dict.fromkeys(names))
         self._paths = [(name, f".{name.rstrip('.')}.") for name in self._names]
-        self._fused = {**FALLBACK_FUSED, **fused}
+        self._fused = {**FUSED_ATTENTION, **FUSED_MLP, **fused}
 
     def verdict(self, layer: str) -> Verdict:
         """Whether an entry is a path inside the layer's name, or inside each part's."""
         parts = shard_names(layer, self._fused)
         if parts:
             return all_or_none(layer, {part: self._match(part) for part in parts})
-        found = self._match(layer)
-        if found.excluded or "experts" not in layer:
-            return found
+        verdict = self._match(layer)
+        if verdict.excluded or "experts" not in layer:
+            return verdict
         above = (name for name in self._names if "experts" in name and layer in name)
         return next((by(name, "holds the layer's name") for name in above), NOT_EXCLUDED)
 
@@ -57,7 +66,7 @@ class SglangNames:
         return next((by(name, "path") for name in inside), NOT_EXCLUDED)
 
 
-class SglangPatterns:
+class Patterns:
     """SGLang's `is_layer_excluded`: patterns over the whole name and each dotted part of it.
 
     A pattern is a regular expression in which `.` is literal and `*` stands for anything, so `?`
@@ -92,7 +101,7 @@ class SglangPatterns:
         return NOT_EXCLUDED
 
 
-class SglangModelOpt:
+class PathsAndPatterns:
     """What SGLang asks of a linear layer or head: the paths, then the patterns.
 
     Args:
@@ -102,8 +111,8 @@ class SglangModelOpt:
 
     def __init__(self, patterns: Iterable[str], fused: Fused) -> None:
         entries = list(patterns)
-        self._names = SglangNames(entries, fused)
-        self._patterns = SglangPatterns(entries)
+        self._names = DottedPaths(entries, fused)
+        self._patterns = Patterns(entries)
 
     def verdict(self, layer: str) -> Verdict:
         """The paths' verdict where they have one, else the patterns'."""
@@ -111,7 +120,7 @@ class SglangModelOpt:
         return named if named.excluded or named.problem else self._patterns.verdict(layer)
 
 
-class SglangCompressedTensors(VllmCompressedTensors):
+class PathEndings(NamesAndPatterns):
     """SGLang's `should_ignore_layer`: as vLLM's before 0.30, and names may be a path's last parts.
 
     https://github.com/sgl-project/sglang/blob/v0.5.23/python/sglang/srt/layers/quantization/compressed_tensors/utils.py
@@ -120,8 +129,9 @@ class SglangCompressedTensors(VllmCompressedTensors):
     def __init__(self, patterns: Iterable[str], fused: Fused) -> None:
         super().__init__(patterns, fused, fused_name_first=False)
 
-    def _match(self, name: str) -> Verdict:
-        for pattern in self._patterns:
+    def match(self, name: str) -> Verdict:
+        """The first entry that takes a name, or the end of its path."""
+        for pattern in self.patterns:
             if equal_or_regex(name, pattern):
                 return by(pattern, "exact or regex")
             if not pattern.startswith("re:") and name.endswith(f".{pattern}"):

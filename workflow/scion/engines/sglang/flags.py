@@ -4,13 +4,19 @@ SGLang 0.5.23 takes every one of them (a test asks its own argument parser) and 
 class and its MTP head; that is all that is known here.
 """
 
-from scion.engines.config import Launch
-from scion.engines.vllm.flags import Flag
+from typing import TYPE_CHECKING
 
+from scion.engines.flag import Flag
+
+if TYPE_CHECKING:
+    # lint asks engines, and is to start without pydantic.
+    from scion.engines.config import Launch
+
+START = "python -m sglang.launch_server --model-path"
 UNTRIED = "untried: SGLang 0.5.23 accepts these options; nobody has served this release with them"
 
 
-def flags(launch: Launch, *, quantized: bool, text_only: bool, mixed: bool = False) -> list[Flag]:
+def flags(launch: "Launch", *, quantized: bool, text_only: bool, mixed: bool = False) -> list[Flag]:
     """The options of `python -m sglang.launch_server` for a launch.
 
     Args:
@@ -74,8 +80,7 @@ def flags(launch: Launch, *, quantized: bool, text_only: bool, mixed: bool = Fal
     return chosen
 
 
-def command(launch: Launch, model: str, *, quantized: bool, text_only: bool) -> str:
+def command(launch: "Launch", model: str, *, quantized: bool, text_only: bool) -> str:
     """The launch as a shell command, one option a line."""
     options = flags(launch, quantized=quantized, text_only=text_only)
-    first = f"python -m sglang.launch_server --model-path {model}"
-    return " \\\n    ".join([first, *(flag.text for flag in options)])
+    return " \\\n    ".join([f"{START} {model}", *(flag.text for flag in options)])

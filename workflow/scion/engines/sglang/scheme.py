@@ -18,7 +18,7 @@ from scion.engines.loading.scheme import (
     names,
     recipes,
 )
-from scion.engines.releases import Engine
+from scion.engines.releases import EngineRelease
 from scion.formats.modelopt import HF_QUANT_CONFIG
 
 MODELOPT = (
@@ -38,7 +38,7 @@ _OWN_METHODS = {
 
 
 def read(
-    engine: Engine, config: Mapping[str, Any], hf_quant_config: Mapping[str, Any] | None
+    engine: EngineRelease, config: Mapping[str, Any], hf_quant_config: Mapping[str, Any] | None
 ) -> tuple[Scheme, list[SchemeProblem]]:
     """The scheme, and what SGLang reads otherwise than it is written.
 
@@ -83,7 +83,7 @@ def read(
 
 
 def _modelopt(
-    engine: Engine,
+    engine: EngineRelease,
     declared: Mapping[str, Any],
     where: str,
     hf_quant_config: Mapping[str, Any] | None,
@@ -144,7 +144,7 @@ def _is_known(algorithm: object) -> bool:
 
 
 def _mixed_file(
-    engine: Engine, hf_quant_config: Mapping[str, Any] | None
+    engine: EngineRelease, hf_quant_config: Mapping[str, Any] | None
 ) -> tuple[Scheme, list[SchemeProblem]]:
     """hf_quant_config.json, which an incomplete mixed declaration falls back to."""
     where = HF_QUANT_CONFIG
@@ -172,7 +172,7 @@ def _complete(declared: Mapping[str, Any]) -> bool:
 
 
 def _exclusions(
-    engine: Engine, inner: Mapping[str, Any], where: str, *, nested: bool, fp8: bool
+    engine: EngineRelease, inner: Mapping[str, Any], where: str, *, nested: bool, fp8: bool
 ) -> list[str]:
     """The exclusion list; FP8 may go without, NVFP4 may not have null."""
     keys = ("exclude_modules",) if nested else ("ignore",)
@@ -186,7 +186,7 @@ def _exclusions(
     return names(value, where=f"{where}.{key}", engine=engine)
 
 
-def _check_any_nvfp4(engine: Engine, inner: Mapping[str, Any], where: str) -> None:
+def _check_any_nvfp4(engine: EngineRelease, inner: Mapping[str, Any], where: str) -> None:
     """SGLang takes a mixed declaration for W4A8 where no layer is NVFP4."""
     layers = inner.get("quantized_layers")
     recipes_ = layers.values() if isinstance(layers, dict) else ()
@@ -196,7 +196,7 @@ def _check_any_nvfp4(engine: Engine, inner: Mapping[str, Any], where: str) -> No
         raise Refused(f"{where}.quantized_layers", text)
 
 
-def _mixed(engine: Engine, inner: Mapping[str, Any], where: str, *, nested: bool) -> Scheme:
+def _mixed(engine: EngineRelease, inner: Mapping[str, Any], where: str, *, nested: bool) -> Scheme:
     """A mixed-precision declaration."""
     layers = recipes(
         inner.get("quantized_layers"), where=f"{where}.quantized_layers", engine=engine
@@ -207,7 +207,7 @@ def _mixed(engine: Engine, inner: Mapping[str, Any], where: str, *, nested: bool
     return Scheme("modelopt_mixed", exclude=exclude, layers=layers)
 
 
-def _fp8(engine: Engine, declared: Mapping[str, Any], where: str) -> Scheme:
+def _fp8(engine: EngineRelease, declared: Mapping[str, Any], where: str) -> Scheme:
     """An FP8 declaration; each name counts with and without `model.` in front."""
     if "activation_scheme" not in declared:
         raise Refused(
@@ -219,7 +219,7 @@ def _fp8(engine: Engine, declared: Mapping[str, Any], where: str) -> Scheme:
     return Scheme("fp8", "FP8", [form for name in bare for form in (name, f"model.{name}")])
 
 
-def _check_first_group(engine: Engine, declared: Mapping[str, Any], where: str) -> None:
+def _check_first_group(engine: EngineRelease, declared: Mapping[str, Any], where: str) -> None:
     """Where there is no group_size, SGLang looks for it in the first group's weights."""
     place = f"{where}.config_groups"
     if declared.get("config_groups"):
@@ -228,7 +228,7 @@ def _check_first_group(engine: Engine, declared: Mapping[str, Any], where: str) 
         mapping(first.get("weights", {}), where=f"{place}.weights", engine=engine)
 
 
-def _check_group_sizes(engine: Engine, declared: Mapping[str, Any], where: str) -> None:
+def _check_group_sizes(engine: EngineRelease, declared: Mapping[str, Any], where: str) -> None:
     """SGLang wants one group size, the same wherever a nested declaration names it."""
     sizes = {size for size in _group_sizes(declared) if isinstance(size, int)}
     if len(sizes) != 1:

@@ -8,15 +8,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from scion.checkpoint.shards import CONFIG
-from scion.engines.loading.scheme import NotModelled, Scheme, mapping, names
-from scion.engines.releases import Engine
+from scion.engines.loading.scheme import NotModelled, Scheme, SchemeProblem, mapping, names
+from scion.engines.releases import EngineRelease
 from scion.formats.modelopt import HF_QUANT_CONFIG
 
 
 def read(
-    engine: Engine, config: Mapping[str, Any], hf_quant_config: Mapping[str, Any] | None
-) -> Scheme:
-    """The scheme.
+    engine: EngineRelease, config: Mapping[str, Any], hf_quant_config: Mapping[str, Any] | None
+) -> tuple[Scheme, list[SchemeProblem]]:
+    """The scheme; nothing is read otherwise than it is written.
 
     Raises:
         Refused: TensorRT-LLM refuses the declaration.
@@ -26,7 +26,7 @@ def read(
     if declared is None:
         where, declared = f"{CONFIG}: quantization_config", config.get("quantization_config")
     if declared is None:
-        return Scheme("none")
+        return Scheme("none"), []
     inner = mapping(declared, where=where, engine=engine)
     key = "ignore"
     if "quantization" in inner:
@@ -37,8 +37,5 @@ def read(
     algorithm = inner.get("quant_algo")
     if not isinstance(algorithm, str) or algorithm == "MIXED_PRECISION":
         raise NotModelled(str(algorithm))
-    return Scheme(
-        "modelopt",
-        algorithm,
-        names(inner.get(key) or [], where=f"{where}.{key}", engine=engine),
-    )
+    exclude = names(inner.get(key) or [], where=f"{where}.{key}", engine=engine)
+    return Scheme("modelopt", algorithm, exclude), []

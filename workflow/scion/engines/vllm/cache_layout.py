@@ -26,7 +26,7 @@ from typing import Any, Literal
 from scion.architectures.config_keys import Keys
 from scion.architectures.inventory import inventory
 from scion.engines.config import Launch
-from scion.engines.releases import Engine, affects
+from scion.engines.releases import EngineRelease, affects
 
 _FLOAT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # Tokens that an attention block is a multiple of: what FlashInfer and FlashAttention take on a
@@ -187,7 +187,9 @@ def layout(
     )
 
 
-def capacity(blocks_of: Layout, cache_bytes: int, *, context: int, engine: Engine) -> Capacity:
+def capacity(
+    blocks_of: Layout, cache_bytes: int, *, context: int, engine: EngineRelease
+) -> Capacity:
     """What a server prints that has so many bytes for its cache.
 
     Args:
@@ -204,7 +206,7 @@ def capacity(blocks_of: Layout, cache_bytes: int, *, context: int, engine: Engin
     return Capacity(blocks, int(concurrency * context), concurrency)
 
 
-def caches_prefixes(engine: Engine) -> bool:
+def caches_prefixes(engine: EngineRelease) -> bool:
     """Whether a release of vLLM keeps the prefixes of hybrid models unless told otherwise.
 
     0.23 did not and a candidate of 0.28.1 did; when between them it began is not known here.

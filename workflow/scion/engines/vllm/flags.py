@@ -4,31 +4,18 @@ The same list is the server's command while a release is measured and the text o
 """
 
 import json
-import shlex
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from scion.engines.config import Launch
+from scion.engines.flag import Flag
 
+if TYPE_CHECKING:
+    # lint asks engines, and is to start without pydantic.
+    from scion.engines.config import Launch
 
-@dataclass(frozen=True)
-class Flag:
-    """One or more options of a server that belong together, and what they are for.
-
-    Attributes:
-        arguments: As a program takes them.
-        reason: Why a launch has them.
-    """
-
-    arguments: tuple[str, ...]
-    reason: str
-
-    @property
-    def text(self) -> str:
-        """As one types them in a shell."""
-        return shlex.join(self.arguments)
+START = "vllm serve"
 
 
-def flags(launch: Launch, *, quantized: bool, text_only: bool) -> list[Flag]:
+def flags(launch: "Launch", *, quantized: bool, text_only: bool) -> list[Flag]:
     """The options of `vllm serve` for a launch, in the order in which the card shows them.
 
     Args:
@@ -94,7 +81,7 @@ def flags(launch: Launch, *, quantized: bool, text_only: bool) -> list[Flag]:
     return chosen
 
 
-def command(launch: Launch, model: str, *, text_only: bool) -> str:
+def command(launch: "Launch", model: str, *, text_only: bool) -> str:
     """The launch of a quantized release as a shell command, one option a line."""
     options = flags(launch, quantized=True, text_only=text_only)
-    return " \\\n    ".join([f"vllm serve {model}", *(flag.text for flag in options)])
+    return " \\\n    ".join([f"{START} {model}", *(flag.text for flag in options)])

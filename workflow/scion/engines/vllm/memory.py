@@ -13,7 +13,7 @@ from typing import Any, Literal
 from scion.checkpoint.safetensors_file import Tensor
 from scion.engines.config import Launch
 from scion.engines.gpus import GIB
-from scion.engines.releases import Engine, affects
+from scion.engines.releases import EngineRelease, affects
 from scion.engines.vllm.cache_layout import (
     Capacity,
     Layout,
@@ -85,7 +85,7 @@ class Prediction:
         findings: What speaks against the launch, problems first.
     """
 
-    engine: Engine
+    engine: EngineRelease
     total: int
     budget: int
     weights: LoadedWeights
@@ -131,7 +131,7 @@ def predict(
     launch: Launch,
     *,
     total: int,
-    engine: Engine,
+    engine: EngineRelease,
     where: object,
     text_only: bool = True,
     note: str = "",
@@ -195,7 +195,7 @@ def predict(
     )
 
 
-def utilization(launch: Launch, engine: Engine) -> float:
+def utilization(launch: Launch, engine: EngineRelease) -> float:
     """The share of the GPU that a launch lets vLLM take; 0.92 by default, 0.9 in older releases."""
     return launch.gpu_memory_utilization or (0.9 if affects("vllm<0.21", engine) else 0.92)
 

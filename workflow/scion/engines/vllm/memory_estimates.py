@@ -8,7 +8,7 @@ about a gigabyte there, and untested elsewhere.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from scion.architectures.inventory import MTP_PREFIX, VISION_PREFIX
+from scion.architectures.families import head_prefixes, vision_prefixes
 from scion.checkpoint.safetensors_file import Tensor
 from scion.engines.config import Launch
 from scion.engines.gpus import GIB
@@ -65,8 +65,8 @@ def weights(tensors: Mapping[str, Tensor], *, drafts: bool, text_only: bool) -> 
     parts: dict[str, int] = {}
     padding = left_out = 0
     for name, tensor in tensors.items():
-        if (name.startswith(MTP_PREFIX) and not drafts) or (
-            name.startswith(VISION_PREFIX) and text_only
+        if (name.startswith(head_prefixes()) and not drafts) or (
+            name.startswith(vision_prefixes()) and text_only
         ):
             left_out += tensor.size
             continue
@@ -132,9 +132,9 @@ def graphs(launch: Launch, *, requests: int, tokens: int) -> int:
 
 
 def _part(name: str, dtype: str) -> str:
-    if name.startswith(MTP_PREFIX):
+    if name.startswith(head_prefixes()):
         return "MTP head"
-    if name.startswith(VISION_PREFIX):
+    if name.startswith(vision_prefixes()):
         return "vision tower"
     if name.startswith("lm_head."):
         return "output head"

@@ -20,7 +20,7 @@ from scion.engines.loading.scheme import (
     names,
     recipes,
 )
-from scion.engines.releases import Engine, affects
+from scion.engines.releases import EngineRelease, affects
 from scion.formats.modelopt import HF_QUANT_CONFIG
 
 MODELOPT = (
@@ -33,7 +33,7 @@ _MIXED = "modelopt_mixed"
 
 
 def read(
-    engine: Engine, config: Mapping[str, Any], hf_quant_config: Mapping[str, Any] | None
+    engine: EngineRelease, config: Mapping[str, Any], hf_quant_config: Mapping[str, Any] | None
 ) -> tuple[Scheme, list[SchemeProblem]]:
     """The scheme, and what vLLM reads otherwise than it is written.
 
@@ -59,7 +59,7 @@ def read(
 
 
 def _declaration(
-    engine: Engine, config: Mapping[str, Any], hf_quant_config: Mapping[str, Any] | None
+    engine: EngineRelease, config: Mapping[str, Any], hf_quant_config: Mapping[str, Any] | None
 ) -> tuple[str, Mapping[str, Any]] | None:
     """Where the declaration stands and what it is; None where there is none."""
     text = config.get("text_config")
@@ -77,7 +77,7 @@ def _declaration(
     return None
 
 
-def _method(engine: Engine, declared: Mapping[str, Any], where: str) -> str:
+def _method(engine: EngineRelease, declared: Mapping[str, Any], where: str) -> str:
     """The method that vLLM settles on; empty where it finds none."""
     method = declared.get("quant_method", "")
     producer = mapping(declared.get("producer", {}), where=f"{where}.producer", engine=engine)
@@ -97,7 +97,7 @@ def _method(engine: Engine, declared: Mapping[str, Any], where: str) -> str:
     return method
 
 
-def _producer_method(engine: Engine, algorithm: str, where: str) -> str:
+def _producer_method(engine: EngineRelease, algorithm: str, where: str) -> str:
     """The method that hf_quant_config.json's nested algorithm stands for."""
     if algorithm in _FP8_ALGORITHMS:
         return "modelopt"
@@ -123,7 +123,7 @@ def _override(declared: object) -> str | None:
 
 
 def _mixed_file(
-    engine: Engine, hf_quant_config: Mapping[str, Any] | None
+    engine: EngineRelease, hf_quant_config: Mapping[str, Any] | None
 ) -> tuple[str, Mapping[str, Any]]:
     """hf_quant_config.json, which mixed precision falls back to."""
     found = mapping(hf_quant_config, where=HF_QUANT_CONFIG, engine=engine)
@@ -134,7 +134,9 @@ def _mixed_file(
     return HF_QUANT_CONFIG, found
 
 
-def _by_names(engine: Engine, declared: Mapping[str, Any], where: str, method: str) -> Scheme:
+def _by_names(
+    engine: EngineRelease, declared: Mapping[str, Any], where: str, method: str
+) -> Scheme:
     """A compressed-tensors or FP8 declaration."""
     if method == "compressed-tensors":
         ignore = names(declared.get("ignore", []), where=f"{where}.ignore", engine=engine)
@@ -150,7 +152,7 @@ def _by_names(engine: Engine, declared: Mapping[str, Any], where: str, method: s
 
 
 def _modelopt(
-    engine: Engine, declared: Mapping[str, Any], where: str, method: str
+    engine: EngineRelease, declared: Mapping[str, Any], where: str, method: str
 ) -> tuple[Scheme, list[SchemeProblem]]:
     """A ModelOpt declaration, flat as in config.json or nested as in hf_quant_config.json."""
     nested = "quantization" in declared
@@ -179,7 +181,7 @@ def _modelopt(
     return Scheme("modelopt", algorithm, exclude), problems
 
 
-def _algorithm(engine: Engine, inner: Mapping[str, Any], where: str, method: str) -> str:
+def _algorithm(engine: EngineRelease, inner: Mapping[str, Any], where: str, method: str) -> str:
     """The upper-case algorithm, if the reader of that method takes it."""
     algorithm = inner.get("quant_algo")
     if not algorithm:
@@ -199,7 +201,7 @@ def _algorithm(engine: Engine, inner: Mapping[str, Any], where: str, method: str
     return algorithm
 
 
-def _check_group_size(engine: Engine, size: object, where: str) -> None:
+def _check_group_size(engine: EngineRelease, size: object, where: str) -> None:
     try:
         int(size if isinstance(size, (int, float, str)) else "")
     except (ValueError, OverflowError):
@@ -210,7 +212,7 @@ def _check_group_size(engine: Engine, size: object, where: str) -> None:
 
 
 def _exclusions(
-    engine: Engine, inner: Mapping[str, Any], where: str, *, nested: bool
+    engine: EngineRelease, inner: Mapping[str, Any], where: str, *, nested: bool
 ) -> tuple[list[str], list[SchemeProblem]]:
     """The exclusion list, from the key that this spelling and release read it from."""
     key = "exclude_modules" if nested else "ignore"
@@ -235,6 +237,6 @@ def _weights_only(declared: Mapping[str, Any]) -> bool:
     )
 
 
-def _reinterpreted(engine: Engine, where: str, text: str) -> SchemeProblem:
+def _reinterpreted(engine: EngineRelease, where: str, text: str) -> SchemeProblem:
     source = MODELOPT.format(version=engine.version)
     return SchemeProblem(refused=False, where=where, text=text, source=source)

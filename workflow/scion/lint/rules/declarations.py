@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from scion.engines import facts
-from scion.engines.loading.loading import scheme_problems
+from scion.engines.registry.decisions import scheme_problems
 from scion.formats.modelopt import HF_QUANT_CONFIG
 from scion.lint.formats import method_of, upper
 from scion.lint.rule import Finding, Severity, rule, workflow_until

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from scion.checkpoint.safetensors_file import Tensor
 from scion.checkpoint.shards import INDEX, SINGLE
-from scion.engines.releases import VLLM, affects
+from scion.engines import facts
 from scion.lint.rule import Finding, Severity, rule
 from scion.lint.rules import index
 from scion.lint.subject import Subject
@@ -17,7 +17,6 @@ from scion.lint.subject import Subject
 # https://github.com/vllm-project/vllm/blob/v0.33.0/vllm/model_executor/model_loader/weight_utils.py
 # has `filter_duplicate_safetensors_files` and `_natural_sort_key`, which these rules speak of;
 # `_prepare_weights` is in default_loader.py beside it.
-_MISSING_UNNOTICED = f"{VLLM}<0.26"
 _CONSOLIDATED = "consolidated"
 _NUMBERED = re.compile(r"(?P<stem>.+)-(?P<number>\d+)-of-(?P<count>\d+)\.safetensors")
 
@@ -48,7 +47,7 @@ def missing_shard(subject: Subject) -> Iterable[Finding]:
         lost[shard] += shard not in subject.headers
     for engine in subject.engines:
         says = "the engine does not start"
-        if affects(_MISSING_UNNOTICED, engine):
+        if facts.MISSING_SHARD_UNNOTICED.holds_for(engine):
             says = "the engine leaves its tensors uninitialised if the model is quantized"
         for shard, tensors in lost.items():
             if tensors:
@@ -200,7 +199,7 @@ def consolidated_beside_shards(subject: Subject) -> Iterable[Finding]:
     index. Mistral's repositories mean it so, and hold a params.json; elsewhere the names or the
     tensors in it are not those that the model class expects. SGLang reads what the index names.
     """
-    engines = tuple(str(engine) for engine in subject.engines if engine.name == VLLM)
+    engines = facts.CONSOLIDATED_FIRST.among(subject.engines)
     consolidated = [name for name in subject.headers if name.startswith(_CONSOLIDATED)]
     others = [shard for shard in _there(subject) if shard not in consolidated]
     if not engines or not consolidated or not others or "params.json" in subject.source.files:

@@ -5,7 +5,7 @@ from pathlib import Path
 from scion.checkpoint.shards import Checkpoint
 from scion.engines.config import Launch
 from scion.engines.gpus import GIB, find_gpu
-from scion.engines.releases import parse_engine
+from scion.engines.registry.engines import parse_engine
 from scion.engines.vllm.memory import predict
 
 

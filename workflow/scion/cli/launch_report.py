@@ -4,10 +4,10 @@ import textwrap
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from scion.engines.flag import Flag
 from scion.engines.gpus import GIB, GPUS
-from scion.engines.releases import Engine
-from scion.engines.sglang.flags import UNTRIED
-from scion.engines.vllm.flags import Flag
+from scion.engines.registry.engines import engine_of
+from scion.engines.releases import EngineRelease
 from scion.engines.vllm.memory import MemoryFinding, Prediction
 
 
@@ -48,8 +48,8 @@ def memory_lines(predicted: Prediction) -> list[str]:
 
 
 def _finding_lines(finding: MemoryFinding) -> list[str]:
-    said = f"{finding.severity}: {finding.text}"
-    lines = textwrap.wrap(said, 98, initial_indent="  ", subsequent_indent="    ")
+    text = f"{finding.severity}: {finding.text}"
+    lines = textwrap.wrap(text, 98, initial_indent="  ", subsequent_indent="    ")
     lines.append(f"    do:   {finding.next_step}")
     if finding.source:
         lines.append(f"    seen: {finding.source}")
@@ -66,9 +66,12 @@ def reported_lines(beside: Mapping[str, Any]) -> list[str]:
     return ["", heading, *rows] if rows else []
 
 
-def untried_lines(engine: Engine) -> list[str]:
-    """What is said of SGLang instead of a prediction."""
-    return [f"{engine}: {UNTRIED}", "memory: not predicted for SGLang"]
+def unpredicted_lines(release: EngineRelease) -> list[str]:
+    """What is said of an engine whose memory is not predicted."""
+    engine = engine_of(release)
+    untried = engine.launcher.untried if engine.launcher else ""
+    caveat = [f"{release}: {untried}"] if untried else []
+    return [*caveat, f"memory: not predicted for {engine.title}"]
 
 
 def gpu_lines() -> list[str]:
