@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from scion.architectures.families import FAMILIES, fused_layers, head_prefixes, vision_prefixes
-from scion.architectures.family import Fused
+from scion.architectures.family import Family, Fused
 from scion.engines.releases import Affected, EngineRelease
 
 _EXPERTS = re.compile(r"(?P<layer>.*\.experts)\..+")
@@ -122,6 +122,12 @@ class ClassBuild:
         if not vision:
             last = self._fused_name.get(last, last)
         return Layer(f"{above}{dot}{last}", "linear", draft, vision)
+
+
+def by_class(family: Family, *builds: ClassBuild) -> dict[str, ClassBuild]:
+    """Builds by class name: of a family, and of its language model alone where it has a class."""
+    rows = zip(family.spellings(), builds, strict=True)
+    return {row.architecture: build for row, build in rows}
 
 
 def rename(name: str, renames: Mapping[str, str]) -> str:

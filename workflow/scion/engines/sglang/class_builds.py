@@ -1,8 +1,8 @@
 """The model classes that SGLang builds otherwise than a plain decoder."""
 
-from scion.architectures.families import head_prefixes
+from scion.architectures.families import QWEN3_5, QWEN3_5_MOE, QWEN3_NEXT, head_prefixes
 from scion.architectures.family import FUSED_ATTENTION, FUSED_DELTA_NET, FUSED_MLP, Fused
-from scion.engines.loading.class_build import ClassBuild
+from scion.engines.loading.class_build import ClassBuild, by_class
 from scion.engines.releases import Affected
 
 _ALL = Affected.parse("sglang")
@@ -32,9 +32,7 @@ _QWEN3_NEXT = ClassBuild(
 )
 
 BUILDS = {
-    "Qwen3_5ForConditionalGeneration": _QWEN3_5,
-    "Qwen3_5MoeForConditionalGeneration": _QWEN3_5,
-    "Qwen3_5ForCausalLM": _QWEN3_5_TEXT,
-    "Qwen3_5MoeForCausalLM": _QWEN3_5_TEXT,
-    "Qwen3NextForCausalLM": _QWEN3_NEXT,
+    **by_class(QWEN3_5, _QWEN3_5, _QWEN3_5_TEXT),
+    **by_class(QWEN3_5_MOE, _QWEN3_5, _QWEN3_5_TEXT),
+    **by_class(QWEN3_NEXT, _QWEN3_NEXT),
 }

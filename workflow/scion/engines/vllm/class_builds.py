@@ -1,7 +1,8 @@
 """The model classes that vLLM builds otherwise than a plain decoder."""
 
+from scion.architectures.families import QWEN3_5, QWEN3_5_MOE, QWEN3_MOE, QWEN3_NEXT
 from scion.architectures.family import FUSED_ATTENTION, FUSED_DELTA_NET, FUSED_MLP, Fused
-from scion.engines.loading.class_build import ClassBuild, head_projections
+from scion.engines.loading.class_build import ClassBuild, by_class, head_projections
 from scion.engines.releases import Affected
 
 _NESTED = {
@@ -79,10 +80,8 @@ _QWEN3_NEXT = ClassBuild(
 )
 
 BUILDS = {
-    "Qwen3_5ForConditionalGeneration": _QWEN3_5,
-    "Qwen3_5MoeForConditionalGeneration": _QWEN3_5,
-    "Qwen3_5ForCausalLM": _QWEN3_5_TEXT,
-    "Qwen3_5MoeForCausalLM": _QWEN3_5_TEXT,
-    "Qwen3NextForCausalLM": _QWEN3_NEXT,
-    "Qwen3MoeForCausalLM": _QWEN3_MOE,
+    **by_class(QWEN3_5, _QWEN3_5, _QWEN3_5_TEXT),
+    **by_class(QWEN3_5_MOE, _QWEN3_5, _QWEN3_5_TEXT),
+    **by_class(QWEN3_NEXT, _QWEN3_NEXT),
+    **by_class(QWEN3_MOE, _QWEN3_MOE),
 }
