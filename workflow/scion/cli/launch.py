@@ -229,7 +229,7 @@ def _launch(args: argparse.Namespace, checkpoint: "Checkpoint") -> "Launch":
 def _named(known: Iterable["Launch"], name: str | None, where: Path) -> "Launch":
     from scion.common.errors import ScionError
 
-    by_name = {one.name: one for one in known}
+    by_name = {launch.name: launch for launch in known}
     if name is None:
         return next(iter(by_name.values()))
     if name not in by_name:

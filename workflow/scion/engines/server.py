@@ -255,7 +255,7 @@ def _wait(
 ) -> Server:
     address = f"http://{LOOPBACK}:{port}"
     begin = time.monotonic()
-    told = 0.0
+    last_told = 0.0
     while True:
         seconds = time.monotonic() - begin
         phase = command.explain(log.read_text(errors="replace"))
@@ -270,8 +270,8 @@ def _wait(
             raise _not_ready(
                 f"the server is not ready after {limit:.0f} s", command, log, f"still {phase}"
             )
-        if seconds >= told + 5:
-            told = seconds
+        if seconds >= last_told + 5:
+            last_told = seconds
             print(f"server: {seconds:.0f} s, {phase}…", file=sys.stderr, flush=True)
         time.sleep(0.25)
 

@@ -104,7 +104,7 @@ def names(value: object, *, where: str, engine: EngineRelease) -> list[str]:
     Raises:
         Refused: It is something else.
     """
-    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
         raise Refused(where, f"{engine} fails on {where}, which is no list of strings")
     return value
 
@@ -134,15 +134,15 @@ def groups(value: Mapping[str, Any], *, where: str, engine: EngineRelease) -> li
     Raises:
         Refused: A group has no targets or no weights.
     """
-    found: list[Group] = []
+    chosen: list[Group] = []
     for name, raw in mapping(value.get("config_groups", {}), where=where, engine=engine).items():
         group = mapping(raw, where=f"{where}.{name}", engine=engine)
         targets = names(group.get("targets"), where=f"{where}.{name}.targets", engine=engine)
         weights = mapping(group.get("weights"), where=f"{where}.{name}.weights", engine=engine)
         if len(targets) == 1 and targets[0].endswith("Attention"):
             continue
-        found.append(Group(targets, _group_algorithm(weights, group.get("input_activations"))))
-    return found
+        chosen.append(Group(targets, _group_algorithm(weights, group.get("input_activations"))))
+    return chosen
 
 
 def _group_algorithm(weights: Mapping[str, Any], activations: object) -> str:

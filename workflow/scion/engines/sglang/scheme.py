@@ -54,31 +54,31 @@ def read(
         where, declared = HF_QUANT_CONFIG, hf_quant_config
     if declared is None:
         return Scheme("none"), []
-    found = mapping(declared, where=where, engine=engine)
-    method = found.get("quant_method")
+    declaration = mapping(declared, where=where, engine=engine)
+    method = declaration.get("quant_method")
     if where == HF_QUANT_CONFIG or method in (None, "modelopt"):
-        return _modelopt(engine, found, where, hf_quant_config)
+        return _modelopt(engine, declaration, where, hf_quant_config)
     if not isinstance(method, str):
         raise Refused(
             f"{where}.quant_method", f"{engine} fails on a quant_method that is no string"
         )
-    if not isinstance(found.get("quant_algo", ""), str):
+    if not isinstance(declaration.get("quant_algo", ""), str):
         raise Refused(f"{where}.quant_algo", f"{engine} fails on a quant_algo that is no string")
     method = method.lower()
-    if method == "modelopt_mixed" and not _complete(found):
+    if method == "modelopt_mixed" and not _complete(declaration):
         return _mixed_file(engine, hf_quant_config)
     if method in _OWN_METHODS:
-        return _modelopt(engine, found, where, hf_quant_config, _OWN_METHODS[method])
+        return _modelopt(engine, declaration, where, hf_quant_config, _OWN_METHODS[method])
     method = method.replace("_", "-")
     if method == "compressed-tensors":
-        ignore = names(found.get("ignore", []), where=f"{where}.ignore", engine=engine)
+        ignore = names(declaration.get("ignore", []), where=f"{where}.ignore", engine=engine)
         return Scheme(
             method,
             exclude=ignore,
-            groups=groups(found, where=f"{where}.config_groups", engine=engine),
+            groups=groups(declaration, where=f"{where}.config_groups", engine=engine),
         ), []
     if method == "fp8":
-        return _fp8(engine, found, where), []
+        return _fp8(engine, declaration, where), []
     raise NotModelled(method)
 
 
@@ -148,21 +148,21 @@ def _mixed_file(
 ) -> tuple[Scheme, list[SchemeProblem]]:
     """hf_quant_config.json, which an incomplete mixed declaration falls back to."""
     where = HF_QUANT_CONFIG
-    found = mapping(hf_quant_config, where=where, engine=engine)
-    producer = mapping(found.get("producer", {}), where=f"{where}.producer", engine=engine)
-    inner = found.get("quantization")
-    inside = inner if isinstance(inner, dict) else found
+    declaration = mapping(hf_quant_config, where=where, engine=engine)
+    producer = mapping(declaration.get("producer", {}), where=f"{where}.producer", engine=engine)
+    inner = declaration.get("quantization")
+    inside = inner if isinstance(inner, dict) else declaration
     algorithm = inside.get("quant_algo")
     if not isinstance(algorithm, str):
         raise Refused(f"{where}.quant_algo", f"{engine} finds no quant_algo")
     # Of ModelOpt's own file it takes any algorithm, of another one none but mixed precision.
     by_modelopt = str(producer.get("name", "")).startswith("modelopt")
     if by_modelopt and (algorithm == "FP8" or "FP4" in algorithm):
-        return _modelopt(engine, found, where, None)
+        return _modelopt(engine, declaration, where, None)
     if algorithm != "MIXED_PRECISION":
         raise Refused(f"{where}.quant_algo", f"{engine} refuses the quant_algo {algorithm!r}")
-    nested = found.get("quant_algo") is None
-    return _mixed(engine, inside if nested else found, where, nested=nested), []
+    nested = declaration.get("quant_algo") is None
+    return _mixed(engine, inside if nested else declaration, where, nested=nested), []
 
 
 def _complete(declared: Mapping[str, Any]) -> bool:
@@ -190,7 +190,9 @@ def _check_any_nvfp4(engine: EngineRelease, inner: Mapping[str, Any], where: str
     """SGLang takes a mixed declaration for W4A8 where no layer is NVFP4."""
     layers = inner.get("quantized_layers")
     recipes_ = layers.values() if isinstance(layers, dict) else ()
-    named = [str(one.get("quant_algo", "")).upper() for one in recipes_ if isinstance(one, dict)]
+    named = [
+        str(recipe.get("quant_algo", "")).upper() for recipe in recipes_ if isinstance(recipe, dict)
+    ]
     if not any(algorithm in ("NVFP4", "W4A16_NVFP4") for algorithm in named):
         text = f"{engine} reads mixed precision without an NVFP4 layer as W4A8 (w4afp8)"
         raise Refused(f"{where}.quantized_layers", text)
@@ -223,8 +225,8 @@ def _check_first_group(engine: EngineRelease, declared: Mapping[str, Any], where
     """Where there is no group_size, SGLang looks for it in the first group's weights."""
     place = f"{where}.config_groups"
     if declared.get("config_groups"):
-        found = mapping(declared["config_groups"], where=place, engine=engine)
-        first = mapping(next(iter(found.values())), where=place, engine=engine)
+        config_groups = mapping(declared["config_groups"], where=place, engine=engine)
+        first = mapping(next(iter(config_groups.values())), where=place, engine=engine)
         mapping(first.get("weights", {}), where=f"{place}.weights", engine=engine)
 
 

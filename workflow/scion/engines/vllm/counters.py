@@ -42,7 +42,7 @@ class SpecDecodeCounters:
             self.drafts + other.drafts,
             self.draft_tokens + other.draft_tokens,
             self.accepted + other.accepted,
-            tuple(one + another for one, another in pairs),
+            tuple(first + second for first, second in pairs),
         )
 
     def fault(self, positions: int) -> str | None:

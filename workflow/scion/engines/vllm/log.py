@@ -51,5 +51,5 @@ def capacity(log: Path | None) -> dict[str, Any]:
 
 
 def _number(pattern: re.Pattern[str], text: str) -> float | None:
-    found = pattern.search(text)
-    return float(found[1]) if found else None
+    match = pattern.search(text)
+    return float(match[1]) if match else None

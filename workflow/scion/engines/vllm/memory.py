@@ -164,7 +164,7 @@ def predict(
     counted = not affects("vllm<0.21", engine)
     left = budget - loaded.loaded - peak - (captured if counted else 0)
     held = capacity(blocks, left, context=launch.max_model_len, engine=engine)
-    found = [
+    findings = [
         *_cache_findings(blocks, held, launch, left=left, requests=requests),
         *(
             [MemoryFinding("warning", note, "lower --gpu-memory-utilization as needed")]
@@ -174,9 +174,9 @@ def predict(
         *(_VISION if "vision tower" in loaded.parts else ()),
         *_outside_findings(total - budget, LATE_BYTES + (0 if counted else captured)),
         *(
-            MemoryFinding("warning", seen.text, seen.next_step, seen.source)
-            for seen in OBSERVATIONS
-            if seen.holds(launch, requests=requests, hidden=sizes.hidden, total=total)
+            MemoryFinding("warning", failure.text, failure.next_step, failure.source)
+            for failure in OBSERVATIONS
+            if failure.holds(launch, requests=requests, hidden=sizes.hidden, total=total)
         ),
     ]
     return Prediction(
@@ -191,7 +191,7 @@ def predict(
         layout=blocks,
         capacity=held,
         requests=requests,
-        findings=tuple(sorted(found, key=lambda finding: finding.severity)),
+        findings=tuple(sorted(findings, key=lambda finding: finding.severity)),
     )
 
 
@@ -227,9 +227,9 @@ def compare_with_server(
 def _cache_findings(
     blocks: Layout, held: Capacity, launch: Launch, *, left: int, requests: int
 ) -> list[MemoryFinding]:
-    one = blocks.request_blocks(launch.max_model_len) * blocks.block_bytes
-    context = f"one request of {launch.max_model_len:,} tokens takes {_gib(one)} GiB of cache"
-    if left < one:
+    request = blocks.request_blocks(launch.max_model_len) * blocks.block_bytes
+    context = f"one request of {launch.max_model_len:,} tokens takes {_gib(request)} GiB of cache"
+    if left < request:
         return [
             MemoryFinding(
                 "problem",
@@ -237,11 +237,11 @@ def _cache_findings(
                 _smaller(blocks, held, launch),
             )
         ]
-    found: list[MemoryFinding] = []
+    findings: list[MemoryFinding] = []
     if held.blocks < requests:
         # With drafts some attention kernels capture no whole decode steps, and nothing is checked.
         drafts = launch.speculative_tokens > 0
-        found.append(
+        findings.append(
             MemoryFinding(
                 "warning" if drafts else "problem",
                 f"{requests} requests at once need a cache block each for their states, and there "
@@ -253,8 +253,8 @@ def _cache_findings(
                 "https://github.com/vllm-project/vllm/pull/38270",
             )
         )
-    if left - one < _UNCERTAIN_BYTES:
-        found.append(
+    if left - request < _UNCERTAIN_BYTES:
+        findings.append(
             MemoryFinding(
                 "warning",
                 f"{context}, and about {_gib(left)} GiB would be left: less than the estimate "
@@ -263,7 +263,7 @@ def _cache_findings(
             )
         )
     if launch.max_num_seqs is not None and held.concurrency < launch.max_num_seqs:
-        found.append(
+        findings.append(
             MemoryFinding(
                 "warning",
                 f"the cache holds {held.concurrency:.2f} requests that fill the context, and "
@@ -271,7 +271,7 @@ def _cache_findings(
                 f"--max-num-seqs {max(1, int(held.concurrency))}, or a shorter context",
             )
         )
-    return found
+    return findings
 
 
 def _outside_findings(outside: int, needed: int) -> list[MemoryFinding]:

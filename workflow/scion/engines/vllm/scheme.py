@@ -41,10 +41,10 @@ def read(
         Refused: vLLM refuses the declaration.
         NotModelled: It is of a method that is not modelled.
     """
-    found = _declaration(engine, config, hf_quant_config)
-    if found is None:
+    declaration = _declaration(engine, config, hf_quant_config)
+    if declaration is None:
         return Scheme("none"), []
-    where, declared = found
+    where, declared = declaration
     method = _method(engine, declared, where)
     if method == "":
         text = f"{engine} takes the checkpoint for an unquantized one: {where} has no quant_method"
@@ -126,12 +126,12 @@ def _mixed_file(
     engine: EngineRelease, hf_quant_config: Mapping[str, Any] | None
 ) -> tuple[str, Mapping[str, Any]]:
     """hf_quant_config.json, which mixed precision falls back to."""
-    found = mapping(hf_quant_config, where=HF_QUANT_CONFIG, engine=engine)
-    producer = found.get("producer")
+    declaration = mapping(hf_quant_config, where=HF_QUANT_CONFIG, engine=engine)
+    producer = declaration.get("producer")
     if not isinstance(producer, dict) or producer.get("name") != "modelopt":
         text = f"{engine} needs quantized_layers, and {HF_QUANT_CONFIG} is not by modelopt"
         raise Refused(f"{HF_QUANT_CONFIG}.producer", text)
-    return HF_QUANT_CONFIG, found
+    return HF_QUANT_CONFIG, declaration
 
 
 def _by_names(
@@ -140,8 +140,8 @@ def _by_names(
     """A compressed-tensors or FP8 declaration."""
     if method == "compressed-tensors":
         ignore = names(declared.get("ignore", []), where=f"{where}.ignore", engine=engine)
-        found = groups(declared, where=f"{where}.config_groups", engine=engine)
-        return Scheme(method, exclude=ignore, groups=found)
+        config_groups = groups(declared, where=f"{where}.config_groups", engine=engine)
+        return Scheme(method, exclude=ignore, groups=config_groups)
     if "activation_scheme" not in declared:
         raise Refused(
             f"{where}.activation_scheme", f"{engine} refuses FP8 without activation_scheme"
@@ -227,12 +227,13 @@ def _exclusions(
 
 def _weights_only(declared: Mapping[str, Any]) -> bool:
     """Whether there are groups, and each declares no activations."""
-    found = declared.get("config_groups")
+    config_groups = declared.get("config_groups")
     return (
-        isinstance(found, dict)
-        and bool(found)
+        isinstance(config_groups, dict)
+        and bool(config_groups)
         and all(
-            isinstance(one, dict) and one.get("input_activations") is None for one in found.values()
+            isinstance(group, dict) and group.get("input_activations") is None
+            for group in config_groups.values()
         )
     )
 
