@@ -47,12 +47,12 @@ ARCHITECTURES = (
 def read(
     release: EngineRelease, config: Mapping[str, Any], hf_quant_config: Mapping[str, Any] | None
 ) -> tuple[Scheme, list[SchemeProblem]]:
-    declared = mapping(config.get("quantization_config"), where=WHERE, engine=release)
+    declared = mapping(config.get("quantization_config"), where=WHERE, release=release)
     if declared.get("quant_method") != "modelopt":
         raise NotModelled(str(declared.get("quant_method")))
     if "quant_algo" not in declared:
         raise Refused(f"{WHERE}.quant_algo", f"{release} wants an algorithm")
-    kept = names(declared.get("kept", []), where=f"{WHERE}.kept", engine=release)
+    kept = names(declared.get("kept", []), where=f"{WHERE}.kept", release=release)
     return Scheme("modelopt", declared["quant_algo"], kept), []
 
 

@@ -25,13 +25,13 @@ class Fact:
     affected: Affected
     source: str
 
-    def holds_for(self, engine: EngineRelease) -> bool:
+    def holds_for(self, release: EngineRelease) -> bool:
         """Whether a release does it."""
-        return self.affected.holds_for(engine)
+        return self.affected.holds_for(release)
 
     def among(self, engines: Iterable[EngineRelease]) -> tuple[str, ...]:
         """Those of `engines` that do it, as findings name them."""
-        return tuple(str(engine) for engine in engines if self.holds_for(engine))
+        return tuple(str(release) for release in engines if self.holds_for(release))
 
     def __str__(self) -> str:
         return str(self.affected)

@@ -45,18 +45,18 @@ class Affected:
         name, versions = split_range(statement)
         return cls(name, SpecifierSet(versions))
 
-    def holds_for(self, engine: EngineRelease) -> bool:
+    def holds_for(self, release: EngineRelease) -> bool:
         """Whether the statement is about this release."""
-        return engine.name == self.name and self.versions.contains(engine.version)
+        return release.name == self.name and self.versions.contains(release.version)
 
     def __str__(self) -> str:
         return f"{self.name} {self.versions}".strip()
 
 
 @cache
-def affects(statement: str, engine: EngineRelease) -> bool:
+def affects(statement: str, release: EngineRelease) -> bool:
     """Whether a statement such as `vllm<0.24` holds for a release."""
-    return Affected.parse(statement).holds_for(engine)
+    return Affected.parse(statement).holds_for(release)
 
 
 def split_range(text: str) -> tuple[str, str]:

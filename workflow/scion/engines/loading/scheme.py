@@ -87,58 +87,58 @@ class NotModelled(Exception):
         super().__init__(method)
 
 
-def mapping(value: object, *, where: str, engine: EngineRelease) -> Mapping[str, Any]:
+def mapping(value: object, *, where: str, release: EngineRelease) -> Mapping[str, Any]:
     """A JSON object.
 
     Raises:
         Refused: It is something else.
     """
     if not isinstance(value, dict):
-        raise Refused(where, f"{engine} fails on {where}, which is no JSON object")
+        raise Refused(where, f"{release} fails on {where}, which is no JSON object")
     return value
 
 
-def names(value: object, *, where: str, engine: EngineRelease) -> list[str]:
+def names(value: object, *, where: str, release: EngineRelease) -> list[str]:
     """A list of module names.
 
     Raises:
         Refused: It is something else.
     """
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-        raise Refused(where, f"{engine} fails on {where}, which is no list of strings")
+        raise Refused(where, f"{release} fails on {where}, which is no list of strings")
     return value
 
 
-def recipes(value: object, *, where: str, engine: EngineRelease) -> dict[str, str]:
+def recipes(value: object, *, where: str, release: EngineRelease) -> dict[str, str]:
     """The upper-case algorithm by module of a mixed-precision declaration.
 
     Raises:
         Refused: There is none, or an entry without algorithm.
     """
     if not isinstance(value, dict) or not value:
-        raise Refused(where, f"{engine} refuses MIXED_PRECISION without a non-empty {where}")
+        raise Refused(where, f"{release} refuses MIXED_PRECISION without a non-empty {where}")
     algorithms: dict[str, str] = {}
     for module, recipe in value.items():
         algorithm = recipe.get("quant_algo") if isinstance(recipe, dict) else None
         if not isinstance(algorithm, str):
             raise Refused(
-                f"{where}.{module}", f"{engine} fails on {module}, which has no quant_algo"
+                f"{where}.{module}", f"{release} fails on {module}, which has no quant_algo"
             )
         algorithms[module] = algorithm.upper()
     return algorithms
 
 
-def groups(value: Mapping[str, Any], *, where: str, engine: EngineRelease) -> list[Group]:
+def groups(value: Mapping[str, Any], *, where: str, release: EngineRelease) -> list[Group]:
     """The groups of a compressed-tensors declaration, those for attention's cache left out.
 
     Raises:
         Refused: A group has no targets or no weights.
     """
     chosen: list[Group] = []
-    for name, raw in mapping(value.get("config_groups", {}), where=where, engine=engine).items():
-        group = mapping(raw, where=f"{where}.{name}", engine=engine)
-        targets = names(group.get("targets"), where=f"{where}.{name}.targets", engine=engine)
-        weights = mapping(group.get("weights"), where=f"{where}.{name}.weights", engine=engine)
+    for name, raw in mapping(value.get("config_groups", {}), where=where, release=release).items():
+        group = mapping(raw, where=f"{where}.{name}", release=release)
+        targets = names(group.get("targets"), where=f"{where}.{name}.targets", release=release)
+        weights = mapping(group.get("weights"), where=f"{where}.{name}.weights", release=release)
         if len(targets) == 1 and targets[0].endswith("Attention"):
             continue
         chosen.append(Group(targets, _group_algorithm(weights, group.get("input_activations"))))

@@ -38,7 +38,7 @@ _OWN_METHODS = {
 
 
 def read(
-    engine: EngineRelease, config: Mapping[str, Any], hf_quant_config: Mapping[str, Any] | None
+    release: EngineRelease, config: Mapping[str, Any], hf_quant_config: Mapping[str, Any] | None
 ) -> tuple[Scheme, list[SchemeProblem]]:
     """The scheme, and what SGLang reads otherwise than it is written.
 
@@ -54,36 +54,36 @@ def read(
         where, declared = HF_QUANT_CONFIG, hf_quant_config
     if declared is None:
         return Scheme("none"), []
-    declaration = mapping(declared, where=where, engine=engine)
+    declaration = mapping(declared, where=where, release=release)
     method = declaration.get("quant_method")
     if where == HF_QUANT_CONFIG or method in (None, "modelopt"):
-        return _modelopt(engine, declaration, where, hf_quant_config)
+        return _modelopt(release, declaration, where, hf_quant_config)
     if not isinstance(method, str):
         raise Refused(
-            f"{where}.quant_method", f"{engine} fails on a quant_method that is no string"
+            f"{where}.quant_method", f"{release} fails on a quant_method that is no string"
         )
     if not isinstance(declaration.get("quant_algo", ""), str):
-        raise Refused(f"{where}.quant_algo", f"{engine} fails on a quant_algo that is no string")
+        raise Refused(f"{where}.quant_algo", f"{release} fails on a quant_algo that is no string")
     method = method.lower()
     if method == "modelopt_mixed" and not _complete(declaration):
-        return _mixed_file(engine, hf_quant_config)
+        return _mixed_file(release, hf_quant_config)
     if method in _OWN_METHODS:
-        return _modelopt(engine, declaration, where, hf_quant_config, _OWN_METHODS[method])
+        return _modelopt(release, declaration, where, hf_quant_config, _OWN_METHODS[method])
     method = method.replace("_", "-")
     if method == "compressed-tensors":
-        ignore = names(declaration.get("ignore", []), where=f"{where}.ignore", engine=engine)
+        ignore = names(declaration.get("ignore", []), where=f"{where}.ignore", release=release)
         return Scheme(
             method,
             exclude=ignore,
-            groups=groups(declaration, where=f"{where}.config_groups", engine=engine),
+            groups=groups(declaration, where=f"{where}.config_groups", release=release),
         ), []
     if method == "fp8":
-        return _fp8(engine, declaration, where), []
+        return _fp8(release, declaration, where), []
     raise NotModelled(method)
 
 
 def _modelopt(
-    engine: EngineRelease,
+    release: EngineRelease,
     declared: Mapping[str, Any],
     where: str,
     hf_quant_config: Mapping[str, Any] | None,
@@ -100,39 +100,39 @@ def _modelopt(
         inside = {} if file and "quantization" in declared else declared
     algorithm = inside.get("quant_algo")
     if file and not _is_known(algorithm):
-        text = f"{engine} knows no quant_algo {algorithm!r} and builds the checkpoint unquantized"
+        text = f"{release} knows no quant_algo {algorithm!r} and builds the checkpoint unquantized"
         place = f"{where}.quant_algo"
         return Scheme("none"), [SchemeProblem(False, place, text, MODEL_CONFIG)]
     if not isinstance(algorithm, str):
-        raise Refused(f"{where}.quant_algo", f"{engine} finds no quant_algo")
+        raise Refused(f"{where}.quant_algo", f"{release} finds no quant_algo")
     if taken is not None and algorithm not in taken:
         if algorithm == "FP8" and taken is _FP4_ALGORITHMS:
             raise NotModelled("FP8 to be quantized anew")
-        raise Refused(f"{where}.quant_algo", f"{engine} refuses the quant_algo {algorithm!r}")
+        raise Refused(f"{where}.quant_algo", f"{release} refuses the quant_algo {algorithm!r}")
     nested = (file or taken is not None) and declared.get("quant_algo") is None
     keys = inside if nested else declared
     if algorithm == "MXFP8":
         raise NotModelled(algorithm)
     if algorithm == "MIXED_PRECISION":
         if taken is None:
-            _check_any_nvfp4(engine, inside, where)
+            _check_any_nvfp4(release, inside, where)
         if not file and not _complete(declared):
-            return _mixed_file(engine, hf_quant_config)
-        return _mixed(engine, keys, where, nested=nested), []
+            return _mixed_file(release, hf_quant_config)
+        return _mixed(release, keys, where, nested=nested), []
     if algorithm not in ("FP8", *_FP4_ALGORITHMS):
-        raise Refused(f"{where}.quant_algo", f"{engine} refuses the quant_algo {algorithm!r}")
+        raise Refused(f"{where}.quant_algo", f"{release} refuses the quant_algo {algorithm!r}")
     if file and algorithm != "FP8" and str(declared.get("quant_method", "")).lower() == "fp8":
-        raise Refused(f"{where}.quant_method", f"{engine} reads {where} as FP8 to quantize anew")
+        raise Refused(f"{where}.quant_method", f"{release} reads {where} as FP8 to quantize anew")
     if nested and algorithm != "FP8":
-        _check_group_sizes(engine, declared, where)
+        _check_group_sizes(release, declared, where)
     if not nested and algorithm != "FP8" and declared.get("group_size") is None:
-        _check_first_group(engine, declared, where)
-    exclude = _exclusions(engine, keys, where, nested=nested, fp8=algorithm == "FP8")
+        _check_first_group(release, declared, where)
+    exclude = _exclusions(release, keys, where, nested=nested, fp8=algorithm == "FP8")
     scheme = Scheme("modelopt", algorithm, exclude)
     if keys is inside or not inside.get("exclude_modules"):
         return scheme, []
     place = f"{where}.quantization.exclude_modules"
-    text = f"{engine} ignores {place} and quantizes what it names"
+    text = f"{release} ignores {place} and quantizes what it names"
     return scheme, [SchemeProblem(refused=False, where=place, text=text, source=MODELOPT)]
 
 
@@ -144,25 +144,25 @@ def _is_known(algorithm: object) -> bool:
 
 
 def _mixed_file(
-    engine: EngineRelease, hf_quant_config: Mapping[str, Any] | None
+    release: EngineRelease, hf_quant_config: Mapping[str, Any] | None
 ) -> tuple[Scheme, list[SchemeProblem]]:
     """hf_quant_config.json, which an incomplete mixed declaration falls back to."""
     where = HF_QUANT_CONFIG
-    declaration = mapping(hf_quant_config, where=where, engine=engine)
-    producer = mapping(declaration.get("producer", {}), where=f"{where}.producer", engine=engine)
+    declaration = mapping(hf_quant_config, where=where, release=release)
+    producer = mapping(declaration.get("producer", {}), where=f"{where}.producer", release=release)
     inner = declaration.get("quantization")
     inside = inner if isinstance(inner, dict) else declaration
     algorithm = inside.get("quant_algo")
     if not isinstance(algorithm, str):
-        raise Refused(f"{where}.quant_algo", f"{engine} finds no quant_algo")
+        raise Refused(f"{where}.quant_algo", f"{release} finds no quant_algo")
     # Of ModelOpt's own file it takes any algorithm, of another one none but mixed precision.
     by_modelopt = str(producer.get("name", "")).startswith("modelopt")
     if by_modelopt and (algorithm == "FP8" or "FP4" in algorithm):
-        return _modelopt(engine, declaration, where, None)
+        return _modelopt(release, declaration, where, None)
     if algorithm != "MIXED_PRECISION":
-        raise Refused(f"{where}.quant_algo", f"{engine} refuses the quant_algo {algorithm!r}")
+        raise Refused(f"{where}.quant_algo", f"{release} refuses the quant_algo {algorithm!r}")
     nested = declaration.get("quant_algo") is None
-    return _mixed(engine, inside if nested else declaration, where, nested=nested), []
+    return _mixed(release, inside if nested else declaration, where, nested=nested), []
 
 
 def _complete(declared: Mapping[str, Any]) -> bool:
@@ -172,7 +172,7 @@ def _complete(declared: Mapping[str, Any]) -> bool:
 
 
 def _exclusions(
-    engine: EngineRelease, inner: Mapping[str, Any], where: str, *, nested: bool, fp8: bool
+    release: EngineRelease, inner: Mapping[str, Any], where: str, *, nested: bool, fp8: bool
 ) -> list[str]:
     """The exclusion list; FP8 may go without, NVFP4 may not have null."""
     keys = ("exclude_modules",) if nested else ("ignore",)
@@ -183,10 +183,10 @@ def _exclusions(
     # Anything that is empty is no list to SGLang, but NVFP4 may not have null.
     if not value and (fp8 or value is not None):
         return []
-    return names(value, where=f"{where}.{key}", engine=engine)
+    return names(value, where=f"{where}.{key}", release=release)
 
 
-def _check_any_nvfp4(engine: EngineRelease, inner: Mapping[str, Any], where: str) -> None:
+def _check_any_nvfp4(release: EngineRelease, inner: Mapping[str, Any], where: str) -> None:
     """SGLang takes a mixed declaration for W4A8 where no layer is NVFP4."""
     layers = inner.get("quantized_layers")
     recipes_ = layers.values() if isinstance(layers, dict) else ()
@@ -194,47 +194,47 @@ def _check_any_nvfp4(engine: EngineRelease, inner: Mapping[str, Any], where: str
         str(recipe.get("quant_algo", "")).upper() for recipe in recipes_ if isinstance(recipe, dict)
     ]
     if not any(algorithm in ("NVFP4", "W4A16_NVFP4") for algorithm in named):
-        text = f"{engine} reads mixed precision without an NVFP4 layer as W4A8 (w4afp8)"
+        text = f"{release} reads mixed precision without an NVFP4 layer as W4A8 (w4afp8)"
         raise Refused(f"{where}.quantized_layers", text)
 
 
-def _mixed(engine: EngineRelease, inner: Mapping[str, Any], where: str, *, nested: bool) -> Scheme:
+def _mixed(release: EngineRelease, inner: Mapping[str, Any], where: str, *, nested: bool) -> Scheme:
     """A mixed-precision declaration."""
     layers = recipes(
-        inner.get("quantized_layers"), where=f"{where}.quantized_layers", engine=engine
+        inner.get("quantized_layers"), where=f"{where}.quantized_layers", release=release
     )
     keys = ("exclude_modules",) if nested else ("ignore", "exclude_modules")
     key = next((key for key in keys if key in inner), keys[-1])
-    exclude = names(inner.get(key) or [], where=f"{where}.{key}", engine=engine)
+    exclude = names(inner.get(key) or [], where=f"{where}.{key}", release=release)
     return Scheme("modelopt_mixed", exclude=exclude, layers=layers)
 
 
-def _fp8(engine: EngineRelease, declared: Mapping[str, Any], where: str) -> Scheme:
+def _fp8(release: EngineRelease, declared: Mapping[str, Any], where: str) -> Scheme:
     """An FP8 declaration; each name counts with and without `model.` in front."""
     if "activation_scheme" not in declared:
         raise Refused(
-            f"{where}.activation_scheme", f"{engine} refuses FP8 without activation_scheme"
+            f"{where}.activation_scheme", f"{release} refuses FP8 without activation_scheme"
         )
     key = "ignored_layers" if "ignored_layers" in declared else "modules_to_not_convert"
-    listed = names(declared.get(key) or [], where=f"{where}.{key}", engine=engine)
+    listed = names(declared.get(key) or [], where=f"{where}.{key}", release=release)
     bare = (name.removeprefix("model.") for name in listed)
     return Scheme("fp8", "FP8", [form for name in bare for form in (name, f"model.{name}")])
 
 
-def _check_first_group(engine: EngineRelease, declared: Mapping[str, Any], where: str) -> None:
+def _check_first_group(release: EngineRelease, declared: Mapping[str, Any], where: str) -> None:
     """Where there is no group_size, SGLang looks for it in the first group's weights."""
     place = f"{where}.config_groups"
     if declared.get("config_groups"):
-        config_groups = mapping(declared["config_groups"], where=place, engine=engine)
-        first = mapping(next(iter(config_groups.values())), where=place, engine=engine)
-        mapping(first.get("weights", {}), where=f"{place}.weights", engine=engine)
+        config_groups = mapping(declared["config_groups"], where=place, release=release)
+        first = mapping(next(iter(config_groups.values())), where=place, release=release)
+        mapping(first.get("weights", {}), where=f"{place}.weights", release=release)
 
 
-def _check_group_sizes(engine: EngineRelease, declared: Mapping[str, Any], where: str) -> None:
+def _check_group_sizes(release: EngineRelease, declared: Mapping[str, Any], where: str) -> None:
     """SGLang wants one group size, the same wherever a nested declaration names it."""
     sizes = {size for size in _group_sizes(declared) if isinstance(size, int)}
     if len(sizes) != 1:
-        text = f"{engine} needs one group_size; {where} has {sorted(sizes) or 'none'}"
+        text = f"{release} needs one group_size; {where} has {sorted(sizes) or 'none'}"
         raise Refused(f"{where}.group_size", text)
 
 

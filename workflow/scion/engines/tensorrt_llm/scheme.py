@@ -14,7 +14,7 @@ from scion.formats.modelopt import HF_QUANT_CONFIG
 
 
 def read(
-    engine: EngineRelease, config: Mapping[str, Any], hf_quant_config: Mapping[str, Any] | None
+    release: EngineRelease, config: Mapping[str, Any], hf_quant_config: Mapping[str, Any] | None
 ) -> tuple[Scheme, list[SchemeProblem]]:
     """The scheme; nothing is read otherwise than it is written.
 
@@ -27,15 +27,15 @@ def read(
         where, declared = f"{CONFIG}: quantization_config", config.get("quantization_config")
     if declared is None:
         return Scheme("none"), []
-    inner = mapping(declared, where=where, engine=engine)
+    inner = mapping(declared, where=where, release=release)
     key = "ignore"
     if "quantization" in inner:
-        inner = mapping(inner["quantization"], where=f"{where}.quantization", engine=engine)
+        inner = mapping(inner["quantization"], where=f"{where}.quantization", release=release)
         key = "exclude_modules"
     elif not str(inner.get("quant_method", "")).startswith("modelopt"):
         raise NotModelled(str(inner.get("quant_method")))
     algorithm = inner.get("quant_algo")
     if not isinstance(algorithm, str) or algorithm == "MIXED_PRECISION":
         raise NotModelled(str(algorithm))
-    exclude = names(inner.get(key) or [], where=f"{where}.{key}", engine=engine)
+    exclude = names(inner.get(key) or [], where=f"{where}.{key}", release=release)
     return Scheme("modelopt", algorithm, exclude), []

@@ -33,7 +33,7 @@ _MIXED = "modelopt_mixed"
 
 
 def read(
-    engine: EngineRelease, config: Mapping[str, Any], hf_quant_config: Mapping[str, Any] | None
+    release: EngineRelease, config: Mapping[str, Any], hf_quant_config: Mapping[str, Any] | None
 ) -> tuple[Scheme, list[SchemeProblem]]:
     """The scheme, and what vLLM reads otherwise than it is written.
 
@@ -41,25 +41,25 @@ def read(
         Refused: vLLM refuses the declaration.
         NotModelled: It is of a method that is not modelled.
     """
-    declaration = _declaration(engine, config, hf_quant_config)
+    declaration = _declaration(release, config, hf_quant_config)
     if declaration is None:
         return Scheme("none"), []
     where, declared = declaration
-    method = _method(engine, declared, where)
+    method = _method(release, declared, where)
     if method == "":
-        text = f"{engine} takes the checkpoint for an unquantized one: {where} has no quant_method"
-        return Scheme("none"), [_reinterpreted(engine, where, text)]
+        text = f"{release} takes the checkpoint for an unquantized one: {where} has no quant_method"
+        return Scheme("none"), [_reinterpreted(release, where, text)]
     if method in ("compressed-tensors", "fp8"):
-        return _by_names(engine, declared, where, method), []
+        return _by_names(release, declared, where, method), []
     if not method.startswith("modelopt"):
         raise NotModelled(method)
     if method == _MIXED and "quantized_layers" not in declared and "quantization" not in declared:
-        where, declared = _mixed_file(engine, hf_quant_config)
-    return _modelopt(engine, declared, where, method)
+        where, declared = _mixed_file(release, hf_quant_config)
+    return _modelopt(release, declared, where, method)
 
 
 def _declaration(
-    engine: EngineRelease, config: Mapping[str, Any], hf_quant_config: Mapping[str, Any] | None
+    release: EngineRelease, config: Mapping[str, Any], hf_quant_config: Mapping[str, Any] | None
 ) -> tuple[str, Mapping[str, Any]] | None:
     """Where the declaration stands and what it is; None where there is none."""
     text = config.get("text_config")
@@ -73,39 +73,39 @@ def _declaration(
     )
     for where, value in places:
         if value is not None:
-            return where, mapping(value, where=where, engine=engine)
+            return where, mapping(value, where=where, release=release)
     return None
 
 
-def _method(engine: EngineRelease, declared: Mapping[str, Any], where: str) -> str:
+def _method(release: EngineRelease, declared: Mapping[str, Any], where: str) -> str:
     """The method that vLLM settles on; empty where it finds none."""
     method = declared.get("quant_method", "")
-    producer = mapping(declared.get("producer", {}), where=f"{where}.producer", engine=engine)
+    producer = mapping(declared.get("producer", {}), where=f"{where}.producer", release=release)
     nested = declared.get("quantization", {})
     if producer.get("name") == "modelopt" and declared.get("quantization") is not None:
-        nested = mapping(nested, where=f"{where}.quantization", engine=engine)
+        nested = mapping(nested, where=f"{where}.quantization", release=release)
         if nested.get("quant_algo") is not None:
-            method = _producer_method(engine, str(nested["quant_algo"]).upper(), where)
+            method = _producer_method(release, str(nested["quant_algo"]).upper(), where)
     if not isinstance(method, str):
         raise Refused(
-            f"{where}.quant_method", f"{engine} fails on a quant_method that is no string"
+            f"{where}.quant_method", f"{release} fails on a quant_method that is no string"
         )
     method = method.lower().replace("compressed_tensors", "compressed-tensors")
     # Before 0.22.1 only the bare word made vLLM look at the algorithm.
-    if method == "modelopt" or (method.startswith("modelopt") and affects("vllm>=0.22.1", engine)):
+    if method == "modelopt" or (method.startswith("modelopt") and affects("vllm>=0.22.1", release)):
         return _override(nested if nested else declared) or method
     return method
 
 
-def _producer_method(engine: EngineRelease, algorithm: str, where: str) -> str:
+def _producer_method(release: EngineRelease, algorithm: str, where: str) -> str:
     """The method that hf_quant_config.json's nested algorithm stands for."""
     if algorithm in _FP8_ALGORITHMS:
         return "modelopt"
     if algorithm == "NVFP4":
         return "modelopt_fp4"
-    if algorithm == "MIXED_PRECISION" and affects("vllm>=0.33", engine):
+    if algorithm == "MIXED_PRECISION" and affects("vllm>=0.33", release):
         return _MIXED
-    text = f"{engine} refuses the nested quant_algo {algorithm}: Unknown ModelOpt quant algo"
+    text = f"{release} refuses the nested quant_algo {algorithm}: Unknown ModelOpt quant algo"
     raise Refused(f"{where}.quantization.quant_algo", text)
 
 
@@ -123,72 +123,72 @@ def _override(declared: object) -> str | None:
 
 
 def _mixed_file(
-    engine: EngineRelease, hf_quant_config: Mapping[str, Any] | None
+    release: EngineRelease, hf_quant_config: Mapping[str, Any] | None
 ) -> tuple[str, Mapping[str, Any]]:
     """hf_quant_config.json, which mixed precision falls back to."""
-    declaration = mapping(hf_quant_config, where=HF_QUANT_CONFIG, engine=engine)
+    declaration = mapping(hf_quant_config, where=HF_QUANT_CONFIG, release=release)
     producer = declaration.get("producer")
     if not isinstance(producer, dict) or producer.get("name") != "modelopt":
-        text = f"{engine} needs quantized_layers, and {HF_QUANT_CONFIG} is not by modelopt"
+        text = f"{release} needs quantized_layers, and {HF_QUANT_CONFIG} is not by modelopt"
         raise Refused(f"{HF_QUANT_CONFIG}.producer", text)
     return HF_QUANT_CONFIG, declaration
 
 
 def _by_names(
-    engine: EngineRelease, declared: Mapping[str, Any], where: str, method: str
+    release: EngineRelease, declared: Mapping[str, Any], where: str, method: str
 ) -> Scheme:
     """A compressed-tensors or FP8 declaration."""
     if method == "compressed-tensors":
-        ignore = names(declared.get("ignore", []), where=f"{where}.ignore", engine=engine)
-        config_groups = groups(declared, where=f"{where}.config_groups", engine=engine)
+        ignore = names(declared.get("ignore", []), where=f"{where}.ignore", release=release)
+        config_groups = groups(declared, where=f"{where}.config_groups", release=release)
         return Scheme(method, exclude=ignore, groups=config_groups)
     if "activation_scheme" not in declared:
         raise Refused(
-            f"{where}.activation_scheme", f"{engine} refuses FP8 without activation_scheme"
+            f"{where}.activation_scheme", f"{release} refuses FP8 without activation_scheme"
         )
     key = "ignored_layers" if declared.get("ignored_layers") else "modules_to_not_convert"
-    ignore = names(declared.get(key) or [], where=f"{where}.{key}", engine=engine)
+    ignore = names(declared.get(key) or [], where=f"{where}.{key}", release=release)
     return Scheme(method, "FP8", ignore)
 
 
 def _modelopt(
-    engine: EngineRelease, declared: Mapping[str, Any], where: str, method: str
+    release: EngineRelease, declared: Mapping[str, Any], where: str, method: str
 ) -> tuple[Scheme, list[SchemeProblem]]:
     """A ModelOpt declaration, flat as in config.json or nested as in hf_quant_config.json."""
     nested = "quantization" in declared
     inner = declared
     if nested:
-        inner = mapping(declared["quantization"], where=f"{where}.quantization", engine=engine)
-    algorithm = _algorithm(engine, inner, where, method)
+        inner = mapping(declared["quantization"], where=f"{where}.quantization", release=release)
+    algorithm = _algorithm(release, inner, where, method)
     kv_cache = inner.get("kv_cache_quant_algo") if nested else None
     if kv_cache is not None and not isinstance(kv_cache, str):
-        raise Refused(f"{where}.kv_cache_quant_algo", f"{engine} wants a string, or null, there")
-    _check_group_size(engine, inner.get("group_size"), where)
-    exclude, problems = _exclusions(engine, inner, where, nested=nested)
+        raise Refused(f"{where}.kv_cache_quant_algo", f"{release} wants a string, or null, there")
+    _check_group_size(release, inner.get("group_size"), where)
+    exclude, problems = _exclusions(release, inner, where, nested=nested)
     missing = [key for key in _REQUIRED if key not in inner]
     if nested and "NVFP4" in algorithm and missing:
-        text = f"{engine} refuses NVFP4 in {where} without {', '.join(missing)}"
+        text = f"{release} refuses NVFP4 in {where} without {', '.join(missing)}"
         raise Refused(f"{where}.quantization", text)
     if method == _MIXED:
         layers = recipes(
-            inner.get("quantized_layers"), where=f"{where}.quantized_layers", engine=engine
+            inner.get("quantized_layers"), where=f"{where}.quantized_layers", release=release
         )
         return Scheme(_MIXED, exclude=exclude, layers=layers), problems
-    if algorithm == "NVFP4" and _weights_only(declared) and affects("vllm>=0.29", engine):
-        text = f"{engine} serves it as W4A16: each group's input_activations is null"
-        problems.append(_reinterpreted(engine, f"{where}.config_groups", text))
+    if algorithm == "NVFP4" and _weights_only(declared) and affects("vllm>=0.29", release):
+        text = f"{release} serves it as W4A16: each group's input_activations is null"
+        problems.append(_reinterpreted(release, f"{where}.config_groups", text))
         algorithm = "W4A16_NVFP4"
     return Scheme("modelopt", algorithm, exclude), problems
 
 
-def _algorithm(engine: EngineRelease, inner: Mapping[str, Any], where: str, method: str) -> str:
+def _algorithm(release: EngineRelease, inner: Mapping[str, Any], where: str, method: str) -> str:
     """The upper-case algorithm, if the reader of that method takes it."""
     algorithm = inner.get("quant_algo")
     if not algorithm:
-        raise Refused(f"{where}.quant_algo", f"{engine} refuses a declaration without quant_algo")
+        raise Refused(f"{where}.quant_algo", f"{release} refuses a declaration without quant_algo")
     algorithm = str(algorithm).upper()
     # W4A16_NVFP4 is known from 0.21.
-    fp4 = ("NVFP4", "W4A16_NVFP4") if affects("vllm>=0.21", engine) else ("NVFP4",)
+    fp4 = ("NVFP4", "W4A16_NVFP4") if affects("vllm>=0.21", release) else ("NVFP4",)
     every = (*_FP8_ALGORITHMS, *fp4, "MXFP8", "MIXED_PRECISION")
     taken = {
         "modelopt": _FP8_ALGORITHMS,
@@ -197,32 +197,32 @@ def _algorithm(engine: EngineRelease, inner: Mapping[str, Any], where: str, meth
         _MIXED: every,
     }.get(method, ())
     if algorithm not in taken:
-        raise Refused(f"{where}.quant_algo", f"{engine} refuses the quant_algo {algorithm}")
+        raise Refused(f"{where}.quant_algo", f"{release} refuses the quant_algo {algorithm}")
     return algorithm
 
 
-def _check_group_size(engine: EngineRelease, size: object, where: str) -> None:
+def _check_group_size(release: EngineRelease, size: object, where: str) -> None:
     try:
         int(size if isinstance(size, (int, float, str)) else "")
     except (ValueError, OverflowError):
         if size is not None:
             raise Refused(
-                f"{where}.group_size", f"{engine} refuses a group_size that is no number"
+                f"{where}.group_size", f"{release} refuses a group_size that is no number"
             ) from None
 
 
 def _exclusions(
-    engine: EngineRelease, inner: Mapping[str, Any], where: str, *, nested: bool
+    release: EngineRelease, inner: Mapping[str, Any], where: str, *, nested: bool
 ) -> tuple[list[str], list[SchemeProblem]]:
     """The exclusion list, from the key that this spelling and release read it from."""
     key = "exclude_modules" if nested else "ignore"
     if not nested and "ignore" not in inner and "exclude_modules" in inner:
-        if affects("vllm<0.33", engine):
+        if affects("vllm<0.33", release):
             place = f"{where}.exclude_modules"
-            text = f"{engine} reads only `ignore` here and quantizes what exclude_modules names"
-            return [], [_reinterpreted(engine, place, text)]
+            text = f"{release} reads only `ignore` here and quantizes what exclude_modules names"
+            return [], [_reinterpreted(release, place, text)]
         key = "exclude_modules"
-    return names(inner.get(key, []), where=f"{where}.{key}", engine=engine), []
+    return names(inner.get(key, []), where=f"{where}.{key}", release=release), []
 
 
 def _weights_only(declared: Mapping[str, Any]) -> bool:
@@ -238,6 +238,6 @@ def _weights_only(declared: Mapping[str, Any]) -> bool:
     )
 
 
-def _reinterpreted(engine: EngineRelease, where: str, text: str) -> SchemeProblem:
-    source = MODELOPT.format(version=engine.version)
+def _reinterpreted(release: EngineRelease, where: str, text: str) -> SchemeProblem:
+    source = MODELOPT.format(version=release.version)
     return SchemeProblem(refused=False, where=where, text=text, source=source)
