@@ -53,7 +53,7 @@ class Planner:
         self._build, self._scheme = build, scheme
         if build.renames_lists(release):
             scheme = engine.rename_scheme(scheme, build.renames)
-        # One object in engines: what the target has renamed, the draft finds renamed.
+        # Engines hold one object: what the target has renamed, the draft finds renamed.
         self._target = _Side(engine, release, scheme, build.fused)
         self._draft = _Side(engine, release, scheme, build.fused_in_draft(release))
         self._decisions: dict[Layer, Decision] = {}
