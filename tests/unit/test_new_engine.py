@@ -14,14 +14,16 @@ from typing import Any
 import pytest
 
 import loader_cases
-from checkpoints import edit_json
+from checkpoints import edit_json, tiny_config, write_checkpoint
 from lint_checkpoints import llama, sound
 from scion.architectures.families import FAMILIES, LLAMA
 from scion.architectures.family import FUSED_ATTENTION, Fused, Head
 from scion.cli.main import main
 from scion.common.errors import ScionError
+from scion.engines.config import Launch
+from scion.engines.flag import Flag
 from scion.engines.loading.class_build import ClassBuild, Layer
-from scion.engines.loading.engine import Engine, Matchers
+from scion.engines.loading.engine import Engine, Launcher, Matchers
 from scion.engines.loading.exclusion import NOT_EXCLUDED, Verdict, by
 from scion.engines.loading.scheme import (
     NotModelled,
@@ -83,6 +85,10 @@ def never_quantized(
     return f"{release} has no quantized heads" if layer.kind == "head" else None
 
 
+def flags(launch: Launch, *, quantized: bool, text_only: bool, mixed: bool) -> list[Flag]:
+    return [Flag(("--context", str(launch.max_model_len)), "context in tokens")]
+
+
 MADEUP = Engine(
     name="madeup",
     title="Made-up",
@@ -96,6 +102,7 @@ MADEUP = Engine(
         )
     },
     never_quantized=never_quantized,
+    launcher=Launcher("madeup run", flags),
 )
 
 
@@ -196,6 +203,19 @@ def test_what_it_refuses_is_a_finding_with_its_words(lint: Lint, folder: Path) -
         newest("madeup"), json.loads((folder / "config.json").read_bytes()), None
     )
     assert problem.source == "https://example.org/madeup/1.1"
+
+
+def test_a_launch_is_written_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_checkpoint(tmp_path / "model", tiny_config(max_position_embeddings=1024))
+    monkeypatch.setattr(sys, "argv", ["scion", "launch", str(folder), "--engine", "madeup"])
+    assert main() == 0
+    assert capsys.readouterr().out == (
+        f"madeup run {folder} \\\n    --context 1024\n\n"
+        "--context 1024\n    context in tokens\n\n"
+        "memory: not predicted for Made-up\n"
+    )
 
 
 def test_a_release_is_one_more_string(
