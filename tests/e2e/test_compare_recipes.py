@@ -87,7 +87,7 @@ def test_a_run_that_was_stopped_measures_nothing_twice(
             prompts=pico.folder / "prompts.jsonl",
             tasks=PROJECT / "workflow/scion/evaluation/agent/agent_tasks.yaml",
             output=tmp_path / "compare_recipes",
-            settings=stage.Settings(
+            settings=stage.RecipeComparisonSettings(
                 quantization=config.quantization,
                 comparison=config.comparison,
                 serving=config.serving,

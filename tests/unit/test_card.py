@@ -13,7 +13,7 @@ from scion.common.text import number, ratio, share, table
 from scion.engines.config import PICO_LAUNCH
 from scion.report.config import Card
 from scion.report.summary import summary
-from scion.stages.render_card import Settings, render, render_card
+from scion.stages.render_card import CardSettings, render, render_card
 from scion.stages.seal_release import seal_release
 
 PROJECT = Path(__file__).parent.parent.parent
@@ -38,7 +38,7 @@ def rendered(
         evidence=evidence,
         template=TEMPLATE,
         tasks=measured.TASKS,
-        settings=Settings(card=Card(**card), launches=launches),
+        settings=CardSettings(card=Card(**card), launches=launches),
         output=folder / "render_card",
         environment="sha256:tests",
     )

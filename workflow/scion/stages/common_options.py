@@ -4,7 +4,7 @@ import argparse
 import json
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, TypeVar
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _Settings = TypeVar("_Settings", bound="BaseModel")
 
 
-def stage_parser(description: str | None, *, inputs: dict[str, str]) -> argparse.ArgumentParser:
+def stage_parser(description: str | None, *, inputs: Mapping[str, str]) -> argparse.ArgumentParser:
     """A parser with the options that all stages have.
 
     Args:
@@ -46,6 +46,17 @@ def stage_parser(description: str | None, *, inputs: dict[str, str]) -> argparse
         help="identity of the locked environment, recorded in the manifest",
     )
     return parser
+
+
+def add_file(parser: argparse.ArgumentParser, name: str, text: str) -> None:
+    """Add `--<name>`, which takes the path of a file; `text` is its help."""
+    parser.add_argument(f"--{name}", required=True, type=Path, metavar="FILE", help=text)
+
+
+def add_optional(parser: argparse.ArgumentParser, name: str, kind: str, text: str) -> None:
+    """Add `--<name>` for an input that not every release has, `kind` being FILE or MANIFEST."""
+    # A rule without such an input names the option and no value.
+    parser.add_argument(f"--{name}", nargs="?", type=Path, metavar=kind, help=text)
 
 
 def add_settings(parser: argparse.ArgumentParser, model: "type[BaseModel]") -> None:

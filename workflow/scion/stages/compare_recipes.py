@@ -68,8 +68,15 @@ from scion.quantization.variants import Source, bf16, make, size, together
 from scion.quantization.variants_config import Comparison, Variant
 from scion.report.pictures.recipes import recipes_picture
 from scion.report.recipes import SOURCE, best, best_line, markdown, parts_record, told
-from scion.stages.common_options import add_settings, read_settings, run_stage, stage_parser
-from scion.stages.server_options import UNMEASURED, add_server_options
+from scion.stages.common_options import (
+    add_file,
+    add_optional,
+    add_settings,
+    read_settings,
+    run_stage,
+    stage_parser,
+)
+from scion.stages.served import add_server_options, recorded
 
 STAGE = "compare_recipes"
 RESULT, TABLE, PICTURE = "recipes.json", "recipes.md", "recipes.svg"
@@ -78,7 +85,7 @@ _PROJECTIONS = {"linear_attention": "linear attention", "attention": "all attent
 _VERSIONS = ("scion", "nvidia-modelopt", "torch", "transformers")
 
 
-class Settings(Section):
+class RecipeComparisonSettings(Section):
     """The sections of the configuration that this stage reads."""
 
     quantization: Quantization
@@ -96,7 +103,7 @@ def compare_recipes(
     prompts: Path,
     tasks: Path,
     output: Path,
-    settings: Settings,
+    settings: RecipeComparisonSettings,
     python: Path,
     log_folder: Path,
     environment: str,
@@ -176,7 +183,7 @@ def compare_recipes(
                 mode="json", exclude={"device", "recipe", "keep_bf16", "use_fp8", "input_scales"}
             ),
             "comparison": comparison.model_dump(mode="json"),
-            "serving": settings.serving.model_dump(mode="json", exclude=UNMEASURED),
+            "serving": recorded(settings.serving),
             "launch": settings.launch.model_dump(mode="json", exclude={"title"}),
         },
         environment=environment,
@@ -186,7 +193,7 @@ def compare_recipes(
     return artifact
 
 
-def _check_server(settings: Settings) -> None:
+def _check_server(settings: RecipeComparisonSettings) -> None:
     if settings.serving.server_url is not None and settings.comparison.agent_cases is not None:
         raise ScionError(
             "the comparison serves several models, and serving.server_url names one server",
@@ -198,7 +205,7 @@ def _check_server(settings: Settings) -> None:
 
 
 def _source(
-    text: Artifact, donor: Artifact, settings: Settings, work: Path, request: str
+    text: Artifact, donor: Artifact, settings: RecipeComparisonSettings, work: Path, request: str
 ) -> tuple[Source, list[Sample]]:
     checkpoint = Checkpoint.open(text.folder)
     quantization = settings.quantization
@@ -217,7 +224,9 @@ def _source(
     return source, samples
 
 
-def _about(device: torch.device, settings: Settings, samples: Sequence[Sample]) -> dict[str, Any]:
+def _about(
+    device: torch.device, settings: RecipeComparisonSettings, samples: Sequence[Sample]
+) -> dict[str, Any]:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     return {
         "versions": {one: importlib.metadata.version(one) for one in _VERSIONS},
@@ -338,17 +347,12 @@ def main() -> int:
             "donor": "manifest of fetch_donor",
         },
     )
-    for name, what in (("chats", "held-out chats"), ("prompts", "chats to count acceptance on")):
-        parser.add_argument(
-            f"--{name}", required=True, type=Path, metavar="FILE", help=f"JSONL of {what}"
-        )
-    # A rule without such an input names the option and no value.
-    parser.add_argument(
-        "--texts", nargs="?", type=Path, metavar="FILE", help="JSONL of held-out plain texts"
-    )
-    parser.add_argument("--tasks", required=True, type=Path, metavar="FILE", help="YAML of tasks")
+    add_file(parser, "chats", "JSONL of held-out chats")
+    add_optional(parser, "texts", "FILE", "JSONL of held-out plain texts")
+    add_file(parser, "prompts", "JSONL of chats to count acceptance on")
+    add_file(parser, "tasks", "YAML of tasks")
     add_server_options(parser)
-    add_settings(parser, Settings)
+    add_settings(parser, RecipeComparisonSettings)
     arguments = parser.parse_args()
     code = run_stage(
         lambda: compare_recipes(
@@ -359,7 +363,7 @@ def main() -> int:
             prompts=arguments.prompts,
             tasks=arguments.tasks,
             output=arguments.output.parent,
-            settings=read_settings(arguments.settings, Settings),
+            settings=read_settings(arguments.settings, RecipeComparisonSettings),
             python=arguments.python,
             log_folder=arguments.log_folder,
             environment=arguments.environment,

@@ -22,33 +22,27 @@ from typing import Any
 
 from scion.artifacts.artifact import Artifact, Draft, remake
 from scion.common.files import write_json
-from scion.common.section import Section
 from scion.engines.config import Launch, Serving
 from scion.engines.server import Server
-from scion.engines.vllm import server as vllm
 from scion.evaluation import intervals as estimates
 from scion.evaluation.harness import bfcl_driver, child
 from scion.evaluation.harness.config import Bfcl
 from scion.evaluation.harness.options import (
     REQUEST_SECONDS,
-    add_evaluator_option,
     context,
     parallel,
     write_lines,
 )
-from scion.stages.common_options import add_settings, read_settings, run_stage, stage_parser
-from scion.stages.server_options import UNMEASURED, add_server_options
+from scion.stages.served import ServedSettings, ServedStage, recorded, run_served_stage
 
 STAGE = "evaluate_bfcl"
 RESULT = "bfcl.json"
 ANSWERS = "bfcl_answers.jsonl"
 
 
-class Settings(Section):
+class BfclSettings(ServedSettings):
     """The sections of the configuration that this stage reads."""
 
-    launch: Launch
-    serving: Serving
     bfcl: Bfcl
 
 
@@ -81,27 +75,17 @@ def evaluate_bfcl(
         ScionError: Too few cases fit the context; the server can't be started, dies or does not
             parse tool calls; a request fails.
     """
+    served = ServedStage(STAGE, serving, python, log_folder)
 
     def build(draft: Draft) -> None:
         child.require(evaluator_python)
-        with vllm.serve(
-            release.folder,
-            name="release",
-            launch=launch,
-            serving=serving,
-            python=python,
-            log=log_folder / f"{STAGE}.server.log",
-        ) as server:
-            about = {
-                "engine": vllm.describe(server, serving),
-                "hardware": vllm.hardware(serving),
-                "launch": launch.model_dump(mode="json"),
-            }
+        with served.server(release, launch) as server:
+            about = served.describe(server) | {"launch": launch.model_dump(mode="json")}
             found = child.evaluate(
                 bfcl_driver,
                 _request(server, launch, bfcl),
                 python=evaluator_python,
-                log=log_folder / f"{STAGE}.harness.log",
+                log=served.log("harness"),
                 server=server,
             )
         result: dict[str, Any] = about | summary(found, bfcl)
@@ -126,7 +110,7 @@ def evaluate_bfcl(
         inputs={"release": release},
         settings={
             "launch": launch.model_dump(mode="json"),
-            "serving": serving.model_dump(mode="json", exclude=UNMEASURED),
+            "serving": recorded(serving),
             "bfcl": bfcl.model_dump(mode="json"),
         },
         environment=environment,
@@ -177,27 +161,8 @@ def _request(server: Server, launch: Launch, bfcl: Bfcl) -> dict[str, Any]:
 
 def main() -> int:
     """Parse the command line and run the stage."""
-    parser = stage_parser(__doc__, inputs={"release": "manifest of a complete checkpoint"})
-    add_server_options(parser)
-    add_evaluator_option(parser)
-    add_settings(parser, Settings)
-    arguments = parser.parse_args()
-
-    def command() -> Artifact:
-        settings = read_settings(arguments.settings, Settings)
-        return evaluate_bfcl(
-            release=Artifact.open(arguments.release),
-            output=arguments.output.parent,
-            launch=settings.launch,
-            serving=settings.serving,
-            bfcl=settings.bfcl,
-            python=arguments.python,
-            evaluator_python=arguments.evaluator_python,
-            log_folder=arguments.log_folder,
-            environment=arguments.environment,
-        )
-
-    return run_stage(command)
+    files = {"evaluator-python": "interpreter of envs/evaluate"}
+    return run_served_stage(evaluate_bfcl, __doc__, settings=BfclSettings, files=files)
 
 
 if __name__ == "__main__":

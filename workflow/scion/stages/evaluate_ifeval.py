@@ -34,10 +34,8 @@ from scion.checkpoint.hub.location import HubRepository, parse_location
 from scion.common.digest import digest_file
 from scion.common.errors import ScionError
 from scion.common.files import write_json
-from scion.common.section import Section
 from scion.engines.config import Launch, Serving
 from scion.engines.server import Server
-from scion.engines.vllm import server as vllm
 from scion.evaluation import intervals as estimates
 from scion.evaluation.chats import Chat, token_ids
 from scion.evaluation.harness import child, ifeval_driver
@@ -45,13 +43,11 @@ from scion.evaluation.harness.config import Ifeval
 from scion.evaluation.harness.ifeval_prompts import read_prompts
 from scion.evaluation.harness.options import (
     REQUEST_SECONDS,
-    add_evaluator_option,
     context,
     parallel,
     write_lines,
 )
-from scion.stages.common_options import add_settings, read_settings, run_stage, stage_parser
-from scion.stages.server_options import UNMEASURED, add_server_options
+from scion.stages.served import ServedSettings, ServedStage, recorded, run_served_stage
 
 STAGE = "evaluate_ifeval"
 RESULT = "ifeval.json"
@@ -66,11 +62,9 @@ _SCORES = {
 }
 
 
-class Settings(Section):
+class IfevalSettings(ServedSettings):
     """The sections of the configuration that this stage reads."""
 
-    launch: Launch
-    serving: Serving
     ifeval: Ifeval
 
 
@@ -107,6 +101,7 @@ def evaluate_ifeval(
     local = None if isinstance(location, HubRepository) else Path(ifeval.dataset)
     if local is not None:
         read_prompts(local, ifeval)
+    served = ServedStage(STAGE, serving, python, log_folder)
 
     def build(draft: Draft) -> None:
         with tempfile.TemporaryDirectory(prefix="scion-ifeval-") as name:
@@ -118,24 +113,13 @@ def evaluate_ifeval(
                 child.evaluate,
                 ifeval_driver,
                 python=evaluator_python,
-                log=log_folder / f"{STAGE}.harness.log",
+                log=served.log("harness"),
             )
             request: dict[str, Any] = {"dataset": str(chosen), "name": ifeval.dataset}
             ask(request)
-            with vllm.serve(
-                release.folder,
-                name="release",
-                launch=launch,
-                serving=serving,
-                python=python,
-                log=log_folder / f"{STAGE}.server.log",
-            ) as server:
+            with served.server(release, launch) as server:
                 _check_fit(server, rows, ifeval)
-                about = {
-                    "engine": vllm.describe(server, serving),
-                    "hardware": vllm.hardware(serving),
-                    "launch": launch.model_dump(mode="json"),
-                }
+                about = served.describe(server) | {"launch": launch.model_dump(mode="json")}
                 print(f"{STAGE}: {len(rows)} prompts", file=sys.stderr, flush=True)
                 found = ask(request | _how(server, launch, ifeval), server=server)
             _check_complete(rows, found["samples"])
@@ -149,7 +133,7 @@ def evaluate_ifeval(
         inputs={"release": release, **({"dataset": local} if local is not None else {})},
         settings={
             "launch": launch.model_dump(mode="json"),
-            "serving": serving.model_dump(mode="json", exclude=UNMEASURED),
+            "serving": recorded(serving),
             # A local file counts by its content.
             "ifeval": ifeval.model_dump(
                 mode="json", exclude=set() if local is None else {"dataset"}
@@ -251,27 +235,8 @@ def _check_complete(rows: Sequence[dict[str, Any]], samples: Sequence[dict[str, 
 
 def main() -> int:
     """Parse the command line and run the stage."""
-    parser = stage_parser(__doc__, inputs={"release": "manifest of a complete checkpoint"})
-    add_server_options(parser)
-    add_evaluator_option(parser)
-    add_settings(parser, Settings)
-    arguments = parser.parse_args()
-
-    def command() -> Artifact:
-        settings = read_settings(arguments.settings, Settings)
-        return evaluate_ifeval(
-            release=Artifact.open(arguments.release),
-            output=arguments.output.parent,
-            launch=settings.launch,
-            serving=settings.serving,
-            ifeval=settings.ifeval,
-            python=arguments.python,
-            evaluator_python=arguments.evaluator_python,
-            log_folder=arguments.log_folder,
-            environment=arguments.environment,
-        )
-
-    return run_stage(command)
+    files = {"evaluator-python": "interpreter of envs/evaluate"}
+    return run_served_stage(evaluate_ifeval, __doc__, settings=IfevalSettings, files=files)
 
 
 if __name__ == "__main__":

@@ -40,9 +40,7 @@ from typing import Any
 from scion.artifacts.artifact import Artifact, Draft, remake
 from scion.common.errors import ScionError
 from scion.common.files import write_json
-from scion.common.section import Section
 from scion.engines.config import Launch, Serving
-from scion.engines.vllm import server as vllm
 from scion.evaluation.chats import Chat, read_chats
 from scion.evaluation.quality.config import Quality
 from scion.evaluation.quality.documents import (
@@ -57,8 +55,7 @@ from scion.evaluation.quality.documents import (
 from scion.evaluation.quality.record import REFERENCE, model_record, summary
 from scion.evaluation.quality.served import Engine, refusal_of
 from scion.evaluation.quality.top_k_scores import Predictions
-from scion.stages.common_options import add_settings, read_settings, run_stage, stage_parser
-from scion.stages.server_options import UNMEASURED, add_server_options
+from scion.stages.served import ServedSettings, recorded, run_served_stage, server_record
 
 STAGE = "evaluate_quality"
 RESULT = "quality.json"
@@ -66,11 +63,9 @@ RESULT = "quality.json"
 _REPLACED = {"name", "title", "max_model_len", "speculative_tokens"}
 
 
-class Settings(Section):
+class QualitySettings(ServedSettings):
     """The sections of the configuration that this stage reads."""
 
-    serving: Serving
-    launch: Launch
     quality: Quality
 
 
@@ -155,7 +150,7 @@ def evaluate_quality(
         stage=STAGE,
         inputs={**models, "chats": chats, **({"texts": texts} if texts else {})},
         settings={
-            "serving": serving.model_dump(mode="json", exclude=UNMEASURED),
+            "serving": recorded(serving),
             "launch": launch.model_dump(mode="json", exclude=_REPLACED),
             "quality": quality.model_dump(mode="json", exclude={"chats", "texts", "base"}),
         },
@@ -177,10 +172,7 @@ def _measure(
         not scored; and what the engine said if it refused that one.
     """
     with engine.serve("release", models["release"]) as server:
-        about = {
-            "engine": vllm.describe(server, engine.serving),
-            "hardware": vllm.hardware(engine.serving),
-        }
+        about = server_record(server, engine.serving)
         documents = tokenize(server, contents, limit=quality.max_tokens)
         predictions = {"release": predict(server, documents, top=engine.top)}
     for name in ("fixed", "base"):
@@ -238,47 +230,19 @@ def same_tensors(source: Artifact, fixed: Artifact) -> bool:
 
 def main() -> int:
     """Parse the command line and run the stage."""
-    parser = stage_parser(
+    return run_served_stage(
+        evaluate_quality,
         __doc__,
-        inputs={
+        settings=QualitySettings,
+        manifests={
             "source": "manifest of fetch_source",
             "fixed": "manifest of the bf16 checkpoint that was quantized",
             "release": "manifest of the quantized checkpoint",
         },
+        optional_manifests={"base": "manifest of fetch_base"},
+        files={"chats": "JSONL of held-out chats"},
+        optional_files={"texts": "JSONL of held-out plain texts"},
     )
-    parser.add_argument(
-        "--chats", required=True, type=Path, metavar="FILE", help="JSONL of held-out chats"
-    )
-    # A rule without such an input names the option and no value.
-    parser.add_argument(
-        "--texts", nargs="?", type=Path, metavar="FILE", help="JSONL of held-out plain texts"
-    )
-    parser.add_argument(
-        "--base", nargs="?", type=Path, metavar="MANIFEST", help="manifest of fetch_base"
-    )
-    add_server_options(parser)
-    add_settings(parser, Settings)
-    arguments = parser.parse_args()
-
-    def command() -> Artifact:
-        settings = read_settings(arguments.settings, Settings)
-        return evaluate_quality(
-            source=Artifact.open(arguments.source),
-            fixed=Artifact.open(arguments.fixed),
-            release=Artifact.open(arguments.release),
-            base=Artifact.open(arguments.base) if arguments.base else None,
-            chats=arguments.chats,
-            texts=arguments.texts,
-            output=arguments.output.parent,
-            serving=settings.serving,
-            launch=settings.launch,
-            quality=settings.quality,
-            python=arguments.python,
-            log_folder=arguments.log_folder,
-            environment=arguments.environment,
-        )
-
-    return run_stage(command)
 
 
 if __name__ == "__main__":

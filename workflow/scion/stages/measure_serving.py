@@ -50,7 +50,6 @@ from scion.common.errors import ScionError
 from scion.common.files import write_json
 from scion.common.section import Section
 from scion.engines.config import Launch, Serving
-from scion.engines.vllm import server as vllm
 from scion.engines.vllm.bench import benchmark
 from scion.evaluation.decoding import compare
 from scion.evaluation.serving.config import Measurement
@@ -58,15 +57,14 @@ from scion.evaluation.serving.progress import Progress
 from scion.evaluation.serving.prompts import count_sets, read_prompts
 from scion.evaluation.serving.session import ServerRun, Target, measure
 from scion.evaluation.serving.speed import speed_records
-from scion.stages.common_options import add_settings, read_settings, run_stage, stage_parser
-from scion.stages.server_options import UNMEASURED, add_server_options
+from scion.stages.served import ServedStage, recorded, run_served_stage
 
 STAGE = "measure_serving"
 RESULT = "serving.json"
 TIMINGS = "timings.jsonl"
 
 
-class Settings(Section):
+class ServingSettings(Section):
     """The sections of the configuration that this stage reads."""
 
     serving: Serving
@@ -117,31 +115,23 @@ def measure_serving(
             hint="name the launch and the drafts of that server, or set serving.server_url to null",
         )
 
+    served = ServedStage(STAGE, serving, python, log_folder)
+
     def build(draft: Draft) -> None:
         chats = read_prompts(prompts)
         progress = Progress(STAGE, servers=len(started))
         about: dict[str, Any] = {}
         runs: list[ServerRun] = []
-        log = log_folder / f"{STAGE}.bench.log"
+        log = served.log("bench")
         with benchmark(python=python, serving=serving, inherited=os.environ, log=log) as bench:
             for launch in started:
                 named = f"{launch.name}.n{launch.speculative_tokens}"
                 progress.next_server(named)
-                with vllm.serve(
-                    release.folder,
-                    name="release",
-                    launch=launch,
-                    serving=serving,
-                    python=python,
-                    log=log_folder / f"{STAGE}.{named}.server.log",
-                ) as server:
+                with served.server(release, launch, named) as server:
                     target = Target(server, launch, release.folder, bench, progress)
                     replies = launch.name == launches[0].name
                     runs.append(measure(target, chats, measurement, replies=replies, path=prompts))
-                    about = about or {
-                        "engine": vllm.describe(server, serving),
-                        "hardware": vllm.hardware(serving),
-                    }
+                    about = about or served.describe(server)
         result = {
             **about,
             "prompts": {
@@ -160,7 +150,7 @@ def measure_serving(
         stage=STAGE,
         inputs={"release": release, "prompts": prompts},
         settings={
-            "serving": serving.model_dump(mode="json", exclude=UNMEASURED),
+            "serving": recorded(serving),
             "launches": [launch.model_dump(mode="json", exclude={"title"}) for launch in launches],
             "measurement": measurement.model_dump(mode="json", exclude={"launches", "prompts"}),
         },
@@ -214,29 +204,8 @@ def _timing_lines(run: ServerRun) -> str:
 
 def main() -> int:
     """Parse the command line and run the stage."""
-    parser = stage_parser(__doc__, inputs={"release": "manifest of a complete checkpoint"})
-    parser.add_argument(
-        "--prompts", required=True, type=Path, metavar="FILE", help="JSONL of chats to decode"
-    )
-    add_server_options(parser)
-    add_settings(parser, Settings)
-    arguments = parser.parse_args()
-
-    def command() -> Artifact:
-        settings = read_settings(arguments.settings, Settings)
-        return measure_serving(
-            release=Artifact.open(arguments.release),
-            prompts=arguments.prompts,
-            output=arguments.output.parent,
-            serving=settings.serving,
-            launches=settings.launches,
-            measurement=settings.measurement,
-            python=arguments.python,
-            log_folder=arguments.log_folder,
-            environment=arguments.environment,
-        )
-
-    return run_stage(command)
+    files = {"prompts": "JSONL of chats to decode"}
+    return run_served_stage(measure_serving, __doc__, settings=ServingSettings, files=files)
 
 
 if __name__ == "__main__":

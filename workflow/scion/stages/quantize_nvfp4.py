@@ -63,7 +63,7 @@ class Watching(Protocol):
         ...
 
 
-class Settings(Section):
+class QuantizationSettings(Section):
     """The sections of the configuration that this stage reads."""
 
     quantization: Quantization
@@ -191,7 +191,7 @@ def _kept_if_stopped(shards: PlannedShards) -> Generator[None]:
 def main() -> int:
     """Parse arguments and run the stage."""
     parser = stage_parser(__doc__, inputs={"text": "manifest of extract_text"})
-    add_settings(parser, Settings)
+    add_settings(parser, QuantizationSettings)
     args = parser.parse_args()
     # By name: what it says changes no byte, so its code must not count as the stage's.
     watching: Any = importlib.import_module("scion.quantization.estimate.watch")
@@ -200,7 +200,7 @@ def main() -> int:
         lambda: quantize_nvfp4(
             text=Artifact.open(args.text),
             output=args.output.parent,
-            settings=read_settings(args.settings, Settings).quantization,
+            settings=read_settings(args.settings, QuantizationSettings).quantization,
             environment=args.environment,
             watch=watching.Watch(),
         )

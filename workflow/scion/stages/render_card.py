@@ -50,7 +50,7 @@ _PARTS = {"self_attn": "attention", "linear_attn": "gated delta net", "mlp": "ML
 _OPTIONAL = ("evaluate_ifeval", "evaluate_bfcl")
 
 
-class Settings(Section):
+class CardSettings(Section):
     """The sections of the configuration that this stage reads."""
 
     card: Card
@@ -63,7 +63,7 @@ def render_card(
     evidence: Mapping[str, Artifact],
     template: Path,
     tasks: Path,
-    settings: Settings,
+    settings: CardSettings,
     output: Path,
     environment: str,
 ) -> Artifact:
@@ -156,7 +156,7 @@ def render(template: Path, values: Mapping[str, Any]) -> str:
 def card_values(
     release: Artifact,
     evidence: Mapping[str, Artifact],
-    settings: Settings,
+    settings: CardSettings,
     results: Mapping[str, dict[str, Any]],
 ) -> dict[str, Any]:
     """All that the template may quote, but for the pictures and the example request."""
@@ -199,7 +199,9 @@ def _formats(recipe: Mapping[str, Any]) -> dict[str, str]:
     return {"quantized_parts": ", ".join(quantized), "fp8": " and ".join(eight_bits)}
 
 
-def _launches(release: Path, settings: Settings, *, text_only: bool) -> Sequence[dict[str, Any]]:
+def _launches(
+    release: Path, settings: CardSettings, *, text_only: bool
+) -> Sequence[dict[str, Any]]:
     return [
         {
             "title": launch.title,
@@ -241,7 +243,7 @@ def main() -> int:
     add_evidence(parser)
     parser.add_argument("--template", required=True, type=Path, help="jinja template of the card")
     parser.add_argument("--tasks", required=True, type=Path, help="YAML of the agent tasks")
-    add_settings(parser, Settings)
+    add_settings(parser, CardSettings)
     args = parser.parse_args()
     return run_stage(
         lambda: render_card(
@@ -249,7 +251,7 @@ def main() -> int:
             evidence=open_evidence(args.evidence),
             template=args.template,
             tasks=args.tasks,
-            settings=read_settings(args.settings, Settings),
+            settings=read_settings(args.settings, CardSettings),
             output=args.output.parent,
             environment=args.environment,
         )

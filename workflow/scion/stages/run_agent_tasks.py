@@ -25,27 +25,21 @@ from typing import Any
 from scion.artifacts.artifact import Artifact, Draft, remake
 from scion.common.errors import ScionError
 from scion.common.files import write_json
-from scion.common.section import Section
 from scion.engines.config import Launch, Serving
-from scion.engines.vllm import server as vllm
 from scion.evaluation.agent.asking import ask_all
 from scion.evaluation.agent.config import AgentTasks
 from scion.evaluation.agent.results import count, failures, tell
 from scion.evaluation.agent.tasks import read_tasks
-from scion.stages.common_options import add_settings, read_settings, run_stage, stage_parser
-from scion.stages.server_options import UNMEASURED, add_server_options
+from scion.evaluation.harness.options import parallel
+from scion.stages.served import ServedSettings, ServedStage, recorded, run_served_stage
 
 STAGE = "run_agent_tasks"
 RESULT = "agent_tasks.json"
-# Requests at once where the launch leaves the number to the engine.
-_PARALLEL = 16
 
 
-class Settings(Section):
+class AgentTaskSettings(ServedSettings):
     """The sections of the configuration that this stage reads."""
 
-    serving: Serving
-    launch: Launch
     agent_tasks: AgentTasks
 
 
@@ -78,24 +72,13 @@ def run_agent_tasks(
         ScionError: Fewer cases pass than required; the server can't be started or dies; a request
             fails; the tasks can't be used.
     """
+    served = ServedStage(STAGE, serving, python, log_folder)
 
     def build(draft: Draft) -> None:
         task_file = read_tasks(tasks)
-        with vllm.serve(
-            release.folder,
-            name="release",
-            launch=launch,
-            serving=serving,
-            python=python,
-            log=log_folder / f"{STAGE}.server.log",
-        ) as server:
-            about = {
-                "engine": vllm.describe(server, serving),
-                "hardware": vllm.hardware(serving),
-                "speculative_tokens": launch.speculative_tokens,
-            }
-            parallel = launch.max_num_seqs or _PARALLEL
-            results = ask_all(server, task_file, agent_tasks.cases, parallel, stage=STAGE)
+        with served.server(release, launch) as server:
+            about = served.describe(server) | {"speculative_tokens": launch.speculative_tokens}
+            results = ask_all(server, task_file, agent_tasks.cases, parallel(launch), stage=STAGE)
         result = about | count(task_file, results)
         tell(STAGE, result)
         if shortfall := _shortfall(result, agent_tasks):
@@ -110,7 +93,7 @@ def run_agent_tasks(
         stage=STAGE,
         inputs={"release": release, "tasks": tasks},
         settings={
-            "serving": serving.model_dump(mode="json", exclude=UNMEASURED),
+            "serving": recorded(serving),
             "launch": launch.model_dump(mode="json", exclude={"title"}),
             "agent_tasks": agent_tasks.model_dump(mode="json"),
         },
@@ -149,27 +132,8 @@ def _too_few(result: dict[str, Any], expected: str, tasks: Path, kept: Path) -> 
 
 def main() -> int:
     """Parse the command line and run the stage."""
-    parser = stage_parser(__doc__, inputs={"release": "manifest of a complete checkpoint"})
-    parser.add_argument("--tasks", required=True, type=Path, metavar="FILE", help="YAML of tasks")
-    add_server_options(parser)
-    add_settings(parser, Settings)
-    arguments = parser.parse_args()
-
-    def command() -> Artifact:
-        settings = read_settings(arguments.settings, Settings)
-        return run_agent_tasks(
-            release=Artifact.open(arguments.release),
-            tasks=arguments.tasks,
-            output=arguments.output.parent,
-            serving=settings.serving,
-            launch=settings.launch,
-            agent_tasks=settings.agent_tasks,
-            python=arguments.python,
-            log_folder=arguments.log_folder,
-            environment=arguments.environment,
-        )
-
-    return run_stage(command)
+    files = {"tasks": "YAML of tasks"}
+    return run_served_stage(run_agent_tasks, __doc__, settings=AgentTaskSettings, files=files)
 
 
 if __name__ == "__main__":

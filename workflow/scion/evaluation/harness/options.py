@@ -1,6 +1,5 @@
 """What the stages that run a harness share."""
 
-import argparse
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,17 +13,6 @@ from scion.engines.server import Server
 REQUEST_SECONDS = 3600
 # Requests at a time where the launch leaves that to the engine.
 _PARALLEL = 16
-
-
-def add_evaluator_option(parser: argparse.ArgumentParser) -> None:
-    """Add `--evaluator-python`."""
-    parser.add_argument(
-        "--evaluator-python",
-        required=True,
-        type=Path,
-        metavar="FILE",
-        help="interpreter of envs/evaluate",
-    )
 
 
 def parallel(launch: Launch) -> int:
