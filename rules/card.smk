@@ -1,12 +1,14 @@
 """Write the model card with its pictures, and seal the release.
 
-Input: the artifacts of all stages, the card's template.
+Input: the artifacts of all stages, the card's template and those of its sections.
 Output: the artifacts render_card and release, the folder that is published.
 
 `snakemake --report report.zip` shows the pictures and the card; it needs no network. A single
 report.html would hold the pictures as `data:…;filename=…` links, under which Chromium 147 shows no
 SVG.
 """
+
+from scion.report.measurements import MEASUREMENTS, measured, picture_names
 
 
 report: "../workflow/report/workflow.rst"
@@ -21,18 +23,8 @@ EVIDENCE = (
     "extract_text",
     "quantize_nvfp4",
     "verify_release",
-    "measure_serving",
-    "run_agent_tasks",
-    "evaluate_quality",
-    *(["evaluate_ifeval"] if CONFIG.ifeval.enabled else []),
-    *(["evaluate_bfcl"] if CONFIG.bfcl.enabled else []),
-)
-# Without speculation there is no acceptance to show.
-PICTURES = (
-    *(["acceptance"] if any(CONFIG.measurement.speculative_tokens) else []),
-    "speed",
-    "quality",
-    "scores",
+    # What is measured, in the order of the rules, in which the card lists the steps.
+    *(rule.name for rule in workflow.rules if measured(rule.name, CONFIG)),
 )
 
 
@@ -41,6 +33,10 @@ rule render_card:
         release=manifest("graft_mtp"),
         evidence=[manifest(stage) for stage in EVIDENCE],
         template=project_file("workflow/templates/card.md.jinja"),
+        # Of all: that of a measurement which was left out says so.
+        sections=[
+            project_file(f"workflow/templates/sections/{stage}.md.jinja") for stage in MEASUREMENTS
+        ],
         tasks=project_file("workflow/scion/evaluation/agent/agent_tasks.yaml"),
         code=stage_code("render_card"),
     output:
@@ -59,7 +55,7 @@ rule render_card:
                 category="Pictures",
                 labels={"result": name},
             )
-            for name in PICTURES
+            for name in picture_names(CONFIG)
         ],
     log:
         f"logs/{RELEASE}/render_card.log",
@@ -74,6 +70,7 @@ rule render_card:
             --release {input.release:q} \
             --evidence {input.evidence:q} \
             --template {input.template:q} \
+            --sections {input.sections:q} \
             --tasks {input.tasks:q} \
             --settings {params.settings:q} \
             --output {output.manifest:q} \

@@ -47,7 +47,12 @@ def stage_code(stage):
 
 
 def settings(**sections):
-    """Sections of the configuration, or lists of them, as one line of JSON for `--settings`."""
+    """Sections of the configuration, or lists of them, as one line of JSON for `--settings`.
+
+    The one option that is not one value: a section is nested and typed, so it travels as a whole,
+    the stage validates it by the same pydantic model, and any changed value is a changed parameter
+    of the rule, by which Snakemake runs it again. A new key needs no new option.
+    """
 
     def plain(value):
         if isinstance(value, Section):

@@ -14,11 +14,13 @@ import measured
 from browser import Browser, Page, Scheme, open_browser, page_colours
 from project_copy import ProjectCopy
 from scion.artifacts.artifact import Artifact
-from scion.report.pictures.card_pictures import NAMES
+from scion.config import Config
+from scion.report.measurements import picture_names
 from scion.report.pictures.style import PALETTE
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
+NAMES = picture_names(Config())
 RESULTS = Path("results/pico-agent-nvfp4-text-mtp")
 
 

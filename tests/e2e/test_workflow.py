@@ -171,6 +171,7 @@ def test_an_interrupted_card_or_seal_leaves_the_earlier_one(
     own: Any = {
         "render_card": {
             "template": finished.folder / "workflow/templates/card.md.jinja",
+            "sections": sorted((finished.folder / "workflow/templates/sections").iterdir()),
             "tasks": finished.folder / "workflow/scion/evaluation/agent/agent_tasks.yaml",
             "settings": json.dumps({"card": {}, "launches": [LAUNCH]}),
         },

@@ -18,6 +18,7 @@ from scion.stages.seal_release import seal_release
 
 PROJECT = Path(__file__).parent.parent.parent
 TEMPLATE = PROJECT / "workflow/templates/card.md.jinja"
+SECTIONS = sorted((TEMPLATE.parent / "sections").iterdir())
 
 
 def evidence_of(
@@ -37,6 +38,7 @@ def rendered(
         release=conversion.graft_mtp,
         evidence=evidence,
         template=TEMPLATE,
+        sections=SECTIONS,
         tasks=measured.TASKS,
         settings=CardSettings(card=Card(**card), launches=launches),
         output=folder / "render_card",

@@ -7,9 +7,12 @@ import pytest
 
 import measured
 from browser import Browser, open_browser, page_colours
-from scion.report.pictures.card_pictures import NAMES, pictures
+from scion.config import Config
+from scion.report.measurements import picture_names
+from scion.report.pictures.card_pictures import pictures
 from scion.report.pictures.style import PALETTE, Picture
 
+NAMES = tuple(picture_names(Config()))
 SVG = "{http://www.w3.org/2000/svg}"
 TEXT, MARKS = ("ink", "muted"), ("zero", "one", "two", "three", "four")
 

@@ -8,6 +8,8 @@ from scion.checkpoint.shards import read_json
 
 CARD = "README.md"
 PROVENANCE = "provenance"
+# What was measured: the records, and the files of lines beside them.
+RESULTS = f"{PROVENANCE}/results"
 
 
 def check_release(folder: Path) -> tuple[Artifact, list[str]]:

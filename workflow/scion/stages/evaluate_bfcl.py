@@ -26,7 +26,7 @@ from scion.engines.config import Launch, Serving
 from scion.engines.server import Server
 from scion.evaluation import intervals as estimates
 from scion.evaluation.harness import bfcl_driver, child
-from scion.evaluation.harness.config import Bfcl
+from scion.evaluation.harness.config import BFCL_RECORD, Bfcl
 from scion.evaluation.harness.options import (
     REQUEST_SECONDS,
     context,
@@ -35,8 +35,7 @@ from scion.evaluation.harness.options import (
 )
 from scion.stages.served import ServedSettings, ServedStage, recorded, run_served_stage
 
-STAGE = "evaluate_bfcl"
-RESULT = "bfcl.json"
+STAGE, RESULT = BFCL_RECORD.stage, BFCL_RECORD.name
 ANSWERS = "bfcl_answers.jsonl"
 
 

@@ -39,7 +39,7 @@ from scion.engines.server import Server
 from scion.evaluation import intervals as estimates
 from scion.evaluation.chats import Chat, token_ids
 from scion.evaluation.harness import child, ifeval_driver
-from scion.evaluation.harness.config import Ifeval
+from scion.evaluation.harness.config import IFEVAL_RECORD, Ifeval
 from scion.evaluation.harness.ifeval_prompts import read_prompts
 from scion.evaluation.harness.options import (
     REQUEST_SECONDS,
@@ -49,8 +49,7 @@ from scion.evaluation.harness.options import (
 )
 from scion.stages.served import ServedSettings, ServedStage, recorded, run_served_stage
 
-STAGE = "evaluate_ifeval"
-RESULT = "ifeval.json"
+STAGE, RESULT = IFEVAL_RECORD.stage, IFEVAL_RECORD.name
 ANSWERS = "ifeval_answers.jsonl"
 # The one file of google/IFEval.
 _HUB_FILE = "ifeval_input_data.jsonl"

@@ -42,7 +42,7 @@ from scion.common.errors import ScionError
 from scion.common.files import write_json
 from scion.engines.config import Launch, Serving
 from scion.evaluation.chats import Chat, read_chats
-from scion.evaluation.quality.config import Quality
+from scion.evaluation.quality.config import RECORD, Quality
 from scion.evaluation.quality.documents import (
     Document,
     Text,
@@ -57,8 +57,7 @@ from scion.evaluation.quality.served import Engine, refusal_of
 from scion.evaluation.quality.top_k_scores import Predictions
 from scion.stages.served import ServedSettings, recorded, run_served_stage, server_record
 
-STAGE = "evaluate_quality"
-RESULT = "quality.json"
+STAGE, RESULT = RECORD.stage, RECORD.name
 # Keys of the launch that say nothing here, or are replaced.
 _REPLACED = {"name", "title", "max_model_len", "speculative_tokens"}
 

@@ -52,15 +52,14 @@ from scion.common.section import Section
 from scion.engines.config import Launch, Serving
 from scion.engines.vllm.bench import benchmark
 from scion.evaluation.decoding import compare
-from scion.evaluation.serving.config import Measurement
+from scion.evaluation.serving.config import RECORD, Measurement
 from scion.evaluation.serving.progress import Progress
 from scion.evaluation.serving.prompts import count_sets, read_prompts
 from scion.evaluation.serving.session import ServerRun, Target, measure
 from scion.evaluation.serving.speed import speed_records
 from scion.stages.served import ServedStage, recorded, run_served_stage
 
-STAGE = "measure_serving"
-RESULT = "serving.json"
+STAGE, RESULT = RECORD.stage, RECORD.name
 TIMINGS = "timings.jsonl"
 
 

@@ -1,15 +1,16 @@
 """Write the model card and its pictures: every number was measured, and says how certain it is.
 
 The artifact holds `README.md`, with the hub's metadata, and `pictures/*.svg`, to which it links.
-The template (`workflow/templates/card.md.jinja`) sees only the manifests and result files of the
-other stages and the sections `card` and `launches` of the configuration. A value that is missing is
-an error (jinja's StrictUndefined), never an empty cell. An evaluation that was left out
-(evaluate_ifeval, evaluate_bfcl) is not among the evidence, and the card says so.
+The template (`workflow/templates/card.md.jinja`) sees only the manifests and records of the other
+stages and the sections `card` and `launches` of the configuration. A value that is missing is an
+error (jinja's StrictUndefined), never an empty cell. Each stage that measures, one of
+`scion.report.measurements`, has a section of the card and a template of its own; an optional one
+that was left out is not among the evidence, and its section says so.
 """
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,36 +19,33 @@ from huggingface_hub import ModelCardData
 
 from scion.artifacts.artifact import Artifact, Draft, remake
 from scion.artifacts.release_check import CARD
-from scion.checkpoint.shards import read_json
 from scion.common.errors import ScionError
 from scion.common.section import Section
 from scion.common.text import hardware, size
 from scion.engines.config import Launch
 from scion.engines.vllm import flags as launches
 from scion.evaluation.agent.tasks import read_tasks
+from scion.evaluation.serving.config import RECORD as SERVING
 from scion.formats.modelopt import BLOCK
 from scion.report.card.hermes import hermes_values
 from scion.report.card.memory import predicted_memory
-from scion.report.card.scores import bfcl_values, ifeval_values, quality_values, tasks_values
-from scion.report.card.serving import serving_values
 from scion.report.config import Card
+from scion.report.measurements import MEASUREMENTS, read_records
 from scion.report.pictures.card_pictures import pictures
-from scion.stages.common_options import add_settings, read_settings, run_stage, stage_parser
+from scion.stages.common_options import (
+    add_file,
+    add_settings,
+    read_settings,
+    run_stage,
+    stage_parser,
+)
 from scion.stages.seal_release import PICTURES, add_evidence, open_evidence
 
 # The task whose request the card shows as a command.
 CURL_TASK = "parallel_tool_calls"
-# The result file of each stage that measures.
-RESULTS = {
-    "measure_serving": "serving.json",
-    "run_agent_tasks": "agent_tasks.json",
-    "evaluate_quality": "quality.json",
-    "evaluate_ifeval": "ifeval.json",
-    "evaluate_bfcl": "bfcl.json",
-}
 # What a release quantizes, by the parent of the modules.
 _PARTS = {"self_attn": "attention", "linear_attn": "gated delta net", "mlp": "MLP"}
-_OPTIONAL = ("evaluate_ifeval", "evaluate_bfcl")
+_SECTION = ".md.jinja"
 
 
 class CardSettings(Section):
@@ -62,6 +60,7 @@ def render_card(
     release: Artifact,
     evidence: Mapping[str, Artifact],
     template: Path,
+    sections: Sequence[Path],
     tasks: Path,
     settings: CardSettings,
     output: Path,
@@ -73,6 +72,7 @@ def render_card(
         release: The grafted checkpoint.
         evidence: The artifacts of all stages that the card quotes, by stage.
         template: The jinja template.
+        sections: The templates of the measurements' sections, `<stage>.md.jinja`.
         tasks: YAML of the agent tasks, for the example request.
         settings: What can't be measured: names, licence, launches.
         output: Folder of the artifact.
@@ -83,58 +83,43 @@ def render_card(
     """
 
     def build(draft: Draft) -> None:
-        results = read_results(evidence)
-        drawn = pictures(results)
+        records = read_records(evidence)
+        drawn = pictures(records)
         (draft.folder / PICTURES).mkdir()
         for picture in drawn:
             (draft.folder / PICTURES / f"{picture.name}.svg").write_text(picture.svg)
-        values = card_values(release, evidence, settings, results)
+        values = card_values(release, evidence, settings, records)
         values["pictures"] = {
             picture.name: f"![{_plain(picture.alt)}]({PICTURES}/{picture.name}.svg)"
             for picture in drawn
         }
         values["curl_body"] = _curl_body(tasks, settings.card)
-        (draft.folder / CARD).write_text(render(template, values))
+        (draft.folder / CARD).write_text(render(template, values, sections))
 
     return remake(
         output,
         stage="render_card",
-        inputs={**evidence, "graft_mtp": release, "template": template, "tasks": tasks},
+        inputs={
+            **evidence,
+            "graft_mtp": release,
+            "template": template,
+            **{f"section {path.name.removesuffix(_SECTION)}": path for path in sections},
+            "tasks": tasks,
+        },
         settings=settings.model_dump(mode="json"),
         environment=environment,
         build=build,
     )
 
 
-def read_results(evidence: Mapping[str, Artifact]) -> dict[str, dict[str, Any]]:
-    """The parsed result file of each stage that measured.
-
-    Raises:
-        ScionError: A stage that every release needs is missing, or its file can't be read.
-    """
-    for stage in RESULTS:
-        if stage not in evidence and stage not in _OPTIONAL:
-            raise ScionError(
-                "the card lacks a measurement",
-                where=stage,
-                expected=f"its artifact with {RESULTS[stage]}",
-                found=", ".join(evidence),
-                hint="name its manifest with --evidence, as rules/card.smk does",
-            )
-    return {
-        stage: read_json(evidence[stage].folder / name)
-        for stage, name in RESULTS.items()
-        if stage in evidence
-    }
-
-
-def render(template: Path, values: Mapping[str, Any]) -> str:
-    """The text of a template.
+def render(template: Path, values: Mapping[str, Any], sections: Iterable[Path] = ()) -> str:
+    """The text of a template, which may include those of `sections` by their file's name.
 
     Raises:
         ScionError: The template is faulty, or asks for a value that is not there.
     """
     environment = jinja2.Environment(
+        loader=jinja2.DictLoader({path.name: path.read_text() for path in sections}),
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
         autoescape=False,
@@ -157,12 +142,11 @@ def card_values(
     release: Artifact,
     evidence: Mapping[str, Artifact],
     settings: CardSettings,
-    results: Mapping[str, dict[str, Any]],
+    records: Mapping[str, dict[str, Any]],
 ) -> dict[str, Any]:
     """All that the template may quote, but for the pictures and the example request."""
     text_only = evidence["extract_text"].facts["text_only"]
-    serving = results["measure_serving"]
-    made_from = evidence["run_agent_tasks"].manifest["made_from"]
+    serving = records[SERVING.stage]
     steps = {**evidence, "graft_mtp": release}
     return {
         "card": settings.card,
@@ -184,12 +168,22 @@ def card_values(
         "engine": serving["engine"],
         "hardware": hardware(serving["hardware"]),
         "cpu": serving["hardware"]["kind"] == "cpu",
-        "serving": serving_values(serving),
-        "tasks": {**tasks_values(results["run_agent_tasks"]), "prompts": made_from["tasks"]},
-        "quality": quality_values(results["evaluate_quality"]),
-        "ifeval": ifeval_values(results.get("evaluate_ifeval")),
-        "bfcl": bfcl_values(results.get("evaluate_bfcl")),
+        "sections": _sections(evidence, records),
     }
+
+
+def _sections(
+    evidence: Mapping[str, Artifact], records: Mapping[str, dict[str, Any]]
+) -> Sequence[dict[str, Any]]:
+    """For each measurement its section's template, and what that may quote: None if left out."""
+    return [
+        {
+            "file": f"{stage}{_SECTION}",
+            "measured": row.card(records[stage]) if stage in records else None,
+            "made_from": evidence[stage].manifest["made_from"] if stage in records else None,
+        }
+        for stage, row in MEASUREMENTS.items()
+    ]
 
 
 def _formats(recipe: Mapping[str, Any]) -> dict[str, str]:
@@ -241,8 +235,16 @@ def main() -> int:
     """Parse arguments and run the stage."""
     parser = stage_parser(__doc__, inputs={"release": "manifest of graft_mtp"})
     add_evidence(parser)
-    parser.add_argument("--template", required=True, type=Path, help="jinja template of the card")
-    parser.add_argument("--tasks", required=True, type=Path, help="YAML of the agent tasks")
+    add_file(parser, "template", "jinja template of the card")
+    parser.add_argument(
+        "--sections",
+        required=True,
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="jinja templates of the measurements' sections, <stage>.md.jinja",
+    )
+    add_file(parser, "tasks", "YAML of the agent tasks")
     add_settings(parser, CardSettings)
     args = parser.parse_args()
     return run_stage(
@@ -250,6 +252,7 @@ def main() -> int:
             release=Artifact.open(args.release),
             evidence=open_evidence(args.evidence),
             template=args.template,
+            sections=args.sections,
             tasks=args.tasks,
             settings=read_settings(args.settings, CardSettings),
             output=args.output.parent,

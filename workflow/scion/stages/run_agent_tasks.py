@@ -27,14 +27,13 @@ from scion.common.errors import ScionError
 from scion.common.files import write_json
 from scion.engines.config import Launch, Serving
 from scion.evaluation.agent.asking import ask_all
-from scion.evaluation.agent.config import AgentTasks
+from scion.evaluation.agent.config import RECORD, AgentTasks
 from scion.evaluation.agent.results import count, failures, tell
 from scion.evaluation.agent.tasks import read_tasks
 from scion.evaluation.harness.options import parallel
 from scion.stages.served import ServedSettings, ServedStage, recorded, run_served_stage
 
-STAGE = "run_agent_tasks"
-RESULT = "agent_tasks.json"
+STAGE, RESULT = RECORD.stage, RECORD.name
 
 
 class AgentTaskSettings(ServedSettings):

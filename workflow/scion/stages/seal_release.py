@@ -13,13 +13,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from scion.artifacts.artifact import MANIFEST, TENSORS, Artifact, Draft, remake
-from scion.artifacts.release_check import PROVENANCE
+from scion.artifacts.release_check import PROVENANCE, RESULTS
 from scion.common.errors import ScionError
 from scion.common.files import atomic_file, copy_file, link_or_copy
 from scion.stages.common_options import run_stage, stage_parser
 
 SUMS = "SHA256SUMS"
-RESULTS = "results"
 PICTURES = "pictures"
 _KINDS = (".json", ".jsonl")
 
@@ -47,7 +46,7 @@ def seal_release(
     stages = {**evidence, "graft_mtp": release, "render_card": card}
 
     def build(draft: Draft) -> None:
-        (draft.folder / PROVENANCE / RESULTS).mkdir(parents=True)
+        (draft.folder / RESULTS).mkdir(parents=True)
         for name in release.files:
             if name != TENSORS:
                 # Small files are copied: people edit those of a folder that they publish, and a
@@ -62,11 +61,11 @@ def seal_release(
             copy_file(artifact.folder / MANIFEST, draft.folder / PROVENANCE / f"{stage}.json")
         for artifact in evidence.values():
             for name in _reports(artifact):
-                copy_file(artifact.folder / name, draft.folder / PROVENANCE / RESULTS / name)
+                copy_file(artifact.folder / name, draft.folder / RESULTS / name)
         draft.hash_files()
         recorded = {**release.files, **card.files}
         recorded |= {
-            f"{PROVENANCE}/{RESULTS}/{name}": artifact.files[name]
+            f"{RESULTS}/{name}": artifact.files[name]
             for artifact in evidence.values()
             for name in _reports(artifact)
         }

@@ -3,6 +3,9 @@
 from pydantic import Field
 
 from scion.common.section import Section
+from scion.evaluation.record_file import RecordFile
+
+RECORD = RecordFile("run_agent_tasks", "agent_tasks.json")
 
 
 class AgentTasks(Section):

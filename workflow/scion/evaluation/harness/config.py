@@ -5,6 +5,10 @@ from typing import Literal
 from pydantic import Field
 
 from scion.common.section import Section
+from scion.evaluation.record_file import RecordFile
+
+IFEVAL_RECORD = RecordFile("evaluate_ifeval", "ifeval.json")
+BFCL_RECORD = RecordFile("evaluate_bfcl", "bfcl.json")
 
 BfclCategory = Literal["simple_python", "multiple", "parallel", "irrelevance"]
 

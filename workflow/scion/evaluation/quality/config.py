@@ -3,6 +3,9 @@
 from pydantic import Field
 
 from scion.common.section import Section
+from scion.evaluation.record_file import RecordFile
+
+RECORD = RecordFile("evaluate_quality", "quality.json")
 
 
 class Quality(Section):

@@ -3,6 +3,9 @@
 from pydantic import Field
 
 from scion.common.section import Section
+from scion.evaluation.record_file import RecordFile
+
+RECORD = RecordFile("measure_serving", "serving.json")
 
 
 class Measurement(Section):

@@ -4,7 +4,19 @@ from collections.abc import Sequence
 from typing import Any
 
 from scion.common.text import Record, change, mode, number, share, small, table
-from scion.report.pictures.scores import MODELS, PARTS
+
+MODELS = {
+    "fixed": "bf16 reference",
+    "source": "source as fetched",
+    "release": "this release",
+    "base": "base model",
+}
+"""How people read the names of `quality.json`, in the order in which they are shown."""
+
+PARTS = {"assistant": "assistant tokens", "chats": "whole chats", "texts": "plain texts"}
+
+ScoreGroup = tuple[str, list[tuple[str, Record]]]
+"""Rates for the picture of scores: what they are of, and by name each estimate."""
 
 
 def tasks_values(tasks: Record) -> dict[str, Any]:
@@ -36,6 +48,11 @@ def tasks_values(tasks: Record) -> dict[str, Any]:
             if not one["passed"]
         ],
     }
+
+
+def tasks_scores(tasks: Record) -> ScoreGroup:
+    """The pass rate of each agent task."""
+    return "agent tasks", [(task["title"], task["rate"]) for task in tasks["tasks"]]
 
 
 def quality_values(quality: Record) -> dict[str, Any]:
@@ -104,10 +121,12 @@ def _source_words(models: Sequence[Record]) -> str:
     return ""
 
 
-def ifeval_values(ifeval: Record | None) -> dict[str, Any] | None:
-    """What the template says of IFEval; None where it was left out."""
-    if ifeval is None:
-        return None
+def ifeval_values(ifeval: Record) -> dict[str, Any]:
+    """What the template says of IFEval.
+
+    Args:
+        ifeval: The content of `ifeval.json`.
+    """
     rows = [
         [name.replace("_", " "), share(one), str(one["count"])]
         for name, one in ifeval["scores"].items()
@@ -123,10 +142,17 @@ def ifeval_values(ifeval: Record | None) -> dict[str, Any] | None:
     }
 
 
-def bfcl_values(bfcl: Record | None) -> dict[str, Any] | None:
-    """What the template says of the function-calling leaderboard; None where it was left out."""
-    if bfcl is None:
-        return None
+def ifeval_scores(ifeval: Record) -> ScoreGroup:
+    """IFEval's four scores."""
+    return "IFEval", [(name.replace("_", " "), rate) for name, rate in ifeval["scores"].items()]
+
+
+def bfcl_values(bfcl: Record) -> dict[str, Any]:
+    """What the template says of the function-calling leaderboard.
+
+    Args:
+        bfcl: The content of `bfcl.json`.
+    """
     left_out = sum(len(one["left_out"]) for one in bfcl["categories"])
     rows = [
         [
@@ -144,6 +170,12 @@ def bfcl_values(bfcl: Record | None) -> dict[str, Any] | None:
         "harness": f"{bfcl['harness']['name']} {bfcl['harness']['version']}",
         "how": _how(bfcl, limit),
     }
+
+
+def bfcl_scores(bfcl: Record) -> ScoreGroup:
+    """The accuracy of each category."""
+    categories = bfcl["categories"]
+    return "BFCL", [(each["name"].replace("_", " "), each["accuracy"]) for each in categories]
 
 
 def _how(result: Record, asked: str) -> str:

@@ -9,7 +9,6 @@ prompts: a machine that was busier on another day can part two timings as well.
 Items of lists are aligned by what identifies them, never by their place, unless nothing does.
 """
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -17,17 +16,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from scion.common.errors import ScionError
+from scion.report.measurements import MEASUREMENTS, Identity
 
 SAME, WITHIN, OVERLAP, APART, UNKNOWN = VERDICTS = ("same", "within", "overlap", "apart", "unknown")
 _PARTS = {"value", "low", "high", "count"}
 _NOTHING, _VALUE, _ESTIMATE = "nothing", "a value", "an estimate"
 _OBJECT, _LIST = "an object", "a list of objects"
-# Keys that identify the items of a list, and how they read; the first that all items have.
-_IDENTITIES = (
-    ({"launch", "speculative_tokens"}, "{launch} n={speculative_tokens}"),
-    ({"tokens", "parallel"}, "{tokens} tokens, {parallel} parallel"),
-    ({"set", "thinking"}, "{set}, {thinking}"),
-    ({"prompt", "length"}, "{prompt}, up to {length} tokens"),
+# What identifies the items of other lists than those of measurements.
+_IDENTITIES: tuple[Identity, ...] = (
     ({"code", "subject", "expected"}, "{code} {subject} {expected}"),
     ({"name"}, "{name}"),
     ({"id"}, "{id}"),
@@ -162,7 +158,7 @@ def _walk(path: Place, a: Any, b: Any) -> Iterator[Finding]:
         yield Number(path, a, b)
     else:
         yield from _walk_all(
-            *({(*path, key): _told(key, part) for key, part in one.items()} for one in (a, b))
+            *({(*path, key): _comparable(key, part) for key, part in one.items()} for one in (a, b))
         )
 
 
@@ -217,9 +213,15 @@ def _shape(path: Place, expected: object, found: object) -> ScionError:
 
 def _labelled(path: Place, *lists: list[Record]) -> list[dict[Place, Record]]:
     """The items of each list by path; a list's own name is told only if it holds estimates."""
-    items = [one for part in lists for one in part]
+    items = [item for part in lists for item in part]
+    known = [identity for row in MEASUREMENTS.values() for identity in row.identities]
     form = next(
-        (form for keys, form in _IDENTITIES if all(keys <= one.keys() for one in items)), ""
+        (
+            form
+            for keys, form in (*known, *_IDENTITIES)
+            if all(keys <= item.keys() for item in items)
+        ),
+        "",
     )
     mark = " " if all(map(_is_estimate, items)) else _ITEM
     # A file's name is told always.
@@ -241,25 +243,12 @@ def _mode(thinking: Any) -> str:
     return "both" if thinking is None else "thinking" if thinking else "no thinking"
 
 
-def _told(key: str, value: Any) -> Any:
-    """What of a value can be the same in two runs: no free port, nor ids and times of answers."""
-    if key == "command" and isinstance(value, list) and "--port" in value:
-        place = value.index("--port")
-        return value[:place] + value[place + 2 :]
-    if key == "response" and isinstance(value, dict) and isinstance(value.get("choices"), list):
-        return [_said(one) for one in value["choices"]]
+def _comparable(key: str, value: Any) -> Any:
+    """What of a value can be the same in two runs."""
+    for row in MEASUREMENTS.values():
+        if key in row.comparable:
+            return row.comparable[key](value)
     return value
-
-
-def _said(choice: Any) -> Any:
-    """Reasoning, text, tool calls and the reason to stop, of a chat completion's choice."""
-    try:
-        message = choice["message"]
-        calls = [one["function"] for one in message["tool_calls"] or ()]
-        parts = [message.get("reasoning"), message["content"], *calls, choice["finish_reason"]]
-    except (LookupError, TypeError):
-        return choice
-    return json.dumps(parts, ensure_ascii=False)
 
 
 def holds_numbers(content: Any) -> bool:

@@ -12,14 +12,13 @@ from typing import Any
 
 from scion.artifacts.artifact import FORMAT, MANIFEST, Artifact
 from scion.artifacts.environments import locks_of
-from scion.artifacts.release_check import PROVENANCE
+from scion.artifacts.release_check import PROVENANCE, RESULTS
 from scion.checkpoint.shards import read_json
 from scion.common.digest import digest_file
 from scion.common.errors import ScionError
 from scion.report.comparison.findings import holds_numbers
 
 _SEALED = "seal_release"
-_RESULTS = f"{PROVENANCE}/results/"
 # Names that are told one by one, and letters of a setting.
 _SHOWN, _LETTERS = 4, 40
 
@@ -87,14 +86,14 @@ def open_release(folder: Path) -> Release:
         if name.startswith(f"{PROVENANCE}/") and name.endswith(".json")
     }
     results = {
-        name.removeprefix(_RESULTS): content
+        name.removeprefix(f"{RESULTS}/"): content
         for name, content in contents.items()
-        if name.startswith(_RESULTS)
+        if name.startswith(f"{RESULTS}/")
     }
     manifests = {
         Path(name).stem: content
         for name, content in contents.items()
-        if not name.startswith(_RESULTS)
+        if not name.startswith(f"{RESULTS}/")
     }
     return Release(artifact, {**manifests, _SEALED: artifact.manifest}, results)
 

@@ -1,33 +1,23 @@
-"""The pictures of a release, drawn from the result files alone."""
+"""The pictures of a release, drawn from the records alone."""
 
 from collections.abc import Mapping
 
 from scion.common.text import Record
-from scion.report.pictures.scores import quality_picture, scores_picture
-from scion.report.pictures.serving import acceptance_picture, speed_picture
+from scion.report.measurements import MEASUREMENTS
+from scion.report.pictures.scores import scores_picture
 from scion.report.pictures.style import Picture
 
-NAMES = ("acceptance", "speed", "quality", "scores")
 
-
-def pictures(results: Mapping[str, Record]) -> list[Picture]:
-    """All pictures that the results allow.
+def pictures(records: Mapping[str, Record]) -> list[Picture]:
+    """All pictures that the records allow, in the order of `picture_names`.
 
     Args:
-        results: The parsed result file by stage; `evaluate_ifeval` and `evaluate_bfcl` may lack.
+        records: The parsed record by stage; those of optional stages may lack.
 
     Returns:
-        Those of `NAMES`, in that order; without speculation there is no acceptance.
+        Without speculation there is no acceptance among them.
     """
-    serving = results["measure_serving"]
-    drawn = [
-        acceptance_picture(serving),
-        speed_picture(serving),
-        quality_picture(results["evaluate_quality"]),
-        scores_picture(
-            results["run_agent_tasks"],
-            results.get("evaluate_ifeval"),
-            results.get("evaluate_bfcl"),
-        ),
-    ]
-    return [picture for picture in drawn if picture is not None]
+    rows = [(row, records[stage]) for stage, row in MEASUREMENTS.items() if stage in records]
+    drawn = [picture.draw(record) for row, record in rows for picture in row.pictures]
+    groups = [row.scores(record) for row, record in rows if row.scores is not None]
+    return [picture for picture in (*drawn, scores_picture(groups)) if picture is not None]

@@ -1,5 +1,6 @@
 """Pictures of what the release can do: quality beside its reference, and scores of tasks."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -7,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from scion.common.text import Record, change, number, share, small
+from scion.report.card.scores import MODELS, PARTS, ScoreGroup
 from scion.report.pictures.style import (
     INK,
     MARKERS,
@@ -19,16 +21,6 @@ from scion.report.pictures.style import (
     point,
     style_axes,
 )
-
-MODELS = {
-    "fixed": "bf16 reference",
-    "source": "source as fetched",
-    "release": "this release",
-    "base": "base model",
-}
-"""How people read the names of `quality.json`, in the order in which they are shown."""
-
-PARTS = {"assistant": "assistant tokens", "chats": "whole chats", "texts": "plain texts"}
 
 _PANELS: tuple[tuple[str, str, Any], ...] = (
     ("perplexity", "perplexity", lambda one: f"{one['value']:.3f}"),
@@ -128,15 +120,8 @@ def _scale(axes: Axes, values: list[float], *, logarithmic: bool) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def scores_picture(tasks: Record, ifeval: Record | None, bfcl: Record | None) -> Picture:
-    """Pass rates of the agent tasks, of IFEval and of the function-calling categories."""
-    groups = [("agent tasks", [(one["title"], one["rate"]) for one in tasks["tasks"]])]
-    if ifeval is not None:
-        scores = ifeval["scores"].items()
-        groups.append(("IFEval", [(name.replace("_", " "), one) for name, one in scores]))
-    if bfcl is not None:
-        cases = bfcl["categories"]
-        groups.append(("BFCL", [(one["name"].replace("_", " "), one["accuracy"]) for one in cases]))
+def scores_picture(groups: Sequence[ScoreGroup]) -> Picture:
+    """Pass rates, such as those of the agent tasks, of IFEval and of the function calls."""
     lines = sum(len(rows) + 1 for _, rows in groups)
     height = 0.95 + 0.24 * lines + 0.35
 
@@ -146,12 +131,13 @@ def scores_picture(tasks: Record, ifeval: Record | None, bfcl: Record | None) ->
         axes = figure.add_axes(box)
         style_axes(axes, "", grid="x")
         place = 0
-        for group, ((name, rows), colour) in enumerate(zip(groups, SERIES, strict=False)):
+        for group, (name, rows) in enumerate(groups):
+            colour, marker = SERIES[group % 4], MARKERS[group % 4]
             beside = axes.get_yaxis_transform()
             axes.text(-0.56, place, name, color=INK, weight="bold", va="center", transform=beside)
             for text, estimate in rows:
                 place += 1
-                style: Any = {"color": colour, "marker": MARKERS[group], "scale": 100}
+                style: Any = {"color": colour, "marker": marker, "scale": 100}
                 point(axes, (100 * estimate["value"], place), estimate, across=True, **style)
                 axes.text(
                     -0.03, place, text, color=MUTED, ha="right", va="center", transform=beside

@@ -1,0 +1,72 @@
+"""What `scion summary` says of each record."""
+
+from scion.common.text import Record, change, drafts, hardware, number, ratio, share
+
+
+def agent_task_lines(tasks: Record) -> list[str]:
+    """How many agent tasks passed, and on what: the content of `agent_tasks.json`."""
+    first = [task["results"][0]["passed"] for task in tasks["tasks"]]
+    engine = f"{tasks['engine']['name']} {tasks['engine']['version']}"
+    return [
+        f"agent tasks: {sum(first)}/{len(first)}, all cases {tasks['passed']}/{tasks['total']} = "
+        f"{share(tasks['rate'])}, on {engine} ({hardware(tasks['hardware'])})"
+    ]
+
+
+def serving_lines(serving: Record) -> list[str]:
+    """MTP acceptance and decode speed: the content of `serving.json`."""
+    runs = serving["runs"]
+    acceptance = [f"{_name(run)}{_acceptance(run)}" for run in runs if run["acceptance"]]
+    drafting = [run for run in runs if run["speculative_tokens"]]
+    return acceptance + [f"{_name(run)}{line}" for run in drafting for line in _speed(run)]
+
+
+def _name(run: Record) -> str:
+    return f"{drafts(run['speculative_tokens'])}:".ljust(13)
+
+
+def _acceptance(run: Record) -> str:
+    counts = next(row for row in run["acceptance"] if row["set"] == "all")
+    positions = ", ".join(share(one) for one in counts["per_position"])
+    same = run["same_text_as_baseline"]
+    text = f"; text as without MTP {same['identical']}/{same['total']}" if same else ""
+    return (
+        f"accepted by position {positions}; {number(counts['mean_length'], 2)} of "
+        f"{run['speculative_tokens'] + 1} tokens a step{text}"
+    )
+
+
+def _speed(run: Record) -> list[str]:
+    """The longest single decode, beside no MTP."""
+    single = [one for one in run["speed"] if one["parallel"] == 1]
+    if not single:
+        return []
+    longest = max(single, key=lambda one: one["tokens"])
+    beside = longest["ratio_to_baseline"]
+    return [
+        f"{number(longest['tokens_per_second'])} tokens a second over {longest['tokens']}"
+        + (f", {ratio(beside)} no MTP" if beside else "")
+    ]
+
+
+def quality_lines(quality: Record) -> list[str]:
+    """Perplexity beside bf16: the content of `quality.json`."""
+    parts = {one["name"]: one["parts"] for one in quality["models"] if one["parts"]}
+    part = next(part for part, scored in parts["release"].items() if scored)
+    own, before = parts["release"][part], parts[quality["reference"]][part]
+    return [
+        f"perplexity:  {number(own['perplexity'], 4)}, bf16 {number(before['perplexity'], 4)}; "
+        f"loss {change(own['loss_change'])} over {own['tokens']} held-out tokens ({part})"
+    ]
+
+
+def ifeval_lines(ifeval: Record) -> list[str]:
+    """IFEval's scores: the content of `ifeval.json`."""
+    shown = [f"{name.replace('_', ' ')} {share(rate)}" for name, rate in ifeval["scores"].items()]
+    return [f"IFEval:      {'; '.join(shown)}"]
+
+
+def bfcl_lines(bfcl: Record) -> list[str]:
+    """How many function calls were right: the content of `bfcl.json`."""
+    shown = [f"{each['name']} {each['passed']}/{each['cases']}" for each in bfcl["categories"]]
+    return [f"BFCL:        {'; '.join(shown)}"]
