@@ -73,10 +73,12 @@ def compare(args: argparse.Namespace) -> int:
     """Run `scion compare`; the exit code."""
     from scion.common.errors import ScionError
     from scion.report.comparison.releases import open_release
-    from scion.report.comparison.tables import Report
+    from scion.report.comparison.tables import ComparisonReport
 
     try:
-        report = Report.of(open_release(args.a), open_release(args.b), everything=args.all)
+        report = ComparisonReport.of(
+            open_release(args.a), open_release(args.b), everything=args.all
+        )
     except ScionError as error:
         print(f"error: {error}", file=sys.stderr)
         return _UNUSABLE

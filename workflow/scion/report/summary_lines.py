@@ -27,7 +27,7 @@ def _name(run: Record) -> str:
 
 def _acceptance(run: Record) -> str:
     counts = next(row for row in run["acceptance"] if row["set"] == "all")
-    positions = ", ".join(share(one) for one in counts["per_position"])
+    positions = ", ".join(share(rate) for rate in counts["per_position"])
     same = run["same_text_as_baseline"]
     text = f"; text as without MTP {same['identical']}/{same['total']}" if same else ""
     return (
@@ -38,10 +38,10 @@ def _acceptance(run: Record) -> str:
 
 def _speed(run: Record) -> list[str]:
     """The longest single decode, beside no MTP."""
-    single = [one for one in run["speed"] if one["parallel"] == 1]
+    single = [decode for decode in run["speed"] if decode["parallel"] == 1]
     if not single:
         return []
-    longest = max(single, key=lambda one: one["tokens"])
+    longest = max(single, key=lambda decode: decode["tokens"])
     beside = longest["ratio_to_baseline"]
     return [
         f"{number(longest['tokens_per_second'])} tokens a second over {longest['tokens']}"
@@ -51,7 +51,7 @@ def _speed(run: Record) -> list[str]:
 
 def quality_lines(quality: Record) -> list[str]:
     """Perplexity beside bf16: the content of `quality.json`."""
-    parts = {one["name"]: one["parts"] for one in quality["models"] if one["parts"]}
+    parts = {model["name"]: model["parts"] for model in quality["models"] if model["parts"]}
     part = next(part for part, scored in parts["release"].items() if scored)
     own, before = parts["release"][part], parts[quality["reference"]][part]
     return [
@@ -68,5 +68,8 @@ def ifeval_lines(ifeval: Record) -> list[str]:
 
 def bfcl_lines(bfcl: Record) -> list[str]:
     """How many function calls were right: the content of `bfcl.json`."""
-    shown = [f"{each['name']} {each['passed']}/{each['cases']}" for each in bfcl["categories"]]
+    shown = [
+        f"{category['name']} {category['passed']}/{category['cases']}"
+        for category in bfcl["categories"]
+    ]
     return [f"BFCL:        {'; '.join(shown)}"]

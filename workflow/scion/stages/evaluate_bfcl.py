@@ -80,26 +80,29 @@ def evaluate_bfcl(
         child.require(evaluator_python)
         with served.server(release, launch) as server:
             about = served.describe(server) | {"launch": launch.model_dump(mode="json")}
-            found = child.evaluate(
+            answered = child.evaluate(
                 bfcl_driver,
                 _request(server, launch, bfcl),
                 python=evaluator_python,
                 log=served.log("harness"),
                 server=server,
             )
-        result: dict[str, Any] = about | summary(found, bfcl)
+        result: dict[str, Any] = about | summary(answered, bfcl)
         write_json(draft.folder / RESULT, result)
         write_lines(
             draft.folder / ANSWERS,
             (
-                {"category": one["name"], **answer}
-                for one in found["categories"]
-                for answer in one["answers"]
+                {"category": category["name"], **answer}
+                for category in answered["categories"]
+                for answer in category["answers"]
             ),
         )
-        draft.facts |= {one["name"]: one["accuracy"]["value"] for one in result["categories"]}
+        draft.facts |= {
+            category["name"]: category["accuracy"]["value"] for category in result["categories"]
+        }
         shown = ", ".join(
-            f"{one['name']} {one['passed']} of {one['cases']}" for one in result["categories"]
+            f"{category['name']} {category['passed']} of {category['cases']}"
+            for category in result["categories"]
         )
         print(f"{STAGE}: passed: {shown}", file=sys.stderr, flush=True)
 
@@ -117,29 +120,29 @@ def evaluate_bfcl(
     )
 
 
-def summary(found: dict[str, Any], bfcl: Bfcl) -> dict[str, Any]:
+def summary(answered: dict[str, Any], bfcl: Bfcl) -> dict[str, Any]:
     """What the result records of the driver's: accuracies with intervals."""
     return {
-        "harness": found["harness"],
+        "harness": answered["harness"],
         "limit": bfcl.limit,
         "thinking": bfcl.enable_thinking,
         "max_tokens": bfcl.max_tokens,
-        "categories": [_category(one, bfcl) for one in found["categories"]],
+        "categories": [_category(category, bfcl) for category in answered["categories"]],
     }
 
 
-def _category(found: dict[str, Any], bfcl: Bfcl) -> dict[str, Any]:
-    answers = found["answers"]
-    passed = sum(one["passed"] for one in answers)
+def _category(category: dict[str, Any], bfcl: Bfcl) -> dict[str, Any]:
+    answers = category["answers"]
+    passed = sum(answer["passed"] for answer in answers)
     return {
-        "name": found["name"],
+        "name": category["name"],
         "cases": len(answers),
         "passed": passed,
         "accuracy": estimates.proportion(passed, len(answers)).record(),
-        "harness_accuracy": found["accuracy"],
+        "harness_accuracy": category["accuracy"],
         # The finish reason does not tell: it is `tool_calls` where the last of them is cut.
-        "cut": sum(one["output_token_count"] >= bfcl.max_tokens for one in answers),
-        "left_out": found["left_out"],
+        "cut": sum(answer["output_token_count"] >= bfcl.max_tokens for answer in answers),
+        "left_out": category["left_out"],
     }
 
 

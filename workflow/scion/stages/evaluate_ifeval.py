@@ -120,11 +120,11 @@ def evaluate_ifeval(
                 _check_fit(server, rows, ifeval)
                 about = served.describe(server) | {"launch": launch.model_dump(mode="json")}
                 print(f"{STAGE}: {len(rows)} prompts", file=sys.stderr, flush=True)
-                found = ask(request | _how(server, launch, ifeval), server=server)
-            _check_complete(rows, found["samples"])
+                answered = ask(request | _how(server, launch, ifeval), server=server)
+            _check_complete(rows, answered["samples"])
             data = {**_name(location), "file": path.name, "sha256": digest_file(path)}
-            result = about | summary(found, ifeval) | {"dataset": data | {"prompts": len(rows)}}
-        _write(draft, result, found["samples"])
+            result = about | summary(answered, ifeval) | {"dataset": data | {"prompts": len(rows)}}
+        _write(draft, result, answered["samples"])
 
     return remake(
         output,
@@ -163,18 +163,18 @@ def _write(draft: Draft, result: dict[str, Any], samples: Sequence[dict[str, Any
     print(f"{STAGE}: {len(samples)} prompts answered: {shown}", file=sys.stderr, flush=True)
 
 
-def summary(found: dict[str, Any], ifeval: Ifeval) -> dict[str, Any]:
+def summary(answered: dict[str, Any], ifeval: Ifeval) -> dict[str, Any]:
     """What the result records of the driver's: scores with intervals, from the verdicts' counts."""
-    samples = found["samples"]
-    harness = {"task_version": found["task_version"], "scores": found["scores"]}
+    samples = answered["samples"]
+    harness = {"task_version": answered["task_version"], "scores": answered["scores"]}
     return {
-        "harness": found["harness"] | harness,
+        "harness": answered["harness"] | harness,
         "limit": ifeval.limit,
         "thinking": ifeval.enable_thinking,
         "max_tokens": ifeval.max_tokens,
         "answers": {
-            "empty": sum(not one["answer"].strip() for one in samples),
-            "cut": found["cut"],
+            "empty": sum(not sample["answer"].strip() for sample in samples),
+            "cut": answered["cut"],
         },
         "scores": {name: _score(samples, metric).record() for name, metric in _SCORES.items()},
     }
@@ -182,8 +182,8 @@ def summary(found: dict[str, Any], ifeval: Ifeval) -> dict[str, Any]:
 
 def _score(samples: Sequence[dict[str, Any]], metric: str) -> estimates.Estimate:
     verdicts: list[bool] = []
-    for one in samples:
-        verdict = one[metric]
+    for sample in samples:
+        verdict = sample[metric]
         verdicts += verdict if isinstance(verdict, list) else [verdict]
     return estimates.proportion(sum(verdicts), len(verdicts))
 
@@ -220,7 +220,7 @@ def _check_fit(server: Server, rows: Sequence[dict[str, Any]], ifeval: Ifeval) -
 
 
 def _check_complete(rows: Sequence[dict[str, Any]], samples: Sequence[dict[str, Any]]) -> None:
-    asked, answered = [row["key"] for row in rows], [one["key"] for one in samples]
+    asked, answered = [row["key"] for row in rows], [sample["key"] for sample in samples]
     if asked != answered:
         missing = sorted(set(asked) - set(answered))
         raise ScionError(

@@ -47,7 +47,7 @@ def lint_source(*, source: Artifact, output: Path, settings: Lint, environment: 
         draft.facts |= {
             "engines": judged_engines(settings),
             "findings": len(results),
-            "repaired_by": sorted({one.rule.stage for one in results if one.rule.stage}),
+            "repaired_by": sorted({result.rule.stage for result in results if result.rule.stage}),
         }
 
     return remake(

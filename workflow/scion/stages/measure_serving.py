@@ -161,7 +161,7 @@ def measure_serving(
 def _baseline(run: ServerRun, runs: Sequence[ServerRun]) -> ServerRun | None:
     """The same launch without drafts; None for that itself, or where it was not asked for."""
     without = run.launch.model_copy(update={"speculative_tokens": 0})
-    return next((one for one in runs if one.launch == without and one is not run), None)
+    return next((other for other in runs if other.launch == without and other is not run), None)
 
 
 def _record(run: ServerRun, baseline: ServerRun | None) -> dict[str, Any]:

@@ -131,7 +131,8 @@ def render(template: Path, values: Mapping[str, Any], sections: Iterable[Path] =
     except jinja2.TemplateError as error:
         raise ScionError(
             "the card's template can't be rendered",
-            where=f"{template}, line {getattr(error, 'lineno', None) or 'unknown'}",
+            where=f"{getattr(error, 'name', None) or template}, line "
+            f"{getattr(error, 'lineno', None) or 'unknown'}",
             expected="only values that the stages record",
             found=error,
             hint="compare the template with workflow/scion/stages/render_card.py",
@@ -162,7 +163,7 @@ def card_values(
         "graft": release.facts,
         "verify": evidence["verify_release"].facts,
         "weights_root": release.root,
-        "steps": [{"name": name, "root": made.root} for name, made in steps.items()],
+        "steps": [{"name": name, "root": artifact.root} for name, artifact in steps.items()],
         "launches": _launches(release.folder, settings, text_only=text_only),
         "hermes": hermes_values(settings.launches, model=settings.card.repository),
         "engine": serving["engine"],

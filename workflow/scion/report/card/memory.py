@@ -23,7 +23,7 @@ def predicted_memory(release: Path, launch: Launch, *, text_only: bool) -> str |
     if launch.gpu is None:
         return None
     gpu, checkpoint = find_gpu(launch.gpu), Checkpoint.open(release)
-    made = predict(
+    prediction = predict(
         {name: checkpoint.tensor(name) for name in checkpoint.shard_of},
         checkpoint.config,
         launch,
@@ -33,11 +33,13 @@ def predicted_memory(release: Path, launch: Launch, *, text_only: bool) -> str |
         text_only=text_only,
         note=gpu.note,
     )
-    held = made.capacity
-    said = "".join(f" {one.severity.capitalize()}: {one.text}." for one in made.findings)
+    held = prediction.capacity
+    remarks = "".join(
+        f" {finding.severity.capitalize()}: {finding.text}." for finding in prediction.findings
+    )
     return (
-        f"Predicted for {made.engine} on {gpu.title}, not measured: weights "
-        f"{made.weights.loaded / GIB:.1f} GiB, cache {made.cache / GIB:.1f} GiB, which is "
-        f"{held.tokens:,} tokens or {held.concurrency:.2f} requests of full context; the launch "
-        f"{made.verdict}.{said}"
+        f"Predicted for {prediction.engine} on {gpu.title}, not measured: weights "
+        f"{prediction.weights.loaded / GIB:.1f} GiB, cache {prediction.cache / GIB:.1f} GiB, "
+        f"which is {held.tokens:,} tokens or {held.concurrency:.2f} requests of full context; "
+        f"the launch {prediction.verdict}.{remarks}"
     )

@@ -37,15 +37,15 @@ def tasks_values(tasks: Record) -> dict[str, Any]:
     ]
     rows.append(["all", "", f"**{tasks['passed']} of {tasks['total']}**", share(tasks["rate"])])
     return {
-        "passed": sum(one["passed"] for one in first),
+        "passed": sum(result["passed"] for result in first),
         "total": len(first),
         "speculative_tokens": tasks["speculative_tokens"],
         "table": table(["task", "its first case", "all cases", "pass rate"], rows),
         "failures": [
-            f"{task['title']}, `{one['name']}`: {one['reason']}"
+            f"{task['title']}, `{result['name']}`: {result['reason']}"
             for task in tasks["tasks"]
-            for one in task["results"]
-            if not one["passed"]
+            for result in task["results"]
+            if not result["passed"]
         ],
     }
 
@@ -61,7 +61,7 @@ def quality_values(quality: Record) -> dict[str, Any]:
     Args:
         quality: The content of `quality.json`.
     """
-    scored = {one["name"]: one["parts"] for one in quality["models"] if one["parts"]}
+    scored = {model["name"]: model["parts"] for model in quality["models"] if model["parts"]}
     models = [name for name in MODELS if name in scored]
     return {
         "datasets": [
@@ -81,11 +81,11 @@ def _score_table(scored: dict[str, Record], models: Sequence[str]) -> str:
     rows: list[list[str]] = []
     for part, words in PARTS.items():
         cells = [scored[name].get(part) for name in models]
-        counted = next((one for one in cells if one), None)
+        counted = next((cell for cell in cells if cell), None)
         if counted is None:
             continue
         for key, digits in (("loss", 4), ("perplexity", 4)):
-            shown = [number(one[key], digits) if one else "" for one in cells]
+            shown = [number(cell[key], digits) if cell else "" for cell in cells]
             rows.append([f"{key}, {words}", *shown, str(counted["tokens"])])
     return table(["", *(MODELS[name] for name in models), "n (tokens)"], rows)
 
@@ -95,14 +95,14 @@ def _difference_table(scored: dict[str, Record], models: Sequence[str]) -> str:
         [
             MODELS[name],
             words,
-            change(one["loss_change"]),
-            small(one["kl"]),
-            share(one["top1_agreement"]),
-            str(one["tokens"]),
+            change(part_record["loss_change"]),
+            small(part_record["kl"]),
+            share(part_record["top1_agreement"]),
+            str(part_record["tokens"]),
         ]
         for name in models
         for part, words in PARTS.items()
-        if (one := scored[name].get(part))
+        if (part_record := scored[name].get(part))
     ]
     headings = ["", "on", "loss change", "KL divergence", "same most likely token"]
     return table([*headings, "n (tokens)"], rows)
@@ -110,12 +110,12 @@ def _difference_table(scored: dict[str, Record], models: Sequence[str]) -> str:
 
 def _source_words(models: Sequence[Record]) -> str:
     """What became of the checkpoint as it was fetched."""
-    source = next((one for one in models if one["name"] == "source"), None)
+    source = next((model for model in models if model["name"] == "source"), None)
     if source is None:
         return ""
     if not source["loads"]:
-        said = " ".join(str(source["engine_says"]).split()).replace("`", "'")
-        return f"The source as it was fetched can't be served: the engine says `{said}`."
+        words = " ".join(str(source["engine_says"]).split()).replace("`", "'")
+        return f"The source as it was fetched can't be served: the engine says `{words}`."
     if source["same_as"]:
         return "The source as it was fetched has the same tensors as the bf16 reference."
     return ""
@@ -128,8 +128,8 @@ def ifeval_values(ifeval: Record) -> dict[str, Any]:
         ifeval: The content of `ifeval.json`.
     """
     rows = [
-        [name.replace("_", " "), share(one), str(one["count"])]
-        for name, one in ifeval["scores"].items()
+        [name.replace("_", " "), share(rate), str(rate["count"])]
+        for name, rate in ifeval["scores"].items()
     ]
     data = ifeval["dataset"]
     place = f"`{data['repository']}` at {data['revision']}, " if "repository" in data else ""
@@ -153,14 +153,14 @@ def bfcl_values(bfcl: Record) -> dict[str, Any]:
     Args:
         bfcl: The content of `bfcl.json`.
     """
-    left_out = sum(len(one["left_out"]) for one in bfcl["categories"])
+    left_out = sum(len(category["left_out"]) for category in bfcl["categories"])
     rows = [
         [
-            one["name"].replace("_", " "),
-            f"{one['passed']} of {one['cases']}",
-            share(one["accuracy"]),
+            category["name"].replace("_", " "),
+            f"{category['passed']} of {category['cases']}",
+            share(category["accuracy"]),
         ]
-        for one in bfcl["categories"]
+        for category in bfcl["categories"]
     ]
     limit = "all cases" if bfcl["limit"] is None else f"the first {bfcl['limit']} of each category"
     if left_out:
@@ -175,7 +175,9 @@ def bfcl_values(bfcl: Record) -> dict[str, Any]:
 def bfcl_scores(bfcl: Record) -> ScoreGroup:
     """The accuracy of each category."""
     categories = bfcl["categories"]
-    return "BFCL", [(each["name"].replace("_", " "), each["accuracy"]) for each in categories]
+    return "BFCL", [
+        (category["name"].replace("_", " "), category["accuracy"]) for category in categories
+    ]
 
 
 def _how(result: Record, asked: str) -> str:

@@ -44,7 +44,9 @@ def _conditions(run: Record) -> str:
 def speed_table(runs: Sequence[Record]) -> str:
     """Tokens a second of one launch: a row for each decode, with ratios to no MTP."""
     ordered = sorted(runs, key=lambda run: run["speculative_tokens"])
-    keys = [(one["tokens"], one["parallel"], one["repeats"]) for one in ordered[0]["speed"]]
+    keys = [
+        (decode["tokens"], decode["parallel"], decode["repeats"]) for decode in ordered[0]["speed"]
+    ]
     headings = ["decode", "requests"]
     for run in ordered:
         name = drafts(run["speculative_tokens"])
@@ -53,16 +55,18 @@ def speed_table(runs: Sequence[Record]) -> str:
     for tokens, together, repeats in keys:
         cells = [f"{tokens} tokens", parallel(together)]
         for run in ordered:
-            one = _decode(run, tokens, together)
-            cells.append(number(one["tokens_per_second"]))
-            cells.append(ratio(one["ratio_to_baseline"]) if one["ratio_to_baseline"] else "")
+            decode = _decode(run, tokens, together)
+            cells.append(number(decode["tokens_per_second"]))
+            cells.append(ratio(decode["ratio_to_baseline"]) if decode["ratio_to_baseline"] else "")
         rows.append([*cells, str(repeats)])
     return table([*headings, "n"], rows)
 
 
 def _decode(run: Record, tokens: int, together: int) -> Record:
     return next(
-        one for one in run["speed"] if one["tokens"] == tokens and one["parallel"] == together
+        decode
+        for decode in run["speed"]
+        if decode["tokens"] == tokens and decode["parallel"] == together
     )
 
 
@@ -72,14 +76,14 @@ def latency_table(runs: Sequence[Record], *, several: bool) -> str:
         [
             run["launch"] if several else "",
             drafts(run["speculative_tokens"]),
-            f"{one['tokens']} tokens",
-            parallel(one["parallel"]),
-            number(one["ttft_ms"]),
-            number(one["itl_ms"], 2),
-            str(one["repeats"]),
+            f"{decode['tokens']} tokens",
+            parallel(decode["parallel"]),
+            number(decode["ttft_ms"]),
+            number(decode["itl_ms"], 2),
+            str(decode["repeats"]),
         ]
         for run in runs
-        for one in run["speed"]
+        for decode in run["speed"]
     ]
     headings = ["launch", "drafts", "decode", "requests", "first token (ms)"]
     return table([*headings, "between tokens (ms)", "n"], rows)
@@ -130,7 +134,7 @@ def _acceptance(runs: Sequence[Record], sets: set[str], *, several: bool) -> str
     overall = sets == {"all"}
     cells: list[list[str]] = []
     for run, row in rows:
-        positions = [share(one) for one in row["per_position"]]
+        positions = [share(rate) for rate in row["per_position"]]
         cells.append(
             [
                 run["launch"] if several else "",
@@ -156,7 +160,9 @@ def same_text(runs: Sequence[Record]) -> list[str]:
         same = run["same_text_as_baseline"]
         if same is None or not same["total"]:
             continue
-        first = min((one["first_difference"] for one in same["differences"]), default=None)
+        first = min(
+            (difference["first_difference"] for difference in same["differences"]), default=None
+        )
         apart = "" if first is None else f" (first difference at token {first})"
         sentences.append(
             f"Greedy text with n={run['speculative_tokens']} equals that without MTP in "

@@ -69,9 +69,9 @@ class Number:
     def half(self) -> float | None:
         """Half the width of the wider interval; None without one."""
         widths = [
-            (one["high"] - one["low"]) / 2
-            for one in (self.a, self.b)
-            if one["low"] is not None and one["high"] is not None
+            (record["high"] - record["low"]) / 2
+            for record in (self.a, self.b)
+            if record["low"] is not None and record["high"] is not None
         ]
         return max(widths, default=None)
 
@@ -145,20 +145,23 @@ def compare(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Finding]:
 
 
 def _walk(path: Place, a: Any, b: Any) -> Iterator[Finding]:
-    kind, other = _kind(a, path), _kind(b, path)
-    if {kind, other} <= {_NOTHING, _VALUE}:
+    kind, other_kind = _kind(a, path), _kind(b, path)
+    if {kind, other_kind} <= {_NOTHING, _VALUE}:
         yield Value(path, a, b)
-    elif _NOTHING in (kind, other):
-        yield OneSided(path, "A", a) if other == _NOTHING else OneSided(path, "B", b)
-    elif kind != other:
-        raise _shape(path, f"{kind}, as in A", f"{other} in B")
+    elif _NOTHING in (kind, other_kind):
+        yield OneSided(path, "A", a) if other_kind == _NOTHING else OneSided(path, "B", b)
+    elif kind != other_kind:
+        raise _shape(path, f"{kind}, as in A", f"{other_kind} in B")
     elif kind == _LIST:
         yield from _walk_all(*_labelled(path, a, b))
     elif kind == _ESTIMATE:
         yield Number(path, a, b)
     else:
         yield from _walk_all(
-            *({(*path, key): _comparable(key, part) for key, part in one.items()} for one in (a, b))
+            *(
+                {(*path, key): _comparable(key, part) for key, part in record.items()}
+                for record in (a, b)
+            )
         )
 
 
@@ -181,8 +184,8 @@ def _kind(value: Any, path: Place) -> str:
         if not _is_estimate(value):
             raise _shape(path, "value, low, high and count, finite numbers", value)
         return _ESTIMATE
-    if isinstance(value, list) and any(isinstance(one, dict) for one in value):
-        if not all(isinstance(one, dict) for one in value):
+    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        if not all(isinstance(item, dict) for item in value):
             raise _shape(path, f"{_LIST}, or of values", "a list of both")
         return _LIST
     return _VALUE
@@ -194,7 +197,7 @@ def _is_estimate(value: Any) -> bool:
         return False
     known = [value["value"], value["count"]]
     known += [value[end] for end in ("low", "high") if value[end] is not None]
-    return all(_is_number(one) and math.isfinite(one) for one in known)
+    return all(_is_number(part) and math.isfinite(part) for part in known)
 
 
 def _is_number(value: Any) -> bool:

@@ -46,7 +46,7 @@ class Release:
     def shards(self) -> dict[str, str]:
         """SHA-256 by name of the files that hold tensors."""
         files = self.artifact.files.items()
-        return {name: one["sha256"] for name, one in files if name.endswith(".safetensors")}
+        return {name: file["sha256"] for name, file in files if name.endswith(".safetensors")}
 
     def measures(self, stage: str) -> bool:
         """Whether a stage's files hold measured numbers."""
@@ -71,15 +71,15 @@ def open_release(folder: Path) -> Release:
     Raises:
         ScionError: There is no release, it has another form, or a file is not what was sealed.
     """
-    places = [one for one in (folder, folder / "release") if (one / MANIFEST).is_file()]
+    places = [place for place in (folder, folder / "release") if (place / MANIFEST).is_file()]
     if not places:
         raise _no_release(
             folder, f"{'no' if folder.is_dir() else 'no folder, hence no'} {MANIFEST}"
         )
     artifact = Artifact.open(places[0])
-    found = (artifact.manifest.get("format"), artifact.manifest.get("stage"))
-    if found != (FORMAT, _SEALED):
-        raise _no_release(places[0] / MANIFEST, f"format {found[0]}, stage {found[1]}")
+    form = (artifact.manifest.get("format"), artifact.manifest.get("stage"))
+    if form != (FORMAT, _SEALED):
+        raise _no_release(places[0] / MANIFEST, f"format {form[0]}, stage {form[1]}")
     contents = {
         name: _sealed_json(artifact, name)
         for name in artifact.files
@@ -110,13 +110,13 @@ def _no_release(where: Path, found: str) -> ScionError:
 
 def _sealed_json(artifact: Artifact, name: str) -> Any:
     path = artifact.folder / name
-    found = digest_file(path) if path.is_file() else "no file"
-    if found != artifact.files[name]["sha256"]:
+    digest = digest_file(path) if path.is_file() else "no file"
+    if digest != artifact.files[name]["sha256"]:
         raise ScionError(
             "a file of the release is not the one that was sealed",
             where=path,
             expected=artifact.files[name]["sha256"],
-            found=found,
+            found=digest,
             hint=f"see what else changed: scion check {artifact.folder}",
         )
     return read_json(path)
@@ -141,12 +141,12 @@ def _reasons(name: str, a: Release, b: Release) -> Iterator[str]:
     if name not in a.manifests or name not in b.manifests:
         yield "only in A" if name in a.manifests else "only in B"
         return
-    one, other = a.manifests[name], b.manifests[name]
-    if one["root"] == other["root"]:
+    first, second = a.manifests[name], b.manifests[name]
+    if first["root"] == second["root"]:
         return
-    causes = list(_causes(one, other))
+    causes = list(_causes(first, second))
     yield from causes
-    files = _differing(one["files"], other["files"])
+    files = _differing(first["files"], second["files"])
     if causes:
         yield f"other files: {_some(files)}" if files else "the same files"
     elif a.measures(name):
@@ -163,9 +163,9 @@ def _causes(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[str]:
         yield f"settings {_some(settings)}"
     if a["code"] != b["code"]:
         yield "other code"
-    one, other = a["environment"], b["environment"]
-    if one != other:
-        same = locks_of(one) == locks_of(other)
+    first, second = a["environment"], b["environment"]
+    if first != second:
+        same = locks_of(first) == locks_of(second)
         yield "environment installed otherwise, from equal locks" if same else "other environment"
 
 

@@ -34,7 +34,7 @@ _MINUS = "\N{MINUS SIGN}"
 
 
 @dataclass(frozen=True)
-class Report:
+class ComparisonReport:
     """What differs between two releases.
 
     Attributes:
@@ -50,7 +50,7 @@ class Report:
     everything: bool
 
     @classmethod
-    def of(cls, a: Release, b: Release, *, everything: bool) -> "Report":
+    def of(cls, a: Release, b: Release, *, everything: bool) -> "ComparisonReport":
         """Compare two releases.
 
         Raises:
@@ -61,9 +61,11 @@ class Report:
     @cached_property
     def counts(self) -> dict[str, int]:
         """How many findings there are of each kind, told or not."""
-        numbers = Counter(one.verdict for one in self.findings if isinstance(one, Number))
-        equal = Counter(one.equal for one in self.findings if isinstance(one, Value))
-        sides = Counter(one.side for one in self.findings if isinstance(one, OneSided))
+        numbers = Counter(
+            finding.verdict for finding in self.findings if isinstance(finding, Number)
+        )
+        equal = Counter(finding.equal for finding in self.findings if isinstance(finding, Value))
+        sides = Counter(finding.side for finding in self.findings if isinstance(finding, OneSided))
         return {
             "numbers": numbers.total(),
             **{verdict: numbers[verdict] for verdict in VERDICTS},
@@ -80,15 +82,21 @@ class Report:
             "b": _identity(self.b),
             "weights": weights(self.a, self.b),
             "stages": [
-                {"name": one.name, "same": not one.reasons, "reasons": list(one.reasons)}
-                for one in self._stages
+                {"name": stage.name, "same": not stage.reasons, "reasons": list(stage.reasons)}
+                for stage in self._stages
             ],
-            "numbers": [_number_record(one) for one in self._numbers],
-            "values": [{"path": title(one.path), "a": one.a, "b": one.b} for one in self._values],
+            "numbers": [_number_record(number) for number in self._numbers],
+            "values": [
+                {"path": title(value.path), "a": value.a, "b": value.b} for value in self._values
+            ],
             **{
                 f"only_in_{side.lower()}": [
-                    {"path": title(one.path), "numbers": one.numbers, "value": one.value}
-                    for one in self._only_in(side)
+                    {
+                        "path": title(finding.path),
+                        "numbers": finding.numbers,
+                        "value": finding.value,
+                    }
+                    for finding in self._only_in(side)
                 ]
                 for side in ("A", "B")
             },
@@ -105,12 +113,16 @@ class Report:
         ]
         if self._numbers:
             heads = ("verdict", "A", "B", "change", "half-widths", "number")
-            lines += ["", *_table(heads, [_number_row(one) for one in self._numbers])]
+            lines += ["", *_table(heads, [_number_row(number) for number in self._numbers])]
         if self._values:
             lines += ["", "without an interval:", *self._value_lines()]
         for side in ("A", "B"):
-            if found := self._only_in(side):
-                lines += ["", f"only in {side}:", *(f"  {_one_sided(one)}" for one in found)]
+            if findings := self._only_in(side):
+                lines += [
+                    "",
+                    f"only in {side}:",
+                    *(f"  {_one_sided(finding)}" for finding in findings),
+                ]
         return [*lines, "", self._closing()]
 
     @cached_property
@@ -120,29 +132,29 @@ class Report:
     @cached_property
     def _numbers(self) -> list[Number]:
         """Those to tell, the farthest apart first."""
-        found = [one for one in self.findings if isinstance(one, Number)]
-        kept = [one for one in found if self.everything or one.verdict != SAME]
-        return sorted(kept, key=lambda one: _ORDER.index(one.verdict))
+        numbers = [finding for finding in self.findings if isinstance(finding, Number)]
+        kept = [finding for finding in numbers if self.everything or finding.verdict != SAME]
+        return sorted(kept, key=lambda number: _ORDER.index(number.verdict))
 
     @cached_property
     def _values(self) -> list[Value]:
-        found = [one for one in self.findings if isinstance(one, Value)]
-        return [one for one in found if self.everything or not one.equal]
+        values = [value for value in self.findings if isinstance(value, Value)]
+        return [value for value in values if self.everything or not value.equal]
 
     def _only_in(self, side: str) -> list[OneSided]:
-        found = [one for one in self.findings if isinstance(one, OneSided)]
-        return [one for one in found if one.side == side]
+        findings = [finding for finding in self.findings if isinstance(finding, OneSided)]
+        return [finding for finding in findings if finding.side == side]
 
     def _value_lines(self) -> Iterator[str]:
         """A table of the values; of many of one kind the first, and how many more there are."""
-        kinds = Counter(pattern(one.path) for one in self._values)
+        kinds = Counter(pattern(value.path) for value in self._values)
         seen: Counter[tuple[str, ...]] = Counter()
         rows: list[list[str]] = []
-        for one in self._values:
-            kind = pattern(one.path)
+        for value in self._values:
+            kind = pattern(value.path)
             seen[kind] += 1
             if self.everything or seen[kind] <= _ROWS or kinds[kind] == _ROWS + 1:
-                rows.append([*_beside(one.a, one.b), title(one.path)])
+                rows.append([*_beside(value.a, value.b), title(value.path)])
             elif seen[kind] == _ROWS + 1:
                 rows.append(["…", "…", "", f"{title(kind)}: {kinds[kind] - _ROWS} more (--all)"])
         yield from _table(("A", "B", "change", "value"), rows)
@@ -156,9 +168,11 @@ class Report:
         )
         sides: list[str] = []
         for side in ("A", "B"):
-            found = self._only_in(side)
-            numbers = sum(one.numbers for one in found)
-            sides.append(f"{len(found)} only in {side}" + (f" ({numbers} numbers)" * bool(numbers)))
+            findings = self._only_in(side)
+            numbers = sum(finding.numbers for finding in findings)
+            sides.append(
+                f"{len(findings)} only in {side}" + (f" ({numbers} numbers)" * bool(numbers))
+            )
         return (
             f"{count['numbers']} numbers: {verdicts}; {count['values_different']} other values "
             f"differ, {count['values_equal']} are equal; {', '.join(sides)}"
@@ -170,51 +184,51 @@ def _identity(release: Release) -> dict[str, str]:
     return {"folder": str(artifact.folder), "root": artifact.root, "weights": release.weights}
 
 
-def _number_record(one: Number) -> dict[str, Any]:
+def _number_record(number: Number) -> dict[str, Any]:
     return {
-        "path": title(one.path),
-        "verdict": one.verdict,
-        "a": one.a,
-        "b": one.b,
-        "change": one.change,
-        "percent": one.percent,
-        "half_widths": one.halves,
+        "path": title(number.path),
+        "verdict": number.verdict,
+        "a": number.a,
+        "b": number.b,
+        "change": number.change,
+        "percent": number.percent,
+        "half_widths": number.halves,
     }
 
 
-def _digests(found: Sequence[Stage]) -> list[str]:
+def _digests(compared: Sequence[Stage]) -> list[str]:
     """Which stages have one root digest, and why the others have two."""
-    same = [one.name for one in found if not one.reasons]
-    lines = [f"digests  {len(same)} of {len(found)} the same: {', '.join(same)}".rstrip(": ")]
-    width = max((len(one.name) for one in found), default=0)
-    for one in found:
+    same = [stage.name for stage in compared if not stage.reasons]
+    lines = [f"digests  {len(same)} of {len(compared)} the same: {', '.join(same)}".rstrip(": ")]
+    width = max((len(stage.name) for stage in compared), default=0)
+    for stage in compared:
         lines += [
-            f"         {'' if place else one.name:<{width}}  {reason}"
-            for place, reason in enumerate(one.reasons)
+            f"         {'' if place else stage.name:<{width}}  {reason}"
+            for place, reason in enumerate(stage.reasons)
         ]
     return lines
 
 
-def _number_row(one: Number) -> list[str]:
-    digits = _digits(one)
-    shown = f"{one.change:+.{digits}f}"
-    if one.percent is not None:
-        shown += f" ({_percent(one.percent)})"
+def _number_row(number: Number) -> list[str]:
+    digits = _digits(number)
+    shown = f"{number.change:+.{digits}f}"
+    if number.percent is not None:
+        shown += f" ({_percent(number.percent)})"
     return [
-        one.verdict,
-        _estimate(one.a, digits),
-        _estimate(one.b, digits),
-        shown.replace("-", _MINUS) if one.change else "",
-        "" if one.halves is None or not one.change else f"{one.halves:.1f}",
-        title(one.path),
+        number.verdict,
+        _estimate(number.a, digits),
+        _estimate(number.b, digits),
+        shown.replace("-", _MINUS) if number.change else "",
+        "" if number.halves is None or not number.change else f"{number.halves:.1f}",
+        title(number.path),
     ]
 
 
-def _digits(one: Number) -> int:
+def _digits(number: Number) -> int:
     """Places after the point: two figures of the half-width, and at least one of the change."""
     places = [
         figures - 1 - math.floor(math.log10(size))
-        for figures, size in ((1, abs(one.change)), (2, one.half or 0))
+        for figures, size in ((1, abs(number.change)), (2, number.half or 0))
         if size
     ]
     return min(max(0, *places), 6) if places else 4
@@ -230,8 +244,10 @@ def _estimate(record: Record, digits: int) -> str:
 
 def _beside(a: Any, b: Any) -> list[str]:
     """Two values and their change; long ones from the place on where they part."""
-    first, second = (one if isinstance(one, str) else _json(one) for one in (a, b))
-    numbers = [one for one in (a, b) if isinstance(one, int | float) and not isinstance(one, bool)]
+    first, second = (value if isinstance(value, str) else _json(value) for value in (a, b))
+    numbers = [
+        value for value in (a, b) if isinstance(value, int | float) and not isinstance(value, bool)
+    ]
     change = percent(a, b) if len(numbers) == 2 and a != b else None
     if max(len(first), len(second)) > _LETTERS:
         pairs = enumerate(zip(first, second, strict=False))
@@ -255,10 +271,10 @@ def _cut(text: str, start: int) -> str:
     return ("…" if start else "") + shown + ("…" if start + _LETTERS < len(text) else "")
 
 
-def _one_sided(one: OneSided) -> str:
-    if isinstance(one.value, dict | list):
-        return title(one.path) + (f" ({one.numbers} numbers)" if one.numbers else "")
-    return f"{title(one.path)}: {_cut(_json(one.value), 0)}"
+def _one_sided(finding: OneSided) -> str:
+    if isinstance(finding.value, dict | list):
+        return title(finding.path) + (f" ({finding.numbers} numbers)" if finding.numbers else "")
+    return f"{title(finding.path)}: {_cut(_json(finding.value), 0)}"
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
