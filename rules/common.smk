@@ -77,7 +77,7 @@ def environment(*folders):
 ROOT_ENVIRONMENT = environment()
 SERVING_FOLDER = f"envs/{CONFIG.serving.environment}"
 SERVING_ENVIRONMENT = environment(SERVING_FOLDER)
-CALIBRATION_DATASETS = [each.dataset for each in CONFIG.quantization.calibration.sets]
+CALIBRATION_DATASETS = [dataset.dataset for dataset in CONFIG.quantization.calibration.sets]
 # The launch that tasks and evaluations are served with, and those that are timed.
 LAUNCH = CONFIG.launch(CONFIG.serving.launch)
 MEASURED_LAUNCHES = [CONFIG.launch(name) for name in CONFIG.measurement.launches]

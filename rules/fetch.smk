@@ -3,6 +3,9 @@
 Input: a local folder, or a repository of the hub at a commit.
 Output: the artifacts fetch_source and fetch_base (whole checkpoints) and fetch_donor (config and
 mtp.* tensors).
+
+A location is read by a function: as a plain parameter Snakemake's lint takes it for the hard-coded
+prefix of an input.
 """
 
 

@@ -1,4 +1,4 @@
-"""What is measured of a release: one row for each stage that measures, and all that reads them.
+"""What is measured of a release: a row for each stage that measures.
 
 The card, its pictures, the summary, the comparison of releases and the workflow's rules go through
 `MEASUREMENTS`. A stage that measures imports none of this, so that its artifact does not depend on
