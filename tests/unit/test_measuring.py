@@ -8,13 +8,13 @@ import pytest
 from scion.common.errors import ScionError
 from scion.engines.server import check_port, connect
 from scion.evaluation.chats import read_chats
-from scion.evaluation.decoding import Answer, compare
+from scion.evaluation.decoding import Answer, compare_answers
 
 
 def test_compare_counts_and_finds_where_texts_part():
     baseline = [Answer("a", 3, [1, 2, 3]), Answer("b", 3, [1, 2, 3]), Answer("c", 9, [1, 2])]
     other = [Answer("a", 3, [1, 2, 3]), Answer("b", 3, [1, 9, 3]), Answer("c", 9, [1, 2, 3])]
-    assert compare(baseline, other) == {
+    assert compare_answers(baseline, other) == {
         "identical": 1,
         "total": 3,
         "differences": [

@@ -9,10 +9,10 @@ from scion.common.errors import ScionError
 from scion.engines.vllm.bench import Timing, _fault, _timing
 from scion.engines.vllm.counters import SpecDecodeCounters
 from scion.evaluation.decoding import Answer, Prompt
-from scion.evaluation.serving.acceptance import Reply, acceptance
+from scion.evaluation.serving.acceptance import CountedReply, acceptance_rows
 from scion.evaluation.serving.config import Measurement
-from scion.evaluation.serving.progress import Progress
-from scion.evaluation.serving.prompts import SETS, check_room, count_sets, read_prompts
+from scion.evaluation.serving.progress import MeasurementProgress
+from scion.evaluation.serving.prompts import SETS, check_room, count_sets, read_prompt_sets
 from scion.evaluation.serving.speed import Wave, speed_records, waves
 
 PROJECT = Path(__file__).parents[2]
@@ -84,9 +84,9 @@ def test_speed_is_a_median_and_a_ratio_to_the_baseline():
     assert speed_records(slow, None)[0]["ratio_to_baseline"] is None
 
 
-def reply(name: str, kind: str, thinking: bool, counters: SpecDecodeCounters) -> Reply:
+def reply(name: str, kind: str, thinking: bool, counters: SpecDecodeCounters) -> CountedReply:
     prompt = Prompt(name, kind, thinking, [1])
-    return Reply(prompt, Answer(prompt.label, 9, [1]), counters)
+    return CountedReply(prompt, Answer(prompt.label, 9, [1]), counters)
 
 
 def test_acceptance_by_set_and_mode_with_the_prompt_as_unit():
@@ -97,7 +97,7 @@ def test_acceptance_by_set_and_mode_with_the_prompt_as_unit():
         reply("a", "chat", True, SpecDecodeCounters(0, 0, 0, ())),
         reply("c", "chat", True, SpecDecodeCounters(10, 20, 10, (5, 5))),
     ]
-    rows = acceptance(replies, 2)
+    rows = acceptance_rows(replies, 2)
     assert [(row["set"], row["thinking"], row["prompts"]) for row in rows] == [
         ("chat", False, 2),
         ("chat", True, 2),
@@ -123,7 +123,7 @@ def test_acceptance_of_a_set_without_drafts_is_an_error():
         reply("b", "code", True, SpecDecodeCounters(0, 0, 0, ())),
     ]
     with pytest.raises(ValueError, match="code, with thinking: 0 drafts"):
-        acceptance(replies, 2)
+        acceptance_rows(replies, 2)
 
 
 def test_a_prompt_is_asked_both_ways_unless_it_says_which(tmp_path: Path):
@@ -131,7 +131,7 @@ def test_a_prompt_is_asked_both_ways_unless_it_says_which(tmp_path: Path):
     chat = {"set": "chat", "messages": [{"role": "user", "content": "?"}]}
     rows = [{**chat, "name": "a"}, {**chat, "name": "b", "enable_thinking": True}]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    chats = read_prompts(path)
+    chats = read_prompt_sets(path)
     asked = [(chat.name, chat.template["enable_thinking"]) for chat in chats]
     assert asked == [("a", False), ("a", True), ("b", True)]
     assert count_sets(chats) == {"chat": 2}
@@ -143,7 +143,7 @@ def test_prompts_that_results_could_not_tell_apart(tmp_path: Path, change, found
     row = {"name": "a", "set": "chat", "messages": [{"role": "user", "content": "?"}]}
     path.write_text(json.dumps(row) + "\n" + json.dumps({**row, **change}) + "\n")
     with pytest.raises(ScionError, match="can't be told") as caught:
-        read_prompts(path)
+        read_prompt_sets(path)
     assert found in caught.value.found
 
 
@@ -151,7 +151,7 @@ def test_prompts_that_results_could_not_tell_apart(tmp_path: Path, change, found
     "file", ["resources/prompts/serving.jsonl", "resources/pico/prompts.jsonl"]
 )
 def test_the_prompts_that_are_there(file: str):
-    chats = read_prompts(PROJECT / file)
+    chats = read_prompt_sets(PROJECT / file)
     counts = count_sets(chats)
     assert list(counts) == list(SETS)
     assert min(counts.values()) >= 4
@@ -168,7 +168,7 @@ def test_a_prompt_without_room_for_its_answer_is_named():
 
 
 def test_progress_says_where_it_is_and_what_is_left(capsys: pytest.CaptureFixture[str]):
-    progress = Progress("stage", servers=2)
+    progress = MeasurementProgress("stage", servers=2)
     progress.next_server("one")
     progress.ready(10)
     progress.advance("half", 5)

@@ -79,7 +79,7 @@ def generate(server: Server, prompt: Prompt, length: int) -> Answer:
     return Answer(prompt.label, length, tokens)
 
 
-def compare(baseline: Sequence[Answer], answers: Sequence[Answer]) -> dict[str, Any]:
+def compare_answers(baseline: Sequence[Answer], answers: Sequence[Answer]) -> dict[str, Any]:
     """Count the answers whose tokens are those of the baseline, and say where others part.
 
     Args:

@@ -117,8 +117,8 @@ def measure_serving(
     served = ServedStage(STAGE, serving, python, log_folder)
 
     def build(draft: Draft) -> None:
-        chats = read_prompts(prompts)
-        progress = Progress(STAGE, servers=len(started))
+        chats = read_prompt_sets(prompts)
+        progress = MeasurementProgress(STAGE, servers=len(started))
         about: dict[str, Any] = {}
         runs: list[ServerRun] = []
         log = served.log("bench")
@@ -169,7 +169,7 @@ def _record(run: ServerRun, baseline: ServerRun | None) -> dict[str, Any]:
     launch, server = run.launch, run.server
     same = None
     if baseline is not None and run.answers:
-        same = compare(baseline.answers, run.answers)
+        same = compare_answers(baseline.answers, run.answers)
     return {
         "launch": launch.name,
         "max_model_len": launch.max_model_len,

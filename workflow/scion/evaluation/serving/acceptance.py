@@ -16,7 +16,7 @@ from scion.evaluation.serving.prompts import SETS
 
 
 @dataclass(frozen=True)
-class Reply:
+class CountedReply:
     """One reply, and what the server's counters counted meanwhile."""
 
     prompt: Prompt
@@ -24,7 +24,7 @@ class Reply:
     counters: SpecDecodeCounters
 
 
-def acceptance(replies: Sequence[Reply], drafted: int) -> list[dict[str, Any]]:
+def acceptance_rows(replies: Sequence[CountedReply], drafted: int) -> list[dict[str, Any]]:
     """The rows that results record: one for each set and mode, and one for all.
 
     Args:
@@ -50,7 +50,7 @@ def acceptance(replies: Sequence[Reply], drafted: int) -> list[dict[str, Any]]:
 
 
 def _row(
-    replies: Sequence[Reply], name: str, thinking: bool | None, drafted: int
+    replies: Sequence[CountedReply], name: str, thinking: bool | None, drafted: int
 ) -> dict[str, Any]:
     zero = SpecDecodeCounters(0, 0, 0, ())
     prompts: dict[str, SpecDecodeCounters] = {}
@@ -60,14 +60,14 @@ def _row(
     if fault := total.fault(drafted):
         mode = "" if thinking is None else f", {'with' if thinking else 'without'} thinking"
         raise ValueError(f"prompts {name}{mode}: {fault}")
-    drafts = [one.drafts for one in prompts.values()]
+    drafts = [counters.drafts for counters in prompts.values()]
 
     def by_draft(counts: list[int], low: float, high: float) -> dict[str, Any]:
         return ratio_of_sums(counts, drafts).clipped(low, high).record()
 
     # A prompt that was answered without one draft shows no positions.
     places = [
-        [(*one.accepted_per_position, *(0,) * drafted)[place] for one in prompts.values()]
+        [(*counters.accepted_per_position, *(0,) * drafted)[place] for counters in prompts.values()]
         for place in range(drafted)
     ]
     return {
@@ -80,6 +80,6 @@ def _row(
         "per_position": [by_draft(counts, 0, 1) for counts in places],
         # A step gives the accepted tokens, and one that the model adds itself.
         "mean_length": by_draft(
-            [one.accepted + one.drafts for one in prompts.values()], 1, drafted + 1
+            [counters.accepted + counters.drafts for counters in prompts.values()], 1, drafted + 1
         ),
     }

@@ -4,7 +4,7 @@ import sys
 import time
 
 
-class Progress:
+class MeasurementProgress:
     """Says what runs, how far it is, and how long it takes yet.
 
     The time left is that of the tokens not yet generated at the mean pace so far, and of the
@@ -31,7 +31,7 @@ class Progress:
         self._start_seconds += self._lap()
         self._tokens += tokens
 
-    def advance(self, what: str, tokens: int) -> None:
+    def advance(self, item: str, tokens: int) -> None:
         """Something that was counted with so many tokens is done."""
         self._work_seconds += self._lap()
         self._tokens_done += tokens
@@ -39,7 +39,7 @@ class Progress:
         open_tokens = self._tokens / share - self._tokens_done
         left = open_tokens * self._work_seconds / max(self._tokens_done, 1)
         left += (self._servers - self._server) * self._start_seconds / self._server
-        self._say(f"{what}; about {max(left, 0):.0f} s yet")
+        self._say(f"{item}; about {max(left, 0):.0f} s yet")
 
     def done(self) -> None:
         """The clear last line."""

@@ -13,7 +13,7 @@ from scion.evaluation.decoding import Prompt
 SETS = ("chat", "code", "tools", "long_form")
 
 
-def read_prompts(path: Path) -> list[Chat]:
+def read_prompt_sets(path: Path) -> list[Chat]:
     """The chats of a file, each with thinking and without unless it says which.
 
     Raises:
@@ -51,7 +51,7 @@ def count_sets(chats: Sequence[Chat]) -> dict[str, int]:
     }
 
 
-def render(server: Server, chats: Sequence[Chat]) -> list[Prompt]:
+def render_prompts(server: Server, chats: Sequence[Chat]) -> list[Prompt]:
     """The chats as the served template renders them, a set and mode after the other in turn.
 
     So that the first few of the list, which are decoded, are of all kinds.

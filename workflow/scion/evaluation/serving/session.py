@@ -14,15 +14,15 @@ from scion.engines.vllm.counters import SpecDecodeCounters, read_counters
 from scion.engines.vllm.log import capacity
 from scion.evaluation.chats import Chat
 from scion.evaluation.decoding import Answer, Prompt, generate
-from scion.evaluation.serving.acceptance import Reply, acceptance
+from scion.evaluation.serving.acceptance import CountedReply, acceptance_rows
 from scion.evaluation.serving.config import Measurement
-from scion.evaluation.serving.progress import Progress
-from scion.evaluation.serving.prompts import check_room, render
+from scion.evaluation.serving.progress import MeasurementProgress
+from scion.evaluation.serving.prompts import check_room, render_prompts
 from scion.evaluation.serving.speed import Wave, waves
 
 
 @dataclass(frozen=True)
-class Target:
+class Session:
     """A server that is measured, and what measures it.
 
     Attributes:
@@ -37,20 +37,20 @@ class Target:
     launch: Launch
     model: Path
     bench: Benchmark
-    progress: Progress
+    progress: MeasurementProgress
 
     def counters(self) -> SpecDecodeCounters:
         """What the server has counted until now."""
         return read_counters(self.server.read("/metrics"))
 
-    def miscount(self, found: object) -> ScionError:
+    def miscount(self, counters: object) -> ScionError:
         """An error about the server's counters."""
         return self.server.failure(
             "the server's counters of drafts can't be right",
             where=f"{self.server.url}/metrics",
             expected="vllm:spec_decode_num_* of a server that drafts "
             f"{self.launch.speculative_tokens} tokens a step",
-            found=found,
+            found=counters,
         )
 
 
@@ -78,12 +78,12 @@ class ServerRun:
 
 
 def measure(
-    target: Target, chats: Sequence[Chat], measurement: Measurement, *, replies: bool, path: Path
+    session: Session, chats: Sequence[Chat], measurement: Measurement, *, replies: bool, path: Path
 ) -> ServerRun:
     """Ask one server for all that it is measured by.
 
     Args:
-        target: The server.
+        session: The server, and what measures it.
         chats: The prompts.
         measurement: What to ask.
         replies: Whether the model's own replies are asked for, besides the timed decodes.
@@ -93,62 +93,64 @@ def measure(
         ScionError: The server is not the launch, a prompt does not fit, a request fails or is
             answered short, or the counters can't be right.
     """
-    _check_context(target)
-    prompts = render(target.server, chats)
+    _check_context(session)
+    prompts = render_prompts(session.server, chats)
     lengths = (*measurement.decode_tokens, *((measurement.reply_tokens,) if replies else ()))
-    check_room(prompts, answer=max(lengths), context=target.launch.max_model_len, path=path)
-    asked = prompts if replies else []
+    check_room(prompts, answer=max(lengths), context=session.launch.max_model_len, path=path)
+    requested = prompts if replies else []
     work = waves(measurement, len(prompts))
-    target.progress.ready(sum(wave.tokens for wave in work) + len(asked) * measurement.reply_tokens)
-    done = [_reply(target, prompt, measurement.reply_tokens) for prompt in asked]
+    session.progress.ready(
+        sum(wave.tokens for wave in work) + len(requested) * measurement.reply_tokens
+    )
+    done = [_reply(session, prompt, measurement.reply_tokens) for prompt in requested]
     rows = None
-    if target.launch.speculative_tokens and done:
+    if session.launch.speculative_tokens and done:
         try:
-            rows = acceptance(done, target.launch.speculative_tokens)
+            rows = acceptance_rows(done, session.launch.speculative_tokens)
         except ValueError as error:
-            raise target.miscount(error) from error
+            raise session.miscount(error) from error
     return ServerRun(
-        target.launch,
-        target.server,
+        session.launch,
+        session.server,
         prompts,
         [reply.answer for reply in done],
         rows,
-        capacity(target.server.log),
-        _decodes(target, prompts, work),
+        capacity(session.server.log),
+        _decodes(session, prompts, work),
     )
 
 
-def _check_context(target: Target) -> None:
+def _check_context(session: Session) -> None:
     """A server that was named, not started, could be another than the launch says."""
-    context, launch = vllm.context(target.server), target.launch
+    context, launch = vllm.context(session.server), session.launch
     if context != launch.max_model_len:
-        raise target.server.failure(
+        raise session.server.failure(
             "the server is not the launch that is measured",
-            where=f"{target.server.url}/v1/models",
+            where=f"{session.server.url}/v1/models",
             expected=f"max_model_len {launch.max_model_len}, as launch {launch.name} says",
             found=f"max_model_len {context}",
         )
 
 
-def _reply(target: Target, prompt: Prompt, tokens: int) -> Reply:
-    before = target.counters()
-    answer = generate(target.server, prompt, tokens)
-    counted = target.counters() - before
-    if counted.drafts and not target.launch.speculative_tokens:
-        raise target.miscount(f"{counted.drafts} drafts during the reply to {prompt.label}")
+def _reply(session: Session, prompt: Prompt, tokens: int) -> CountedReply:
+    before = session.counters()
+    answer = generate(session.server, prompt, tokens)
+    counted = session.counters() - before
+    if counted.drafts and not session.launch.speculative_tokens:
+        raise session.miscount(f"{counted.drafts} drafts during the reply to {prompt.label}")
     kind = f"reply to {prompt.set} {prompt.label}: {len(answer.tokens)} tokens"
-    target.progress.advance(kind, tokens)
-    return Reply(prompt, answer, counted)
+    session.progress.advance(kind, tokens)
+    return CountedReply(prompt, answer, counted)
 
 
 def _decodes(
-    target: Target, prompts: Sequence[Prompt], work: Sequence[Wave]
+    session: Session, prompts: Sequence[Prompt], work: Sequence[Wave]
 ) -> list[tuple[Wave, Timing]]:
     """The timed decodes, after a short one with each number of requests that warms up."""
 
     def decode(wave: Wave) -> Timing:
-        asked = [prompts[place].tokens for place in wave.prompts]
-        return target.bench.wave(target.server, asked, wave.tokens, tokenizer=target.model)
+        requests = [prompts[place].tokens for place in wave.prompts]
+        return session.bench.wave(session.server, requests, wave.tokens, tokenizer=session.model)
 
     shortest = min(wave.tokens for wave in work)
     for wave in work:
@@ -158,6 +160,8 @@ def _decodes(
     for wave in work:
         timed.append((wave, decode(wave)))
         rate = f"{timed[-1][1].tokens_per_second:.1f} tok/s"
-        what = f"decode {len(timed)} of {len(work)}, {len(wave.prompts)} × {wave.tokens} tokens"
-        target.progress.advance(f"{what}: {rate}", wave.tokens)
+        description = (
+            f"decode {len(timed)} of {len(work)}, {len(wave.prompts)} × {wave.tokens} tokens"
+        )
+        session.progress.advance(f"{description}: {rate}", wave.tokens)
     return timed
