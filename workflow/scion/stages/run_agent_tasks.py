@@ -79,7 +79,7 @@ def run_agent_tasks(
             about = served.describe(server) | {"speculative_tokens": launch.speculative_tokens}
             results = ask_all(server, task_file, agent_tasks.cases, parallel(launch), stage=STAGE)
         result = about | count(task_file, results)
-        tell(STAGE, result)
+        print_verdicts(STAGE, result)
         if shortfall := _shortfall(result, agent_tasks):
             kept = log_folder / f"{STAGE}.failed.json"
             write_json(kept, result)

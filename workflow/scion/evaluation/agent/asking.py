@@ -7,7 +7,7 @@ import openai
 
 from scion.engines.server import Server
 from scion.evaluation.agent.judge import judge
-from scion.evaluation.agent.results import Progress
+from scion.evaluation.agent.results import TaskProgress
 from scion.evaluation.agent.tasks import Case, Task, TaskFile
 
 
@@ -21,12 +21,12 @@ def ask_all(
         task_file: The tasks.
         limit: Cases of each task, from the start; None for all.
         parallel: Requests at the same time.
-        stage: Whose progress is told.
+        stage: Whose progress is reported.
 
     Raises:
         ScionError: A request fails.
     """
-    progress = Progress(stage, [len(task.cases[:limit]) for task in task_file.tasks])
+    progress = TaskProgress(stage, [len(task.cases[:limit]) for task in task_file.tasks])
     # No proxy of the environment's, as in scion.engines.server; no retries: a failure counts.
     with openai.OpenAI(
         base_url=server.openai_url,
@@ -36,7 +36,7 @@ def ask_all(
     ) as client:
         pool = ThreadPoolExecutor(parallel)
         try:
-            asked = [
+            pending = [
                 [
                     pool.submit(_run, client, server, task_file, task, case)
                     for case in task.cases[:limit]
@@ -44,11 +44,11 @@ def ask_all(
                 for task in task_file.tasks
             ]
             results: list[list[dict[str, Any]]] = []
-            for at, futures in enumerate(asked):
+            for at, futures in enumerate(pending):
                 results.append([])
                 for future in futures:
                     results[-1].append(future.result())
-                    progress.tell(at, len(results[-1]))
+                    progress.report(at, len(results[-1]))
             return results
         finally:
             # After a failure or an interrupt the rest is not asked, nor waited for.

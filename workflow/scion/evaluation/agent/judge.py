@@ -45,21 +45,21 @@ def judge(task: Task, case: Case, response: Mapping[str, Any]) -> tuple[bool, st
     return True, _describe(choice["finish_reason"], reasoning, content, calls)
 
 
-def _judge_end(expected: str, found: str, limit: int) -> list[str]:
-    if found == "length":
+def _judge_end(expected: str, finish_reason: str, limit: int) -> list[str]:
+    if finish_reason == "length":
         return [f"truncated: not at its end after {limit} tokens"]
-    return _compare("finish_reason", expected, found)
+    return _compare("finish_reason", expected, finish_reason)
 
 
-def _compare(what: str, expected: object, found: object) -> list[str]:
-    return [] if found == expected else [f"{what}: expected {expected}, found {found}"]
+def _compare(subject: str, expected: object, actual: object) -> list[str]:
+    return [] if actual == expected else [f"{subject}: expected {expected}, found {actual}"]
 
 
-def _presence(what: str, expected: str, text: str) -> list[str]:
+def _presence(part: str, expected: str, text: str) -> list[str]:
     if expected == "required" and not text.strip():
-        return [f"no {what}"]
+        return [f"no {part}"]
     if expected == "absent" and text.strip():
-        return [f"unexpected {what}: {text.strip()[:80]!r}"]
+        return [f"unexpected {part}: {text.strip()[:80]!r}"]
     return []
 
 
@@ -91,9 +91,9 @@ def _holds(content: str, wanted: str | int) -> bool:
 
 
 def _follow(numbers: Sequence[int], content: str) -> bool:
-    found = [int(text) for text in _INTEGER.findall(content)]
+    integers = [int(text) for text in _INTEGER.findall(content)]
     length = len(numbers)
-    return any(tuple(found[at : at + length]) == tuple(numbers) for at in range(len(found)))
+    return any(tuple(integers[at : at + length]) == tuple(numbers) for at in range(len(integers)))
 
 
 def _judge_pick(pick: Pick, content: str) -> list[str]:
@@ -110,16 +110,16 @@ def _judge_pick(pick: Pick, content: str) -> list[str]:
 
 def _judge_calls(expected: Sequence[ToolCall], calls: Sequence[dict[str, Any]]) -> list[str]:
     """Compare calls with the expected ones in any order; arguments must be one JSON object each."""
-    found: list[str] = []
+    actual: list[str] = []
     for call in calls:
         function = call["function"]
         try:
             arguments = json.loads(function["arguments"])
         except ValueError:
             return [f"arguments of {function['name']} are not JSON: {function['arguments'][:80]!r}"]
-        found.append(_call_text(function["name"], arguments))
+        actual.append(_call_text(function["name"], arguments))
     wanted = [_call_text(call.name, call.arguments) for call in expected]
-    return _compare("tool calls", _join(wanted), _join(found))
+    return _compare("tool calls", _join(wanted), _join(actual))
 
 
 def _call_text(name: str, arguments: Any) -> str:

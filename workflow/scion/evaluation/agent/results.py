@@ -8,23 +8,23 @@ from typing import Any
 from scion.evaluation.agent.tasks import TaskFile
 from scion.evaluation.intervals import proportion
 
-_TELL_SECONDS = 5.0
+_REPORT_SECONDS = 5.0
 
 
-class Progress:
+class TaskProgress:
     """Lines on stderr: how far it is, and how long it takes yet at the pace so far."""
 
     def __init__(self, stage: str, cases: Sequence[int]) -> None:
         """Start the clock for tasks with so many cases each."""
         self._stage, self._cases = stage, cases
-        self._begin, self._told = time.monotonic(), 0.0
+        self._begin, self._reported = time.monotonic(), 0.0
 
-    def tell(self, task: int, done: int) -> None:
+    def report(self, task: int, done: int) -> None:
         """So many cases of a task, counted from 0, and all before it are done."""
         seconds = time.monotonic() - self._begin
-        if seconds < self._told + _TELL_SECONDS:
+        if seconds < self._reported + _REPORT_SECONDS:
             return
-        self._told = seconds
+        self._reported = seconds
         before = sum(self._cases[:task]) + done
         left = seconds / before * (sum(self._cases) - before)
         place = f"task {task + 1} of {len(self._cases)}, {done} of {self._cases[task]} cases"
@@ -52,7 +52,7 @@ def count(task_file: TaskFile, results: Sequence[list[dict[str, Any]]]) -> dict[
     return {"tasks": tasks, "passed": passed, "total": total, "rate": rate}
 
 
-def tell(stage: str, result: dict[str, Any]) -> None:
+def print_verdicts(stage: str, result: dict[str, Any]) -> None:
     """Say what came of each task, what failed and why, and last the sum, on stderr."""
     lines = [f"{task['title']}: {_rate(task, task['cases'])}" for task in result["tasks"]]
     lines += [f"failed: {failure}" for failure in failures(result)]

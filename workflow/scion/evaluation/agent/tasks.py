@@ -137,8 +137,8 @@ def read_tasks(path: Path) -> TaskFile:
             if unknown := set(case.tools) - set(tasks.tools):
                 raise _unusable(path, f"unknown tool {min(unknown)!r} in {task.name}, {case.name}")
             if missing := set(called) - set(case.tools):
-                found = f"{task.name}, {case.name} calls {min(missing)!r}, which it does not offer"
-                raise _unusable(path, found)
+                fault = f"{task.name}, {case.name} calls {min(missing)!r}, which it does not offer"
+                raise _unusable(path, fault)
     return tasks
 
 
@@ -146,12 +146,12 @@ def _repeated(names: list[str]) -> str | None:
     return next((name for name in names if names.count(name) > 1), None)
 
 
-def _unusable(path: Path, found: object) -> ScionError:
+def _unusable(path: Path, fault: object) -> ScionError:
     return ScionError(
         "the agent tasks can't be used",
         where=path,
         expected="`tools` by name, `system`, and `tasks`, as the file's first lines explain",
-        found=found,
+        found=fault,
         hint="compare it with workflow/scion/evaluation/agent/agent_tasks.yaml",
     )
 
