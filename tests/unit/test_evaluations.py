@@ -343,7 +343,7 @@ def test_a_driver_sees_no_proxy_and_no_key(tmp_path: Path):
         "PYTHONHOME": "/elsewhere",
         "VIRTUAL_ENV": "/elsewhere",
     }
-    seen = child.environment(inherited, tmp_path)
+    seen = child.driver_environment(inherited, tmp_path)
     assert seen["PATH"] == "/bin"
     assert not [name for name in inherited if name in seen and name != "PATH"]
     assert (seen["HF_HUB_OFFLINE"], seen["HF_DATASETS_OFFLINE"]) == ("1", "1")
@@ -351,13 +351,13 @@ def test_a_driver_sees_no_proxy_and_no_key(tmp_path: Path):
 
 def test_harnesses_that_are_not_installed(tmp_path: Path):
     with pytest.raises(ScionError, match="harnesses is not installed") as caught:
-        child.evaluate(ifeval_driver, {}, python=tmp_path / "python", log=tmp_path / "log")
+        child.run_driver(ifeval_driver, {}, python=tmp_path / "python", log=tmp_path / "log")
     assert caught.value.hint == "make setup"
 
 
 def test_a_harness_that_breaks_shows_its_log(tmp_path: Path):
     with pytest.raises(ScionError, match="ended without a result") as caught:
-        child.evaluate(ifeval_driver, {}, python=HARNESSES, log=tmp_path / "log")
+        child.run_driver(ifeval_driver, {}, python=HARNESSES, log=tmp_path / "log")
     assert "KeyError: 'dataset'" in caught.value.found
 
 

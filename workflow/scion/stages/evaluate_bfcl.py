@@ -150,8 +150,8 @@ def _request(server: Server, launch: Launch, bfcl: Bfcl) -> dict[str, Any]:
     return {
         "server": server.url,
         "model": server.model,
-        "context": context(server),
-        "parallel": parallel(launch),
+        "context": served_context(server),
+        "parallel": parallel_requests(launch),
         "timeout_seconds": REQUEST_SECONDS,
         "categories": bfcl.categories,
         "limit": bfcl.limit,

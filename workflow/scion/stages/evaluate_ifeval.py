@@ -105,11 +105,11 @@ def evaluate_ifeval(
     def build(draft: Draft) -> None:
         with tempfile.TemporaryDirectory(prefix="scion-ifeval-") as name:
             path = local or _download(location, Path(name))
-            rows = read_prompts(path, ifeval)
+            rows = read_ifeval_prompts(path, ifeval)
             chosen = Path(name) / f"chosen.{path.name}"
             chosen.write_text("".join(json.dumps(row) + "\n" for row in rows))
             ask = partial(
-                child.evaluate,
+                child.run_driver,
                 ifeval_driver,
                 python=evaluator_python,
                 log=served.log("harness"),
@@ -148,7 +148,7 @@ def _how(server: Server, launch: Launch, ifeval: Ifeval) -> dict[str, Any]:
     return {
         "url": f"{server.openai_url}/chat/completions",
         "model": server.model,
-        "parallel": parallel(launch),
+        "parallel": parallel_requests(launch),
         "timeout_seconds": REQUEST_SECONDS,
         "max_tokens": ifeval.max_tokens,
         "enable_thinking": ifeval.enable_thinking,
@@ -203,7 +203,7 @@ def _download(location: object, folder: Path) -> Path:
 
 def _check_fit(server: Server, rows: Sequence[dict[str, Any]], ifeval: Ifeval) -> None:
     """Refuse a prompt that leaves no room for its answer, before any is asked."""
-    limit = context(server)
+    limit = served_context(server)
     for row in rows:
         message = {"role": "user", "content": row["prompt"]}
         template = {"enable_thinking": ifeval.enable_thinking}

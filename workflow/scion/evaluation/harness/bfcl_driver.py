@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from scion.common.errors import ScionError
-from scion.evaluation.harness.driver import Progress, refused, run, tell
+from scion.evaluation.harness.driver import RequestProgress, answer_request, print_progress, refused
 
 _REGISTRY = "bfcl_eval.constants.model_config"
 _MODEL = "scion-FC"
@@ -56,9 +56,9 @@ def evaluate(request: dict[str, Any]) -> dict[str, Any]:
     _register()
     handler = _handler(request)
     chosen = {name: _choose(name, handler, request) for name in request["categories"]}
-    asked = [(name, case) for name, (cases, _) in chosen.items() for case in cases]
-    tell(f"{len(asked)} cases of {len(chosen)} categories")
-    answers = _ask(handler, asked, request)
+    requests = [(name, case) for name, (cases, _) in chosen.items() for case in cases]
+    print_progress(f"{len(requests)} cases of {len(chosen)} categories")
+    answers = _ask(handler, requests, request)
     _require_calls(answers, request["server"])
     return {
         "harness": {"name": "bfcl-eval", "version": metadata.version("bfcl-eval")},
@@ -173,10 +173,10 @@ def _tokens(case: dict[str, Any], handler: Any, request: dict[str, Any]) -> int:
 
 
 def _ask(
-    handler: Any, asked: Sequence[tuple[str, dict[str, Any]]], request: dict[str, Any]
+    handler: Any, requests: Sequence[tuple[str, dict[str, Any]]], request: dict[str, Any]
 ) -> dict[str, list[dict[str, Any]]]:
     """All answers by category; the first failure ends the asking."""
-    progress = Progress(len(asked), "cases answered")
+    progress = RequestProgress(len(requests), "cases answered")
 
     def ask(case: dict[str, Any]) -> dict[str, Any]:
         answer = _answer(handler, case, request)
@@ -184,14 +184,14 @@ def _ask(
         return answer
 
     with ThreadPoolExecutor(request["parallel"]) as pool:
-        futures = [pool.submit(ask, case) for _, case in asked]
+        futures = [pool.submit(ask, case) for _, case in requests]
         wait(futures, return_when=FIRST_EXCEPTION)
         pool.shutdown(cancel_futures=True)
-        failed = (one for one in futures if not one.cancelled() and one.exception())
+        failed = (future for future in futures if not future.cancelled() and future.exception())
         for future in failed:
             future.result()
     answers: dict[str, list[dict[str, Any]]] = {name: [] for name in request["categories"]}
-    for (name, _), future in zip(asked, futures, strict=True):
+    for (name, _), future in zip(requests, futures, strict=True):
         answers[name].append(future.result())
     return answers
 
@@ -206,15 +206,15 @@ def _answer(handler: Any, case: dict[str, Any], request: dict[str, Any]) -> dict
         raise refused(f"{request['server']}/v1/chat/completions", case["id"], error) from error
     except (openai.OpenAIError, LookupError, TypeError, AttributeError) as error:
         # The latter three where the answer is no chat completion.
-        found = f"{type(error).__name__}: {error}"
-        raise refused(f"{request['server']}/v1/chat/completions", case["id"], found) from error
+        fault = f"{type(error).__name__}: {error}"
+        raise refused(f"{request['server']}/v1/chat/completions", case["id"], fault) from error
     choice = about.pop("reasoning_content")
     return {"id": case["id"], "result": result, **about, "choice": choice}
 
 
 def _require_calls(answers: dict[str, list[dict[str, Any]]], server: str) -> None:
     """Refuse answers of which not one has tool calls, and some finished one holds them as text."""
-    choices = [one["choice"] for named in answers.values() for one in named]
+    choices = [answer["choice"] for named in answers.values() for answer in named]
     if any(choice["message"].get("tool_calls") for choice in choices):
         return
     for choice in choices:
@@ -223,12 +223,12 @@ def _require_calls(answers: dict[str, list[dict[str, Any]]], server: str) -> Non
             raise _no_parser(server, text[:300])
 
 
-def _no_parser(server: str, found: object) -> ScionError:
+def _no_parser(server: str, evidence: object) -> ScionError:
     return ScionError(
         "the server does not parse tool calls",
         where=server,
         expected="tool calls in the answers' `tool_calls`",
-        found=found,
+        found=evidence,
         hint="start it with --enable-auto-tool-choice --tool-call-parser qwen3_xml",
     )
 
@@ -243,14 +243,18 @@ def _judge(category: str, handler: Any, answers: list[dict[str, Any]]) -> dict[s
     runner.evaluate_task(category, None, scores, judged, _MODEL, handler, table, allow_missing=True)
     (file,) = scores.rglob(f"*_{category}_score.json")
     header, *failures = _lines(file)
-    failed = {one["id"]: one for one in failures}
+    failed = {failure["id"]: failure for failure in failures}
     return {
         "name": category,
         "passed": header["correct_count"],
         "accuracy": header["accuracy"],
         "answers": [
-            {**one, "passed": one["id"] not in failed, "error": _error(failed.get(one["id"]))}
-            for one in answers
+            {
+                **answer,
+                "passed": answer["id"] not in failed,
+                "error": _error(failed.get(answer["id"])),
+            }
+            for answer in answers
         ],
     }
 
@@ -264,4 +268,4 @@ def _lines(file: Path) -> Iterator[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    run(evaluate)
+    answer_request(evaluate)

@@ -25,7 +25,7 @@ _PACKAGES = Path(__file__).parents[3]
 _WITHOUT = ("PYTHON", "OPENAI_", "HF_", "NLTK_", "BFCL_", "LMEVAL_", "VIRTUAL_ENV")
 
 
-def evaluate(
+def run_driver(
     driver: ModuleType,
     request: Mapping[str, Any],
     *,
@@ -49,20 +49,20 @@ def evaluate(
     log.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="scion-evaluate-") as name:
         folder = Path(name)
-        asked, answer = folder / "request.json", folder / "result.json"
-        asked.write_text(json.dumps(request))
-        what = (str(python.absolute()), "-m", driver.__name__, str(asked), str(answer))
-        code = _run(what, environment(os.environ, folder), folder, log)
+        request_file, answer = folder / "request.json", folder / "result.json"
+        request_file.write_text(json.dumps(request))
+        command = (str(python.absolute()), "-m", driver.__name__, str(request_file), str(answer))
+        code = _run(command, driver_environment(os.environ, folder), folder, log)
         if code != 0 or not answer.exists():
             raise _ended(driver, code, log, server)
-        found = json.loads(answer.read_text())
-    if "error" in found:
-        error = found["error"]
+        response = json.loads(answer.read_text())
+    if "error" in response:
+        error = response["error"]
         raise ScionError(**error | {"found": f"{error['found']}{_server_log(server)}"})
-    return found["result"]
+    return response["result"]
 
 
-def environment(inherited: Mapping[str, str], folder: Path) -> dict[str, str]:
+def driver_environment(inherited: Mapping[str, str], folder: Path) -> dict[str, str]:
     """The driver's environment variables: the caller's, less what would lead it elsewhere."""
     kept = {
         name: value
@@ -96,10 +96,10 @@ def require(python: Path) -> None:
         )
 
 
-def _run(what: tuple[str, ...], variables: dict[str, str], folder: Path, log: Path) -> int:
+def _run(command: tuple[str, ...], variables: dict[str, str], folder: Path, log: Path) -> int:
     """Run the command until it ends; the exit code. Its progress goes to standard error."""
     child = subprocess.Popen(
-        (sys.executable, str(_GUARD), *what),
+        (sys.executable, str(_GUARD), *command),
         env=variables,
         cwd=folder,
         stdin=subprocess.PIPE,

@@ -19,15 +19,15 @@ from typing import Any
 from scion.common.errors import ScionError
 
 PROGRESS = "progress: "
-_TELL_SECONDS = 5.0
+_REPORT_SECONDS = 5.0
 
 
-class Progress:
+class RequestProgress:
     """Says after some seconds, and at the end, how many of the requests are answered."""
 
-    def __init__(self, total: int, what: str) -> None:
-        self._total, self._what = total, what
-        self._done, self._begin, self._told = 0, time.monotonic(), time.monotonic()
+    def __init__(self, total: int, unit: str) -> None:
+        self._total, self._unit = total, unit
+        self._done, self._begin, self._reported = 0, time.monotonic(), time.monotonic()
         self._lock = threading.Lock()
 
     def step(self) -> None:
@@ -38,20 +38,20 @@ class Progress:
     def _step(self) -> None:
         self._done += 1
         now = time.monotonic()
-        if self._done < self._total and now < self._told + _TELL_SECONDS:
+        if self._done < self._total and now < self._reported + _REPORT_SECONDS:
             return
-        self._told = now
+        self._reported = now
         left = (now - self._begin) / self._done * (self._total - self._done)
         rest = f", about {left:.0f} s left" if left else f" after {now - self._begin:.0f} s"
-        tell(f"{self._done} of {self._total} {self._what}{rest}")
+        print_progress(f"{self._done} of {self._total} {self._unit}{rest}")
 
 
-def tell(line: str) -> None:
+def print_progress(line: str) -> None:
     """Have the stage print a line."""
     print(f"{PROGRESS}{line}", file=sys.stderr, flush=True)
 
 
-def run(evaluate: Callable[[dict[str, Any]], Any]) -> None:
+def answer_request(evaluate: Callable[[dict[str, Any]], Any]) -> None:
     """Answer the request that the command line names."""
     request, result = (Path(argument) for argument in sys.argv[1:])
     try:
@@ -62,12 +62,12 @@ def run(evaluate: Callable[[dict[str, Any]], Any]) -> None:
     result.write_text(json.dumps(answer))
 
 
-def refused(url: str, what: str, found: object) -> ScionError:
+def refused(url: str, request: str, fault: object) -> ScionError:
     """A request that failed. It is no wrong answer, and is not asked again."""
     return ScionError(
         "a request to the server failed",
-        where=f"{url}: {what}",
+        where=f"{url}: {request}",
         expected="an answer to each request",
-        found=found,
+        found=fault,
         hint="see what the server says, then run the stage again",
     )

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from scion.common.errors import ScionError
-from scion.evaluation.harness.driver import Progress, refused, run
+from scion.evaluation.harness.driver import RequestProgress, answer_request, refused
 
 METRICS = (
     "prompt_level_strict_acc",
@@ -111,27 +111,27 @@ def _check(rows: Iterable[dict[str, Any]], dataset: str) -> None:
             raise _unusable(where, expected, f"{type(error).__name__}: {error}") from error
 
 
-def _unusable(where: str, expected: str, found: str) -> ScionError:
+def _unusable(where: str, expected: str, fault: str) -> ScionError:
     return ScionError(
         "an IFEval prompt can't be scored",
         where=where,
         expected=expected,
-        found=found,
+        found=fault,
         hint="correct the line, or name another file as ifeval.dataset",
     )
 
 
 def _ask(manager: Any, task: Any, request: dict[str, Any], total: int) -> dict[str, Any]:
     lm_eval: Any = importlib.import_module("lm_eval")
-    said = _Said()
-    logging.getLogger("lm_eval").addHandler(said)
-    model = _chat_model(request, Progress(total, "prompts answered"))
+    complaints = _Complaints()
+    logging.getLogger("lm_eval").addHandler(complaints)
+    model = _chat_model(request, RequestProgress(total, "prompts answered"))
     generation = {
         "max_gen_toks": request["max_tokens"],
         "chat_template_kwargs": {"enable_thinking": request["enable_thinking"]},
     }
     try:
-        found = lm_eval.simple_evaluate(
+        evaluation = lm_eval.simple_evaluate(
             model=model,
             tasks=[task],
             task_manager=manager,
@@ -140,28 +140,30 @@ def _ask(manager: Any, task: Any, request: dict[str, Any], total: int) -> dict[s
             bootstrap_iters=0,
         )
     except _connection_errors() as error:
-        raise refused(request["url"], "IFEval", said.last or repr(error)) from error
-    scores, samples = found["results"]["ifeval"], found["samples"]["ifeval"]
+        raise refused(request["url"], "IFEval", complaints.last or repr(error)) from error
+    scores, samples = evaluation["results"]["ifeval"], evaluation["samples"]["ifeval"]
     return {
         "harness": {"name": "lm-eval", "version": metadata.version("lm-eval")},
-        "task_version": found["versions"]["ifeval"],
+        "task_version": evaluation["versions"]["ifeval"],
         "scores": {name: scores[f"{name},none"] for name in METRICS},
-        "samples": [_sample(one) for one in sorted(samples, key=lambda one: one["doc_id"])],
+        "samples": [
+            _sample(sample) for sample in sorted(samples, key=lambda sample: sample["doc_id"])
+        ],
         "cut": model.cut,
     }
 
 
-def _sample(one: dict[str, Any]) -> dict[str, Any]:
+def _sample(sample: dict[str, Any]) -> dict[str, Any]:
     kept = ("key", "prompt", "instruction_id_list")
-    (answer,) = one["filtered_resps"]
+    (answer,) = sample["filtered_resps"]
     return {
-        **{name: one["doc"][name] for name in kept},
+        **{name: sample["doc"][name] for name in kept},
         "answer": answer,
-        **{name: one[name] for name in METRICS},
+        **{name: sample[name] for name in METRICS},
     }
 
 
-class _Said(logging.Handler):
+class _Complaints(logging.Handler):
     """Keeps the harness's first complaint, which holds the server's own words."""
 
     last = ""
@@ -177,7 +179,7 @@ def _connection_errors() -> tuple[type[Exception], ...]:
     return (aiohttp.ClientError, requests.RequestException, TimeoutError)
 
 
-def _chat_model(request: dict[str, Any], progress: Progress) -> Any:
+def _chat_model(request: dict[str, Any], progress: RequestProgress) -> Any:
     """The harness's client of /v1/chat/completions, strict about what an answer is."""
     base: Any = importlib.import_module("lm_eval.models.openai_completions").LocalChatCompletion
 
@@ -209,4 +211,4 @@ def _chat_model(request: dict[str, Any], progress: Progress) -> Any:
 
 
 if __name__ == "__main__":
-    run(evaluate)
+    answer_request(evaluate)

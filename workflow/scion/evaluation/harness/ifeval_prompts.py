@@ -8,7 +8,7 @@ from scion.common.errors import ScionError
 from scion.evaluation.harness.config import Ifeval
 
 
-def read_prompts(path: Path, ifeval: Ifeval) -> list[dict[str, Any]]:
+def read_ifeval_prompts(path: Path, ifeval: Ifeval) -> list[dict[str, Any]]:
     """The first `limit` prompts of a file in IFEval's form, or all.
 
     Raises:
@@ -60,11 +60,11 @@ def _parse(line: str, where: str) -> dict[str, Any]:
     return {name: row[name] for name in ("key", "prompt", "instruction_id_list", "kwargs")}
 
 
-def _unusable(where: object, expected: str, found: object) -> ScionError:
+def _unusable(where: object, expected: str, fault: object) -> ScionError:
     return ScionError(
         "the IFEval prompts can't be used",
         where=where,
         expected=expected,
-        found=found,
+        found=fault,
         hint="correct ifeval.dataset or ifeval.limit in the configuration",
     )

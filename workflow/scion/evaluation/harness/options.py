@@ -20,25 +20,25 @@ def parallel(launch: Launch) -> int:
     return launch.max_num_seqs or _PARALLEL
 
 
-def context(server: Server) -> int:
+def served_context(server: Server) -> int:
     """The server's context in tokens, as it says itself.
 
     Raises:
         ScionError: It does not say.
     """
     models = json.loads(server.read("/v1/models"))["data"]
-    (found,) = (one.get("max_model_len") for one in models if one["id"] == server.model)
-    if not isinstance(found, int):
+    (length,) = (model.get("max_model_len") for model in models if model["id"] == server.model)
+    if not isinstance(length, int):
         raise server.failure(
             "the server does not say how long its context is",
             where=f"{server.url}/v1/models",
             expected="max_model_len, as vLLM says it",
-            found=found,
+            found=length,
         )
-    return found
+    return length
 
 
 def write_lines(path: Path, values: Iterable[Any]) -> None:
     """Write JSON values atomically, one a line."""
     with atomic_file(path) as file:
-        file.writelines(json.dumps(one, ensure_ascii=False).encode() + b"\n" for one in values)
+        file.writelines(json.dumps(value, ensure_ascii=False).encode() + b"\n" for value in values)
