@@ -23,7 +23,7 @@ from scion.evaluation.quality import documents as heldout
 from scion.evaluation.quality import served as quality_engine
 from scion.evaluation.quality.config import Quality
 from scion.evaluation.quality.documents import Document
-from scion.evaluation.quality.top_k_scores import Predictions, part_record
+from scion.evaluation.quality.top_k_scores import Predictions, predictions_record
 from scion.stages import evaluate_quality as stage
 from scion.stages.fetch_source import fetch_source
 
@@ -117,14 +117,14 @@ def measured(
 
     def predict(server: Server, documents: Sequence[Document], *, top: int) -> list[Predictions]:
         """What the stage calls, and two more questions to the same server."""
-        short[server.model] = heldout.predict(server, documents, top=TOP)
+        short[server.model] = heldout.request_predictions(server, documents, top=TOP)
         by_hand[server.model] = answer_loss(server, documents[0])
         seen[:] = documents
-        return heldout.predict(server, documents, top=top)
+        return heldout.request_predictions(server, documents, top=top)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stage, "predict", predict)
-        patch.setattr(quality_engine, "predict", predict)
+        patch.setattr(stage, "request_predictions", predict)
+        patch.setattr(quality_engine, "request_predictions", predict)
         artifact = evaluate(
             conversion,
             files,
@@ -214,7 +214,7 @@ def check_bounds(measured: Measured) -> None:
     for name in ("release", "base"):
         for kind in ("chats", "texts"):
             flags = [np.full(len(one.tokens) - 1, one.kind == kind) for one in measured.documents]
-            short = part_record(measured.short["fixed"], measured.short[name], flags)
+            short = predictions_record(measured.short["fixed"], measured.short[name], flags)
             exact = measured.part(name, kind)
             assert 0.8 * exact["kl"]["value"] < short["kl"]["value"] <= exact["kl"]["value"]
             assert 0.95 < short["kl_covered"] < 1

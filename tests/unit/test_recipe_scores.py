@@ -15,7 +15,7 @@ from torch import nn
 from scion.evaluation.chats import Chat
 from scion.evaluation.quality import full_vocabulary as divergence
 from scion.evaluation.quality.documents import Document, Text
-from scion.evaluation.quality.full_vocabulary import Reference, Sums, part_record, score
+from scion.evaluation.quality.full_vocabulary import Reference, Sums, score, sums_record
 from scion.quantization.variants import together
 from scion.quantization.variants_config import Comparison, Variant
 from scion.report.pictures.recipes import recipes_picture, spread
@@ -96,13 +96,13 @@ def test_differences_are_taken_document_by_document() -> None:
     # Documents differ much, and the model from the default by nearly the same in each.
     reference, default = sums([0] * 4, [5, 30, 12, 50]), sums([1, 4, 2, 8], [6, 31, 13, 51])
     model = sums([0.9, 3.9, 1.91, 7.89], [5.5, 30.5, 12.51, 50.49])
-    record = part_record(model, reference, default)
+    record = sums_record(model, reference, default)
     beside = record["beside_default"]["kl_change"]
     assert beside["value"] == pytest.approx(-0.01)
     assert beside["high"] - beside["low"] < 0.003 < record["kl"]["high"] - record["kl"]["low"]
     assert record["loss_change"]["value"] == pytest.approx(0.05)
     assert record["perplexity"]["value"] == pytest.approx(math.exp(98.99 / 40 + 0.0002), rel=1e-2)
-    assert part_record(model, reference, None)["beside_default"] is None
+    assert sums_record(model, reference, None)["beside_default"] is None
 
 
 def entry(name: str, kl: Sequence[float], *, kept: str | None = "none", size: int = 1000) -> Any:

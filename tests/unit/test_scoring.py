@@ -20,16 +20,16 @@ from scion.evaluation.quality.documents import (
     Text,
     check_vocabulary,
     dataset_record,
-    predict,
     read_texts,
+    request_predictions,
 )
-from scion.evaluation.quality.record import model_record, summary
+from scion.evaluation.quality.record import model_record, score_line
 from scion.evaluation.quality.served import refusal_of
 from scion.evaluation.quality.top_k_scores import (
     Predictions,
     assistant_mask,
-    compare,
-    part_record,
+    compare_predictions,
+    predictions_record,
     read_predictions,
 )
 
@@ -72,7 +72,7 @@ def test_divergence_is_a_bound_that_grows_with_the_list_and_ends_at_the_exact_va
     exact = (np.exp(ours) * (ours - theirs)).sum(1)
     before, covered = np.zeros(PLACES), 0.0
     for top in (1, 2, 4, 8, 16, 32, VOCABULARY):
-        found = compare(predictions(ours, top), predictions(theirs, top))
+        found = compare_predictions(predictions(ours, top), predictions(theirs, top))
         assert (found.kl <= exact + 1e-5).all()
         assert (found.kl >= before - 1e-5).all(), "a finer partition tells more"
         assert found.covered.mean() > covered
@@ -85,7 +85,7 @@ def test_partition_of_one_place_by_hand():
     # Both name tokens 0 and 1; 2 is named by the first model alone, so it goes to the rest.
     ours = read_predictions([None, logprobs({0: 0.5, 1: 0.3, 2: 0.1})], [7, 1], top=3)
     theirs = read_predictions([None, logprobs({0: 0.4, 1: 0.5, 3: 0.05})], [7, 1], top=3)
-    found = compare(ours, theirs)
+    found = compare_predictions(ours, theirs)
     expected = 0.5 * math.log(0.5 / 0.4) + 0.3 * math.log(0.3 / 0.5) + 0.2 * math.log(0.2 / 0.1)
     assert found.kl[0] == pytest.approx(expected)
     assert found.covered[0] == pytest.approx(0.8)
@@ -99,7 +99,7 @@ def logprobs(shares: dict[int, float]) -> dict[str, dict[str, float]]:
 @pytest.mark.parametrize("top", [1, 8, VOCABULARY])
 def test_equal_models_do_not_part(top: int):
     one = predictions(distributions(3), top)
-    found = compare(one, one)
+    found = compare_predictions(one, one)
     assert (found.kl == 0).all()
     assert found.agrees.all()
 
@@ -108,7 +108,7 @@ def test_models_that_name_no_token_in_common():
     """All that is known of them is that they differ: the bound stays finite."""
     ours = read_predictions([None, logprobs({0: 0.999999, 1: 1e-6})], [7, 1], top=1)
     theirs = read_predictions([None, logprobs({2: 0.999999, 1: 1e-6})], [7, 1], top=1)
-    found = compare(ours, theirs)
+    found = compare_predictions(ours, theirs)
     assert found.kl[0] == pytest.approx(0, abs=1e-6)
     assert found.covered[0] == pytest.approx(1e-6)
 
@@ -179,20 +179,20 @@ def document(tokens: list[int], *, name: str = "one") -> Document:
 )
 def test_an_answer_in_part_names_model_and_document(value: Any, answering: Callable[[Any], Server]):
     with pytest.raises(ScionError, match="scored in part") as caught:
-        predict(answering(value), [document([0, 1, 2])], top=2)
+        request_predictions(answering(value), [document([0, 1, 2])], top=2)
     assert caught.value.where == "release: one"
 
 
 def test_a_whole_answer_is_taken(answering: Callable[[Any], Server]):
     server = answering({"choices": [{"prompt_logprobs": [None, GOOD, GOOD]}]})
-    (found,) = predict(server, [document([0, 1, 2])], top=2)
+    (found,) = request_predictions(server, [document([0, 1, 2])], top=2)
     assert found.actual.tolist() == pytest.approx([math.log(0.5), math.log(0.3)])
 
 
 def test_a_server_that_is_gone(answering: Callable[[Any], Server]):
     server = Server("http://127.0.0.1:9", "release")
     with pytest.raises(ScionError, match="a request to the server failed"):
-        predict(server, [document([0, 1])], top=2)
+        request_predictions(server, [document([0, 1])], top=2)
 
 
 # Records
@@ -210,7 +210,7 @@ def everything(models: Sequence[Predictions]) -> list[NDArray[np.bool_]]:
 
 def test_record_of_a_uniform_guess():
     models = [uniform([math.log(8)] * 4), uniform([math.log(8)] * 6)]
-    record = part_record(models, models, everything(models))
+    record = predictions_record(models, models, everything(models))
     assert record["tokens"] == 10
     # Both documents are alike, so nothing varied that an interval could tell of.
     assert record["loss"] == {"value": 2.079442, "low": None, "high": None, "count": 10}
@@ -225,7 +225,7 @@ def test_document_is_the_unit_of_the_interval():
     # Changes of 1, 2 and 3 nats a token: mean 2, deviation 1; t(2) of 95 % is 4.3027.
     reference = [uniform([1.0, 1.0])] * 3
     model = [uniform([loss, loss]) for loss in (2.0, 3.0, 4.0)]
-    change = part_record(reference, model, everything(model))["loss_change"]
+    change = predictions_record(reference, model, everything(model))["loss_change"]
     reach = 4.302653 / math.sqrt(3)
     assert change == {
         "value": 2.0,
@@ -237,7 +237,7 @@ def test_document_is_the_unit_of_the_interval():
 
 def test_part_counts_its_own_places_alone():
     models = [uniform([1.0, 5.0]), uniform([3.0])]
-    record = part_record(models, models, [np.array([True, False]), np.array([True])])
+    record = predictions_record(models, models, [np.array([True, False]), np.array([True])])
     assert (record["tokens"], record["loss"]["value"]) == (2, 2.0)
     assert record["perplexity"]["low"] == pytest.approx(math.exp(record["loss"]["low"]), abs=1e-5)
 
@@ -267,9 +267,11 @@ def test_records_of_all_that_can_become_of_a_model():
         None,
     )
     assert model_record("fixed", documents, made, "ValueError: no")["loads"]
-    assert summary(same) == "source: the same tensors as fixed"
-    assert summary(refused) == "source: refused: ValueError: no"
-    assert summary(served).startswith("fixed: perplexity texts 4.9530 (KL 0.00000, same token 100")
+    assert score_line(same) == "source: the same tensors as fixed"
+    assert score_line(refused) == "source: refused: ValueError: no"
+    assert score_line(served).startswith(
+        "fixed: perplexity texts 4.9530 (KL 0.00000, same token 100"
+    )
 
 
 def failure(found: str) -> ScionError:

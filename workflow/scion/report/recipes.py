@@ -6,7 +6,7 @@ from typing import Any
 
 from scion.common.text import Record, change, number, share, size, small, table
 from scion.evaluation.intervals import ratio_of_sums
-from scion.evaluation.quality.full_vocabulary import Sums, part_record
+from scion.evaluation.quality.full_vocabulary import Sums, sums_record
 
 SOURCE = "source"
 # The part that recipes are ranked by.
@@ -44,7 +44,7 @@ def parts_record(
         if own is None or reference is None:
             record[part] = None
         else:
-            record[part] = part_record(own, reference, default[part] if default else None)
+            record[part] = sums_record(own, reference, default[part] if default else None)
     return record
 
 

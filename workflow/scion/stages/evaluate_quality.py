@@ -47,13 +47,13 @@ from scion.evaluation.quality.documents import (
     Document,
     Text,
     dataset_record,
-    predict,
     read_texts,
-    tokenize,
+    request_predictions,
+    tokenize_documents,
     vocabulary_size,
 )
-from scion.evaluation.quality.record import REFERENCE, model_record, summary
-from scion.evaluation.quality.served import Engine, refusal_of
+from scion.evaluation.quality.record import REFERENCE, model_record, score_line
+from scion.evaluation.quality.served import ScoringServer, refusal_of
 from scion.evaluation.quality.top_k_scores import Predictions
 from scion.stages.served import ServedSettings, recorded, run_served_stage, server_record
 
@@ -116,7 +116,7 @@ def evaluate_quality(
     def build(draft: Draft) -> None:
         _check_settings(serving, launch, quality, models)
         length = {"speculative_tokens": 0, "max_model_len": quality.max_tokens + 1}
-        engine = Engine(
+        engine = ScoringServer(
             STAGE,
             serving,
             launch.model_copy(update=length),
@@ -142,7 +142,7 @@ def evaluate_quality(
         }
         write_json(draft.folder / RESULT, result)
         for entry in entries:
-            print(f"{STAGE}: {summary(entry)}", file=sys.stderr, flush=True)
+            print(f"{STAGE}: {score_line(entry)}", file=sys.stderr, flush=True)
 
     return remake(
         output,
@@ -159,7 +159,7 @@ def evaluate_quality(
 
 
 def _measure(
-    engine: Engine,
+    engine: ScoringServer,
     models: Mapping[str, Artifact],
     contents: Sequence[Chat | Text],
     quality: Quality,

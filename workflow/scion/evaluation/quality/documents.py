@@ -81,17 +81,19 @@ def _parse(line: str, where: str, number: int) -> Text:
     return Text(row.get("name", f"line {number}"), row["text"])
 
 
-def _unusable(where: object, found: object) -> ScionError:
+def _unusable(where: object, fault: object) -> ScionError:
     return ScionError(
         "the held-out texts can't be used",
         where=where,
         expected='JSON lines such as {"name": "…", "text": "…"}, one at least',
-        found=found,
+        found=fault,
         hint="name another file in quality.texts, or set it to null",
     )
 
 
-def tokenize(server: Server, contents: Sequence[Chat | Text], *, limit: int) -> list[Document]:
+def tokenize_documents(
+    server: Server, contents: Sequence[Chat | Text], *, limit: int
+) -> list[Document]:
     """Let a server render and tokenize documents.
 
     Args:
@@ -118,7 +120,7 @@ def tokenize(server: Server, contents: Sequence[Chat | Text], *, limit: int) -> 
                 expected="two tokens at least",
                 found=len(tokens),
             )
-    if not any(any(one.assistant) for one in documents):
+    if not any(any(document.assistant) for document in documents):
         raise server.failure(
             "no held-out chat has an answer to score",
             where="quality.chats",
@@ -142,16 +144,18 @@ def check_same_tokens(
     for document in documents:
         if document.kind not in kinds:
             continue
-        found = ids_of(server, document.content)
-        if found != document.whole:
-            pairs = enumerate(zip(document.whole, found, strict=False))
-            shorter = min(len(found), len(document.whole))
-            first = next((at for at, (one, other) in pairs if one != other), shorter)
+        tokens = ids_of(server, document.content)
+        if tokens != document.whole:
+            pairs = enumerate(zip(document.whole, tokens, strict=False))
+            shorter = min(len(tokens), len(document.whole))
+            first = next(
+                (at for at, (token, counterpart) in pairs if token != counterpart), shorter
+            )
             raise ScionError(
                 f"release and {server.model} make different tokens of the same document",
                 where=f"quality.{document.kind}: {document.content.name}",
                 expected=f"{len(document.whole)} tokens, as the release makes",
-                found=f"{len(found)} tokens; the first difference is at token {first}",
+                found=f"{len(tokens)} tokens; the first difference is at token {first}",
                 hint="losses of different tokens can't be compared: compare tokenizer.json, "
                 "tokenizer_config.json and chat_template.jinja of both checkpoints",
             )
@@ -189,7 +193,9 @@ def check_vocabulary(artifact: Artifact, documents: Sequence[Document]) -> None:
             )
 
 
-def predict(server: Server, documents: Sequence[Document], *, top: int) -> list[Predictions]:
+def request_predictions(
+    server: Server, documents: Sequence[Document], *, top: int
+) -> list[Predictions]:
     """Ask a server about every document, one at a time: batches would round differently.
 
     Args:
@@ -200,22 +206,22 @@ def predict(server: Server, documents: Sequence[Document], *, top: int) -> list[
     Raises:
         ScionError: The server dies, refuses, or answers in part.
     """
-    begin = told = time.monotonic()
+    begin = reported = time.monotonic()
     done: list[Predictions] = []
     for document in documents:
         done.append(_ask(server, document, top))
         now = time.monotonic()
-        if now >= told + _PROGRESS_SECONDS:
-            told = now
+        if now >= reported + _PROGRESS_SECONDS:
+            reported = now
             left = (now - begin) / len(done) * (len(documents) - len(done))
             _tell(server, f"{len(done)} of {len(documents)} documents, about {left:.0f} s left")
-    tokens = sum(len(one.tokens) for one in documents)
+    tokens = sum(len(document.tokens) for document in documents)
     _tell(server, f"{tokens} tokens scored in {time.monotonic() - begin:.0f} s")
     return done
 
 
-def _tell(server: Server, what: str) -> None:
-    print(f"{server.model}: {what}", file=sys.stderr, flush=True)
+def _tell(server: Server, line: str) -> None:
+    print(f"{server.model}: {line}", file=sys.stderr, flush=True)
 
 
 def _ask(server: Server, document: Document, top: int) -> Predictions:
@@ -247,11 +253,11 @@ def dataset_record(path: Path, documents: Sequence[Document], *, kind: Kind) -> 
         documents: All documents.
         kind: Those that were read from the file.
     """
-    own = [one for one in documents if one.kind == kind]
+    own = [document for document in documents if document.kind == kind]
     return {
         "file": path.name,
         "sha256": digest_file(path),
         "documents": len(own),
-        "tokens": sum(len(one.tokens) for one in own),
-        "cut": sum(len(one.tokens) < len(one.whole) for one in own),
+        "tokens": sum(len(document.tokens) for document in own),
+        "cut": sum(len(document.tokens) < len(document.whole) for document in own),
     }

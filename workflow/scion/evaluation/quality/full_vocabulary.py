@@ -51,7 +51,7 @@ class Reference:
     @classmethod
     def of(cls, model: Model, documents: Sequence[Document]) -> "Reference":
         """Let a model read the documents."""
-        states = (model.hidden(one.tokens)[:-1].cpu() for one in documents)
+        states = (model.hidden(document.tokens)[:-1].cpu() for document in documents)
         return cls(model.head, tuple(states))
 
 
@@ -97,15 +97,19 @@ def score(
         plain texts; None for a part that no document has.
     """
     pairs = zip(documents, reference.states, strict=True)
-    places = [_places(model, one, states, reference.head) for one, states in pairs]
+    places = [_places(model, document, states, reference.head) for document, states in pairs]
     chosen = {
-        "all": [np.full(len(one.tokens) - 1, True) for one in documents],
-        "chats": [np.full(len(one.tokens) - 1, one.kind == "chats") for one in documents],
-        "assistant": [np.array(one.assistant[1:], bool) for one in documents],
-        "texts": [np.full(len(one.tokens) - 1, one.kind == "texts") for one in documents],
+        "all": [np.full(len(document.tokens) - 1, True) for document in documents],
+        "chats": [
+            np.full(len(document.tokens) - 1, document.kind == "chats") for document in documents
+        ],
+        "assistant": [np.array(document.assistant[1:], bool) for document in documents],
+        "texts": [
+            np.full(len(document.tokens) - 1, document.kind == "texts") for document in documents
+        ],
     }
     return {
-        part: _sums(places, flags) if any(one.any() for one in flags) else None
+        part: _sums(places, flags) if any(mask.any() for mask in flags) else None
         for part, flags in chosen.items()
     }
 
@@ -139,13 +143,13 @@ def _sums(places: Sequence[Places], chosen: Sequence[Flags]) -> Sums:
     pairs = list(zip(places, chosen, strict=True))
     return Sums(
         tokens=[int(flags.sum()) for flags in chosen],
-        loss=[float(one.loss[flags].sum()) for one, flags in pairs],
-        kl=[float(one.kl[flags].sum()) for one, flags in pairs],
-        agreements=[int(one.agrees[flags].sum()) for one, flags in pairs],
+        loss=[float(place.loss[flags].sum()) for place, flags in pairs],
+        kl=[float(place.kl[flags].sum()) for place, flags in pairs],
+        agreements=[int(place.agrees[flags].sum()) for place, flags in pairs],
     )
 
 
-def part_record(sums: Sums, reference: Sums, default: Sums | None) -> dict[str, Any]:
+def sums_record(sums: Sums, reference: Sums, default: Sums | None) -> dict[str, Any]:
     """The scores of a model over a part, as `recipes.json` holds them.
 
     Tokens of one document are not independent: the document is the unit of all intervals, and
@@ -160,9 +164,9 @@ def part_record(sums: Sums, reference: Sums, default: Sums | None) -> dict[str, 
     def over(values: Sequence[float]) -> Estimate:
         return ratio_of_sums(values, sums.tokens)
 
-    def change(key: str, other: Sums) -> dict[str, Any]:
-        pairs = zip(getattr(sums, key), getattr(other, key), strict=True)
-        return over([one - before for one, before in pairs]).record()
+    def change(key: str, baseline: Sums) -> dict[str, Any]:
+        pairs = zip(getattr(sums, key), getattr(baseline, key), strict=True)
+        return over([value - baseline_value for value, baseline_value in pairs]).record()
 
     loss = over(sums.loss)
     beside = None

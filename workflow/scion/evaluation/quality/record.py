@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from scion.evaluation.quality.documents import Document
-from scion.evaluation.quality.top_k_scores import Predictions, part_record
+from scion.evaluation.quality.top_k_scores import Predictions, predictions_record
 
 REFERENCE = "fixed"
 
@@ -40,26 +40,32 @@ def _parts(
     documents: Sequence[Document], reference: Sequence[Predictions], model: Sequence[Predictions]
 ) -> dict[str, Any]:
     chosen = {
-        "assistant": [np.array(one.assistant[1:]) for one in documents],
-        "chats": [np.full(len(one.tokens) - 1, one.kind == "chats") for one in documents],
-        "texts": [np.full(len(one.tokens) - 1, one.kind == "texts") for one in documents],
+        "assistant": [np.array(document.assistant[1:]) for document in documents],
+        "chats": [
+            np.full(len(document.tokens) - 1, document.kind == "chats") for document in documents
+        ],
+        "texts": [
+            np.full(len(document.tokens) - 1, document.kind == "texts") for document in documents
+        ],
     }
     return {
-        part: part_record(reference, model, flags) if any(one.any() for one in flags) else None
+        part: predictions_record(reference, model, flags)
+        if any(mask.any() for mask in flags)
+        else None
         for part, flags in chosen.items()
     }
 
 
-def summary(entry: dict[str, Any]) -> str:
+def score_line(entry: dict[str, Any]) -> str:
     """A model's scores in one line, for people."""
     name, parts = entry["name"], entry["parts"]
     if parts is None:
         same = f"the same tensors as {entry['same_as']}"
         return f"{name}: {same if entry['loads'] else 'refused: ' + entry['engine_says']}"
-    told = [
-        f"{part} {one['perplexity']['value']:.4f} (KL {one['kl']['value']:.5f}, same token "
-        f"{one['top1_agreement']['value']:.1%})"
-        for part, one in parts.items()
-        if one
+    scores = [
+        f"{part} {record['perplexity']['value']:.4f} (KL {record['kl']['value']:.5f}, same token "
+        f"{record['top1_agreement']['value']:.1%})"
+        for part, record in parts.items()
+        if record
     ]
-    return f"{name}: perplexity {', '.join(told)}"
+    return f"{name}: perplexity {', '.join(scores)}"

@@ -17,7 +17,7 @@ from scion.evaluation.quality.documents import (
     Kind,
     check_same_tokens,
     check_vocabulary,
-    predict,
+    request_predictions,
 )
 from scion.evaluation.quality.top_k_scores import Predictions
 
@@ -26,7 +26,7 @@ _CAUSE = re.compile(r"\w+(?:Error|Exception): .*")
 
 
 @dataclass(frozen=True)
-class Engine:
+class ScoringServer:
     """How each of the models is served.
 
     Attributes:
@@ -69,7 +69,7 @@ class Engine:
         kinds: tuple[Kind, ...] = ("texts",) if name == "base" else ("chats", "texts")
         with self.serve(name, model) as server:
             check_same_tokens(server, documents, kinds=kinds)
-            return predict(server, documents, top=self.top)
+            return request_predictions(server, documents, top=self.top)
 
 
 def refusal_of(error: ScionError) -> str | None:

@@ -99,7 +99,7 @@ def read_predictions(
     return Predictions(actual, likely, np.concatenate(named), np.concatenate(logprobs))
 
 
-def compare(reference: Predictions, model: Predictions) -> Divergence:
+def compare_predictions(reference: Predictions, model: Predictions) -> Divergence:
     """How a model's predictions part from the reference's on the same document."""
     shared, ours, theirs = np.intersect1d(
         reference.named, model.named, assume_unique=True, return_indices=True
@@ -113,8 +113,8 @@ def compare(reference: Predictions, model: Predictions) -> Divergence:
     gap = reference.logprobs[ours] - model.logprobs[theirs]
     covered = by_place(mass)
     rest = np.maximum(1 - covered, _REST)
-    other = np.maximum(1 - by_place(np.exp(model.logprobs[theirs])), _REST)
-    kl = by_place(mass * gap) + rest * np.log(rest / other)
+    model_rest = np.maximum(1 - by_place(np.exp(model.logprobs[theirs])), _REST)
+    kl = by_place(mass * gap) + rest * np.log(rest / model_rest)
     return Divergence(
         kl=np.maximum(kl, 0),
         covered=np.minimum(covered, 1),
@@ -122,7 +122,7 @@ def compare(reference: Predictions, model: Predictions) -> Divergence:
     )
 
 
-def part_record(
+def predictions_record(
     reference: Sequence[Predictions], model: Sequence[Predictions], chosen: Sequence[Flags]
 ) -> dict[str, Any]:
     """The scores of a model over a part of the documents, as `quality.json` holds them.
@@ -138,22 +138,24 @@ def part_record(
         ValueError: No place is chosen at all.
     """
     counts = [int(flags.sum()) for flags in chosen]
-    divergences = [compare(*pair) for pair in zip(reference, model, strict=True)]
+    divergences = [compare_predictions(*pair) for pair in zip(reference, model, strict=True)]
 
     def over(values: Sequence[Floats | Flags]) -> Estimate:
-        sums = [float(one[flags].sum()) for one, flags in zip(values, chosen, strict=True)]
+        sums = [float(array[flags].sum()) for array, flags in zip(values, chosen, strict=True)]
         return ratio_of_sums(sums, counts)
 
-    loss = over([-one.actual for one in model])
+    loss = over([-predictions.actual for predictions in model])
     changes = [a.actual - b.actual for a, b in zip(reference, model, strict=True)]
     return {
         "tokens": loss.count,
         "loss": loss.record(),
         "perplexity": exponential(loss).record(),
         "loss_change": over(changes).record(),
-        "kl": over([one.kl for one in divergences]).clipped(0, math.inf).record(),
-        "top1_agreement": over([one.agrees for one in divergences]).clipped(0, 1).record(),
-        "kl_covered": round(over([one.covered for one in divergences]).value, 6),
+        "kl": over([divergence.kl for divergence in divergences]).clipped(0, math.inf).record(),
+        "top1_agreement": over([divergence.agrees for divergence in divergences])
+        .clipped(0, 1)
+        .record(),
+        "kl_covered": round(over([divergence.covered for divergence in divergences]).value, 6),
     }
 
 
