@@ -1,6 +1,6 @@
 import pytest
 
-from scion.evaluation.intervals import median, proportion, ratio_of_sums, read, speedup
+from scion.evaluation.intervals import median, proportion, ratio_of_sums, read_estimate, speedup
 
 
 def test_wilson_at_both_ends_and_between():
@@ -37,4 +37,4 @@ def test_a_ratio_takes_the_prompt_as_its_unit():
     assert apart.low is not None
     assert apart.low < 0 < 1 < (apart.high or 0)
     assert ratio_of_sums([3, 0], [4, 0]).low is None
-    assert read(apart.record()).count == 20
+    assert read_estimate(apart.record()).count == 20

@@ -58,8 +58,10 @@ def token_ids(server: Server, chat: Chat, *, reply: bool) -> list[int]:
         "model": server.model,
         # /tokenize knows reasoning by this name only; /v1/chat/completions takes both.
         "messages": [
-            {**one, "reasoning": one["reasoning_content"]} if one.get("reasoning_content") else one
-            for one in chat.messages
+            {**message, "reasoning": message["reasoning_content"]}
+            if message.get("reasoning_content")
+            else message
+            for message in chat.messages
         ],
         "add_generation_prompt": reply,
         "chat_template_kwargs": chat.template,
@@ -87,11 +89,11 @@ def _parse(line: str, where: str, number: int) -> Chat:
     return Chat(name, messages, tools or None, template, row.get("set"))
 
 
-def _unusable(where: object, found: str, expected: str | None = None) -> ScionError:
+def _unusable(where: object, fault: str, expected: str | None = None) -> ScionError:
     return ScionError(
         "the chats can't be used",
         where=where,
         expected=expected or 'JSON lines such as {"messages": [{"role": "user", "content": "…"}]}',
-        found=found,
+        found=fault,
         hint="name another file in the configuration, or ask for fewer chats",
     )

@@ -107,7 +107,7 @@ def compare_answers(baseline: Sequence[Answer], answers: Sequence[Answer]) -> di
 
 
 def _first_difference(first: Sequence[int], second: Sequence[int]) -> int:
-    for place, (one, other) in enumerate(zip(first, second, strict=False)):
-        if one != other:
+    for place, (token, counterpart) in enumerate(zip(first, second, strict=False)):
+        if token != counterpart:
             return place
     return min(len(first), len(second))

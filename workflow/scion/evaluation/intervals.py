@@ -53,7 +53,7 @@ class Estimate:
         return Estimate(self.value, ends[0], ends[1], self.count)
 
 
-def read(record: dict[str, Any]) -> Estimate:
+def read_estimate(record: dict[str, Any]) -> Estimate:
     """The estimate that `Estimate.record` wrote."""
     return Estimate(record["value"], record["low"], record["high"], record["count"])
 
@@ -130,7 +130,7 @@ def speedup(values: Sequence[float], baseline: Sequence[float]) -> Estimate:
     """
     if not values or not baseline or min(*values, *baseline) <= 0:
         raise ValueError("a ratio of timings needs positive values on both sides")
-    ratios = sorted(one / other for one in values for other in baseline)
+    ratios = sorted(value / reference for value in values for reference in baseline)
     count = min(len(values), len(baseline))
     cut = _mann_whitney_cut(len(values), len(baseline))
     if cut < 0:

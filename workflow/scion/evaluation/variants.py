@@ -122,5 +122,5 @@ class Measuring:
             results = ask_all(server, self.tasks, cases, parallel, stage="compare_recipes")
         counted = count(self.tasks, results)
         # Requests and answers are run_agent_tasks' to keep.
-        tasks = [{k: v for k, v in one.items() if k != "results"} for one in counted["tasks"]]
+        tasks = [{k: v for k, v in task.items() if k != "results"} for task in counted["tasks"]]
         return counted | {"tasks": tasks}
