@@ -95,10 +95,10 @@ class Reading:
             *read_chats(PICO / "heldout.jsonl", limit=documents),
             *read_texts(PICO / "heldout_texts.jsonl", limit=documents),
         ]
-        found = read_documents(text.folder, contents, limit=tokens)
+        read = read_documents(text.folder, contents, limit=tokens)
         with one_thread(_CPU):
-            reference = Reference.of(_target(with_head(text, donor, folder / "bf16")), found)
-        return cls(text, donor, found, reference, folder)
+            reference = Reference.of(_target(with_head(text, donor, folder / "bf16")), read)
+        return cls(text, donor, read, reference, folder)
 
     def sums(self, chosen: Mapping[Path, int], recipe: str) -> dict[str, Sums | None]:
         """Quantize with some samples; what the result makes of the documents."""
@@ -106,17 +106,17 @@ class Reading:
         settings = Quantization.model_validate(
             {"recipe": recipe, "device": "cpu", "calibration": Calibration(sets=sets)}
         )
-        made = quantize_nvfp4(
+        quantized = quantize_nvfp4(
             text=self.text,
             output=self.folder / "quantized",
             settings=settings,
             environment=_ENVIRONMENT,
         )
-        release = with_head(made, self.donor, self.folder / "release")
+        release = with_head(quantized, self.donor, self.folder / "release")
         with one_thread(_CPU):
-            found = score(_target(release), self.documents, self.reference)
+            sums = score(_target(release), self.documents, self.reference)
         gc.collect()
-        return found
+        return sums
 
 
 def _target(folder: Path) -> Target:
@@ -126,7 +126,7 @@ def _target(folder: Path) -> Target:
 
 def figures(own: Sums, base: Sums) -> dict[str, Any]:
     """Divergence of one release, and how it differs from that of the other, by document."""
-    changes = [one - other for one, other in zip(own.kl, base.kl, strict=True)]
+    changes = [divergence - baseline for divergence, baseline in zip(own.kl, base.kl, strict=True)]
     return {
         "kl": ratio_of_sums(own.kl, own.tokens).clipped(0, math.inf).record(),
         "kl_beside_dialogues": ratio_of_sums(changes, own.tokens).record(),
@@ -134,11 +134,11 @@ def figures(own: Sums, base: Sums) -> dict[str, Any]:
     }
 
 
-def report(found: Mapping[str, Mapping[str, Mapping[str, Sums | None]]]) -> list[dict[str, Any]]:
+def report(results: Mapping[str, Mapping[str, Mapping[str, Sums | None]]]) -> list[dict[str, Any]]:
     """Print the table; its rows for the line of JSON."""
     rows: list[dict[str, Any]] = []
     print("recipe          samples          read    KL                          beside dialogues")
-    for recipe, by_set in found.items():
+    for recipe, by_set in results.items():
         for name, sums in by_set.items():
             for part in PARTS:
                 own, base = sums[part], by_set[BASE][part]
@@ -165,20 +165,22 @@ def main() -> int:
     )
     args = parser.parse_args()
     unwind_when_ended()
-    found: dict[str, dict[str, dict[str, Sums | None]]] = {}
+    results: dict[str, dict[str, dict[str, Sums | None]]] = {}
     with tempfile.TemporaryDirectory(prefix="scion-bench-", dir=args.folder) as name:
         where = machine(Path(name))
         reading = Reading.of(Path(name), documents=args.documents, tokens=args.tokens)
         for recipe in RECIPES:
-            found[recipe] = {}
+            results[recipe] = {}
             for chosen, samples in sets_of(args.samples).items():
                 print(f"{recipe}, {chosen}", file=sys.stderr)
-                found[recipe][chosen] = reading.sums(samples, recipe)
+                results[recipe][chosen] = reading.sums(samples, recipe)
     documents = reading.documents
-    tokens = sum(len(one.tokens) - 1 for one in documents)
-    asked = {"samples": args.samples, "documents": len(documents), "tokens": tokens}
+    tokens = sum(len(document.tokens) - 1 for document in documents)
+    request = {"samples": args.samples, "documents": len(documents), "tokens": tokens}
     print(
-        json.dumps({"benchmark": "calibration", "machine": where, **asked, "rows": report(found)})
+        json.dumps(
+            {"benchmark": "calibration", "machine": where, **request, "rows": report(results)}
+        )
     )
     return 0
 

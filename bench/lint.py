@@ -35,9 +35,9 @@ NAME = "owner/model"
 TARGETS = {"seconds": 2.0, "peak_rss_mb": 200.0, "hub_bytes": 8_000_000, "requests_a_shard": 3}
 
 
-def by_hand(kind: str, what: str) -> list[str]:
+def by_hand(kind: str, subject: str) -> list[str]:
     """The command line of a peer."""
-    return [sys.executable, str(BENCH / "support/by_hand.py"), kind, what]
+    return [sys.executable, str(BENCH / "support/by_hand.py"), kind, subject]
 
 
 def measure(folder: Path, *, repeat: int) -> dict[str, Any]:
@@ -111,21 +111,21 @@ def serving(folder: Path, requests: list[dict[str, Any]]) -> Generator[dict[str,
         assert process.stdout is not None
         endpoint = process.stdout.readline().strip()
         yield {"HF_ENDPOINT": endpoint, "HF_HOME": home, "NO_PROXY": "127.0.0.1"}
-        said, _ = process.communicate()
-        requests += map(json.loads, said.splitlines())
+        output, _ = process.communicate()
+        requests += map(json.loads, output.splitlines())
 
 
 def verdicts(checkpoints: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Each target, with the worst of what was found."""
-    hubs = [found["hub"]["scion lint"] for found in checkpoints.values()]
-    found = {
-        "seconds": max(found["seconds"] for found in checkpoints.values()),
-        "peak_rss_mb": max(found["peak_rss_mb"] for found in checkpoints.values()),
+    hubs = [checkpoint["hub"]["scion lint"] for checkpoint in checkpoints.values()]
+    figures = {
+        "seconds": max(checkpoint["seconds"] for checkpoint in checkpoints.values()),
+        "peak_rss_mb": max(checkpoint["peak_rss_mb"] for checkpoint in checkpoints.values()),
         "hub_bytes": max(hub["bytes"] for hub in hubs),
         "requests_a_shard": max(hub["requests_a_shard"] for hub in hubs),
     }
     return {
-        name: {"at_most": most, "found": found[name], "met": found[name] <= most}
+        name: {"at_most": most, "found": figures[name], "met": figures[name] <= most}
         for name, most in TARGETS.items()
     }
 
@@ -144,10 +144,10 @@ def main() -> int:
     where = machine(args.folder or Path(tempfile.gettempdir()))
     checkpoints: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory(prefix="scion-bench-", dir=args.folder) as name:
-        made = Path(name) / "made"
+        releases = Path(name) / "made"
         # In a process of its own: what this one takes would count as its children's peak.
-        call([sys.executable, str(BENCH / "support/releases.py"), str(made)])
-        for folder in sorted(made.iterdir()):
+        call([sys.executable, str(BENCH / "support/releases.py"), str(releases)])
+        for folder in sorted(releases.iterdir()):
             print(folder.name, file=sys.stderr)
             checkpoints[folder.name] = measure(folder, repeat=args.repeat)
     report = {

@@ -36,7 +36,7 @@ MIN_SPEEDUP = 5
 
 def measure(shape: tuple[int, int], *, repeat: int) -> dict[str, list[dict[str, Any]]]:
     """What the processes of each way tell, in the order in which they ran."""
-    found: dict[str, list[dict[str, Any]]] = {how: [] for how in CALLS}
+    runs: dict[str, list[dict[str, Any]]] = {way: [] for way in CALLS}
     with tempfile.TemporaryDirectory(prefix="scion-bench-") as folder:
         kept = {
             "NUMBA_CACHE_DIR": f"{folder}/numba",
@@ -44,16 +44,16 @@ def measure(shape: tuple[int, int], *, repeat: int) -> dict[str, list[dict[str, 
         }
         for turn in range(repeat):
             # Every other turn goes backwards, so that none always pays for the one before.
-            for how in list(CALLS)[:: -1 if turn % 2 else 1]:
-                found[how].append(run(how, shape, os.environ | kept))
-                seconds = median(found[how][-1]["seconds"])
-                print(f"  run {turn + 1}: {how} {seconds:.3f} s", file=sys.stderr)
-    return found
+            for way in list(CALLS)[:: -1 if turn % 2 else 1]:
+                runs[way].append(run(way, shape, os.environ | kept))
+                seconds = median(runs[way][-1]["seconds"])
+                print(f"  run {turn + 1}: {way} {seconds:.3f} s", file=sys.stderr)
+    return runs
 
 
-def run(how: str, shape: tuple[int, int], environment: Mapping[str, str]) -> dict[str, Any]:
+def run(way: str, shape: tuple[int, int], environment: Mapping[str, str]) -> dict[str, Any]:
     """Pack in a process of its own."""
-    arguments = [how, *map(str, shape), str(CALLS[how])]
+    arguments = [way, *map(str, shape), str(CALLS[way])]
     command = [sys.executable, str(PACK_ONLY), *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
@@ -63,35 +63,38 @@ def run(how: str, shape: tuple[int, int], environment: Mapping[str, str]) -> dic
 
 def summed_up(size: int, runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Medians over all timed calls of one way, and its highest peak."""
-    seconds = [second for one in runs for second in one["seconds"]]
+    seconds = [second for run in runs for second in run["seconds"]]
     middle = median(seconds)
     return {
         "seconds": round(middle, 4),
         "runs": [round(second, 4) for second in seconds],
         "mb_per_second": round(size / 1e6 / middle, 1),
         # The first of a process less one that is not.
-        "compile_seconds": [round(max(0.0, one["first"] - middle), 2) for one in runs],
-        "peak_rss_mb": round(max(one["peak_rss_mb"] for one in runs), 1),
-        "extra_mb": round(max(one["extra_mb"] for one in runs), 1),
+        "compile_seconds": [round(max(0.0, run["first"] - middle), 2) for run in runs],
+        "peak_rss_mb": round(max(run["peak_rss_mb"] for run in runs), 1),
+        "extra_mb": round(max(run["extra_mb"] for run in runs), 1),
     }
 
 
-def report(size: int, found: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+def report(size: int, runs_by_way: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """Print the table; the figures of the line of JSON.
 
     Raises:
         SystemExit: Not all bytes are the same.
     """
-    digests = {how: {x for one in runs for x in one["sha256"]} for how, runs in found.items()}
+    digests = {
+        way: {digest for run in runs for digest in run["sha256"]}
+        for way, runs in runs_by_way.items()
+    }
     if len(set[str]().union(*digests.values())) > 1:
         raise SystemExit(f"the bytes differ: {digests}")
-    results = {how: summed_up(size, runs) for how, runs in found.items()}
+    results = {way: summed_up(size, runs) for way, runs in runs_by_way.items()}
     print(f"{size / 1e6:.0f} MB                MB/s  beside modelopt  compile s  peak RSS   extra")
-    for how, result in results.items():
+    for way, result in results.items():
         ratio = results["modelopt"]["seconds"] / result["seconds"]
         result["beside_modelopt"] = round(ratio, 2)
         print(
-            f"{how:18} {result['mb_per_second']:8.0f} {ratio:16.2f} "
+            f"{way:18} {result['mb_per_second']:8.0f} {ratio:16.2f} "
             f"{result['compile_seconds'][0]:10.1f} {result['peak_rss_mb']:6.0f} MB "
             f"{result['extra_mb']:4.0f} MB"
         )
@@ -117,8 +120,8 @@ def main() -> int:
     args = parser.parse_args()
     unwind_when_ended()
     where = machine(Path(tempfile.gettempdir()))
-    found = measure((args.rows, args.columns), repeat=args.repeat)
-    figures = report(2 * args.rows * args.columns, found)
+    runs = measure((args.rows, args.columns), repeat=args.repeat)
+    figures = report(2 * args.rows * args.columns, runs)
     shape = {"rows": args.rows, "columns": args.columns}
     print(json.dumps({"benchmark": "packing", "machine": where, **shape, **figures}))
     return 0

@@ -88,8 +88,8 @@ def docstrings() -> Iterator[str]:
 def texts(folder: Path, *, tokens: int) -> list[list[int]]:
     """Docstrings of one module each, as so many tokens."""
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-    found = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in docstrings())
-    return [ids[:tokens] for ids in found if len(ids) >= tokens]
+    tokenized = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in docstrings())
+    return [ids[:tokens] for ids in tokenized if len(ids) >= tokens]
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def _linear(stored: Mapping[str, Tensor], name: str, group: tuple[str, ...]) -> 
     """An engine gives the parts of a group one scale, the largest; so does this."""
 
     def largest(scale: str) -> Tensor:
-        return torch.stack([stored[f"{one}.{scale}"].float() for one in group]).max()
+        return torch.stack([stored[f"{module}.{scale}"].float() for module in group]).max()
 
     return NvFp4Linear(
         stored[f"{name}.weight"],
@@ -157,19 +157,19 @@ class Run:
             lay_out(
                 self.checkpoint,
                 modules,
-                self.work / one.name,
-                request=one.name,
+                self.work / recipe.name,
+                request=recipe.name,
                 max_megabytes=5000,
             )
-            for one in recipes
+            for recipe in recipes
         ]
         targets = [Target(*pair) for pair in zip(recipes, shards, strict=True)]
         batches = pack(self.samples, None)
         stream = Stream(self.checkpoint, self.expected, targets, batches, CPU)
-        copied = [copy_kept(self.checkpoint, modules, one) for one in shards]
+        copied = [copy_kept(self.checkpoint, modules, target_shards) for target_shards in shards]
         stream.run()
-        for one in copied:
-            one.result()
+        for copy in copied:
+            copy.result()
         shared = stream.seconds - sum(target.seconds for target in targets)
         for target in targets:
             target.shards.close()
@@ -197,7 +197,7 @@ class Run:
             "keep_bf16": "none" if shards else None,
             "use_fp8": "none" if shards else None,
             "bytes": sum(path.stat().st_size for path in files),
-            "sums": {part: one and asdict(one) for part, one in sums.items()},
+            "sums": {part: part_sums and asdict(part_sums) for part, part_sums in sums.items()},
             "acceptance": None,
             "agent_tasks": None,
         }
@@ -230,12 +230,12 @@ def compare(args: argparse.Namespace, work: Path) -> dict[str, Any]:
     expected = implied(checkpoint.config, where=folder)
     if expected is None:
         raise SystemExit(f"model_type {checkpoint.config.get('model_type')} is not known")
-    found = texts(folder, tokens=args.tokens)
+    token_ids = texts(folder, tokens=args.tokens)
     wanted = args.samples + args.documents
-    if len(found) < wanted:
-        raise SystemExit(f"{len(found)} modules have docstrings of {args.tokens} tokens")
+    if len(token_ids) < wanted:
+        raise SystemExit(f"{len(token_ids)} modules have docstrings of {args.tokens} tokens")
     # In turns, so that both sets are spread over the alphabet.
-    chosen = found[:: len(found) // wanted][:wanted]
+    chosen = token_ids[:: len(token_ids) // wanted][:wanted]
     held = chosen[:: wanted // args.documents][: args.documents]
     rest = [ids for ids in chosen if ids not in held][: args.samples]
     samples = [Sample(torch.tensor([ids]), 0, CalibrationSet(), len(ids)) for ids in rest]
@@ -248,26 +248,35 @@ def compare(args: argparse.Namespace, work: Path) -> dict[str, Any]:
     empty = {"recipe": None, "title": "bf16 source", "seconds": None, "own_seconds": None}
     entries = [run.entry({"name": SOURCE, **empty}, None)]
     recipes = [RECIPES[name] for name in args.recipes]
-    shared = [one for one in recipes if not one.compensated]
-    for group in [*([shared] if shared else []), *([one] for one in recipes if one.compensated)]:
+    shared = [recipe for recipe in recipes if not recipe.compensated]
+    for group in [
+        *([shared] if shared else []),
+        *([recipe] for recipe in recipes if recipe.compensated),
+    ]:
         entries += run.make(group)
     sums = {
-        one["name"]: {part: s and Sums(**s) for part, s in one["sums"].items()} for one in entries
+        entry["name"]: {part: s and Sums(**s) for part, s in entry["sums"].items()}
+        for entry in entries
     }
     return {
-        "calibration": {"samples": len(samples), "tokens": sum(one.tokens for one in samples)},
+        "calibration": {
+            "samples": len(samples),
+            "tokens": sum(sample.tokens for sample in samples),
+        },
         "heldout": {"documents": len(documents), "tokens": sum(len(ids) for ids in held)},
-        "variants": [record(one, sums) for one in entries],
+        "variants": [record(entry, sums) for entry in entries],
         "best": best(entries),
     }
 
 
 def _versions(packages: Path) -> dict[str, str]:
-    there = importlib.metadata.distributions(path=[str(packages)])
-    found = {one.metadata["Name"]: one.version for one in there}
+    distributions = importlib.metadata.distributions(path=[str(packages)])
+    versions = {
+        distribution.metadata["Name"]: distribution.version for distribution in distributions
+    }
     return {
         **{name: importlib.metadata.version(name) for name in VERSIONS},
-        **{name: found[name] for name in PACKAGES if name in found},
+        **{name: versions[name] for name in PACKAGES if name in versions},
     }
 
 
@@ -301,14 +310,14 @@ def main() -> int:
     unwind_when_ended()
     where = machine(args.folder or Path(tempfile.gettempdir()))
     with tempfile.TemporaryDirectory(prefix="scion-bench-", dir=args.folder) as name:
-        found = compare(args, Path(name))
+        comparison = compare(args, Path(name))
     report = {
         "benchmark": "recipes",
         "model": "SmolLM2-135M-Instruct, decoded from GGUF Q4_1: the ranking counts, no value",
         "command": f"bench/recipes.py {' '.join(sys.argv[1:])}",
         "versions": _versions(args.packages),
         "machine": where,
-        **found,
+        **comparison,
     }
     print(markdown(report), file=sys.stderr)
     if args.output is not None:

@@ -85,7 +85,7 @@ def checkpoint(folder: Path, shape: dict[str, Any], layers: int, *, device: str)
         for path in source.iterdir():
             path.rename(draft.folder / path.name)
 
-    made = remake(
+    artifact = remake(
         folder / "text",
         stage="extract_text",
         inputs={},
@@ -93,13 +93,13 @@ def checkpoint(folder: Path, shape: dict[str, Any], layers: int, *, device: str)
         environment="sha256:benchmark",
         build=move,
     )
-    return made.folder
+    return artifact.folder
 
 
-def run(how: str, source: Path, out: Path, warm: Path, args: Any, *extra: str) -> dict[str, Any]:
+def run(way: str, source: Path, out: Path, warm: Path, args: Any, *extra: str) -> dict[str, Any]:
     """Quantize in a process of its own; empty if it was killed."""
     command = [
-        *(sys.executable, str(ONCE), how, str(source), str(out), "--warm-up", str(warm)),
+        *(sys.executable, str(ONCE), way, str(source), str(out), "--warm-up", str(warm)),
         *("--samples", str(args.samples), "--tokens", str(args.tokens), "--device", args.device),
         *extra,
     ]
@@ -111,46 +111,46 @@ def run(how: str, source: Path, out: Path, warm: Path, args: Any, *extra: str) -
     for line in done.stderr.splitlines():
         if line.startswith("out of GPU memory"):
             print(f"  {line}", file=sys.stderr)
-    told = json.loads(done.stdout.splitlines()[-1])
+    result = json.loads(done.stdout.splitlines()[-1])
     # All of it, so that nothing is lost if the bench is stopped.
-    print(f"  {' '.join((how, *extra))}: {json.dumps(told)}", file=sys.stderr)
-    return {**told, "digests": json.loads((out / "digests.json").read_bytes())}
+    print(f"  {' '.join((way, *extra))}: {json.dumps(result)}", file=sys.stderr)
+    return {**result, "digests": json.loads((out / "digests.json").read_bytes())}
 
 
 def measure(layers: int, warm: Path, folder: Path, args: Any) -> Runs:
     """All runs over one checkpoint, by way, in the order in which they ran."""
     source = checkpoint(folder / "model", args.shape_config, layers, device=args.device)
-    found: Runs = {how: [] for how in WAYS}
+    runs: Runs = {way: [] for way in WAYS}
 
-    def once(how: str, *extra: str) -> dict[str, Any]:
+    def once(way: str, *extra: str) -> dict[str, Any]:
         with tempfile.TemporaryDirectory(prefix="scion-bench-", dir=args.results) as name:
-            return run(how, source, Path(name), warm, args, *extra)
+            return run(way, source, Path(name), warm, args, *extra)
 
     try:
         for turn in range(args.repeat):
             # Every other turn goes backwards, so that none always pays for the one before.
-            for how in WAYS[:: -1 if turn % 2 else 1]:
-                found[how].append(once(how))
+            for way in WAYS[:: -1 if turn % 2 else 1]:
+                runs[way].append(once(way))
         if args.gpu_gigabytes is not None and layers == min(args.depths):
-            found[CAPPED] = [once("stream", "--gpu-gigabytes", str(args.gpu_gigabytes))]
+            runs[CAPPED] = [once("stream", "--gpu-gigabytes", str(args.gpu_gigabytes))]
         if args.kill_after is not None and layers == min(args.depths):
             with tempfile.TemporaryDirectory(prefix="scion-bench-", dir=args.results) as name:
                 extra = ("--kill-after", str(args.kill_after))
                 if run("stream", source, Path(name), warm, args, *extra):
                     raise SystemExit(f"{layers} layers were finished before {extra[1]} were")
                 shutil.rmtree(Path(name) / "warm")
-                found[RESUMED] = [run("stream", source, Path(name), warm, args)]
+                runs[RESUMED] = [run("stream", source, Path(name), warm, args)]
         if layers == max(args.depths):
             for name in args.also:
-                found[name] = [once("stream", "--recipe", name) for _ in range(args.repeat)]
+                runs[name] = [once("stream", "--recipe", name) for _ in range(args.repeat)]
     finally:
         shutil.rmtree(folder / "model")
-    return found
+    return runs
 
 
-def differing(found: Runs) -> list[str]:
+def differing(runs: Runs) -> list[str]:
     """The tensors that are not the same in all runs of one recipe."""
-    tables = [one["digests"] for how in (*WAYS, RESUMED, CAPPED) for one in found.get(how, [])]
+    tables = [run["digests"] for way in (*WAYS, RESUMED, CAPPED) for run in runs.get(way, [])]
     return [name for name in tables[0] if len({table.get(name) for table in tables}) > 1]
 
 
@@ -158,22 +158,22 @@ def summed_up(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Medians of times, and the highest peaks, of the runs of one way."""
 
     def highest(key: str) -> float | None:
-        return max(one[key] or 0 for one in runs) or None
+        return max(run[key] or 0 for run in runs) or None
 
-    told: dict[str, Any] = {
-        "seconds": round(median(one["seconds"] for one in runs), 3),
-        "runs": [one["seconds"] for one in runs],
+    result: dict[str, Any] = {
+        "seconds": round(median(run["seconds"] for run in runs), 3),
+        "runs": [run["seconds"] for run in runs],
         # Beside what libraries and the quantized checkpoint of four layers have left.
-        "extra_rss_mb": round(max(one["peak_rss_mb"] - one["rss_before_mb"] for one in runs), 1),
+        "extra_rss_mb": round(max(run["peak_rss_mb"] - run["rss_before_mb"] for run in runs), 1),
     }
     for key in ("peak_rss_mb", "peak_anonymous_mb", "peak_gpu_mb", "reserved_gpu_mb"):
-        told[key] = highest(key)
+        result[key] = highest(key)
     if "floor_seconds" in runs[0]:
-        told["floor_seconds"] = round(median(one["floor_seconds"] for one in runs), 3)
-        told["over_floor"] = round(told["seconds"] / told["floor_seconds"], 2)
-        told |= {key: runs[-1][key] for key in ("bound", "estimated_rss_mb", "estimated_gpu_mb")}
-        told["estimated_terms"] = runs[-1]["estimate"]["time"]["terms"]
-    return told
+        result["floor_seconds"] = round(median(run["floor_seconds"] for run in runs), 3)
+        result["over_floor"] = round(result["seconds"] / result["floor_seconds"], 2)
+        result |= {key: runs[-1][key] for key in ("bound", "estimated_rss_mb", "estimated_gpu_mb")}
+        result["estimated_terms"] = runs[-1]["estimate"]["time"]["terms"]
+    return result
 
 
 def peak(result: dict[str, Any]) -> float:
@@ -181,23 +181,25 @@ def peak(result: dict[str, Any]) -> float:
     return result["peak_gpu_mb"] or result["peak_rss_mb"]
 
 
-def report(found: dict[int, Runs]) -> dict[str, Any]:
+def report(runs_by_depth: dict[int, Runs]) -> dict[str, Any]:
     """Print the table; the figures of the line of JSON."""
-    results = {n: {how: summed_up(runs) for how, runs in by.items()} for n, by in found.items()}
+    results = {
+        n: {way: summed_up(runs) for way, runs in by.items()} for n, by in runs_by_depth.items()
+    }
     print(
         "layers  way              seconds   floor   peak RSS     own    extra  peak GPU  reserved"
     )
     for layers, by_way in results.items():
-        for how, one in by_way.items():
-            gpu = (f"{one[key] or 0:7.0f} MB" for key in ("peak_gpu_mb", "reserved_gpu_mb"))
+        for way, result in by_way.items():
+            gpu = (f"{result[key] or 0:7.0f} MB" for key in ("peak_gpu_mb", "reserved_gpu_mb"))
             print(
-                f"{layers:6}  {how:15}{one['seconds']:9.2f}{one.get('floor_seconds', 0):8.2f}"
-                f"{one['peak_rss_mb']:8.0f} MB{one['peak_anonymous_mb']:8.0f}"
-                f"{one['extra_rss_mb']:9.0f}{''.join(gpu)}"
+                f"{layers:6}  {way:15}{result['seconds']:9.2f}{result.get('floor_seconds', 0):8.2f}"
+                f"{result['peak_rss_mb']:8.0f} MB{result['peak_anonymous_mb']:8.0f}"
+                f"{result['extra_rss_mb']:9.0f}{''.join(gpu)}"
             )
     few, many = results[min(results)], results[max(results)]
     stream, modelopt = many["stream"], many["modelopt"]
-    growth = {how: round(peak(many[how]) / peak(few[how]), 3) for how in WAYS}
+    growth = {way: round(peak(many[way]) / peak(few[way]), 3) for way in WAYS}
     targets = {
         "growth": target(MAX_GROWTH, growth["stream"]),
         "ratio": target(MAX_RATIO, round(stream["seconds"] / modelopt["seconds"], 3)),
@@ -208,11 +210,13 @@ def report(found: dict[int, Runs]) -> dict[str, Any]:
         if SEARCHED in many:
             ratio = round(many[SEARCHED]["seconds"] / stream["seconds"], 3)
             targets[f"{SEARCHED} beside nvfp4_default"] = target(MAX_SEARCHED, ratio)
-    first = next(iter(found.values()))["stream"][0]
+    first = next(iter(runs_by_depth.values()))["stream"][0]
     return {
         **{key: first[key] for key in ("device", "torch", "modelopt")},
-        "differing": {layers: differing(runs) for layers, runs in found.items()},
-        "compared": {layers: len(runs["stream"][0]["digests"]) for layers, runs in found.items()},
+        "differing": {layers: differing(runs) for layers, runs in runs_by_depth.items()},
+        "compared": {
+            layers: len(runs["stream"][0]["digests"]) for layers, runs in runs_by_depth.items()
+        },
         "growth": growth,
         "memory_beside_modelopt": round(peak(stream) / peak(modelopt), 3),
         "targets": targets,
@@ -220,9 +224,9 @@ def report(found: dict[int, Runs]) -> dict[str, Any]:
     }
 
 
-def target(most: float, found: float) -> dict[str, Any]:
+def target(most: float, value: float) -> dict[str, Any]:
     """A figure beside the most that it may be."""
-    return {"at_most": most, "found": found, "met": found <= most}
+    return {"at_most": most, "found": value, "met": value <= most}
 
 
 def main() -> int:
@@ -268,11 +272,11 @@ def main() -> int:
         text = {**args.shape_config["text_config"], "vocab_size": _WARM_VOCABULARY}
         small = {**args.shape_config, "text_config": text}
         warm = checkpoint(folder / "warm", small, _WARM_LAYERS, device=args.device)
-        found = {layers: measure(layers, warm, folder, args) for layers in args.depths}
-    asked = {"samples": args.samples, "tokens": args.tokens, "shape": args.shape or "small"}
-    told = report(found)
-    print(json.dumps({"benchmark": "streaming", "machine": where, **asked, **told}))
-    return 1 if any(told["differing"].values()) else 0
+        runs_by_depth = {layers: measure(layers, warm, folder, args) for layers in args.depths}
+    request = {"samples": args.samples, "tokens": args.tokens, "shape": args.shape or "small"}
+    figures = report(runs_by_depth)
+    print(json.dumps({"benchmark": "streaming", "machine": where, **request, **figures}))
+    return 1 if any(figures["differing"].values()) else 0
 
 
 if __name__ == "__main__":

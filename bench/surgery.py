@@ -98,7 +98,7 @@ def measure(folder: Path, *, gigabytes: float, repeat: int) -> dict[str, Any]:
         "ratios_of_best_runs": ratios(results, lambda result: min(result.runs)),
         "peak_rss_mb": {name: group[name].peak_rss_mb for name, group in results.items()},
         "results": {
-            name: {each: asdict(result) for each, result in group.items()}
+            name: {command: asdict(result) for command, result in group.items()}
             for name, group in results.items()
         },
     }
@@ -188,9 +188,9 @@ def call(command: Sequence[str | Path]) -> None:
 def verdicts(sizes: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Each target, with what was found at the largest size; memory is the peak of all sizes."""
     largest = max(sizes, key=lambda size: size["source_bytes"])
-    found = {name: largest["ratios"][name] for name in MAX_RATIO}
+    figures = {name: largest["ratios"][name] for name in MAX_RATIO}
     rows = {
-        name: {"at_most": most, "found": found[name], "met": found[name] <= most}
+        name: {"at_most": most, "found": figures[name], "met": figures[name] <= most}
         for name, most in MAX_RATIO.items()
     }
     peak = max(value for size in sizes for value in size["peak_rss_mb"].values())

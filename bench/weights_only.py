@@ -74,20 +74,22 @@ def once(source: Path, warm: Path, scales: Path, folder: Path) -> dict[str, floa
             raise SystemExit(
                 f"{' '.join(command)} exited {done.returncode}:\n{done.stderr[-3000:]}"
             )
-        told: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-        made = sorted((out / "artifact").glob("*.safetensors"))
+        result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+        written = sorted((out / "artifact").glob("*.safetensors"))
         # Read once, so that the copy below has them in memory.
-        timed("cat", *map(str, made))
+        timed("cat", *map(str, written))
         drop_from_cache(shards)
         os.sync()
-        told["cat"] = timed("cat", *map(str, shards))
+        result["cat"] = timed("cat", *map(str, shards))
         copies = out / "copies"
         copies.mkdir()
-        told["cp"] = timed("sh", "-ec", 'cp "$@"; sync -f "$1"', "sh", *map(str, made), str(copies))
-        told["read"] = sum(path.stat().st_size for path in shards)
-        told["written"] = sum(path.stat().st_size for path in made)
-    print(f"  {json.dumps(told)}", file=sys.stderr)
-    return told
+        result["cp"] = timed(
+            "sh", "-ec", 'cp "$@"; sync -f "$1"', "sh", *map(str, written), str(copies)
+        )
+        result["read"] = sum(path.stat().st_size for path in shards)
+        result["written"] = sum(path.stat().st_size for path in written)
+    print(f"  {json.dumps(result)}", file=sys.stderr)
+    return result
 
 
 def report(runs: Sequence[dict[str, float]]) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def questions(
 
 def ask(environment: str, truth: str, asked: list[dict[str, Any]], folder: Path) -> list[Any]:
     """Have a script of tests/ answer in an environment of envs/."""
-    python = PROJECT / prefix(f"envs/{environment}") / "bin/python"
+    python = PROJECT / interpreter(f"envs/{environment}")
     assert python.exists(), "`make test` installs it; python tools/setup.py --tests does"
     questions_file, answers_file = folder / "questions.jsonl", folder / "answers.jsonl"
     questions_file.write_text("".join(json.dumps(one) + "\n" for one in asked))

@@ -72,7 +72,9 @@ class Environment:
         for package in tomllib.loads(text)["package"]:
             extras = package.get("optional-dependencies", {}).values()
             for group in (package.get("dependencies", []), *extras):
-                direct.setdefault(package["name"], set()).update(each["name"] for each in group)
+                direct.setdefault(package["name"], set()).update(
+                    requirement["name"] for requirement in group
+                )
         return cls(folder.name or "root", locked_wheels(folder), direct)
 
     def below(self, name: str) -> set[str]:
@@ -125,7 +127,9 @@ class Overrides:
 
     def absent(self, wheel: str, library: str) -> str | None:
         """The pattern under which a library is left out, if it is."""
-        return next((each for each in self.of(wheel, "absent") if fnmatch(library, each)), None)
+        return next(
+            (pattern for pattern in self.of(wheel, "absent") if fnmatch(library, pattern)), None
+        )
 
 
 def read_environments() -> list[Environment]:
@@ -152,7 +156,7 @@ def read_inputs() -> dict[str, str]:
     """The flake's inputs as they are locked: revision and hash by name."""
     nodes: dict[str, Any] = json.loads(FLAKE_LOCK.read_text())["nodes"]
     locked = {name: node["locked"] for name, node in nodes.items() if "locked" in node}
-    return {name: f"{each['rev']} {each['narHash']}" for name, each in sorted(locked.items())}
+    return {name: f"{node['rev']} {node['narHash']}" for name, node in sorted(locked.items())}
 
 
 def scan() -> None:
@@ -162,7 +166,7 @@ def scan() -> None:
     record = empty | (read_record() if RECORD.exists() else {})
     old = record["wheels"]
     environments = read_environments()
-    wheels = {wheel.sha256: wheel for each in environments for wheel in each.wheels}
+    wheels = {wheel.sha256: wheel for environment in environments for wheel in environment.wheels}
     new = [wheel for sha256, wheel in wheels.items() if sha256 not in old]
     seen = {sha256: old[sha256] for sha256 in wheels if sha256 in old}
     with tempfile.TemporaryDirectory() as folder:
@@ -175,7 +179,9 @@ def scan() -> None:
             # What was read is kept, should a later download fail.
             _write_record({**record, "wheels": {**old, **seen}})
     overrides = read_overrides()
-    record["environments"] = {each.name: links(each, seen, overrides) for each in environments}
+    record["environments"] = {
+        environment.name: links(environment, seen, overrides) for environment in environments
+    }
     with ThreadPoolExecutor(12) as pool:
         listed = tqdm(
             pool.map(installed_files, wheels.values()),
@@ -185,7 +191,9 @@ def scan() -> None:
             disable=None,
         )
         files = dict(zip(wheels, listed, strict=True))
-    record["collisions"] = {each.name: collisions(each, files) for each in environments}
+    record["collisions"] = {
+        environment.name: collisions(environment, files) for environment in environments
+    }
     _write_record({**record, "wheels": seen})
 
 
@@ -219,7 +227,9 @@ def _write_record(record: Mapping[str, Any]) -> None:
     parts = {
         "inputs": _lines(read_inputs(), 1),
         "collisions": _lines(record["collisions"], 1),
-        "environments": _object({key: _lines(each, 2) for key, each in environments.items()}, 1),
+        "environments": _object(
+            {key: _lines(linked, 2) for key, linked in environments.items()}, 1
+        ),
         "wheels": _lines(by_file, 1),
     }
     RECORD.write_text(_object(parts, 0) + "\n")
@@ -252,7 +262,7 @@ def links(
     Raises:
         ElfError: Two wheels hold a file of the name that a third needs.
     """
-    found: dict[str, dict[str, Any]] = {}
+    links_of: dict[str, dict[str, Any]] = {}
     for wheel in environment.wheels:
         entry = seen[wheel.sha256]
         if not entry["needs"] and not entry["provides"]:
@@ -264,9 +274,9 @@ def links(
             if library in _given(wheel, overrides) or overrides.absent(wheel.name, library):
                 continue
             holders = [
-                each.name
-                for each in environment.wheels
-                if each.name in below and library in seen[each.sha256]["provides"]
+                holder.name
+                for holder in environment.wheels
+                if holder.name in below and library in seen[holder.sha256]["provides"]
             ]
             if len(holders) > 1:
                 raise ElfError(
@@ -276,17 +286,17 @@ def links(
             linked.update(holders)
         driver = any(library in DRIVER for library in entry["needs"])
         folders = sorted(set(entry["provides"].values()))
-        found[wheel.name] = {"driver": driver, "folders": folders, "wheels": sorted(linked)}
-    return dict(sorted(found.items()))
+        links_of[wheel.name] = {"driver": driver, "folders": folders, "wheels": sorted(linked)}
+    return dict(sorted(links_of.items()))
 
 
 def _given(wheel: Wheel, overrides: Overrides) -> set[str]:
     """The libraries that a wheel finds in nixpkgs."""
-    added = (overrides.libraries[each] for each in overrides.of(wheel.name, "libraries"))
+    added = (overrides.libraries[package] for package in overrides.of(wheel.name, "libraries"))
     return {
         *GLIBC,
         *(MANYLINUX if wheel.manylinux else ()),
-        *(name for each in added for name in each),
+        *(name for names in added for name in names),
     }
 
 
@@ -321,7 +331,9 @@ def check(
         ElfError: They do not fit: a wheel that was not read or is locked no more, a need that
             nothing meets, an override that nothing needs.
     """
-    locked = {wheel.sha256: wheel.file for each in environments for wheel in each.wheels}
+    locked = {
+        wheel.sha256: wheel.file for environment in environments for wheel in environment.wheels
+    }
     seen = record["wheels"]
     _refuse(
         "the record was made for other flake inputs than those of flake.lock",
@@ -341,39 +353,43 @@ def check(
     _refuse(
         "the links of the record are not those of its wheels",
         [
-            each.name
-            for each in environments
-            if links(each, seen, overrides) != record["environments"].get(each.name)
+            environment.name
+            for environment in environments
+            if links(environment, seen, overrides) != record["environments"].get(environment.name)
         ],
         "make lock",
     )
     tally = Tally()
-    unmet = [line for each in environments for line in _unmet(each, record, overrides, tally)]
+    unmet = [
+        line
+        for environment in environments
+        for line in _unmet(environment, record, overrides, tally)
+    ]
     file = OVERRIDES.relative_to(ROOT)
     hint = f"say where they come from in {file}, and why"
     _refuse("wheels need libraries that nothing provides", unmet, hint)
-    collided = {name for each in record["collisions"].values() for name in each}
+    collided = {name for collided_files in record["collisions"].values() for name in collided_files}
     _refuse(
         "wheels of one environment bring the same file with other contents",
         [
             f"{environment}: {name}: {', '.join(packages)}"
-            for environment, each in record["collisions"].items()
-            for name, packages in each.items()
+            for environment, collided_files in record["collisions"].items()
+            for name, packages in collided_files.items()
             if name not in overrides.collisions
         ],
         f"if either will do, add it to [collisions] in {file}, and why",
     )
-    idle = [" ".join(each) for each in overrides.entries() if each not in tally.used]
+    idle = [" ".join(entry) for entry in overrides.entries() if entry not in tally.used]
     idle += [f"collisions {name}" for name in overrides.collisions if name not in collided]
     _refuse("there are overrides that no wheel needs", idle, f"remove them from {file}")
     return tally
 
 
-def _refuse(what: str, lines: Sequence[str], hint: str) -> None:
+def _refuse(problem: str, lines: Sequence[str], hint: str) -> None:
     """Raise an `ElfError` if there are lines."""
     if lines:
-        found = "\n            ".join(sorted(set(lines)))
-        raise ElfError(f"{what}\n  found:    {found}\n  hint:     {hint}")
+        listing = "\n            ".join(sorted(set(lines)))
+        raise ElfError(f"{problem}\n  found:    {listing}\n  hint:     {hint}")
 
 
 def _unmet(
@@ -384,15 +400,15 @@ def _unmet(
     seen = record["wheels"]
     digests = {wheel.name: wheel.sha256 for wheel in environment.wheels}
     built = environment.dependencies.keys() - digests.keys()
-    tally.used |= {each for each in overrides.entries("build_system") if each[0] in built}
+    tally.used |= {entry for entry in overrides.entries("build_system") if entry[0] in built}
     for wheel in environment.wheels:
         linked = record["environments"][environment.name].get(wheel.name)
         if linked is None:
             continue
         tally.wheels.add(wheel.file)
         given = _given(wheel, overrides) | set(DRIVER if linked["driver"] else ())
-        for other in linked["wheels"]:
-            given.update(seen[digests[other]]["provides"])
+        for dependency in linked["wheels"]:
+            given.update(seen[digests[dependency]]["provides"])
         needs: dict[str, str] = seen[wheel.sha256]["needs"]
         tally.needs += len(needs)
         for library, file in needs.items():

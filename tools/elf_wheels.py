@@ -73,13 +73,13 @@ def locked_wheels(environment: Path) -> list[Wheel]:
     version = ".".join(map(str, PYTHON))
     facts = {"python_version": version, "python_full_version": f"{version}.0"}
     tags = _tags()
-    found: list[Wheel] = []
+    wheels: list[Wheel] = []
     for package in tomllib.loads(done.stdout)["packages"]:
         if "marker" in package and not Marker(package["marker"]).evaluate(facts):
             continue
         fitting = {
-            _file_name(each): (each, tags & parse_wheel_filename(_file_name(each))[3])
-            for each in package.get("wheels", ())
+            _file_name(wheel): (wheel, tags & parse_wheel_filename(_file_name(wheel))[3])
+            for wheel in package.get("wheels", ())
         }
         pythons = {
             name: max(int(re.sub(r"\D", "", tag.interpreter)) for tag in shared)
@@ -87,11 +87,11 @@ def locked_wheels(environment: Path) -> list[Wheel]:
             if shared
         }
         if pythons:
-            name = max(pythons, key=lambda each: pythons[each])
+            name = max(pythons, key=lambda file: pythons[file])
             best = fitting[name][0]
             digest = best["hashes"]["sha256"]
-            found.append(Wheel(package["name"], name, best["url"], best["size"], digest))
-    return found
+            wheels.append(Wheel(package["name"], name, best["url"], best["size"], digest))
+    return wheels
 
 
 def _file_name(wheel: dict[str, Any]) -> str:

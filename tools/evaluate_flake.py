@@ -121,7 +121,7 @@ def copy_flake(folder: Path, inputs: dict[str, str]) -> str:
     copy = ["cp", "--parents", "--target-directory", str(folder), *names]
     subprocess.run(copy, cwd=ROOT, check=True)
     overrides = [("--override-input", name, f"path:{path}") for name, path in inputs.items()]
-    words = [word for each in overrides for word in each]
+    words = [word for override in overrides for word in override]
     run_nix("flake", "lock", "--offline", f"path:{folder}", *words)
     return f"path:{folder}"
 
@@ -134,15 +134,20 @@ def choices(
     Raises:
         EvaluationError: A wheel is not the one whose ELF files were read.
     """
-    packages = {each.name: [wheel.name for wheel in each.wheels] for each in environments}
-    asked = _WHEELS.replace("FLAKE", flake).replace("SYSTEM", SYSTEM)
-    asked = asked.replace("PACKAGES", json.dumps(packages))
-    chosen = evaluate_expression(asked)
+    packages = {
+        environment.name: [wheel.name for wheel in environment.wheels]
+        for environment in environments
+    }
+    expression = _WHEELS.replace("FLAKE", flake).replace("SYSTEM", SYSTEM)
+    expression = expression.replace("PACKAGES", json.dumps(packages))
+    chosen = evaluate_expression(expression)
     differing = [
-        f"{each.name}: {chosen[each.name][wheel.name]}, read: {wheel.file} {wheel.sha256}"
-        for each in environments
-        for wheel in each.wheels
-        if chosen[each.name][wheel.name]["hash"] not in (wheel.sha256, _integrity(wheel.sha256))
+        f"{environment.name}: {chosen[environment.name][wheel.name]}, "
+        f"read: {wheel.file} {wheel.sha256}"
+        for environment in environments
+        for wheel in environment.wheels
+        if chosen[environment.name][wheel.name]["hash"]
+        not in (wheel.sha256, _integrity(wheel.sha256))
     ]
     if differing:
         raise EvaluationError("uv2nix chooses other wheels\n  " + "\n  ".join(differing))
@@ -156,9 +161,9 @@ def template_apps(flake: str) -> dict[str, str]:
         run_nix("flake", "new", "--offline", "--template", flake, str(folder))
         file = folder / "flake.nix"
         file.write_text(file.read_text().replace("git+file:///path/to/scion", flake))
-        asked = "builtins.mapAttrs (_: app: app.program)"
+        expression = "builtins.mapAttrs (_: app: app.program)"
         apps = f"path:{folder}#apps.{SYSTEM}"
-        return json.loads(run_nix("eval", "--offline", "--json", apps, "--apply", asked))
+        return json.loads(run_nix("eval", "--offline", "--json", apps, "--apply", expression))
 
 
 def _integrity(sha256: str) -> str:
@@ -200,9 +205,11 @@ def evaluate(folder: Path) -> dict[str, Any]:
         template = template_apps(flake)
         print("evaluate: the wheels of every environment", file=sys.stderr)
         chosen = choices(flake, environments)
-    wheels = [wheel for each in environments for wheel in each.wheels]
+    wheels = [wheel for environment in environments for wheel in environment.wheels]
     smallest = min(wheels, key=lambda wheel: wheel.size)
-    path = next(each[smallest.name]["path"] for each in chosen.values() if smallest.name in each)
+    path = next(
+        packages[smallest.name]["path"] for packages in chosen.values() if smallest.name in packages
+    )
     version = (folder / "nixpkgs/lib/.version").read_text().strip()
     locked = elf_needs.read_inputs()
     return {
@@ -217,7 +224,7 @@ def evaluate(folder: Path) -> dict[str, Any]:
         },
         "outputs": outputs,
         "template": template,
-        "wheels": {name: len(each) for name, each in chosen.items()},
+        "wheels": {name: len(packages) for name, packages in chosen.items()},
         "realised": {
             "file": smallest.file,
             "expected": path,
@@ -238,14 +245,14 @@ def main() -> int:
         print(f"error: name Nix in SCION_NIX, and the trees in {VARIABLE}", file=sys.stderr)
         return 2
     try:
-        found = json.dumps(evaluate(Path(folder)), indent=2)
+        record = json.dumps(evaluate(Path(folder)), indent=2)
     except (EvaluationError, lock.LockError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     if arguments.output:
-        arguments.output.write_text(found + "\n")
+        arguments.output.write_text(record + "\n")
     else:
-        print(found)
+        print(record)
     return 0
 
 

@@ -138,8 +138,8 @@ def _configured_index() -> str | None:
             # UV_DEFAULT_INDEX may be `name=address`.
             return re.sub(r"^[\w.-]+=(?=\w+:)", "", value)
     settings = _output(str(TOOLS / "bin/python"), "-m", "pip", "config", "list")
-    found = dict(re.findall(r"^(\S+)\.index-url='([^']+)'$", settings, re.MULTILINE))
-    return found.get(":env:") or found.get("install") or found.get("global")
+    indexes = dict(re.findall(r"^(\S+)\.index-url='([^']+)'$", settings, re.MULTILINE))
+    return indexes.get(":env:") or indexes.get("install") or indexes.get("global")
 
 
 def _files_of_mirror(simple: str, sample_lock: str) -> str:

@@ -59,8 +59,8 @@ def is_done(folder: Path, digest: str) -> bool:
 
 def is_browser_done(digest: str) -> bool:
     """Whether the browser of `digest` is there."""
-    there = stamp(BROWSER).exists() and (ROOT / BROWSER / "node_modules").is_dir()
-    return there and json.loads(stamp(BROWSER).read_text()).get("inputs") == digest
+    installed = stamp(BROWSER).exists() and (ROOT / BROWSER / "node_modules").is_dir()
+    return installed and json.loads(stamp(BROWSER).read_text()).get("inputs") == digest
 
 
 def wanted(serving: str, *, tests: bool) -> list[Path]:

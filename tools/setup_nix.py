@@ -63,7 +63,7 @@ def _unpack() -> None:
     subprocess.run([*apt, *package], check=True)
     for archive in (cache / "archives").glob("*.deb"):
         subprocess.run(["dpkg-deb", "--extract", str(archive), str(root)], check=True)
-    libraries = {str(each.parent) for each in (root / "usr/lib").rglob("*.so*")}
+    libraries = {str(file.parent) for file in (root / "usr/lib").rglob("*.so*")}
     PROGRAM.parent.mkdir()
     program = root / "usr/bin/nix"
     PROGRAM.write_text(_WRAPPER.format(libraries=":".join(sorted(libraries)), program=program))

@@ -44,11 +44,15 @@ def hub(repository: str) -> int:
 
 def main() -> int:
     """Run what the arguments name."""
-    kind, what = sys.argv[1:]
+    kind, subject = sys.argv[1:]
     if kind == "hub":
-        print(hub(what))
+        print(hub(subject))
     else:
-        print(transformers(Path(what)) if kind == "transformers" else safe_open(Path(what), "np"))
+        print(
+            transformers(Path(subject))
+            if kind == "transformers"
+            else safe_open(Path(subject), "np")
+        )
     return 0
 
 

@@ -57,7 +57,7 @@ def compare(candidates: Mapping[str, Candidate], *, repeat: int) -> dict[str, Re
     always pays for the one before. One run of the first is not counted: a virtual machine may have
     to ask its host for the memory of a page cache that grows.
     """
-    found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in candidates}
+    runs_of: dict[str, list[tuple[float, float, float]]] = {name: [] for name in candidates}
     first = next(iter(candidates.values()))
     first.prepare()
     _run(first.command)
@@ -66,8 +66,8 @@ def compare(candidates: Mapping[str, Candidate], *, repeat: int) -> dict[str, Re
             candidate = candidates[name]
             candidate.prepare()
             os.sync()
-            found[name].append(_run(candidate.command))
-            print(f"  run {turn + 1}: {name} {found[name][-1][0]:.2f} s", file=sys.stderr)
+            runs_of[name].append(_run(candidate.command))
+            print(f"  run {turn + 1}: {name} {runs_of[name][-1][0]:.2f} s", file=sys.stderr)
     return {
         name: Result(
             seconds=round(median(run[0] for run in runs), 3),
@@ -75,7 +75,7 @@ def compare(candidates: Mapping[str, Candidate], *, repeat: int) -> dict[str, Re
             cpu_seconds=round(median(run[1] for run in runs), 3),
             peak_rss_mb=round(max(run[2] for run in runs), 1),
         )
-        for name, runs in found.items()
+        for name, runs in runs_of.items()
     }
 
 

@@ -18,9 +18,9 @@ Packer = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor
 _ROWS = 64
 
 
-def packer(how: str) -> Packer:
+def packer(way: str) -> Packer:
     """A function of weight and global scale that gives codes and block scales."""
-    if how == "scion":
+    if way == "scion":
         from scion.formats.packing import pack
 
         return pack
@@ -28,7 +28,7 @@ def packer(how: str) -> Packer:
         "modelopt": _by_modelopt,
         "modelopt-by-rows": _by_modelopt_in_parts,
         "modelopt-compiled": torch.compile(_by_modelopt, dynamic=False),
-    }[how]
+    }[way]
 
 
 def _by_modelopt(
@@ -36,8 +36,8 @@ def _by_modelopt(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     from modelopt.torch.quantization.qtensor import NVFP4QTensor
 
-    made: Any = NVFP4QTensor.quantize(weight, 16, None, global_scale)
-    return made[0]._quantized_data, made[1]
+    quantized: Any = NVFP4QTensor.quantize(weight, 16, None, global_scale)
+    return quantized[0]._quantized_data, quantized[1]
 
 
 def _by_modelopt_in_parts(
@@ -75,12 +75,12 @@ def timed(pack: Packer, weight: torch.Tensor, global_scale: torch.Tensor) -> tup
 
 def main() -> int:
     """Measure."""
-    how, (rows, columns, calls) = sys.argv[1], map(int, sys.argv[2:])
-    pack = packer(how)
+    way, (rows, columns, calls) = sys.argv[1], map(int, sys.argv[2:])
+    pack = packer(way)
     weight = matrix(rows, columns)
     low, high = torch.aminmax(weight)
     global_scale = torch.maximum(-low, high).float() / (6 * 448)
-    if how != "scion":
+    if way != "scion":
         # Imports ModelOpt, so that the first call does not.
         _by_modelopt(weight[:1], global_scale)
     first, digest = timed(pack, weight, global_scale)
@@ -88,14 +88,14 @@ def main() -> int:
     # Resets VmHWM, so that a compiler's memory does not count as packing's.
     Path("/proc/self/clear_refs").write_text("5")
     runs = [timed(pack, weight, global_scale) for _ in range(calls)]
-    found = {
+    result = {
         "first": first,
         "seconds": [seconds for seconds, _ in runs],
         "sha256": sorted({digest, *(digest for _, digest in runs)}),
         "peak_rss_mb": max(peak, resident_mb("VmHWM")),
         "extra_mb": resident_mb("VmHWM") - before,
     }
-    print(json.dumps(found))
+    print(json.dumps(result))
     return 0
 
 

@@ -61,9 +61,9 @@ def settings(args: Any, folder: Path, samples: int) -> Quantization:
     # A word is a token at least, so each sample has more than is asked for and is cut.
     rows = (" ".join(draw.choices(_WORDS.split(), k=args.tokens + 1)) for _ in range(samples))
     file.write_text("".join(json.dumps({"text": row}) + "\n" for row in rows))
-    one = CalibrationSet(dataset=str(file), samples=samples, max_tokens=args.tokens)
+    calibration_set = CalibrationSet(dataset=str(file), samples=samples, max_tokens=args.tokens)
     return Quantization(
-        recipe=args.recipe, device=args.device, calibration=Calibration(sets=(one,))
+        recipe=args.recipe, device=args.device, calibration=Calibration(sets=(calibration_set,))
     )
 
 
@@ -120,11 +120,11 @@ def digests(source: Path, release: Path) -> dict[str, str]:
     modules = inventory(config, where=source).quantized
     names = [f"{module}.{suffix}" for module in modules for suffix in SUFFIXES]
 
-    def one(name: str) -> str:
+    def tensor_digest(name: str) -> str:
         piece = checkpoint.piece(name)
         return digest_file(piece.path, offset=piece.offset, size=piece.tensor.size)
 
-    return dict(zip(names, in_parallel(one, names), strict=True))
+    return dict(zip(names, in_parallel(tensor_digest, names), strict=True))
 
 
 def expectation(source: Path, out: Path, chosen: Quantization) -> dict[str, Any]:
@@ -132,16 +132,16 @@ def expectation(source: Path, out: Path, chosen: Quantization) -> dict[str, Any]
     checkpoint = Checkpoint.open(source)
     batches = pack(read_samples(checkpoint, chosen.calibration), None)
     lengths = [batch.lengths for batch in batches]
-    made = estimate(checkpoint, chosen, lengths, machine(torch.device(chosen.device)))
+    forecast = estimate(checkpoint, chosen, lengths, machine(torch.device(chosen.device)))
     shards = [source / shard for shard in checkpoint.headers]
     rates = measured(chosen.device, disk_rates(out, shards))
-    seconds, bound = made.floor(rates)
+    seconds, bound = forecast.floor(rates)
     return {
         "floor_seconds": round(seconds, 3),
         "bound": bound,
-        "estimated_rss_mb": round(total(made.host) / 1e6, 1),
-        "estimated_gpu_mb": round(total(made.device) / 1e6, 1) if made.device else None,
-        "estimate": record(made, rates),
+        "estimated_rss_mb": round(total(forecast.host) / 1e6, 1),
+        "estimated_gpu_mb": round(total(forecast.device) / 1e6, 1) if forecast.device else None,
+        "estimate": record(forecast, rates),
     }
 
 
@@ -152,16 +152,16 @@ def peak_of_own_memory() -> Generator[dict[str, float]]:
     Yields:
         `anonymous_mb`, the highest `RssAnon` that was seen, in 10^6 bytes.
     """
-    found, ended = {"anonymous_mb": 0.0}, threading.Event()
+    peak, ended = {"anonymous_mb": 0.0}, threading.Event()
 
     def look() -> None:
         while not ended.wait(_POLL_SECONDS):
-            found["anonymous_mb"] = max(found["anonymous_mb"], resident_mb("RssAnon"))
+            peak["anonymous_mb"] = max(peak["anonymous_mb"], resident_mb("RssAnon"))
 
     thread = threading.Thread(target=look, daemon=True)
     thread.start()
     try:
-        yield found
+        yield peak
     finally:
         ended.set()
         thread.join()
@@ -201,7 +201,7 @@ def main() -> int:
         torch.cuda.set_per_process_memory_fraction(args.gpu_gigabytes * 1e9 / whole)
     way(args.warm_up, args.out / "warm", settings(args, args.out / "warm", 1))
     chosen = settings(args, args.out, args.samples)
-    told = expectation(args.source, args.out, chosen) if args.how == "stream" else {}
+    result = expectation(args.source, args.out, chosen) if args.how == "stream" else {}
     if args.kill_after is not None:
         journal = args.out / ".artifact.layers/layers.jsonl"
         watching = threading.Thread(target=kill_after, args=(journal, args.kill_after), daemon=True)
@@ -214,7 +214,7 @@ def main() -> int:
             torch.cuda.synchronize()
         seconds = time.perf_counter() - begin
     on_gpu = device.type == "cuda"
-    told |= {
+    result |= {
         "seconds": round(seconds, 3),
         "peak_rss_mb": resident_mb("VmHWM"),
         "peak_anonymous_mb": own["anonymous_mb"],
@@ -226,7 +226,7 @@ def main() -> int:
         "modelopt": modelopt.__version__,
     }
     write_json(args.out / "digests.json", digests(args.source, release))
-    print(json.dumps(told))
+    print(json.dumps(result))
     return 0
 
 

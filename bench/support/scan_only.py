@@ -10,10 +10,10 @@ from scion.lint.subject import Subject
 def main() -> int:
     """Scan a folder; 1 if a rule finds fault with what was generated sound."""
     subject = Subject.open(open_source(sys.argv[1]), engines=())
-    found = [finding for rule in RULES for finding in rule.check(subject)]
-    for finding in found:
+    findings = [finding for rule in RULES for finding in rule.check(subject)]
+    for finding in findings:
         print(finding, file=sys.stderr)
-    return 1 if found else 0
+    return 1 if findings else 0
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import yaml
 
 from conversion import Conversion
 from scion.artifacts.artifact import Artifact
-from scion.artifacts.environments import prefix
+from scion.artifacts.environments import interpreter
 from scion.common.errors import ScionError
 from scion.engines.config import PICO_LAUNCH, Serving
 from scion.engines.server import Server
@@ -22,7 +22,7 @@ from scion.stages.run_agent_tasks import run_agent_tasks
 pytestmark = pytest.mark.serve
 
 PROJECT = Path(__file__).parents[2]
-PYTHON = PROJECT / prefix("envs/serve-cpu") / "bin/python"
+PYTHON = PROJECT / interpreter("envs/serve-cpu")
 TASKS = PROJECT / "workflow/scion/evaluation/agent/agent_tasks.yaml"
 
 

@@ -9,7 +9,7 @@ import pytest
 from conversion import ENVIRONMENT, Conversion, Pico
 from project_copy import ProjectCopy
 from scion.artifacts.artifact import Artifact
-from scion.artifacts.environments import prefix
+from scion.artifacts.environments import interpreter
 from scion.config import Config
 from scion.evaluation.variants import Measuring
 from scion.stages import compare_recipes as stage
@@ -93,7 +93,7 @@ def test_a_run_that_was_stopped_measures_nothing_twice(
                 serving=config.serving,
                 launch=config.launches[0],
             ),
-            python=PROJECT / prefix("envs/serve-cpu") / "bin/python",
+            python=PROJECT / interpreter("envs/serve-cpu"),
             log_folder=tmp_path / "logs",
             environment=ENVIRONMENT,
         )

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from commands import check_refusal, command, run
-from scion.artifacts.environments import prefix
+from scion.artifacts.environments import interpreter
 from scion.engines.config import PICO_LAUNCH, Serving
 from scion.engines.vllm import server as vllm
 from scion.evaluation import intervals as estimates
@@ -25,8 +25,8 @@ from scion.stages.evaluate_ifeval import _SCORES  # pyright: ignore[reportPrivat
 pytestmark = pytest.mark.serve
 
 PROJECT = Path(__file__).parents[2]
-SERVING = PROJECT / prefix("envs/serve-cpu") / "bin/python"
-HARNESSES = PROJECT / prefix("envs/evaluate") / "bin/python"
+SERVING = PROJECT / interpreter("envs/serve-cpu")
+HARNESSES = PROJECT / interpreter("envs/evaluate")
 PROMPTS = PROJECT / "resources/pico/ifeval.jsonl"
 
 

@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 import hermes_plugin
-from scion.artifacts.environments import prefix
+from scion.artifacts.environments import interpreter, prefix
 from scion.engines.config import PICO_LAUNCH, Serving
 from scion.engines.server import Server
 from scion.engines.vllm import server as vllm
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.serve
 
 PROJECT = Path(__file__).parents[2]
 HERMES = PROJECT / prefix("envs/hermes") / "bin/hermes"
-PYTHON = PROJECT / prefix("envs/serve-cpu") / "bin/python"
+PYTHON = PROJECT / interpreter("envs/serve-cpu")
 
 
 @pytest.fixture(scope="module")

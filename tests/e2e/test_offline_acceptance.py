@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from scion.artifacts.environments import prefix
+from scion.artifacts.environments import interpreter
 from scion.engines.config import Launch, Serving
 from scion.engines.vllm import server as vllm
 from scion.engines.vllm.counters import read_counters
@@ -23,7 +23,7 @@ from scion.evaluation.offline.prompts import load_tokenizer, prompt_ids
 pytestmark = pytest.mark.serve
 
 PROJECT = Path(__file__).parents[2]
-PYTHON = PROJECT / prefix("envs/serve-cpu") / "bin/python"
+PYTHON = PROJECT / interpreter("envs/serve-cpu")
 DRAFTS, REPLY = 3, 60
 # Server and torch add up in different orders, and W4A4 makes whole steps of such last bits. In log
 # probabilities of the same text they differ by 0.015 on average, as much as two ways to compute in

@@ -15,7 +15,7 @@ import pytest
 
 from conversion import ENVIRONMENT, Conversion, Pico
 from scion.artifacts.artifact import Artifact
-from scion.artifacts.environments import prefix
+from scion.artifacts.environments import interpreter
 from scion.common.errors import ScionError
 from scion.engines.config import PICO_LAUNCH, Launch, Serving
 from scion.engines.server import Server
@@ -28,7 +28,7 @@ from scion.stages import evaluate_quality as stage
 from scion.stages.fetch_source import fetch_source
 
 PROJECT = Path(__file__).parents[2]
-PYTHON = PROJECT / prefix("envs/serve-cpu") / "bin/python"
+PYTHON = PROJECT / interpreter("envs/serve-cpu")
 VOCABULARY = 1024
 TOP = 64
 # Chats of the data file that are short and have answers; each token costs a list of 1024.

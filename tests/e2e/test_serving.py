@@ -31,7 +31,7 @@ from fault_server import (
     truncated,
     without_lines,
 )
-from scion.artifacts.environments import prefix
+from scion.artifacts.environments import interpreter
 from scion.checkpoint.safetensors_file import read_header
 from scion.engines.config import Launch, Serving
 from scion.engines.server import Server
@@ -40,7 +40,7 @@ from scion.engines.vllm import server as vllm
 pytestmark = pytest.mark.serve
 
 PROJECT = Path(__file__).parents[2]
-PYTHON = PROJECT / prefix("envs/serve-cpu") / "bin/python"
+PYTHON = PROJECT / interpreter("envs/serve-cpu")
 CHAT = {
     "name": "weather",
     "set": "chat",

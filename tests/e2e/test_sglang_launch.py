@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from scion.artifacts.environments import prefix
+from scion.artifacts.environments import interpreter
 from scion.engines.config import Launch
 from scion.engines.sglang.flags import flags
 
 pytestmark = pytest.mark.slow
 
 PROJECT = Path(__file__).parents[2]
-PYTHON = PROJECT / prefix("envs/sglang") / "bin/python"
+PYTHON = PROJECT / interpreter("envs/sglang")
 # Prints what the arguments come to, as one JSON object.
 PARSE = """
 import argparse, json, sys

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from scion.artifacts import environments
-from scion.artifacts.environments import identity, locks_of, prefix
+from scion.artifacts.environments import identity, interpreter, locks_of, prefix
 
 LOCKS = f"sha256:{'0' * 64}"
 NAME = "0123456789abcdfghijklmnpqrsvwxyz-scion-root"
@@ -14,11 +14,14 @@ NAME = "0123456789abcdfghijklmnpqrsvwxyz-scion-root"
 def test_uv_installs_beside_the_lock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(environments.VARIABLE, raising=False)
     assert prefix("envs/evaluate") == Path("envs/evaluate/.venv")
+    assert interpreter("envs/evaluate") == Path("envs/evaluate/.venv/bin/python")
 
 
 def test_nix_says_where(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(environments.VARIABLE, "/nix/store/x-scion-environments")
-    assert prefix("envs/evaluate") == Path("/nix/store/x-scion-environments/evaluate")
+    built = Path("/nix/store/x-scion-environments/evaluate")
+    assert prefix("envs/evaluate") == built
+    assert interpreter("envs/evaluate") == built / "bin/python"
 
 
 def test_without_nix_the_locks_are_the_identity(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from canned_server import CONTEXT, Canned, calls, canned_server, message
 from commands import interrupt
 from hub_server import HubServer
 from scion.artifacts.artifact import Artifact, remake
-from scion.artifacts.environments import prefix
+from scion.artifacts.environments import interpreter
 from scion.checkpoint.hub import http as hub_http
 from scion.common.errors import ScionError
 from scion.engines.config import PICO_LAUNCH, Serving
@@ -26,7 +26,7 @@ from scion.stages.evaluate_bfcl import evaluate_bfcl
 from scion.stages.evaluate_ifeval import evaluate_ifeval
 
 PROJECT = Path(__file__).parents[2]
-HARNESSES = PROJECT / prefix("envs/evaluate") / "bin/python"
+HARNESSES = PROJECT / interpreter("envs/evaluate")
 NO_COMMA = {"instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
 SENTENCES = {
     "instruction_id_list": ["length_constraints:number_sentences", "keywords:existence"],

@@ -20,10 +20,15 @@ _STORE_NAME = re.compile(r"[0-9a-df-np-sv-z]{32}-.+")
 def prefix(folder: str) -> Path:
     """The environment that the lock in a folder of the project describes, such as `envs/evaluate`.
 
-    Its interpreter is `bin/python` in it. Nothing says that it is there.
+    Nothing says that it is there.
     """
     built = os.environ.get(VARIABLE)
     return Path(built) / Path(folder).name if built else Path(folder) / ".venv"
+
+
+def interpreter(folder: str) -> Path:
+    """The Python of the environment that `prefix` names."""
+    return prefix(folder) / "bin" / "python"
 
 
 def identity(locks: str, prefixes: Iterable[Path]) -> str:
