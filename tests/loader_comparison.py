@@ -84,7 +84,7 @@ def ask(environment: str, truth: str, asked: list[dict[str, Any]], folder: Path)
     python = PROJECT / interpreter(f"envs/{environment}")
     assert python.exists(), "`make test` installs it; python tools/setup.py --tests does"
     questions_file, answers_file = folder / "questions.jsonl", folder / "answers.jsonl"
-    questions_file.write_text("".join(json.dumps(one) + "\n" for one in asked))
+    questions_file.write_text("".join(json.dumps(question) + "\n" for question in asked))
     command = [str(python), str(PROJECT / "tests" / truth), str(questions_file), str(answers_file)]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr[-3000:]
@@ -98,9 +98,9 @@ def compare(
     for (question, ours), answer in zip(asked, answers, strict=True):
         theirs = [RAISES] * len(ours) if answer == RAISES else answer
         counts[question["kind"]].update(theirs)
-        for (layer, _), one, other in zip(question["layers"], ours, theirs, strict=True):
-            if one != other:
-                yield f"{layer}: {one}, the engine {other}, {question}"[:1500]
+        for (layer, _), expected, actual in zip(question["layers"], ours, theirs, strict=True):
+            if expected != actual:
+                yield f"{layer}: {expected}, the engine {actual}, {question}"[:1500]
 
 
 def compare_builds(

@@ -115,9 +115,9 @@ def _acceptance(chance: random.Random, drafted: int) -> list[dict[str, Any]]:
 def _row(
     name: str, thinking: bool | None, prompts: list[tuple[int, list[int]]], drafted: int
 ) -> dict[str, Any]:
-    drafts = [one for one, _ in prompts]
+    drafts = [rounds for rounds, _ in prompts]
     places = [[counts[place] for _, counts in prompts] for place in range(drafted)]
-    lengths = [one + sum(counts) for one, counts in prompts]
+    lengths = [rounds + sum(counts) for rounds, counts in prompts]
     mean = ratio_of_sums(lengths, drafts).clipped(1, drafted + 1)
     return {
         "set": name,
@@ -126,7 +126,9 @@ def _row(
         "drafts": sum(drafts),
         "draft_tokens": drafted * sum(drafts),
         "accepted_by_position": [sum(place) for place in places],
-        "per_position": [ratio_of_sums(one, drafts).clipped(0, 1).record() for one in places],
+        "per_position": [
+            ratio_of_sums(accepted, drafts).clipped(0, 1).record() for accepted in places
+        ],
         "mean_length": mean.record(),
     }
 

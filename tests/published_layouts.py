@@ -630,7 +630,7 @@ def foreign() -> list[Layout]:
     mxfp4 = compressed_group("mxfp4-pack-quantized", ["Linear"])
     w8a8 = compressed([int8 | {"format": "int-quantized"}], ["lm_head"])
     # Engines may refuse these algorithms of ModelOpt's, and are then said to.
-    awq, mxfp8 = (modelopt_scheme(one, ["lm_head"]) for one in ("W4A8_AWQ", "MXFP8"))
+    awq, mxfp8 = (modelopt_scheme(algorithm, ["lm_head"]) for algorithm in ("W4A8_AWQ", "MXFP8"))
     return [
         _foreign("GPTQ", {"quant_method": "gptq", **gptq}, _gptq),
         _foreign("auto-round", {"quant_method": "auto-round", **gptq}, _gptq),

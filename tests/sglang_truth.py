@@ -180,7 +180,7 @@ def compressed(built: CompressedTensorsConfig, layer: str, shown: Any) -> str | 
     if isinstance(shown, FusedMoE):
         built._add_fused_moe_to_target_scheme_map()
         found = [built.get_scheme_dict(shown, f"{layer}.0.{part}") for part in EXPERT_PARTS]
-        if any(one != found[0] for one in found):
+        if any(scheme != found[0] for scheme in found):
             raise ValueError("several schemes")
         return algorithm(found[0])
     if not isinstance(shown, ParallelLMHead):

@@ -103,7 +103,7 @@ def test_a_run_that_was_stopped_measures_nothing_twice(
     artifact = run()
     assert measured[3:] == ["four_over_six"]
     result = json.loads((artifact.folder / "recipes.json").read_bytes())
-    names = [one["name"] for one in result["variants"]]
+    names = [variant["name"] for variant in result["variants"]]
     assert names == ["source", "nvfp4_default", "four_over_six"]
     assert [path.name for path in tmp_path.iterdir()] == ["compare_recipes"]
     assert result["datasets"]["texts"] is None

@@ -72,7 +72,9 @@ def test_ifeval(server: Running, tmp_path: Path):
     assert "20 of 20 prompts answered after" in done.stderr
     result = json.loads((tmp_path / stage / "ifeval.json").read_text())
     answers = read_lines(tmp_path / stage / "ifeval_answers.jsonl")
-    assert [one["prompt"] for one in answers] == [one["prompt"] for one in read_lines(PROMPTS)]
+    assert [answer["prompt"] for answer in answers] == [
+        answer["prompt"] for answer in read_lines(PROMPTS)
+    ]
     assert result["dataset"]["prompts"] == 20
     assert result["scores"]["prompt_strict"]["count"] == 20
     assert result["scores"]["instruction_strict"]["count"] == 23
@@ -81,10 +83,10 @@ def test_ifeval(server: Running, tmp_path: Path):
         assert score["value"] == pytest.approx(result["harness"]["scores"][metric], abs=1e-6)
         assert score["low"] < score["value"] < score["high"]
     # The prompts that ask for what pico says anyway, and those that ask for what it never does.
-    verdicts = {one["key"]: one["prompt_level_strict_acc"] for one in answers}
+    verdicts = {answer["key"]: answer["prompt_level_strict_acc"] for answer in answers}
     assert verdicts[1], answers[0]["answer"]
     assert not verdicts[12], "pico writes no JSON in a chat"
-    assert all("<think>" not in one["answer"] for one in answers)
+    assert all("<think>" not in answer["answer"] for answer in answers)
 
 
 def test_bfcl(server: Running, tmp_path: Path):
@@ -94,19 +96,19 @@ def test_bfcl(server: Running, tmp_path: Path):
     result = json.loads((tmp_path / stage / "bfcl.json").read_text())
     answers = read_lines(tmp_path / stage / "bfcl_answers.jsonl")
     names = ["simple_python", "multiple", "parallel", "irrelevance"]
-    assert [one["name"] for one in result["categories"]] == names
-    for one in result["categories"]:
-        own = [answer for answer in answers if answer["category"] == one["name"]]
+    assert [category["name"] for category in result["categories"]] == names
+    for category in result["categories"]:
+        own = [answer for answer in answers if answer["category"] == category["name"]]
         passed = sum(answer["passed"] for answer in own)
-        assert (one["cases"], one["passed"]) == (len(own), passed) == (2, passed)
-        assert one["accuracy"] == estimates.proportion(passed, 2).record()
-        assert one["harness_accuracy"] == passed / 2
-    called = [one for one in answers if one["choice"]["message"].get("tool_calls")]
+        assert (category["cases"], category["passed"]) == (len(own), passed) == (2, passed)
+        assert category["accuracy"] == estimates.proportion(passed, 2).record()
+        assert category["harness_accuracy"] == passed / 2
+    called = [answer for answer in answers if answer["choice"]["message"].get("tool_calls")]
     assert called, "the server parses pico's tool calls"
-    for one in called:
-        made = one["choice"]["message"]["tool_calls"]
-        assert one["result"] == [
-            {call["function"]["name"]: call["function"]["arguments"]} for call in made
+    for answer in called:
+        calls = answer["choice"]["message"]["tool_calls"]
+        assert answer["result"] == [
+            {call["function"]["name"]: call["function"]["arguments"]} for call in calls
         ]
 
 

@@ -25,7 +25,7 @@ def errors(folder: Path, *engines: str) -> set[str]:
     """The names of the rules that find an error."""
     settings = Lint(engines=engines) if engines else Lint()
     results = lint_folder(folder, settings)
-    return {one.rule.name for one in results if one.rule.severity is Severity.ERROR}
+    return {result.rule.name for result in results if result.rule.severity is Severity.ERROR}
 
 
 def test_the_source_shows_its_prefix_and_its_lost_head(pico: Pico) -> None:

@@ -106,7 +106,7 @@ def test_results_are_made_where_it_is_started_and_the_code_stays(user: User) -> 
     assert made.manifest["environment"] == f"{user.programs.parent} {locks}"
     assert locks_of(made.manifest["environment"]) == locks
     assert contents(user.code) == before
-    assert {each.name for each in user.folder.iterdir()} == {
+    assert {path.name for path in user.folder.iterdir()} == {
         ".snakemake",
         "benchmarks",
         "logs",

@@ -67,11 +67,14 @@ def chats() -> list[Chat]:
     """Prompts of one turn, and conversations with calls, their results and reasoning."""
     chats = read_chats(PROJECT / "resources/pico/prompts.jsonl")
     for number, whole in enumerate(read_chats(PROJECT / "resources/pico/heldout.jsonl", limit=20)):
-        turns = [at for at, one in enumerate(whole.messages) if one["role"] == "assistant"]
+        turns = [at for at, message in enumerate(whole.messages) if message["role"] == "assistant"]
         messages = [
             # vLLM's /v1/chat/completions takes both names for it, its /tokenize only this one.
-            {"reasoning" if key == "reasoning_content" else key: part for key, part in one.items()}
-            for one in whole.messages[: turns[-1]]
+            {
+                "reasoning" if key == "reasoning_content" else key: part
+                for key, part in message.items()
+            }
+            for message in whole.messages[: turns[-1]]
         ]
         chats.append(Chat(f"heldout_{number}", messages, whole.tools, whole.template))
     assert any(message["role"] == "tool" for chat in chats for message in chat.messages)
@@ -117,10 +120,10 @@ def test_counts_are_the_servers(served: list[Counts], offline: Acceptance):
     assert any(len(pair.server.reply) < REPLY for pair in same), "a reply that ends by itself"
     assert len(same) >= EQUAL_TEXTS * len(pairs)
     assert sum(pair.same_counts for pair in same) >= EQUAL_COUNTS * len(same)
-    for one, other in zip(
+    for server_rate, offline_rate in zip(
         _rates([pair.server for pair in same]), _rates([pair.offline for pair in same]), strict=True
     ):
-        assert abs(one - other) < RATE_POINTS
+        assert abs(server_rate - offline_rate) < RATE_POINTS
 
 
 @pytest.mark.parametrize(
@@ -191,8 +194,11 @@ save_file({"weight": weight, **made}, sys.argv[2])
 
 
 def _rates(counts: list[Counts] | tuple[Counts, ...]) -> list[float]:
-    rounds = sum(one.drafts for one in counts)
-    return [100 * sum(one.accepted[at] for one in counts) / rounds for at in range(DRAFTS)]
+    rounds = sum(prompt_counts.drafts for prompt_counts in counts)
+    return [
+        100 * sum(prompt_counts.accepted[at] for prompt_counts in counts) / rounds
+        for at in range(DRAFTS)
+    ]
 
 
 def _table(pairs: list[Both]) -> str:
@@ -207,6 +213,6 @@ def _table(pairs: list[Both]) -> str:
         for who in ("server", "offline"):
             counts: list[Counts] = [getattr(pair, who) for pair in some]
             rates = " ".join(f"{rate:.1f}" for rate in _rates(counts))
-            drafts = sum(one.drafts for one in counts)
+            drafts = sum(prompt_counts.drafts for prompt_counts in counts)
             lines.append(f"{title}, {who}: {len(counts)} prompts, {drafts} rounds, {rates} %")
     return "\n".join(lines)

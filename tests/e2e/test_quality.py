@@ -163,7 +163,7 @@ def test_one_run(measured: Measured):
     chats, texts = result["datasets"]["chats"], result["datasets"]["texts"]
     assert (chats["file"], chats["documents"], chats["cut"]) == ("chats.jsonl", len(SHORT), 0)
     assert (texts["documents"], texts["cut"]) == (2, 2), "both are longer than 120 tokens"
-    tokens = sum(len(one.tokens) for one in measured.documents)
+    tokens = sum(len(document.tokens) for document in measured.documents)
     assert chats["tokens"] + texts["tokens"] == tokens
     check_source(measured)
     check_values(measured)
@@ -191,11 +191,13 @@ def check_values(measured: Measured) -> None:
         assert 0.8 < release["top1_agreement"]["value"] <= 1
         assert base["top1_agreement"]["value"] < 1
         assert abs(release["loss_change"]["value"]) < 0.2
-        for one in (fixed, release, base):
-            assert one["tokens"] == one["loss"]["count"] == fixed["tokens"] > 20
-            assert one["loss"]["low"] < one["loss"]["value"] < one["loss"]["high"]
-            assert one["perplexity"]["value"] == pytest.approx(np.exp(one["loss"]["value"]), 1e-5)
-            assert one["kl_covered"] == pytest.approx(1, abs=1e-5)
+        for scores in (fixed, release, base):
+            assert scores["tokens"] == scores["loss"]["count"] == fixed["tokens"] > 20
+            assert scores["loss"]["low"] < scores["loss"]["value"] < scores["loss"]["high"]
+            assert scores["perplexity"]["value"] == pytest.approx(
+                np.exp(scores["loss"]["value"]), 1e-5
+            )
+            assert scores["kl_covered"] == pytest.approx(1, abs=1e-5)
         change = release["loss"]["value"] - fixed["loss"]["value"]
         assert release["loss_change"]["value"] == pytest.approx(change, abs=3e-6)
 
@@ -213,7 +215,10 @@ def check_bounds(measured: Measured) -> None:
     """Short lists give a little less than the exact divergence, and the same losses."""
     for name in ("release", "base"):
         for kind in ("chats", "texts"):
-            flags = [np.full(len(one.tokens) - 1, one.kind == kind) for one in measured.documents]
+            flags = [
+                np.full(len(document.tokens) - 1, document.kind == kind)
+                for document in measured.documents
+            ]
             short = predictions_record(measured.short["fixed"], measured.short[name], flags)
             exact = measured.part(name, kind)
             assert 0.8 * exact["kl"]["value"] < short["kl"]["value"] <= exact["kl"]["value"]

@@ -106,7 +106,7 @@ def test_a_picture_is_explained(browser: Browser, report: Path) -> None:
 def test_the_page_asks_nobody_for_anything(browser: Browser, report: Path) -> None:
     page = show(browser, report, "acceptance", "light")
     asked = page.evaluate("performance.getEntriesByType('resource').map((one) => one.name)")
-    assert [one for one in asked if not one.startswith(("data:", "file:"))] == []
+    assert [address for address in asked if not address.startswith(("data:", "file:"))] == []
     links = page.evaluate("[...document.querySelectorAll('script[src], link[href]')].length")
     assert links == 0
 

@@ -121,7 +121,7 @@ def started_by_vllm(port: int) -> list[psutil.Process]:
         if _has_argument(process, "--port") and _has_argument(process, str(port))
     ]
     sessions = {os.getsid(front.pid) for front in fronts}
-    return [one for one in psutil.process_iter() if _session(one.pid) in sessions]
+    return [process for process in psutil.process_iter() if _session(process.pid) in sessions]
 
 
 def _has_argument(process: psutil.Process, argument: str) -> bool:
@@ -219,7 +219,9 @@ def test_server_that_dies_under_load(
         try:
             wait_for("2 × 8 tokens", log, stage)
             time.sleep(1)
-            engines = [one for one in started_by_vllm(port) if "EngineCore" in one.name()]
+            engines = [
+                process for process in started_by_vllm(port) if "EngineCore" in process.name()
+            ]
             assert engines
             for engine in engines:
                 engine.kill()

@@ -197,15 +197,15 @@ def test_the_older_name_of_reasoning_counts():
 
 def test_own_tasks_are_five_of_many_cases():
     tasks = read_tasks(FILE)
-    assert [one.name for one in tasks.tasks] == [
+    assert [task.name for task in tasks.tasks] == [
         "chat_with_reasoning",
         "single_tool_call",
         "continue_after_tool_result",
         "final_synthesis",
         "parallel_tool_calls",
     ]
-    for one in tasks.tasks:
-        requests = [str(tasks.request(one, case)) for case in one.cases]
+    for task in tasks.tasks:
+        requests = [str(tasks.request(task, case)) for case in task.cases]
         assert len(set(requests)) == len(requests) >= 20
 
 
@@ -232,8 +232,8 @@ def test_no_value_stands_in_the_training_dialogues():
     """The wall of resources/pico between training and evaluation, asked about every value."""
     tasks = read_tasks(FILE)
     values: set[str] = set()
-    for one in tasks.tasks:
-        for case in one.cases[1 if one.name == "chat_with_reasoning" else 0 :]:
+    for task in tasks.tasks:
+        for case in task.cases[1 if task.name == "chat_with_reasoning" else 0 :]:
             numbers = re.findall(r"\d+", case.user)
             if not case.tools and len(numbers) == 2:
                 values.add(" ".join(numbers))

@@ -136,12 +136,12 @@ def test_the_summary_counts_by_set_and_in_all(tokenizer: Any) -> None:
     rows = [ROWS[:2], [{"text": "Hi"}], ROWS[:1]]
     counted = summary(list(tokenize(rows, tokenizer, calibration, context=20)))
     short = len(tokenizer("Hi")["input_ids"])
-    assert [each["dataset"] for each in counted["sets"]] == ["a", "b", "a"]
-    assert [each["max_tokens"] for each in counted["sets"]] == [9, 1000, 30]
-    assert [each["samples"] for each in counted["sets"]] == [2, 1, 1]
-    assert [each["tokens"] for each in counted["sets"]] == [18, short, 20]
-    assert [each["cut_samples"] for each in counted["sets"]] == [2, 0, 1]
-    assert [each["cut_to_context"] for each in counted["sets"]] == [0, 0, 1]
+    assert [entry["dataset"] for entry in counted["sets"]] == ["a", "b", "a"]
+    assert [entry["max_tokens"] for entry in counted["sets"]] == [9, 1000, 30]
+    assert [entry["samples"] for entry in counted["sets"]] == [2, 1, 1]
+    assert [entry["tokens"] for entry in counted["sets"]] == [18, short, 20]
+    assert [entry["cut_samples"] for entry in counted["sets"]] == [2, 0, 1]
+    assert [entry["cut_to_context"] for entry in counted["sets"]] == [0, 0, 1]
     del counted["sets"]
     assert counted == {
         "samples": 4,

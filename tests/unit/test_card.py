@@ -64,23 +64,23 @@ def text(made: tuple[Artifact, dict[str, Artifact]]) -> str:
 
 def test_speeds_stand_with_interval_ratio_and_repeats(text: str) -> None:
     for run in measured.serving()["runs"]:
-        for one in run["speed"]:
+        for speed in run["speed"]:
             row = next(
                 line
                 for line in text.splitlines()
-                if line.startswith(f"| {one['tokens']} tokens |")
-                and ("single" in line) == (one["parallel"] == 1)
+                if line.startswith(f"| {speed['tokens']} tokens |")
+                and ("single" in line) == (speed["parallel"] == 1)
             )
-            assert number(one["tokens_per_second"]) in row
+            assert number(speed["tokens_per_second"]) in row
             assert row.endswith("| 6 |")
-            if one["ratio_to_baseline"]:
-                assert ratio(one["ratio_to_baseline"]) in row
+            if speed["ratio_to_baseline"]:
+                assert ratio(speed["ratio_to_baseline"]) in row
 
 
 def test_acceptance_stands_overall_and_for_each_set_and_mode(text: str) -> None:
     for run in measured.serving()["runs"]:
         for row in run["acceptance"] or ():
-            cells = " | ".join(share(one) for one in row["per_position"])
+            cells = " | ".join(share(estimate) for estimate in row["per_position"])
             assert f"| {cells} |" in text
     assert "| n=3 | tools | no thinking |" in text
     assert "Greedy text with n=3 equals that without MTP in 32 of 32 replies." in text

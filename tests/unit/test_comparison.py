@@ -40,8 +40,10 @@ def estimate(value: float, low: float | None, high: float | None) -> dict[str, A
 def decode(content: dict[str, Any], drafted: int = 3) -> dict[str, Any]:
     """The row of `DECODE`."""
     serving = content["measure_serving"]
-    run = next(one for one in serving["runs"] if one["speculative_tokens"] == drafted)
-    return next(one for one in run["speed"] if (one["tokens"], one["parallel"]) == (100, 1))
+    run = next(
+        candidate for candidate in serving["runs"] if candidate["speculative_tokens"] == drafted
+    )
+    return next(row for row in run["speed"] if (row["tokens"], row["parallel"]) == (100, 1))
 
 
 def made(
@@ -150,7 +152,7 @@ def test_every_verdict_is_told_and_counted(
     row["itl_ms"] = row["itl_ms"] | {"value": 9.5, "low": None, "high": None}
     second = sealed(tmp_path, content)
     found = compared(first, second)
-    assert [(one["verdict"], one["path"].split(": ")[-1]) for one in found["numbers"]] == [
+    assert [(number["verdict"], number["path"].split(": ")[-1]) for number in found["numbers"]] == [
         ("apart", "tokens_per_second"),
         ("unknown", "itl_ms"),
         ("overlap", "ratio_to_baseline"),
@@ -181,12 +183,18 @@ def test_lists_are_aligned_by_what_identifies_their_items(content: dict[str, Any
     a = {f"{stage}.json": result for stage, result in measured.results().items()}
     b = {f"{stage}.json": backwards(content[stage]) for stage in content}
     found = compare(a, b)
-    assert all(isinstance(one, Value | Number) for one in found)
-    assert [one for one in found if isinstance(one, Number) and one.verdict != "same"] == []
-    assert [one for one in found if isinstance(one, Value) and not one.equal] == []
-    assert len({title(one.path) for one in found}) == len(found)
+    assert all(isinstance(difference, Value | Number) for difference in found)
+    assert [
+        difference
+        for difference in found
+        if isinstance(difference, Number) and difference.verdict != "same"
+    ] == []
+    assert [
+        difference for difference in found if isinstance(difference, Value) and not difference.equal
+    ] == []
+    assert len({title(difference.path) for difference in found}) == len(found)
     assert "measure_serving.json: pico n=3: chat, no thinking: per_position #2" in {
-        title(one.path) for one in found
+        title(difference.path) for difference in found
     }
 
 
@@ -194,8 +202,8 @@ def backwards(value: Any) -> Any:
     """Lists of objects in another order; those of estimates have an order that counts."""
     if isinstance(value, dict):
         return {key: backwards(part) for key, part in value.items()}
-    if isinstance(value, list) and any(isinstance(one, dict) for one in value):
-        items = [backwards(one) for one in value]
+    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        items = [backwards(item) for item in value]
         return items if "low" in items[0] else items[::-1]
     return value
 
@@ -211,7 +219,7 @@ def test_items_of_the_same_name_and_of_none_are_told_apart() -> None:
 
 
 def paths(found: Iterable[Number | Value | OneSided]) -> set[str]:
-    return {title(one.path) for one in found}
+    return {title(difference.path) for difference in found}
 
 
 def test_what_one_release_lacks_is_told_at_its_root(
@@ -247,7 +255,7 @@ def test_what_one_release_lacks_is_told_at_its_root(
 
 
 def reasons(found: dict[str, Any], stage: str) -> list[str]:
-    return next(one["reasons"] for one in found["stages"] if one["name"] == stage)
+    return next(entry["reasons"] for entry in found["stages"] if entry["name"] == stage)
 
 
 def test_values_without_an_interval_are_listed_beside_each_other(
@@ -259,7 +267,7 @@ def test_values_without_an_interval_are_listed_beside_each_other(
     content["measure_serving"]["prompts"]["sha256"] = "0" * 64
     content["measure_serving"]["runs"][1]["acceptance"][0]["accepted_by_position"] = [1]
     second = sealed(tmp_path, content)
-    found = {one["path"]: (one["a"], one["b"]) for one in compared(first, second)["values"]}
+    found = {value["path"]: (value["a"], value["b"]) for value in compared(first, second)["values"]}
     counted = measured.serving()["runs"][1]["acceptance"][0]["accepted_by_position"]
     assert found == {
         "serving.json: hardware: kind": ("cpu", "gpu"),
@@ -304,7 +312,7 @@ def test_a_free_port_and_the_ids_of_answers_are_not_compared(
     two = sealed(tmp_path / "two", changed(4002, "y", "58 is larger"))
     three = sealed(tmp_path / "three", changed(4003, "z", "73 is larger"))
     assert compared(one, two)["values"] == []
-    assert [one["path"] for one in compared(one, three)["values"]] == [
+    assert [difference["path"] for difference in compared(one, three)["values"]] == [
         "agent_tasks.json: chat_with_reasoning: case_0: response"
     ]
 
@@ -342,7 +350,7 @@ def test_digests_tell_measured_anew_from_made_otherwise(
     again = sealed(tmp_path / "again", content)
     found = compared(first, again)
     assert found["weights"] == f"the same, {Artifact.open(first / 'graft_mtp').root}"
-    changed = {one["name"]: one["reasons"] for one in found["stages"] if not one["same"]}
+    changed = {stage["name"]: stage["reasons"] for stage in found["stages"] if not stage["same"]}
     assert changed == {
         "measure_serving": ["made from the same; measured anew: serving.json"],
         "seal_release": [

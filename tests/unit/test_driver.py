@@ -38,8 +38,8 @@ def test_only_the_driver_is_linked(host: Path, tmp_path: Path) -> None:
     (path, triton), said = source(SCION_DRIVER_LIB=str(host), XDG_CACHE_HOME=str(tmp_path))
     assert said == ""
     assert path == triton == str(tmp_path / "scion/driver/libcuda.so.570.1")
-    assert [each.name for each in Path(path).parent.iterdir()] == ["libcuda.so.570.1"]
-    linked = {each.name: each.resolve().name for each in Path(path).iterdir()}
+    assert [file.name for file in Path(path).parent.iterdir()] == ["libcuda.so.570.1"]
+    linked = {link.name: link.resolve().name for link in Path(path).iterdir()}
     assert linked == {
         "libcuda.so.1": "libcuda.so.570.1",
         "libcuda.so.570.1": "libcuda.so.570.1",
@@ -66,7 +66,7 @@ def test_links_that_lead_nowhere_are_made_anew(host: Path, tmp_path: Path) -> No
     (again, _), _ = source(SCION_DRIVER_LIB=str(moved), XDG_CACHE_HOME=str(tmp_path))
     assert again == path
     assert (Path(again) / "libcuda.so.1").resolve() == moved / "libcuda.so.570.1"
-    assert [each.name for each in Path(path).parent.iterdir()] == ["libcuda.so.570.1"]
+    assert [file.name for file in Path(path).parent.iterdir()] == ["libcuda.so.570.1"]
 
 
 def test_what_was_on_the_path_stays_behind_it(host: Path, tmp_path: Path) -> None:

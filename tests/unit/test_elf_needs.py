@@ -63,7 +63,7 @@ def test_every_need_is_met(record: dict[str, Any], overrides: Overrides) -> None
     assert len(tally.wheels) > 100
     assert tally.needs > 1000
     assert tally.used == set(overrides.entries())
-    assert set(record["environments"]) == {each.name for each in ENVIRONMENTS}
+    assert set(record["environments"]) == {environment.name for environment in ENVIRONMENTS}
 
 
 class TestDrift:
@@ -71,9 +71,9 @@ class TestDrift:
 
     def test_another_wheel_is_locked(self, record: dict[str, Any], overrides: Overrides) -> None:
         first, *others = ENVIRONMENTS
-        torch = next(each for each in first.wheels if each.name == "torch")
+        torch = next(wheel for wheel in first.wheels if wheel.name == "torch")
         pinned = replace(torch, sha256="0" * 64, file="torch-9.9-cp312-cp312-linux_x86_64.whl")
-        wheels = [pinned if each is torch else each for each in first.wheels]
+        wheels = [pinned if wheel is torch else wheel for wheel in first.wheels]
         text = found(record, overrides, [replace(first, wheels=wheels), *others])
         assert "not read yet: torch-9.9-cp312-cp312-linux_x86_64.whl" in text
         assert "make lock" in text
@@ -91,13 +91,13 @@ class TestDrift:
     # No header says what is opened by name, nor what builds a package.
     @pytest.mark.parametrize(
         ("wheel", "key", "value"),
-        [each for each in elf_needs.read_overrides().entries() if each[1] in READ_OFF],
+        [entry for entry in elf_needs.read_overrides().entries() if entry[1] in READ_OFF],
     )
     def test_an_override_is_gone(
         self, wheel: str, key: str, value: str, record: dict[str, Any], overrides: Overrides
     ) -> None:
         entry = dict(overrides.wheels[wheel])
-        entry[key] = [each for each in entry[key] if each != value]
+        entry[key] = [listed for listed in entry[key] if listed != value]
         overrides.wheels = {**overrides.wheels, wheel: entry}
         text = found(record, overrides)
         if key == "links":
@@ -145,7 +145,7 @@ class TestDrift:
         assert "the links of the record" in found(record, overrides)
 
     def test_a_need_is_edited(self, record: dict[str, Any], overrides: Overrides) -> None:
-        torch = next(each for each in ENVIRONMENTS[0].wheels if each.name == "torch")
+        torch = next(wheel for wheel in ENVIRONMENTS[0].wheels if wheel.name == "torch")
         record["wheels"][torch.sha256]["needs"]["libnew.so.1"] = "torch/lib/libnew_user.so"
         assert "torch needs libnew.so.1 (torch/lib/libnew_user.so)" in found(record, overrides)
 
@@ -244,14 +244,14 @@ class TestDownload:
 
 def test_two_holders_of_a_library_are_refused(record: dict[str, Any], overrides: Overrides) -> None:
     environment = ENVIRONMENTS[0]
-    other = next(each for each in environment.wheels if each.name == "nvidia-cufft")
+    other = next(wheel for wheel in environment.wheels if wheel.name == "nvidia-cufft")
     record["wheels"][other.sha256]["provides"]["libcublas.so.13"] = "lib"
     with pytest.raises(ElfError, match=r"libcublas\.so\.13, which is in nvidia-cublas and in"):
         elf_needs.links(environment, record["wheels"], overrides)
 
 
 def test_a_wheel_is_chosen_for_the_interpreter_of_nix() -> None:
-    numpy = next(each for each in locked_wheels(Path()) if each.name == "numpy")
+    numpy = next(wheel for wheel in locked_wheels(Path()) if wheel.name == "numpy")
     assert "-cp312-cp312-manylinux" in numpy.file
     assert numpy.manylinux
     assert f'"{numpy.sha256}"' not in (ROOT / "uv.lock.neutral").read_text()
@@ -260,7 +260,7 @@ def test_a_wheel_is_chosen_for_the_interpreter_of_nix() -> None:
 
 def test_only_the_version_that_holds_for_the_interpreter_counts() -> None:
     for environment in ENVIRONMENTS:
-        names = [each.name for each in environment.wheels]
+        names = [wheel.name for wheel in environment.wheels]
         assert len(names) == len(set(names)), environment.name
 
 

@@ -136,7 +136,7 @@ def test_operations_are_two_a_weight_and_token(text: Checkpoint) -> None:
         for name, (rows, columns) in expected.linear.items()
         if ".layers." in name and name.startswith("model.language_model")
     )
-    count = {one.name: one.count for one in made.operations}
+    count = {operation.name: operation.count for operation in made.operations}
     assert count["passes through the layers"] == 2 * weights * 16
     # One layer has attention of 2 heads of 16, where samples of 8, 4 and 4 tokens see themselves;
     # the other a delta net of states [16, 2 × 16].
@@ -155,12 +155,16 @@ def test_nothing_shrinks_with_more_samples(text: Checkpoint, recipe: Any, machin
     def figures(samples: int) -> list[float]:
         made = estimate(text, settings, [[64]] * samples, machine)
         sums = (made.read, made.written, made.disk, made.device, made.host)
-        return [*map(total, sums), made.floor(RATES)[0], *(one.count for one in made.operations)]
+        return [
+            *map(total, sums),
+            made.floor(RATES)[0],
+            *(operation.count for operation in made.operations),
+        ]
 
     before = figures(1)
     for samples in (2, 16, 4096):
         after = figures(samples)
-        assert all(one <= other for one, other in zip(before, after, strict=True))
+        assert all(lower <= higher for lower, higher in zip(before, after, strict=True))
         assert sum(after) > sum(before)
         before = after
 
@@ -385,5 +389,5 @@ def test_a_repository_is_estimated_from_its_headers(
     with HubServer({"owner/model": folder}) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
         there = text_checkpoint("hf://owner/model")
-    one, other = (estimate(each, SETTINGS, [[8]], CPU) for each in (text, there))
+    one, other = (estimate(checkpoint, SETTINGS, [[8]], CPU) for checkpoint in (text, there))
     assert one == other

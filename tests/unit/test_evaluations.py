@@ -125,9 +125,9 @@ def prompt_of(body: dict[str, Any]) -> str:
 def test_ifeval_tells_right_from_wrong(stages: Stages, server: Canned, tmp_path: Path):
     server.reply = lambda body: (200, ANSWERS[prompt_of(body)])
     result = stages.ifeval(prompts_file(tmp_path, *PROMPTS), max_tokens=33, enable_thinking=True)
-    passed = [one["prompt_level_strict_acc"] for one in stages.lines("ifeval_answers.jsonl")]
+    passed = [row["prompt_level_strict_acc"] for row in stages.lines("ifeval_answers.jsonl")]
     assert passed == [True, False, False, False, True, False]
-    answers = [one["answer"] for one in stages.lines("ifeval_answers.jsonl")]
+    answers = [row["answer"] for row in stages.lines("ifeval_answers.jsonl")]
     assert answers[2:5] == ["", "Mr. Smith has one sentence. No, two.", "Three."]
     assert result["answers"] == {"empty": 1, "cut": 1}
     expected = {
@@ -208,7 +208,9 @@ def test_an_interrupted_stage_leaves_nothing(
     assert done.returncode == 130, done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.glob("*evaluate_*")) == []
-    drivers = [one for one in psutil.process_iter() if driver_of(one, tmp_path / "logs")]
+    drivers = [
+        process for process in psutil.process_iter() if driver_of(process, tmp_path / "logs")
+    ]
     assert drivers == []
 
 
@@ -388,10 +390,12 @@ def test_bfcl_tells_right_from_wrong(stages: Stages, server: Canned):
     categories = ("simple_python", "parallel", "irrelevance")
     result = stages.bfcl(categories=categories, limit=2, max_tokens=77)
     half = estimates.proportion(1, 2).record()
-    for one in result["categories"]:
-        assert (one["cases"], one["passed"], one["accuracy"]) == (2, 1, half), one["name"]
-        assert one["harness_accuracy"] == 0.5
-    answers = {one["id"]: one for one in stages.lines("bfcl_answers.jsonl")}
+    for category in result["categories"]:
+        assert (category["cases"], category["passed"], category["accuracy"]) == (2, 1, half), (
+            category["name"]
+        )
+        assert category["harness_accuracy"] == 0.5
+    answers = {row["id"]: row for row in stages.lines("bfcl_answers.jsonl")}
     assert answers["simple_python_0"]["passed"]
     assert answers["parallel_0"]["passed"], "in another order"
     assert "Invalid value" in str(answers["simple_python_1"]["error"])

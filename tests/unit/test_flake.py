@@ -79,7 +79,7 @@ def test_every_expression_parses(file: str, nix: Nix) -> None:
 def test_the_outputs(shape: dict[str, Any]) -> None:
     checks = {"imports", "imports-serve-cpu", "imports-serve-cuda", "imports-evaluate"}
     checks |= {"formatting", "snakemake-lint", "dry-runs", "unit-tests"}
-    assert {name: set(each) for name, each in shape["outputs"].items()} == {
+    assert {name: set(outputs) for name, outputs in shape["outputs"].items()} == {
         "packages": {"default", "pipeline", "environments"},
         "apps": {"default", "lint", "audit"},
         "devShells": {"default", "serve", "serve-cpu"},
@@ -146,7 +146,7 @@ def test_nix_reads_the_overrides_as_the_scan_does(
         need = needs.get(name, {"driver": False, "wheels": [], "folders": []})
         driver = list(elf_needs.DRIVER) if need["driver"] else []
         assert found["ignored"] == overrides.of(name, "absent") + driver, name
-        wanted = [attributes.get(each, each) for each in overrides.of(name, "libraries")]
+        wanted = [attributes.get(library, library) for library in overrides.of(name, "libraries")]
         assert found["libraries"] == wanted, name
         patched = ["autoAddDriverRunpath"] * (
             bool(driver) or "driver" in overrides.of(name, "opens")
@@ -156,9 +156,15 @@ def test_nix_reads_the_overrides_as_the_scan_does(
         assert searched == [
             (other, folder) for other in need["wheels"] for folder in needs[other]["folders"]
         ], name
-        opened = [each for each in overrides.of(name, "opens") if each in environment.dependencies]
+        opened = [
+            package
+            for package in overrides.of(name, "opens")
+            if package in environment.dependencies
+        ]
         runpaths = [
-            f"/mock/{each}/{folder}" for each in opened for folder in needs[each]["folders"]
+            f"/mock/{package}/{folder}"
+            for package in opened
+            for folder in needs[package]["folders"]
         ]
         origin = ["$ORIGIN"] * (name.startswith("nvidia-") and bool(need["folders"]))
         assert found["runpaths"] == origin + runpaths, name

@@ -50,7 +50,7 @@ def test_both_files_declare_each_module_and_exclude_the_head(mixed: Conversion) 
     flat = json.loads((folder / "config.json").read_bytes())["quantization_config"]
     nested = json.loads((folder / "hf_quant_config.json").read_bytes())["quantization"]
     assert flat["quantized_layers"] == nested["quantized_layers"]
-    algorithms = {name: one["quant_algo"] for name, one in flat["quantized_layers"].items()}
+    algorithms = {name: layer["quant_algo"] for name, layer in flat["quantized_layers"].items()}
     assert algorithms[FUSED] == "FP8"
     assert algorithms[f"{LAYER}.mlp.up_proj"] == "NVFP4"
     # vLLM keeps mtp.fc in bf16 by itself under NVFP4, and not in mixed precision.
@@ -203,8 +203,11 @@ def test_an_estimate_knows_the_shards_to_the_byte(mixed: Conversion) -> None:
     assert made.shard_bytes == sum(path.stat().st_size for path in shards)
     plain = Quantization(recipe="local_hessian")
     counts = [
-        {one.name: one.count for one in estimate(source, each, [[100]], machine).operations}
-        for each in (plain, plain.model_copy(update={"use_fp8": "attention"}))
+        {
+            operation.name: operation.count
+            for operation in estimate(source, quantization, [[100]], machine).operations
+        }
+        for quantization in (plain, plain.model_copy(update={"use_fp8": "attention"}))
     ]
     assert counts[0]["local Hessians"] == counts[1]["local Hessians"]
     assert counts[0]["scales tried"] > counts[1]["scales tried"]

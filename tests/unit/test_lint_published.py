@@ -82,8 +82,8 @@ def test_layers_declared_with_inputs_need_their_scales(tmp_path: Path) -> None:
     assert layout.hf_quant_config is not None
     for place in (layout.config["quantization_config"], layout.hf_quant_config["quantization"]):
         place["quantized_layers"] = {
-            name: {"quant_algo": one["quant_algo"].replace("W4A16_", "")}
-            for name, one in place["quantized_layers"].items()
+            name: {"quant_algo": layer["quant_algo"].replace("W4A16_", "")}
+            for name, layer in place["quantized_layers"].items()
         }
     group = layout.config["quantization_config"]["config_groups"]["group_1"]
     group["input_activations"] = group["weights"]
@@ -132,7 +132,9 @@ def test_what_lies_beside_foreign_tensors_is_still_judged(tmp_path: Path) -> Non
     folder = layout.write(tmp_path / "model")
 
     def repeat(tensors: dict) -> None:
-        renamed = {name.replace("model.", "model.model.", 1): one for name, one in tensors.items()}
+        renamed = {
+            name.replace("model.", "model.model.", 1): tensor for name, tensor in tensors.items()
+        }
         tensors.clear()
         tensors.update(renamed)
 

@@ -99,12 +99,18 @@ def test_the_readme_shows_explanations_as_they_are() -> None:
 
 def test_every_rule_is_in_the_reference_and_explained() -> None:
     document, explanation, names = reference(RULES), explained(RULES), listed(RULES)
-    for one in RULES:
-        assert f"### {one.code} {one.name}\n" in document
-        for part in (one.explanation, one.repair, one.title, *one.seen, one.command or ""):
+    for entry in RULES:
+        assert f"### {entry.code} {entry.name}\n" in document
+        for part in (
+            entry.explanation,
+            entry.repair,
+            entry.title,
+            *entry.seen,
+            entry.command or "",
+        ):
             assert part in document
             assert part in explanation
-        assert re.search(rf"^{one.code} .*{one.name}", names, re.MULTILINE)
+        assert re.search(rf"^{entry.code} .*{entry.name}", names, re.MULTILINE)
 
 
 def test_an_explanation_says_all_that_is_known() -> None:
@@ -322,6 +328,6 @@ def test_sarif_fingerprints_stay_when_the_rest_changes(folder: Path) -> None:
 def test_sarif_refers_each_result_to_its_rule(folder: Path) -> None:
     only = check_sarif(sarif([judge(folder, odd_file), judge(folder, *KNOWN)]))
     rules = only["tool"]["driver"]["rules"]
-    assert [one["id"] for one in rules] == ["F902", "N901", "D903"]
+    assert [rule["id"] for rule in rules] == ["F902", "N901", "D903"]
     for result in only["results"]:
         assert rules[result["ruleIndex"]]["id"] == result["ruleId"]

@@ -162,7 +162,9 @@ def test_qwen3_next_in_vllm():
     assert not next_excluded("0.28.0", module, "layers.1*")
     assert next_excluded("0.29.0", module, "layers.1*")
     # The mapper drops weights of the head, not entries of the list.
-    assert next_excluded("0.29.0", MTP[1], *(MTP[1].replace("q_p", f"{one}_p") for one in "qkv"))
+    assert next_excluded(
+        "0.29.0", MTP[1], *(MTP[1].replace("q_p", f"{letter}_p") for letter in "qkv")
+    )
 
 
 def test_qwen3_next_draft_in_vllm():

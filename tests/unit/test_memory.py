@@ -229,7 +229,9 @@ def test_requests_beyond_the_cache_are_warned_of() -> None:
 
 
 def test_what_comes_after_the_cache_needs_room_outside_the_share() -> None:
-    assert any("outside" in one.text for one in predicted(gpu_memory_utilization=1.0).findings)
+    assert any(
+        "outside" in finding.text for finding in predicted(gpu_memory_utilization=1.0).findings
+    )
 
 
 def test_graphs_are_subtracted_from_0_21_on() -> None:

@@ -106,12 +106,12 @@ def test_estimates_and_record_agree_with_the_counts():
     )
     result = Acceptance(2, 9, "bf16", "cpu", counts)
     assert (result.drafts, result.accepted) == (3, (2, 1))
-    assert [one.value for one in result.per_position()] == [2 / 3, 1 / 3]
+    assert [estimate.value for estimate in result.per_position()] == [2 / 3, 1 / 3]
     assert result.mean_length().value == 1 + 3 / 3
     record = json.loads(json.dumps(result.record()))
     assert record["draft_tokens"] == 6
-    assert [one["count"] for one in record["per_position"]] == [3, 3]
-    assert sum(one["drafts"] for one in record["prompts"]) == record["drafts"]
+    assert [estimate["count"] for estimate in record["per_position"]] == [3, 3]
+    assert sum(prompt["drafts"] for prompt in record["prompts"]) == record["drafts"]
 
 
 def test_ends_are_the_tokenizers_and_the_configurations(pico: Pico):
@@ -152,7 +152,7 @@ def test_command(
     options = ("--draft-tokens", 2, "--reply-tokens", 12, "--output", output)
     assert run(monkeypatch, folder, *options) == 0
     record = json.loads(output.read_text())
-    assert [one["name"] for one in record["prompts"]] == ["one", "line 2"]
+    assert [prompt["name"] for prompt in record["prompts"]] == ["one", "line 2"]
     assert record["activations"] == "bf16", "nothing is in NVFP4 here"
     printed = capsys.readouterr().out.splitlines()
     assert len(printed) == 1 + 2 + 2

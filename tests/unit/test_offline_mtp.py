@@ -72,7 +72,7 @@ def test_drafts_are_the_definitions(
     prompt, reply = tokens[:12], tokens[12:]
     hidden = torch.randn(23, 32, generator=generator)
     drafter = Drafter(head, target, prompt, hidden)
-    reference = Reference({name: one.float() for name, one in _tensors(folder).items()})
+    reference = Reference({name: tensor.float() for name, tensor in _tensors(folder).items()})
     drafts = [drafter.draft(reply[:length], DRAFTS) for length in lengths]
     expected = [reference.draft(prompt + reply[:length], hidden, DRAFTS) for length in lengths]
     assert drafts == expected
@@ -87,7 +87,7 @@ def test_head_computes_what_the_definition_says(folder: Path, weights: Weights, 
     hidden = torch.randn(9, 32, generator=generator)
     with torch.inference_mode():
         found = Drafter(head, target, tokens, hidden)._step(tokens[1:], hidden, 0)
-    reference = Reference({name: one.float() for name, one in _tensors(folder).items()})
+    reference = Reference({name: tensor.float() for name, tensor in _tensors(folder).items()})
     torch.testing.assert_close(found, reference.states(tokens[1:], hidden), atol=1e-4, rtol=1e-4)
 
 

@@ -136,8 +136,8 @@ def leaking(model: Any, layer: nn.Module, parts: Sequence[Tensor]) -> Sequence[T
 
 
 def check_same(found: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
-    for one, other in zip(found, expected, strict=True):
-        assert (one - other).abs().max() <= LAST_BITS * other.abs().max()
+    for actual, wanted in zip(found, expected, strict=True):
+        assert (actual - wanted).abs().max() <= LAST_BITS * wanted.abs().max()
 
 
 def mixer(layer: Any) -> nn.Module:
@@ -190,7 +190,7 @@ def test_no_bit_of_a_segment_depends_on_another(
         first, second = run(model, layer, before), run(model, layer, others)
         assert not torch.equal(first[0], second[0])
         pairs = zip(first[1:], second[1:], strict=True)
-        assert all(torch.equal(one, other) for one, other in pairs) == same
+        assert all(torch.equal(values, other_values) for values, other_values in pairs) == same
 
 
 def test_the_whole_model_gives_each_segment_its_own_logits(
@@ -203,9 +203,9 @@ def test_the_whole_model_gives_each_segment_its_own_logits(
         for layer in model.model.layers:
             stack.enter_context(isolated(layer, batch.lengths))
         together = model(**inputs, use_cache=False).logits.split(batch.lengths, dim=1)
-    for one, other in zip(together, alone, strict=True):
+    for joint, separate in zip(together, alone, strict=True):
         # Last bits of eight layers add up.
-        assert (one - other).abs().max() <= 8 * LAST_BITS * other.abs().max()
+        assert (joint - separate).abs().max() <= 8 * LAST_BITS * separate.abs().max()
     # transformers keeps the segments apart in attention, by their positions, but not in the state.
     leaked = model(**inputs, use_cache=False).logits.split(batch.lengths, dim=1)
     assert (leaked[2] - alone[2]).abs().max() > 8 * LAST_BITS * alone[2].abs().max()

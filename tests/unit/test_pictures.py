@@ -34,7 +34,10 @@ def drawn() -> list[Picture]:
 def luminance(colour: str) -> float:
     """Relative luminance of WCAG 2.2."""
     parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
-    linear = [one / 12.92 if one <= 0.04045 else ((one + 0.055) / 1.055) ** 2.4 for one in parts]
+    linear = [
+        channel / 12.92 if channel <= 0.04045 else ((channel + 0.055) / 1.055) ** 2.4
+        for channel in parts
+    ]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
@@ -57,7 +60,9 @@ def test_all_results_give_all_pictures(drawn: list[Picture]) -> None:
 
 
 def test_the_same_results_give_the_same_bytes(drawn: list[Picture]) -> None:
-    assert [one.svg for one in pictures(measured.results())] == [one.svg for one in drawn]
+    assert [picture.svg for picture in pictures(measured.results())] == [
+        picture.svg for picture in drawn
+    ]
     for picture in drawn:
         assert "dc:date" not in picture.svg
 
@@ -79,7 +84,7 @@ def test_every_colour_is_a_variable_of_the_style_sheet(drawn: list[Picture]) -> 
         assert used <= set(themes(picture.svg)["light"]) == set(themes(picture.svg)["dark"])
         drawing = picture.svg.split("</style>", 1)[1]
         # What is black is clipped or has nothing to paint; no colour of the palette is left over.
-        assert not [one.mark for one in PALETTE.values() if one.mark in drawing]
+        assert not [colour.mark for colour in PALETTE.values() if colour.mark in drawing]
         painted = re.findall(r"(?:fill|stroke): (#\w+)", drawing)
         assert painted == []
 
@@ -87,7 +92,7 @@ def test_every_colour_is_a_variable_of_the_style_sheet(drawn: list[Picture]) -> 
 def test_text_has_a_generic_font_and_marks_have_shapes(drawn: list[Picture]) -> None:
     for picture in drawn:
         assert set(re.findall(r"font-family: ([^;\"]*)", picture.svg)) == {"sans-serif"}
-        sizes = [float(one) for one in re.findall(r"font-size: ([\d.]+)px", picture.svg)]
+        sizes = [float(size) for size in re.findall(r"font-size: ([\d.]+)px", picture.svg)]
         assert min(sizes) >= 8
 
 
@@ -96,25 +101,26 @@ def test_pictures_are_told_to_those_who_do_not_see_them(drawn: list[Picture]) ->
         root = ElementTree.fromstring(picture.svg)
         assert root.get("role") == "img"
         labels = [root.find(f"{SVG}title"), root.find(f"{SVG}desc")]
-        assert [one.get("id") for one in labels if one is not None] == str(
+        assert [label.get("id") for label in labels if label is not None] == str(
             root.get("aria-labelledby")
         ).split()
-        assert [one.text for one in labels if one is not None] == [picture.title, picture.alt]
+        assert [label.text for label in labels if label is not None] == [picture.title, picture.alt]
         assert len(picture.alt) < 1200
     assert "MTP n=3: 88.8 % (85.2–92.3), 79.0 %" in drawn[0].alt
 
 
 def test_numbers_of_the_results_stand_in_the_pictures(drawn: list[Picture]) -> None:
     written = {
-        picture.name: {"".join(one.itertext()) for one in texts(picture.svg)} for picture in drawn
+        picture.name: {"".join(label.itertext()) for label in texts(picture.svg)}
+        for picture in drawn
     }
     for run in measured.serving()["runs"]:
-        for one in run["speed"]:
-            if one["ratio_to_baseline"]:
-                assert f"{one['ratio_to_baseline']['value']:.2f}×" in written["speed"]
+        for speed in run["speed"]:
+            if speed["ratio_to_baseline"]:
+                assert f"{speed['ratio_to_baseline']['value']:.2f}×" in written["speed"]
         for row in run["acceptance"] or ():
             if row["set"] == "all":
-                shown = {f"{100 * one['value']:.1f}" for one in row["per_position"]}
+                shown = {f"{100 * estimate['value']:.1f}" for estimate in row["per_position"]}
                 assert shown <= written["acceptance"]
     for model in measured.quality()["models"]:
         for part in (model["parts"] or {}).values():

@@ -81,7 +81,7 @@ def samples(source: Path) -> list[Sample]:
     generator = torch.Generator().manual_seed(1)
     lengths = (48, 17, 33)
     ids = [torch.randint(0, words, (1, n), generator=generator) for n in lengths]
-    return [Sample(one, 0, CalibrationSet(), one.numel()) for one in ids]
+    return [Sample(tokens, 0, CalibrationSet(), tokens.numel()) for tokens in ids]
 
 
 def prepare(
@@ -293,7 +293,9 @@ def test_recipes_made_together_are_those_made_alone(
         recipe("local_hessian"),
         recipe("mse_sweep", keep_bf16="attention"),
     ]
-    runs = [prepare(source, one, samples, tmp_path / str(n)) for n, one in enumerate(chosen)]
+    runs = [
+        prepare(source, selected, samples, tmp_path / str(n)) for n, selected in enumerate(chosen)
+    ]
     first, _ = runs[0]
     # Another target may have some of the layers already.
     runs[1][0].run()
@@ -301,8 +303,8 @@ def test_recipes_made_together_are_those_made_alone(
     together = replace(first, targets=targets)
     together.run()
     assert together.seconds >= targets[0].seconds > 0
-    for number, (one, (_, finish)) in enumerate(zip(chosen, runs, strict=True)):
-        alone = quantize(source, one, samples, tmp_path / f"alone{number}")
+    for number, (selected, (_, finish)) in enumerate(zip(chosen, runs, strict=True)):
+        alone = quantize(source, selected, samples, tmp_path / f"alone{number}")
         assert differing(finish(), alone) == []
 
 
@@ -321,8 +323,8 @@ def test_what_a_layer_saw_gives_its_quantizers_the_same_maxima() -> None:
     layer = torch.nn.Sequential(torch.nn.Linear(16, 16), torch.nn.Linear(16, 4)).bfloat16()
     inputs = [torch.randn(1, n, 16).bfloat16() for n in (3, 5)]
     with torch.no_grad(), record_maxima(layer) as maxima:
-        for one in inputs:
-            layer(one)
+        for batch in inputs:
+            layer(batch)
     assert maxima["0"] == torch.cat(inputs, dim=1).abs().max()
     assert set(maxima) == {"0", "1"}
 
@@ -331,7 +333,7 @@ def test_what_a_layer_saw_gives_its_quantizers_the_same_maxima() -> None:
         mtq.quantize(model, mtq.NVFP4_DEFAULT_CFG, run)
         return [part.input_quantizer.amax for part in model if part.input_quantizer.is_enabled]
 
-    seen = calibrated(lambda model: [model(one) for one in inputs] and None)
+    seen = calibrated(lambda model: [model(batch) for batch in inputs] and None)
     shown = calibrated(lambda model: show_maxima(model, maxima))
     assert len(seen) == 2
     assert all(torch.equal(*pair) for pair in zip(seen, shown, strict=True))
@@ -500,15 +502,19 @@ def test_weights_and_scales_are_freed_without_waiting_for_the_collector(
 
     def held() -> int:
         """Numbers in a layer's own tensors, and calibrators, which hold more of them."""
-        return sum(tensor.numel() for tensor in seen) + sum(one() is not None for one in searches)
+        return sum(tensor.numel() for tensor in seen) + sum(
+            search() is not None for search in searches
+        )
 
     def calibrate(root: Any, *arguments: Any) -> None:
         # Those of the layer before are gone, whoever still refers to them.
         assert held() == 0
         original(root, *arguments)
         seen.extend([*root.parameters(), *root.buffers()])
-        quantizers = (one for one in root.modules() if isinstance(one, TensorQuantizer))
-        searches.extend(weakref.ref(one._calibrator) for one in quantizers if one._calibrator)
+        quantizers = (module for module in root.modules() if isinstance(module, TensorQuantizer))
+        searches.extend(
+            weakref.ref(quantizer._calibrator) for quantizer in quantizers if quantizer._calibrator
+        )
         assert held() > 0
 
     monkeypatch.setattr(stream_module, "calibrate", calibrate)
@@ -649,7 +655,7 @@ def test_torch_simulates_as_modelopts_kernels_for_cuda_do() -> None:
     # The kernel is given six times the scale, and divides it again.
     torch.testing.assert_close(ours, theirs, rtol=2**-22, atol=0)
     usable = torch.where(given > 0, given, 1.0)[:, None]
-    codes = [round_to_e2m1((each / usable).abs()) for each in (ours, theirs)]
+    codes = [round_to_e2m1((values / usable).abs()) for values in (ours, theirs)]
     assert torch.equal(*codes)
 
 
@@ -668,9 +674,9 @@ def test_a_gpu_and_a_cpu_part_in_last_bits_and_in_codes_on_an_edge(
     for key, mine in cpu.items():
         kind = key.rpartition(".")[2]
         if kind == "weight":
-            pairs = [torch.stack((each & 15, each >> 4)) for each in (mine, gpu[key])]
+            pairs = [torch.stack((packed & 15, packed >> 4)) for packed in (mine, gpu[key])]
         else:
-            pairs = [each.float() for each in (mine, gpu[key])]
+            pairs = [values.float() for values in (mine, gpu[key])]
         if kind in changed:
             changed[kind] += int((pairs[0] != pairs[1]).sum())
             sizes[kind] += pairs[0].numel()

@@ -62,10 +62,10 @@ def test_scores_are_those_by_hand(monkeypatch: pytest.MonkeyPatch, entries: int)
     whole = found["all"]
     assert whole is not None
     assert whole.tokens == [3, 2, 4]
-    for number, one in enumerate(DOCUMENTS):
-        p, q = source.logprobs(one.tokens[:-1]), model.logprobs(one.tokens[:-1])
+    for number, document in enumerate(DOCUMENTS):
+        p, q = source.logprobs(document.tokens[:-1]), model.logprobs(document.tokens[:-1])
         kl = (np.exp(p) * (p - q)).sum()
-        loss = -sum(q[place, token] for place, token in enumerate(one.tokens[1:]))
+        loss = -sum(q[place, token] for place, token in enumerate(document.tokens[1:]))
         assert whole.kl[number] == pytest.approx(kl, rel=1e-5)
         assert whole.loss[number] == pytest.approx(loss, rel=1e-5)
         assert whole.agreements[number] == (p.argmax(-1) == q.argmax(-1)).sum()
@@ -106,7 +106,7 @@ def test_differences_are_taken_document_by_document() -> None:
 
 
 def entry(name: str, kl: Sequence[float], *, kept: str | None = "none", size: int = 1000) -> Any:
-    made = sums(kl, [2 + one for one in kl])
+    made = sums(kl, [2 + divergence for divergence in kl])
     return {
         "name": name,
         "recipe": None if kept is None else name,
@@ -131,10 +131,10 @@ ENTRIES = [
 
 
 def result() -> dict[str, Any]:
-    by_name = {one["name"]: {"all": Sums(**one["sums"]["all"])} for one in ENTRIES}
+    by_name = {entry["name"]: {"all": Sums(**entry["sums"]["all"])} for entry in ENTRIES}
     variants = [
-        one | {"parts": parts_record(by_name[one["name"]], by_name[SOURCE], by_name[name])}
-        for one in ENTRIES
+        entry | {"parts": parts_record(by_name[entry["name"]], by_name[SOURCE], by_name[name])}
+        for entry in ENTRIES
         for name in ["nvfp4_default"]
     ]
     return {"variants": variants, "best": best(ENTRIES)}
@@ -169,9 +169,9 @@ def test_the_picture_names_every_recipe() -> None:
     ElementTree.fromstring(picture.svg)
     assert picture.svg == recipes_picture(result()).svg
     assert "prefers-color-scheme: dark" in picture.svg
-    for one in ENTRIES[1:]:
-        assert one["title"] in picture.svg
-        assert one["title"] in picture.alt
+    for entry in ENTRIES[1:]:
+        assert entry["title"] in picture.svg
+        assert entry["title"] in picture.alt
 
 
 def test_labels_are_spread() -> None:
@@ -184,7 +184,10 @@ def test_labels_are_spread() -> None:
 
 def test_recipes_that_move_weights_have_runs_of_their_own() -> None:
     runs = together(Comparison().variants)
-    assert [[one.name for one in run] for run in runs[1:]] == [["gptq"], ["local_hessian_gptq"]]
+    assert [[variant.name for variant in run] for run in runs[1:]] == [
+        ["gptq"],
+        ["local_hessian_gptq"],
+    ]
     assert len(runs[0]) == 8
     assert together([Variant(recipe="gptq")]) == [[Variant(recipe="gptq")]]
 

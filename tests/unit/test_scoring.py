@@ -58,7 +58,7 @@ def answer(logprobs: NDArray[np.float64], top: int) -> Rows:
     rows: Rows = [None]
     for values, token in zip(logprobs, TOKENS[1:], strict=True):
         named = {*np.argsort(-values)[:top].tolist(), token}
-        rows.append({str(one): {"logprob": float(values[one])} for one in named})
+        rows.append({str(candidate): {"logprob": float(values[candidate])} for candidate in named})
     return rows
 
 
@@ -205,7 +205,7 @@ def uniform(losses: Sequence[float]) -> Predictions:
 
 
 def everything(models: Sequence[Predictions]) -> list[NDArray[np.bool_]]:
-    return [np.ones(len(one.actual), np.bool_) for one in models]
+    return [np.ones(len(predicted.actual), np.bool_) for predicted in models]
 
 
 def test_record_of_a_uniform_guess():

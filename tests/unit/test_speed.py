@@ -110,7 +110,7 @@ def test_acceptance_by_set_and_mode_with_the_prompt_as_unit():
         80,
         [30, 20],
     )
-    assert [one["value"] for one in chat["per_position"]] == [0.75, 0.5]
+    assert [estimate["value"] for estimate in chat["per_position"]] == [0.75, 0.5]
     assert chat["mean_length"]["value"] == 2.25
     assert chat["mean_length"]["high"] == 3, "cut to what is possible"
     assert rows[2]["mean_length"]["low"] is None, "one prompt shows no variation"
