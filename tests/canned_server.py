@@ -23,26 +23,26 @@ class Canned:
         reply: Status and body of an answer to a request's body; None cuts the connection.
         tokens: How many tokens the prompt of a request has.
         context: What /v1/models says of the context.
-        asked: The bodies of all requests to /v1/chat/completions.
+        requests: The bodies of all requests to /v1/chat/completions.
     """
 
     url: str
     reply: Callable[[dict[str, Any]], Reply | None] = lambda body: (200, message("Good."))
     tokens: Callable[[dict[str, Any]], int] = lambda body: 10
     context: int | None = CONTEXT
-    asked: list[dict[str, Any]] = field(default_factory=list)
+    requests: list[dict[str, Any]] = field(default_factory=list)
 
 
 def message(content: str | None, *, reason: str = "stop", **parts: Any) -> dict[str, Any]:
     """A chat completion; `parts` go into the message."""
-    said = {"role": "assistant", "content": content, **parts}
-    choice = {"index": 0, "finish_reason": reason, "message": said}
+    reply = {"role": "assistant", "content": content, **parts}
+    choice = {"index": 0, "finish_reason": reason, "message": reply}
     usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
     about = {"id": "1", "object": "chat.completion", "created": 0, "model": "release"}
     return {**about, "choices": [choice], "usage": usage}
 
 
-def calls(*made: tuple[str, dict[str, Any]]) -> dict[str, Any]:
+def calls(*tool_calls: tuple[str, dict[str, Any]]) -> dict[str, Any]:
     """A chat completion with tool calls, each a name and its arguments."""
     listed = [
         {
@@ -50,7 +50,7 @@ def calls(*made: tuple[str, dict[str, Any]]) -> dict[str, Any]:
             "type": "function",
             "function": {"name": name, "arguments": json.dumps(arguments)},
         }
-        for at, (name, arguments) in enumerate(made)
+        for at, (name, arguments) in enumerate(tool_calls)
     ]
     return message(None, reason="tool_calls", tool_calls=listed)
 
@@ -72,7 +72,7 @@ def canned_server() -> Generator[Canned]:
                 count = canned.tokens(body)
                 self._send(200, {"count": count, "tokens": [0] * count, "max_model_len": CONTEXT})
                 return
-            canned.asked.append(body)
+            canned.requests.append(body)
             reply = canned.reply(body)
             if reply is not None:
                 self._send(*reply)

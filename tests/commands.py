@@ -38,17 +38,17 @@ def interrupt(
     started = command(stage, **options)
     with tempfile.TemporaryFile("w+") as log, subprocess.Popen(started, stderr=log) as process:
 
-        def said() -> str:
+        def output() -> str:
             return os.pread(log.fileno(), 1 << 20, 0).decode(errors="replace")
 
         deadline = time.monotonic() + 120
-        while not when(said()):
-            assert process.poll() is None, f"{stage} ended before it was interrupted: {said()}"
+        while not when(output()):
+            assert process.poll() is None, f"{stage} ended before it was interrupted: {output()}"
             assert time.monotonic() < deadline, f"{stage} did not come as far in two minutes"
             time.sleep(0.001)
         process.send_signal(number)
         process.wait()
-        return subprocess.CompletedProcess(started, process.returncode, "", said())
+        return subprocess.CompletedProcess(started, process.returncode, "", output())
 
 
 class Earlier:

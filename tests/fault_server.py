@@ -19,10 +19,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Exchange:
-    """A request with the real server's answer; `asked` is the request's JSON, or None."""
+    """A request with the real server's answer; `payload` is the request's JSON, or None."""
 
     path: str
-    asked: Any
+    payload: Any
     status: int
     body: bytes
 
@@ -47,7 +47,7 @@ class Proxy:
     change: Change = lambda exchange: None
     seen: list[Exchange] = field(default_factory=list)
 
-    def asked(self, path: str) -> int:
+    def count(self, path: str) -> int:
         """How many requests went to `path`."""
         return sum(exchange.path == path for exchange in self.seen)
 
@@ -56,7 +56,7 @@ def to(path: str, change: Change, *, stream: bool | None = None) -> Change:
     """Only the answers of `path`; with `stream`, of requests that ask for a stream or do not."""
 
     def chosen(exchange: Exchange) -> Answer | None:
-        streams = isinstance(exchange.asked, dict) and bool(exchange.asked.get("stream"))
+        streams = isinstance(exchange.payload, dict) and bool(exchange.payload.get("stream"))
         fits = exchange.path == path and stream in (None, streams)
         return change(exchange) if fits else None
 
@@ -153,9 +153,9 @@ def _exchange(upstream: str, path: str, sent: bytes | None) -> Exchange:
     headers = {"content-type": "application/json"}
     request = urllib.request.Request(upstream + path, data=sent, headers=headers)
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    asked = json.loads(sent) if sent else None
+    payload = json.loads(sent) if sent else None
     try:
         with opener.open(request, timeout=300) as response:
-            return Exchange(path, asked, response.status, response.read())
+            return Exchange(path, payload, response.status, response.read())
     except urllib.error.HTTPError as error:
-        return Exchange(path, asked, error.code, error.read())
+        return Exchange(path, payload, error.code, error.read())

@@ -266,10 +266,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _info(self, path: str) -> None:
         kind, _, rest = path.partition("/")
         name, _, revision = rest.partition("/revision/")
-        found = self._open(name if kind == "models" else f"{kind}/{name}", revision or "main")
-        if found is None:
+        opened = self._open(name if kind == "models" else f"{kind}/{name}", revision or "main")
+        if opened is None:
             return
-        repository, commit = found
+        repository, commit = opened
         siblings = repository.siblings()
         if "blobs=true" not in self.path.lower():
             siblings = [{"rfilename": item["rfilename"]} for item in siblings]
@@ -279,10 +279,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _resolve(self, path: str, *, final: bool) -> None:
         name, _, rest = path.partition("/resolve/")
         revision, _, file = rest.partition("/")
-        found = self._open(name, revision)
-        if found is None:
+        opened = self._open(name, revision)
+        if opened is None:
             return
-        repository, commit = found
+        repository, commit = opened
         if file not in repository.files:
             self._refuse(404, "EntryNotFound", "Entry not found")
             return
@@ -326,11 +326,11 @@ class _Handler(BaseHTTPRequestHandler):
     def _send_file(self, data: Content, headers: dict[str, str]) -> None:
         fault = self._fault
         headers = headers | {"Accept-Ranges": "bytes"}
-        asked = self.headers.get("Range")
-        if asked is None or fault.ignore_range:
+        requested = self.headers.get("Range")
+        if requested is None or fault.ignore_range:
             self._send(200, self._altered(data[0 : len(data)]), headers)
             return
-        first, _, last = asked.removeprefix("bytes=").partition("-")
+        first, _, last = requested.removeprefix("bytes=").partition("-")
         start = int(first)
         end = min(int(last) + 1, len(data)) if last else len(data)
         if start >= len(data):
@@ -346,13 +346,13 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
         cut = self._fault.cut_after
         sent = b"" if self.command == "HEAD" else body[:cut]
-        asked: Message = self.headers
+        request_headers: Message = self.headers
         request = Request(
             server=self._server.kind,
             method=self.command,
             path=self.path,
-            authorization=asked.get("Authorization"),
-            range=asked.get("Range"),
+            authorization=request_headers.get("Authorization"),
+            range=request_headers.get("Range"),
             sent=len(sent),
         )
         self._server.hub.requests.append(request)

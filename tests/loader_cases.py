@@ -73,8 +73,8 @@ def cases(architecture: str, *, lists: int, seed: int, modules: int) -> Iterator
         kinds = random_.sample(_KINDS, k=random_.choice((1, 1, 1, 2, 3)))
         entries = [entry for kind in kinds for entry in kind(random_, every)]
         random_.shuffle(entries)
-        asked = random_.sample(every, k=min(modules, len(every)))
-        yield Case(architecture, entries, asked)
+        modules_asked = random_.sample(every, k=min(modules, len(every)))
+        yield Case(architecture, entries, modules_asked)
 
 
 def modelopt(case: Case, random_: random.Random | None = None) -> dict[str, Any]:

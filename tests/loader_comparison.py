@@ -68,23 +68,23 @@ def questions(
             made = decisions(engine, config, None, case.modules)
             layers = {build.layer(name): outcome(made[name]) for name in case.modules}
             for draft in (False, True):
-                asked = {
+                expected = {
                     layer: answer
                     for layer, answer in layers.items()
                     if layer.draft == draft and asks(build, layer)
                 }
                 question = {"kind": kind.name, "model": architecture, "draft": draft}
-                names = [[layer.name, layer.kind] for layer in asked]
-                if asked:
-                    yield question | {"config": config, "layers": names}, [*asked.values()]
+                names = [[layer.name, layer.kind] for layer in expected]
+                if expected:
+                    yield question | {"config": config, "layers": names}, [*expected.values()]
 
 
-def ask(environment: str, truth: str, asked: list[dict[str, Any]], folder: Path) -> list[Any]:
+def ask(environment: str, truth: str, questions: list[dict[str, Any]], folder: Path) -> list[Any]:
     """Have a script of tests/ answer in an environment of envs/."""
     python = PROJECT / interpreter(f"envs/{environment}")
     assert python.exists(), "`make test` installs it; python tools/setup.py --tests does"
     questions_file, answers_file = folder / "questions.jsonl", folder / "answers.jsonl"
-    questions_file.write_text("".join(json.dumps(question) + "\n" for question in asked))
+    questions_file.write_text("".join(json.dumps(question) + "\n" for question in questions))
     command = [str(python), str(PROJECT / "tests" / truth), str(questions_file), str(answers_file)]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr[-3000:]
@@ -92,10 +92,10 @@ def ask(environment: str, truth: str, asked: list[dict[str, Any]], folder: Path)
 
 
 def compare(
-    asked: list[Asked], answers: list[Any], counts: dict[str, Counter[str | None]]
+    questions: list[Asked], answers: list[Any], counts: dict[str, Counter[str | None]]
 ) -> Iterator[str]:
     """Count the engine's answers, and tell where Scion's are different."""
-    for (question, ours), answer in zip(asked, answers, strict=True):
+    for (question, ours), answer in zip(questions, answers, strict=True):
         theirs = [RAISES] * len(ours) if answer == RAISES else answer
         counts[question["kind"]].update(theirs)
         for (layer, _), expected, actual in zip(question["layers"], ours, theirs, strict=True):
@@ -128,11 +128,11 @@ def conclude(
         raises: The least share of answers that are errors.
         plain: The least share of layers that stay unquantized.
     """
-    print(*(f"\n{kind}: {sum(found.values())} {dict(found)}" for kind, found in counts.items()))
+    print(*(f"\n{kind}: {sum(tally.values())} {dict(tally)}" for kind, tally in counts.items()))
     assert not different, f"{len(different)} differ:\n" + "\n".join(different[:5])
     assert sum(counts["modelopt"].values()) >= 20_000
-    for kind, found in counts.items():
-        total = sum(found.values())
-        assert found[RAISES] >= raises * total, (kind, found)
-        assert found[None] >= plain * total, (kind, found)
-        assert total - found[RAISES] - found[None] >= 0.2 * total, (kind, found)
+    for kind, tally in counts.items():
+        total = sum(tally.values())
+        assert tally[RAISES] >= raises * total, (kind, tally)
+        assert tally[None] >= plain * total, (kind, tally)
+        assert total - tally[RAISES] - tally[None] >= 0.2 * total, (kind, tally)

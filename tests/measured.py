@@ -309,7 +309,7 @@ _FILES = {
 
 def artifacts(content: dict[str, Any], *, release: Artifact, folder: Path) -> dict[str, Artifact]:
     """The results as artifacts of their stages."""
-    made: dict[str, Artifact] = {}
+    results: dict[str, Artifact] = {}
     for stage, result in content.items():
         inputs: dict[str, Artifact | Path] = {"release": release}
         if stage == "run_agent_tasks":
@@ -318,7 +318,7 @@ def artifacts(content: dict[str, Any], *, release: Artifact, folder: Path) -> di
         def build(draft: Draft, name: str = _FILES[stage], result: Any = result) -> None:
             write_json(draft.folder / name, result)
 
-        made[stage] = remake(
+        results[stage] = remake(
             folder / stage,
             stage=stage,
             inputs=inputs,
@@ -326,4 +326,4 @@ def artifacts(content: dict[str, Any], *, release: Artifact, folder: Path) -> di
             environment="sha256:tests",
             build=build,
         )
-    return made
+    return results

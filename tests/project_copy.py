@@ -47,5 +47,5 @@ class ProjectCopy:
         """The rules that `snakemake -n` would run."""
         done = self.run("snakemake", "-n", *options)
         assert done.returncode == 0, done.stderr + done.stdout
-        found = re.findall(r"^(?:local)?rule (\w+):", done.stdout + done.stderr, re.MULTILINE)
-        return set(found) - {"all"}
+        rules = re.findall(r"^(?:local)?rule (\w+):", done.stdout + done.stderr, re.MULTILINE)
+        return set(rules) - {"all"}

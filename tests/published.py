@@ -63,8 +63,8 @@ class Layout:
         """Replace the experts of each layer by two tensors that hold them all."""
         blocks: dict[str, list[str]] = {}
         for name in self.tensors:
-            block, found, _ = name.partition(".experts.")
-            if found and re.match(pattern, name):
+            block, marker, _ = name.partition(".experts.")
+            if marker and re.match(pattern, name):
                 blocks.setdefault(f"{block}.experts", []).append(name)
         for block, names in blocks.items():
             shapes = [self.tensors.pop(name).shape for name in names]

@@ -97,12 +97,12 @@ class Method:
 def replace_kernels() -> None:
     """Put a `Method` in place of each class that a layer would be built from."""
 
-    def made(algorithm: str | None) -> Callable[..., Method]:
+    def stand_in(algorithm: str | None) -> Callable[..., Method]:
         return lambda config=None, *arguments: Method(algorithm, config)
 
     for (module, name), algorithm in METHODS.items():
         assert hasattr(module, name), name
-        setattr(module, name, made(algorithm))
+        setattr(module, name, stand_in(algorithm))
 
 
 def configured(question: dict[str, Any], folder: Path) -> Any:
@@ -112,11 +112,11 @@ def configured(question: dict[str, Any], folder: Path) -> Any:
     assert getattr(model, "hf_to_sglang_mapper", None) is None
     assert not hasattr(model, "get_hf_to_sglang_mapper")
     assert not hasattr(model, "remap_prefix")
-    found = folder / "hf_quant_config.json"
-    found.unlink(missing_ok=True)
+    declaration = folder / "hf_quant_config.json"
+    declaration.unlink(missing_ok=True)
     text = question.get("hf_quant_config")
     if text is not None:
-        found.write_text(json.dumps(text))
+        declaration.write_text(json.dumps(text))
     config = Config(question["config"])
     config.architectures = [question["model"]]
     wanted = object.__new__(ModelConfig)
@@ -179,10 +179,10 @@ def compressed(built: CompressedTensorsConfig, layer: str, shown: Any) -> str | 
     """The group of a compressed-tensors checkpoint's layer, as `get_quant_method` looks it up."""
     if isinstance(shown, FusedMoE):
         built._add_fused_moe_to_target_scheme_map()
-        found = [built.get_scheme_dict(shown, f"{layer}.0.{part}") for part in EXPERT_PARTS]
-        if any(scheme != found[0] for scheme in found):
+        schemes = [built.get_scheme_dict(shown, f"{layer}.0.{part}") for part in EXPERT_PARTS]
+        if any(scheme != schemes[0] for scheme in schemes):
             raise ValueError("several schemes")
-        return algorithm(found[0])
+        return algorithm(schemes[0])
     if not isinstance(shown, ParallelLMHead):
         return algorithm(built.get_scheme_dict(shown, layer))
     # Where it has the group, it goes on as for a linear layer.
@@ -220,10 +220,10 @@ def declared(built: Any) -> list[Any] | None:
 def model(name: str) -> dict[str, Any]:
     """What a model class, and its draft model's, say of their fused layers."""
     target = MODELS[name]
-    found = {"fused": getattr(target, "packed_modules_mapping", {})}
+    mappings = {"fused": getattr(target, "packed_modules_mapping", {})}
     if name[:7] in DRAFTS:
-        found["draft_fused"] = draft_of(name).packed_modules_mapping
-    return found
+        mappings["draft_fused"] = draft_of(name).packed_modules_mapping
+    return mappings
 
 
 def answers(question: dict[str, Any], folder: Path) -> Any:
@@ -239,13 +239,13 @@ def answers(question: dict[str, Any], folder: Path) -> Any:
         return RAISES
     if question["draft"]:
         built = of_draft(built, question["model"])
-    found: list[str | None] = []
+    schemes: list[str | None] = []
     for layer, kind in question["layers"]:
         try:
-            found.append(answer(built, layer, kind))
+            schemes.append(answer(built, layer, kind))
         except Exception:
-            found.append(RAISES)
-    return found
+            schemes.append(RAISES)
+    return schemes
 
 
 def main() -> None:

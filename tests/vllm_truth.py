@@ -116,12 +116,12 @@ def compressed(question: dict[str, Any]) -> Answer:
     )
 
     def scheme(layer: str, module: Any) -> str | None:
-        found = built.get_scheme_dict(module, layer)
-        if found is None:
+        scheme_dict = built.get_scheme_dict(module, layer)
+        if scheme_dict is None:
             return None
-        if found["weights"].num_bits == 8:
+        if scheme_dict["weights"].num_bits == 8:
             return "FP8"
-        return "NVFP4" if found["input_activations"] else "W4A16_NVFP4"
+        return "NVFP4" if scheme_dict["input_activations"] else "W4A16_NVFP4"
 
     def answer(layer: str, kind: str) -> str | None:
         if kind == "head":
@@ -129,10 +129,10 @@ def compressed(question: dict[str, Any]) -> Answer:
         if kind != "experts":
             return scheme(layer, Linear())
         parts = ("gate_proj", "up_proj", "down_proj")
-        found = {scheme(f"{layer}.0.{part}", Linear()) for part in parts}
-        if len(found) > 1:
+        schemes = {scheme(f"{layer}.0.{part}", Linear()) for part in parts}
+        if len(schemes) > 1:
             raise ValueError("several schemes")
-        return found.pop()
+        return schemes.pop()
 
     return answer
 
@@ -142,8 +142,8 @@ def model(name: str) -> dict[str, Any]:
     model = MODELS[name]
     mtp = draft_of(name)
     mapper = model.hf_to_vllm_mapper.get_rename_mapper()
-    others = (mapper.orig_to_new_regex, mapper.orig_to_new_substr, mapper.orig_to_new_suffix)
-    assert not any(others)
+    other_renames = (mapper.orig_to_new_regex, mapper.orig_to_new_substr, mapper.orig_to_new_suffix)
+    assert not any(other_renames)
     return {
         "fused": model.packed_modules_mapping,
         "draft_fused": mtp.packed_modules_mapping,
@@ -155,16 +155,16 @@ def declared(config: dict[str, Any]) -> str | None:
     """Read a whole declaration as `ModelConfig` and `get_quant_config` do."""
     holder = SimpleNamespace(quantization_config=config)
     convertor = ModelArchConfigConvertorBase(holder, holder)
-    found = convertor._normalize_quantization_config(holder)
-    method = found["quant_method"]
+    normalized = convertor._normalize_quantization_config(holder)
+    method = normalized["quant_method"]
     for name in ("modelopt", "modelopt_fp4", "modelopt_mxfp8", "modelopt_mixed"):
-        override = get_quantization_config(name).override_quantization_method(found, None)
+        override = get_quantization_config(name).override_quantization_method(normalized, None)
         if override is not None:
             method = override
             break
     if method == "":
         return None
-    built = get_quantization_config(method).from_config(found)
+    built = get_quantization_config(method).from_config(normalized)
     # A list of the wrong type fails only when it is used.
     built.apply_vllm_mapper(Qwen3_5ForConditionalGeneration.hf_to_vllm_mapper.get_rename_mapper())
     if method.startswith("modelopt"):
@@ -186,13 +186,13 @@ def answers(question: dict[str, Any]) -> Any:
         ask = KINDS[question["kind"]](question)
     except Exception:
         return RAISES
-    found: list[str | None] = []
+    schemes: list[str | None] = []
     for layer, kind in question["layers"]:
         try:
-            found.append(ask(layer, kind))
+            schemes.append(ask(layer, kind))
         except Exception:
-            found.append(RAISES)
-    return found
+            schemes.append(RAISES)
+    return schemes
 
 
 def main() -> None:

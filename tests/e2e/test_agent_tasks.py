@@ -111,9 +111,9 @@ def test_too_few_passes(
     assert "at least 90 % of all cases passed (agent_tasks.minimum_rate)" in error.expected
     assert "weather_in_paris: tool calls: expected get_weather" in error.found
     assert "final_synthesis, tokyo_and_paris_as_a_table: truncated" in error.found
-    said = capsys.readouterr().err
-    assert "run_agent_tasks: Final synthesis after the results: 0 of 2 passed" in said
-    assert "run_agent_tasks: all tasks: " in said
+    errors = capsys.readouterr().err
+    assert "run_agent_tasks: Final synthesis after the results: 0 of 2 passed" in errors
+    assert "run_agent_tasks: all tasks: " in errors
     kept = json.loads((tmp_path / "logs/run_agent_tasks.failed.json").read_text())
     assert [len(task["results"]) for task in kept["tasks"]] == [2] * 5
     assert list((tmp_path / "results").iterdir()) == []

@@ -18,33 +18,33 @@ with_inputs = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def found() -> dict[str, Any]:
+def evaluated() -> dict[str, Any]:
     assert INPUTS
     return evaluate(Path(INPUTS))
 
 
 @with_inputs
-def test_every_output_evaluates(found: dict[str, Any]) -> None:
+def test_every_output_evaluates(evaluated: dict[str, Any]) -> None:
     paths = [
         path
         for kind in ("packages", "devShells", "checks")
-        for path in found["outputs"][kind].values()
+        for path in evaluated["outputs"][kind].values()
     ]
     assert len(paths) == 14
     assert all(path.startswith("/nix/store/") and path.endswith(".drv") for path in paths)
-    assert set(found["template"]) == {"default", "plan", "pin", "summary", "config", "audit"}
+    assert set(evaluated["template"]) == {"default", "plan", "pin", "summary", "config", "audit"}
 
 
 @with_inputs
-def test_the_realised_wheel_is_the_one_that_the_flake_expects(found: dict[str, Any]) -> None:
-    realised = found["realised"]
+def test_the_realised_wheel_is_the_one_that_the_flake_expects(evaluated: dict[str, Any]) -> None:
+    realised = evaluated["realised"]
     assert realised["found"] == realised["expected"]
     assert Path(realised["found"]).name.endswith(realised["file"])
 
 
 @with_inputs
 def test_the_code_of_another_day_is_another_pipeline_in_the_same_environments(
-    found: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    evaluated: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ProjectCopy.make(tmp_path)
     subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
@@ -54,9 +54,9 @@ def test_the_code_of_another_day_is_another_pipeline_in_the_same_environments(
     monkeypatch.setattr(evaluate_flake, "ROOT", tmp_path)
     assert INPUTS
     flake = evaluate_flake.copy_flake(tmp_path / "copy", store_inputs(Path(INPUTS)))
-    asked = evaluate_flake.OUTPUTS.replace("FLAKE", flake)
-    outputs = evaluate_flake.evaluate_expression(asked)
-    before = found["outputs"]
+    expression = evaluate_flake.OUTPUTS.replace("FLAKE", flake)
+    outputs = evaluate_flake.evaluate_expression(expression)
+    before = evaluated["outputs"]
     assert outputs["packages"]["environments"] == before["packages"]["environments"]
     assert outputs["packages"]["pipeline"] != before["packages"]["pipeline"]
     for shell in ("default", "serve", "serve-cpu"):

@@ -148,9 +148,11 @@ def test_a_broken_graft_is_noticed(
     # Not over the file itself, which may be one file with the fixture's.
     path.unlink()
     save_file(tensors, path)
-    found = measure_offline(broken, chats[:4], draft_tokens=DRAFTS, reply_tokens=30, device="cpu")
+    acceptance = measure_offline(
+        broken, chats[:4], draft_tokens=DRAFTS, reply_tokens=30, device="cpu"
+    )
     assert _rates(offline.prompts)[0] > 75
-    assert _rates(found.prompts)[0] < 25
+    assert _rates(acceptance.prompts)[0] < 25
 
 
 def test_arithmetic_is_vllms(tmp_path: Path):
@@ -204,10 +206,10 @@ def _rates(counts: list[Counts] | tuple[Counts, ...]) -> list[float]:
 def _table(pairs: list[Both]) -> str:
     lines = ["prompt         tokens  same text  server                offline"]
     for pair in pairs:
-        one, other = pair.server, pair.offline
+        server, offline = pair.server, pair.offline
         lines.append(
-            f"{one.name:<14} {len(one.reply):>6}  {'yes' if pair.same_text else 'no':<9}  "
-            f"{f'{one.drafts} {one.accepted}':<20}  {other.drafts} {other.accepted}"
+            f"{server.name:<14} {len(server.reply):>6}  {'yes' if pair.same_text else 'no':<9}  "
+            f"{f'{server.drafts} {server.accepted}':<20}  {offline.drafts} {offline.accepted}"
         )
     for title, some in (("equal texts", [p for p in pairs if p.same_text]), ("all", pairs)):
         for who in ("server", "offline"):

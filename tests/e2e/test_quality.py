@@ -52,8 +52,8 @@ class Measured:
     by_hand: dict[str, float]
 
     def entry(self, name: str) -> dict[str, Any]:
-        (found,) = [entry for entry in self.result["models"] if entry["name"] == name]
-        return found
+        (model,) = [entry for entry in self.result["models"] if entry["name"] == name]
+        return model
 
     def part(self, name: str, part: str) -> dict[str, Any]:
         return self.entry(name)["parts"][part]
@@ -206,8 +206,8 @@ def check_by_hand(measured: Measured) -> None:
     """The stage's own predictions of a chat's answers against `prompt_logprobs` read plainly."""
     for name, loss in measured.by_hand.items():
         chosen = np.array(measured.documents[0].assistant[1:])
-        found = -measured.short[name][0].actual[chosen].mean()
-        assert found == pytest.approx(loss, abs=1e-6), name
+        mean_loss = -measured.short[name][0].actual[chosen].mean()
+        assert mean_loss == pytest.approx(loss, abs=1e-6), name
     assert sorted(measured.by_hand) == ["base", "fixed", "release"]
 
 

@@ -138,11 +138,11 @@ def _session(pid: int) -> int | None:
         return None
 
 
-def wait_for(what: str, log: Path, process: subprocess.Popen[str], seconds: float = 180) -> None:
+def wait_for(subject: str, log: Path, process: subprocess.Popen[str], seconds: float = 180) -> None:
     end = time.monotonic() + seconds
-    while not (log.exists() and what in log.read_text()):
+    while not (log.exists() and subject in log.read_text()):
         assert process.poll() is None, log.read_text()
-        assert time.monotonic() < end, f"no {what!r} in {log.read_text()}"
+        assert time.monotonic() < end, f"no {subject!r} in {log.read_text()}"
         time.sleep(0.1)
 
 
@@ -318,7 +318,7 @@ def test_a_prompt_without_room_is_refused_before_anything_is_asked(
 ):
     done = through(proxy, release, prompts, output, reply_tokens=2040)
     check_refusal(done, output, "does not fit the context", "weather", "2048", "2040 of answer")
-    assert proxy.asked(ANSWERS) == 0
+    assert proxy.count(ANSWERS) == 0
 
 
 def test_a_named_server_of_another_launch(proxy: Proxy, release: Path, prompts: Path, output: Path):
@@ -349,9 +349,9 @@ def test_interrupt_while_the_server_starts(conversion: Conversion, port: int, tm
     }
     seen: list[psutil.Process] = []
 
-    def starting(said: str) -> bool:
+    def starting(log: str) -> bool:
         seen[:] = started_by_vllm(port)
-        return "server: " in said and bool(seen)
+        return "server: " in log and bool(seen)
 
     done = interrupt(
         "run_agent_tasks",

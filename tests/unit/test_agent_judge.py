@@ -19,7 +19,7 @@ FILE = PROJECT / "workflow/scion/evaluation/agent/agent_tasks.yaml"
 
 def task(outcome: dict[str, str], **case: Any) -> tuple[Task, Case]:
     """A task of a single case."""
-    made = Task.model_validate(
+    parsed = Task.model_validate(
         {
             "name": "task",
             "title": "Task",
@@ -29,7 +29,7 @@ def task(outcome: dict[str, str], **case: Any) -> tuple[Task, Case]:
             "cases": [{"name": "case", "user": "?"} | case],
         }
     )
-    return made, made.cases[0]
+    return parsed, parsed.cases[0]
 
 
 CALLS = task(
@@ -84,7 +84,7 @@ def test_a_table_passes():
 
 
 @pytest.mark.parametrize(
-    ("asked", "good", "change", "reason"),
+    ("question", "good", "change", "reason"),
     [
         (CALLS, GOOD_CALLS, {"finish_reason": "length"}, "truncated: not at its end after 100"),
         (CALLS, GOOD_CALLS, {"finish_reason": "stop"}, "expected tool_calls, found stop"),
@@ -111,13 +111,13 @@ def test_a_table_passes():
     ],
 )
 def test_faults(
-    asked: tuple[Task, Case], good: dict[str, Any], change: dict[str, Any], reason: str
+    question: tuple[Task, Case], good: dict[str, Any], change: dict[str, Any], reason: str
 ):
     answer = copy.deepcopy(good)
     choice = answer["choices"][0]
     for key, value in change.items():
         (choice if key == "finish_reason" else choice["message"])[key] = value
-    passed, why = judge(*asked, answer)
+    passed, why = judge(*question, answer)
     assert not passed
     assert reason in why
 
@@ -237,11 +237,11 @@ def test_no_value_stands_in_the_training_dialogues():
             numbers = re.findall(r"\d+", case.user)
             if not case.tools and len(numbers) == 2:
                 values.add(" ".join(numbers))
-            for made in (*case.tool_calls, *(step.call for step in case.done)):
-                schema = tasks.tools[made.name]["function"]["parameters"]["properties"]
+            for call in (*case.tool_calls, *(step.call for step in case.done)):
+                schema = tasks.tools[call.name]["function"]["parameters"]["properties"]
                 values |= {
                     value
-                    for key, value in made.arguments.items()
+                    for key, value in call.arguments.items()
                     if isinstance(value, str) and "enum" not in schema[key]
                 }
     assert len(values) > 30

@@ -35,8 +35,8 @@ def host(tmp_path: Path) -> Path:
 
 
 def test_only_the_driver_is_linked(host: Path, tmp_path: Path) -> None:
-    (path, triton), said = source(SCION_DRIVER_LIB=str(host), XDG_CACHE_HOME=str(tmp_path))
-    assert said == ""
+    (path, triton), errors = source(SCION_DRIVER_LIB=str(host), XDG_CACHE_HOME=str(tmp_path))
+    assert errors == ""
     assert path == triton == str(tmp_path / "scion/driver/libcuda.so.570.1")
     assert [file.name for file in Path(path).parent.iterdir()] == ["libcuda.so.570.1"]
     linked = {link.name: link.resolve().name for link in Path(path).iterdir()}
@@ -81,6 +81,6 @@ def test_empty_leaves_the_driver_out(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_driver_is_told(tmp_path: Path) -> None:
-    shown, said = source(SCION_DRIVER_LIB=str(tmp_path), XDG_CACHE_HOME=str(tmp_path))
+    shown, errors = source(SCION_DRIVER_LIB=str(tmp_path), XDG_CACHE_HOME=str(tmp_path))
     assert shown == ["", ""]
-    assert f"no libcuda.so.1 in SCION_DRIVER_LIB={tmp_path}" in said
+    assert f"no libcuda.so.1 in SCION_DRIVER_LIB={tmp_path}" in errors

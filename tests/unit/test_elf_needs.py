@@ -52,7 +52,7 @@ def overrides() -> Overrides:
     return elf_needs.read_overrides()
 
 
-def found(record: dict[str, Any], overrides: Overrides, environments=ENVIRONMENTS) -> str:
+def problem(record: dict[str, Any], overrides: Overrides, environments=ENVIRONMENTS) -> str:
     with pytest.raises(ElfError) as error:
         check(environments, record, overrides, elf_needs.read_inputs())
     return str(error.value)
@@ -74,17 +74,17 @@ class TestDrift:
         torch = next(wheel for wheel in first.wheels if wheel.name == "torch")
         pinned = replace(torch, sha256="0" * 64, file="torch-9.9-cp312-cp312-linux_x86_64.whl")
         wheels = [pinned if wheel is torch else wheel for wheel in first.wheels]
-        text = found(record, overrides, [replace(first, wheels=wheels), *others])
+        text = problem(record, overrides, [replace(first, wheels=wheels), *others])
         assert "not read yet: torch-9.9-cp312-cp312-linux_x86_64.whl" in text
         assert "make lock" in text
 
     def test_a_wheel_is_locked_no_more(self, record: dict[str, Any], overrides: Overrides) -> None:
         *others, last = ENVIRONMENTS
-        assert "locked no more: " in found(record, overrides, others), last.name
+        assert "locked no more: " in problem(record, overrides, others), last.name
 
     def test_another_nixpkgs_is_locked(self, record: dict[str, Any], overrides: Overrides) -> None:
         record["inputs"]["nixpkgs"] = record["inputs"]["nixpkgs"].replace("sha256-", "sha256-A")
-        text = found(record, overrides)
+        text = problem(record, overrides)
         assert "other flake inputs" in text
         assert "found:    nixpkgs\n" in text
 
@@ -99,7 +99,7 @@ class TestDrift:
         entry = dict(overrides.wheels[wheel])
         entry[key] = [listed for listed in entry[key] if listed != value]
         overrides.wheels = {**overrides.wheels, wheel: entry}
-        text = found(record, overrides)
+        text = problem(record, overrides)
         if key == "links":
             assert "the links of the record are not those of its wheels" in text
         else:
@@ -124,7 +124,7 @@ class TestDrift:
         entry = overrides.wheels.get(wheel, {})
         changed = {**entry, key: [*entry.get(key, []), value]}
         overrides.wheels = {**overrides.wheels, wheel: changed}
-        text = found(record, overrides)
+        text = problem(record, overrides)
         assert "overrides that no wheel needs" in text
         assert f"{wheel} {key} {value}" in text
 
@@ -132,33 +132,33 @@ class TestDrift:
         self, record: dict[str, Any], overrides: Overrides
     ) -> None:
         record["collisions"]["root"]["bin/tool"] = ["one", "other"]
-        text = found(record, overrides)
+        text = problem(record, overrides)
         assert "wheels of one environment bring the same file with other contents" in text
         assert "found:    root: bin/tool: one, other\n" in text
 
     def test_a_collision_is_no_more(self, record: dict[str, Any], overrides: Overrides) -> None:
         overrides.collisions = {**overrides.collisions, "bin/tool": "either will do"}
-        assert "found:    collisions bin/tool\n" in found(record, overrides)
+        assert "found:    collisions bin/tool\n" in problem(record, overrides)
 
     def test_a_link_is_edited(self, record: dict[str, Any], overrides: Overrides) -> None:
         record["environments"]["root"]["torch"]["wheels"].remove("nvidia-cublas")
-        assert "the links of the record" in found(record, overrides)
+        assert "the links of the record" in problem(record, overrides)
 
     def test_a_need_is_edited(self, record: dict[str, Any], overrides: Overrides) -> None:
         torch = next(wheel for wheel in ENVIRONMENTS[0].wheels if wheel.name == "torch")
         record["wheels"][torch.sha256]["needs"]["libnew.so.1"] = "torch/lib/libnew_user.so"
-        assert "torch needs libnew.so.1 (torch/lib/libnew_user.so)" in found(record, overrides)
+        assert "torch needs libnew.so.1 (torch/lib/libnew_user.so)" in problem(record, overrides)
 
 
 @pytest.mark.parametrize(
-    ("entry", "said"),
+    ("entry", "message"),
     [
         ({"absent": ["libx.so"]}, "overrides have no reason\n  found:    torch\n"),
         ({"libraries": ["zlib"], "reason": "needs it"}, "found:    torch: zlib\n"),
     ],
 )
-def test_an_override_that_is_not_whole_is_refused(entry: dict[str, Any], said: str) -> None:
-    with pytest.raises(ElfError, match=re.escape(said)):
+def test_an_override_that_is_not_whole_is_refused(entry: dict[str, Any], message: str) -> None:
+    with pytest.raises(ElfError, match=re.escape(message)):
         Overrides({"libraries": {}, "wheels": {"torch": entry}, "collisions": {}})
 
 
@@ -244,8 +244,8 @@ class TestDownload:
 
 def test_two_holders_of_a_library_are_refused(record: dict[str, Any], overrides: Overrides) -> None:
     environment = ENVIRONMENTS[0]
-    other = next(wheel for wheel in environment.wheels if wheel.name == "nvidia-cufft")
-    record["wheels"][other.sha256]["provides"]["libcublas.so.13"] = "lib"
+    cufft = next(wheel for wheel in environment.wheels if wheel.name == "nvidia-cufft")
+    record["wheels"][cufft.sha256]["provides"]["libcublas.so.13"] = "lib"
     with pytest.raises(ElfError, match=r"libcublas\.so\.13, which is in nvidia-cublas and in"):
         elf_needs.links(environment, record["wheels"], overrides)
 

@@ -50,9 +50,9 @@ def test_difference_from_before_the_first_draft():
 
 
 def test_stretches_add_up():
-    one = SpecDecodeCounters(100, 300, 250, (100, 90, 60))
-    assert one + SpecDecodeCounters(0, 0, 0, ()) == one
-    assert one + one - one == one
+    counters = SpecDecodeCounters(100, 300, 250, (100, 90, 60))
+    assert counters + SpecDecodeCounters(0, 0, 0, ()) == counters
+    assert counters + counters - counters == counters
 
 
 def test_a_server_that_does_not_speculate_counts_nothing():
@@ -112,38 +112,38 @@ def command(folder: Path, drafted: int, *, launch: dict[str, object], **serving:
 
 
 def test_command_for_the_cpu(checkpoint: Path):
-    made = command(checkpoint, 3, launch={"max_num_seqs": 2})
-    text = " ".join(made.arguments)
+    launched = command(checkpoint, 3, launch={"max_num_seqs": 2})
+    text = " ".join(launched.arguments)
     assert text.startswith("python -m vllm.entrypoints.launchers.api_server.entry --model ")
     assert "--host 127.0.0.1 --port 8123 --quantization modelopt --language-model-only" in text
     assert "--max-model-len 2048 --max-num-seqs 2" in text
-    assert '{"method":"mtp","num_speculative_tokens":3}' in made.arguments
-    assert made.environment["OMP_NUM_THREADS"] == "1"
-    assert made.environment["PATH"] == "/bin"
-    assert "PYTHONPATH" not in made.environment
+    assert '{"method":"mtp","num_speculative_tokens":3}' in launched.arguments
+    assert launched.environment["OMP_NUM_THREADS"] == "1"
+    assert launched.environment["PATH"] == "/bin"
+    assert "PYTHONPATH" not in launched.environment
 
 
 def test_command_for_cuda(checkpoint: Path):
-    made = command(
+    launched = command(
         checkpoint,
         1,
         launch={"kv_cache_dtype": "fp8", "gpu_memory_utilization": 0.9},
         environment="serve-cuda",
         arguments=["--tensor-parallel-size", "2"],
     )
-    assert made.arguments[1:4] == ("-m", "vllm.entrypoints.cli.main", "serve")
-    assert "--kv-cache-dtype fp8 --gpu-memory-utilization 0.9" in " ".join(made.arguments)
-    assert made.arguments[-2:] == ("--tensor-parallel-size", "2")
-    assert "--enforce-eager" not in made.arguments
-    assert "OMP_NUM_THREADS" not in made.environment
+    assert launched.arguments[1:4] == ("-m", "vllm.entrypoints.cli.main", "serve")
+    assert "--kv-cache-dtype fp8 --gpu-memory-utilization 0.9" in " ".join(launched.arguments)
+    assert launched.arguments[-2:] == ("--tensor-parallel-size", "2")
+    assert "--enforce-eager" not in launched.arguments
+    assert "OMP_NUM_THREADS" not in launched.environment
 
 
 def test_no_speculation_and_no_quantization_unless_asked(checkpoint: Path):
     (checkpoint / "config.json").write_text("{}")
-    made = command(checkpoint, 0, launch={})
+    launched = command(checkpoint, 0, launch={})
     unasked = {"--speculative-config", "--quantization", "--kv-cache-dtype", "--max-num-seqs"}
-    assert not unasked & set(made.arguments)
-    assert "--gpu-memory-utilization" not in made.arguments
+    assert not unasked & set(launched.arguments)
+    assert "--gpu-memory-utilization" not in launched.arguments
 
 
 def test_phase_is_the_last_that_the_log_shows():

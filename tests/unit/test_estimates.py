@@ -23,8 +23,8 @@ def test_a_median_needs_six_values_for_its_interval():
 def test_speedup_is_the_tabled_mann_whitney_interval():
     # The critical value of U for 6 and 6 at 5 % is 5, so five ratios are cut at each end.
     values, baseline = [2, 4, 6, 8, 10, 12], [1, 1, 1, 1, 1, 1]
-    found = speedup(values, baseline)
-    assert (found.value, found.low, found.high) == (7, 2, 12)
+    ratio = speedup(values, baseline)
+    assert (ratio.value, ratio.low, ratio.high) == (7, 2, 12)
     assert speedup([2, 2, 2], [1, 1, 1]).low is None
     with pytest.raises(ValueError, match="positive"):
         speedup([0.0], [1.0])

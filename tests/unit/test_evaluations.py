@@ -142,8 +142,8 @@ def test_ifeval_tells_right_from_wrong(stages: Stages, server: Canned, tmp_path:
     own = result["harness"]["scores"]
     assert own["inst_level_loose_acc"] == pytest.approx(4 / 7)
     assert own["prompt_level_strict_acc"] == pytest.approx(2 / 6)
-    assert len(server.asked) == len(PROMPTS)
-    for body in server.asked:
+    assert len(server.requests) == len(PROMPTS)
+    for body in server.requests:
         assert body["max_tokens"] == 33
         assert body["temperature"] == 0
         assert body["chat_template_kwargs"] == {"enable_thinking": True}
@@ -164,7 +164,7 @@ def test_ifeval_counts_no_failed_request(
     with pytest.raises(ScionError, match="a request to the server failed") as caught:
         stages.ifeval(prompts_file(tmp_path, *PROMPTS))
     assert found.lower() in caught.value.found.lower()
-    assert len(server.asked) <= 4, "asked once, and no further"
+    assert len(server.requests) <= 4, "asked once, and no further"
     stages.assert_nothing_left()
 
 
@@ -174,12 +174,12 @@ def test_one_request_at_a_time(release: Artifact, server: Canned, tmp_path: Path
     server.reply = lambda body: (200, ANSWERS[prompt_of(body)])
     result = stages.ifeval(prompts_file(tmp_path, *PROMPTS))
     assert result["scores"]["prompt_loose"] == estimates.proportion(3, 6).record()
-    server.asked.clear()
+    server.requests.clear()
     server.reply = lambda body: (500, {"error": "the engine is dead"})
     with pytest.raises(ScionError, match="a request to the server failed") as caught:
         stages.ifeval(prompts_file(tmp_path, *PROMPTS[:3]))
     assert "the engine is dead" in caught.value.found
-    assert len(server.asked) == 1
+    assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("stage", ["evaluate_ifeval", "evaluate_bfcl"])
@@ -196,7 +196,7 @@ def test_an_interrupted_stage_leaves_nothing(
     done = interrupt(
         stage,
         signal.SIGTERM,
-        when=lambda said: bool(server.asked),
+        when=lambda log: bool(server.requests),
         release=release.folder / "manifest.json",
         output=tmp_path / stage / "manifest.json",
         settings=json.dumps(settings),
@@ -226,7 +226,7 @@ def test_a_server_that_hides_its_context(stages: Stages, server: Canned):
     server.context = None
     with pytest.raises(ScionError, match="does not say how long its context is"):
         stages.bfcl()
-    assert server.asked == []
+    assert server.requests == []
 
 
 def test_an_ifeval_prompt_that_does_not_fit_is_named(
@@ -238,7 +238,7 @@ def test_an_ifeval_prompt_that_does_not_fit_is_named(
     assert "key 4" in caught.value.where
     assert f"at most {CONTEXT - 100} tokens" in caught.value.expected
     assert caught.value.found == "2000 tokens"
-    assert server.asked == []
+    assert server.requests == []
 
 
 @pytest.mark.parametrize(
@@ -257,7 +257,7 @@ def test_a_line_that_is_no_ifeval_prompt_is_refused(
     with pytest.raises(ScionError, match="the IFEval prompts can't be used") as caught:
         stages.ifeval(prompts_file(tmp_path, PROMPTS[0], row))
     assert found in caught.value.found
-    assert server.asked == []
+    assert server.requests == []
 
 
 @pytest.mark.parametrize(
@@ -275,7 +275,7 @@ def test_an_instruction_that_the_harness_does_not_know_is_refused(
         stages.ifeval(file)
     assert caught.value.where == f"{file}: key 2"
     assert found in caught.value.found
-    assert server.asked == []
+    assert server.requests == []
 
 
 def test_missing_ifeval_prompts(stages: Stages, server: Canned, tmp_path: Path):
@@ -287,7 +287,7 @@ def test_missing_ifeval_prompts(stages: Stages, server: Canned, tmp_path: Path):
     assert (caught.value.expected, caught.value.found) == ("7 prompts", "6 prompts")
     with pytest.raises(ScionError, match="not pinned"):
         stages.ifeval("hf://datasets/google/IFEval")
-    assert server.asked == []
+    assert server.requests == []
 
 
 def test_the_hub_can_not_be_reached(
@@ -298,7 +298,7 @@ def test_the_hub_can_not_be_reached(
     monkeypatch.setattr(hub_http, "RETRY_SECONDS", ())
     with pytest.raises(ScionError, match="can't be reached"):
         stages.ifeval(f"hf://datasets/google/IFEval@{'0' * 40}")
-    assert server.asked == []
+    assert server.requests == []
     stages.assert_nothing_left()
 
 
@@ -316,7 +316,7 @@ def test_ifeval_prompts_of_the_hub(
     dataset = result["dataset"]
     assert f"hf://datasets/{dataset['repository']}@{dataset['revision']}" == location
     assert (dataset["file"], dataset["prompts"]) == ("ifeval_input_data.jsonl", 2)
-    assert sorted(prompt_of(body) for body in server.asked) == ["Right.", "Wrong."]
+    assert sorted(prompt_of(body) for body in server.requests) == ["Right.", "Wrong."]
 
 
 @pytest.mark.parametrize(
@@ -373,14 +373,14 @@ SONGS = [
 
 def bfcl_answer(body: dict[str, Any]) -> tuple[int, Any]:
     """Right for the first case of each category, wrong for the second."""
-    asked = prompt_of(body)
-    if "area of a triangle with a base of 10" in asked:
+    prompt = prompt_of(body)
+    if "area of a triangle with a base of 10" in prompt:
         return 200, calls(TRIANGLE)
-    if "factorial of 5" in asked:
+    if "factorial of 5" in prompt:
         return 200, calls(("math_factorial", {"number": 6}))
-    if "Taylor Swift" in asked:
+    if "Taylor Swift" in prompt:
         return 200, calls(*SONGS)
-    if "quadratic equation with coefficients a = 1" in asked:
+    if "quadratic equation with coefficients a = 1" in prompt:
         return 200, calls(("math_sum", {"numbers": [1.0, 2.0]}))
     return 200, message("None of my functions helps.")
 
@@ -401,8 +401,8 @@ def test_bfcl_tells_right_from_wrong(stages: Stages, server: Canned):
     assert "Invalid value" in str(answers["simple_python_1"]["error"])
     assert answers["irrelevance_0"]["passed"]
     assert not answers["irrelevance_1"]["passed"]
-    assert len(server.asked) == 6
-    for body in server.asked:
+    assert len(server.requests) == 6
+    for body in server.requests:
         assert body["tools"][0]["function"]["parameters"]["type"] == "object"
         assert body["max_tokens"] == 77
         assert body["chat_template_kwargs"] == {"enable_thinking": False}
@@ -440,11 +440,11 @@ def test_bfcl_cases_that_do_not_fit(stages: Stages, server: Canned):
     server.reply = lambda body: (200, message("No."))
     server.tokens = lambda body: 2000 if "coefficients a = 1" in prompt_of(body) else 100
     result = stages.bfcl(categories=("irrelevance",), limit=2, max_tokens=64)
-    (one,) = result["categories"]
-    assert one["left_out"] == [{"id": "irrelevance_1", "tokens": 2000}]
+    (category,) = result["categories"]
+    assert category["left_out"] == [{"id": "irrelevance_1", "tokens": 2000}]
     ids = [answer["id"] for answer in stages.lines("bfcl_answers.jsonl")]
     assert ids == ["irrelevance_0", "irrelevance_2"]
-    server.asked.clear()
+    server.requests.clear()
     with pytest.raises(ScionError, match="a BFCL case does not fit") as caught:
         stages.bfcl(categories=("irrelevance",), limit=2, skip_longer_than_context=False)
     assert caught.value.where == "irrelevance_1"
@@ -454,4 +454,4 @@ def test_bfcl_cases_that_do_not_fit(stages: Stages, server: Canned):
     with pytest.raises(ScionError, match="too few BFCL cases fit") as caught:
         stages.bfcl(categories=("irrelevance",), limit=3)
     assert caught.value.found == "0 that fit, 240 that do not"
-    assert server.asked == []
+    assert server.requests == []

@@ -132,7 +132,9 @@ def test_every_release_is_planned(shape: dict[str, Any]) -> None:
     assert "for config in config/releases/*.yaml" in shape["checks"]["dry-runs"]
 
 
-@pytest.mark.parametrize("environment", elf_needs.read_environments(), ids=lambda each: each.name)
+@pytest.mark.parametrize(
+    "environment", elf_needs.read_environments(), ids=lambda environment: environment.name
+)
 def test_nix_reads_the_overrides_as_the_scan_does(
     environment: elf_needs.Environment, shape: dict[str, Any]
 ) -> None:
@@ -142,19 +144,21 @@ def test_nix_reads_the_overrides_as_the_scan_does(
     attributes = {"stdenv.cc.cc": "gcc-lib"}
     untouched = {"ignored": [], "libraries": [], "runpaths": [], "tools": []}
     for name in environment.dependencies:
-        found = built.get(name, untouched)
+        package = built.get(name, untouched)
         need = needs.get(name, {"driver": False, "wheels": [], "folders": []})
         driver = list(elf_needs.DRIVER) if need["driver"] else []
-        assert found["ignored"] == overrides.of(name, "absent") + driver, name
+        assert package["ignored"] == overrides.of(name, "absent") + driver, name
         wanted = [attributes.get(library, library) for library in overrides.of(name, "libraries")]
-        assert found["libraries"] == wanted, name
+        assert package["libraries"] == wanted, name
         patched = ["autoAddDriverRunpath"] * (
             bool(driver) or "driver" in overrides.of(name, "opens")
         )
-        assert found["tools"] == patched + overrides.of(name, "build_system"), name
-        searched = re.findall(r"--no-recurse /mock/([\w-]+)/(\S+)", found.get("searched", ""))
+        assert package["tools"] == patched + overrides.of(name, "build_system"), name
+        searched = re.findall(r"--no-recurse /mock/([\w-]+)/(\S+)", package.get("searched", ""))
         assert searched == [
-            (other, folder) for other in need["wheels"] for folder in needs[other]["folders"]
+            (dependency, folder)
+            for dependency in need["wheels"]
+            for folder in needs[dependency]["folders"]
         ], name
         opened = [
             package
@@ -167,7 +171,7 @@ def test_nix_reads_the_overrides_as_the_scan_does(
             for folder in needs[package]["folders"]
         ]
         origin = ["$ORIGIN"] * (name.startswith("nvidia-") and bool(need["folders"]))
-        assert found["runpaths"] == origin + runpaths, name
+        assert package["runpaths"] == origin + runpaths, name
 
 
 def test_the_scan_reads_the_wheels_of_the_interpreter_that_nix_builds_with() -> None:

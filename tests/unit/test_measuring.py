@@ -13,8 +13,8 @@ from scion.evaluation.decoding import Answer, compare_answers
 
 def test_compare_counts_and_finds_where_texts_part():
     baseline = [Answer("a", 3, [1, 2, 3]), Answer("b", 3, [1, 2, 3]), Answer("c", 9, [1, 2])]
-    other = [Answer("a", 3, [1, 2, 3]), Answer("b", 3, [1, 9, 3]), Answer("c", 9, [1, 2, 3])]
-    assert compare_answers(baseline, other) == {
+    answers = [Answer("a", 3, [1, 2, 3]), Answer("b", 3, [1, 9, 3]), Answer("c", 9, [1, 2, 3])]
+    assert compare_answers(baseline, answers) == {
         "identical": 1,
         "total": 3,
         "differences": [
@@ -31,10 +31,10 @@ def test_chats(tmp_path: Path):
         '"enable_thinking": false}\n'
         '\n{"messages": [{"role": "user", "content": "?"}], "tools": [], "extra": 1}\n'
     )
-    one, two = read_chats(path)
-    assert (one.name, one.template, one.tools) == ("one", {"enable_thinking": False}, None)
-    assert (two.name, two.template, two.tools) == ("line 2", {}, None)
-    assert read_chats(path, limit=1) == [one]
+    first, second = read_chats(path)
+    assert (first.name, first.template, first.tools) == ("one", {"enable_thinking": False}, None)
+    assert (second.name, second.template, second.tools) == ("line 2", {}, None)
+    assert read_chats(path, limit=1) == [first]
 
 
 @pytest.mark.parametrize(

@@ -60,16 +60,16 @@ def folder(sound: Path, tmp_path: Path) -> Path:
 def rounds(text: str, length: int, drafted: dict[int, str]) -> tuple[int, tuple[int, ...]]:
     """Count with letters for tokens, and drafts by how many letters they follow."""
     tokens = [ord(letter) for letter in text]
-    asked: list[int] = []
+    lengths: list[int] = []
 
     def draft(so_far: list[int], count: int) -> list[int]:
         assert so_far == tokens[: len(so_far)]
-        asked.append(len(so_far))
+        lengths.append(len(so_far))
         assert len(drafted[len(so_far)]) == count
         return [ord(letter) for letter in drafted[len(so_far)]]
 
     counted = count_rounds(tokens, length, draft, 3)
-    assert asked == sorted(drafted), "each round begins after the accepted tokens and one more"
+    assert lengths == sorted(drafted), "each round begins after the accepted tokens and one more"
     return counted
 
 
@@ -269,8 +269,8 @@ def test_activations_that_no_scale_was_stored_for(release: Path, tmp_path: Path)
     with pytest.raises(ScionError, match="not in this folder") as caught:
         measure_offline(folder, [CHAT], reply_tokens=3, device="cpu")
     assert "--activations bf16" in caught.value.hint
-    made = measure_offline(folder, [CHAT], reply_tokens=3, device="cpu", activations="bf16")
-    assert (made.activations, made.drafts > 0) == ("bf16", True)
+    result = measure_offline(folder, [CHAT], reply_tokens=3, device="cpu", activations="bf16")
+    assert (result.activations, result.drafts > 0) == ("bf16", True)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -24,12 +24,12 @@ def test_weights_decode_in_parts(rows: int, monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.parametrize("scale", [None, torch.tensor(0.01)])
 def test_keeping_changes_no_bit(scale: torch.Tensor | None):
     x = torch.randn(2, 3, 48, generator=torch.Generator().manual_seed(1)).bfloat16()
-    made = [NvFp4Linear(PACKED, SCALE, GLOBAL, input_scale=scale, keep=k) for k in (False, True)]
-    one, other = (layer(x) for layer in made)
-    assert one.shape == (2, 3, 10)
-    assert torch.equal(one, other)
+    layers = [NvFp4Linear(PACKED, SCALE, GLOBAL, input_scale=scale, keep=k) for k in (False, True)]
+    decoded, kept = (layer(x) for layer in layers)
+    assert decoded.shape == (2, 3, 10)
+    assert torch.equal(decoded, kept)
     rounded = x if scale is None else round_activations(x, scale)
-    assert torch.equal(one, rounded @ made[0].decode().T)
+    assert torch.equal(decoded, rounded @ layers[0].decode().T)
 
 
 def test_activations_become_the_nearest_numbers():
@@ -43,10 +43,10 @@ def test_activations_become_the_nearest_numbers():
 def test_blocks_do_not_mix_and_zeros_stay():
     x = torch.zeros(1, 48)
     x[0, :16], x[0, 16:32] = 600, 0.006
-    found = round_activations(x, torch.tensor(0.25))
-    assert found[0, :16].eq(600).all() or (found[0, :16] / 600 - 1).abs().max() < 1 / 16
-    assert found[0, 32:].eq(0).all()
-    assert not found.isnan().any()
+    rounded = round_activations(x, torch.tensor(0.25))
+    assert rounded[0, :16].eq(600).all() or (rounded[0, :16] / 600 - 1).abs().max() < 1 / 16
+    assert rounded[0, 32:].eq(0).all()
+    assert not rounded.isnan().any()
 
 
 def test_activations_beyond_the_range_are_clipped():

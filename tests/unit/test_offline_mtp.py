@@ -86,9 +86,11 @@ def test_head_computes_what_the_definition_says(folder: Path, weights: Weights, 
     tokens = torch.randint(0, 48, (10,), generator=generator).tolist()
     hidden = torch.randn(9, 32, generator=generator)
     with torch.inference_mode():
-        found = Drafter(head, target, tokens, hidden)._step(tokens[1:], hidden, 0)
+        hidden_states = Drafter(head, target, tokens, hidden)._step(tokens[1:], hidden, 0)
     reference = Reference({name: tensor.float() for name, tensor in _tensors(folder).items()})
-    torch.testing.assert_close(found, reference.states(tokens[1:], hidden), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        hidden_states, reference.states(tokens[1:], hidden), atol=1e-4, rtol=1e-4
+    )
 
 
 def test_decode_equals_a_forward_without_cache(target: Target):

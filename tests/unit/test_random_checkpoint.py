@@ -45,16 +45,16 @@ SHARD_GIGABYTES = 4e-4
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """source/ and base/ of the tiny shape; read only."""
     output = tmp_path_factory.mktemp("random") / "made"
     generate(output, CONFIG, device="cpu", shard_gigabytes=SHARD_GIGABYTES)
     return output
 
 
-def test_the_tensors_are_those_of_the_inventory(made: Path) -> None:
+def test_the_tensors_are_those_of_the_inventory(generated: Path) -> None:
     expected = inventory(CONFIG, where="x")
-    source, base = Checkpoint.open(made / "source"), Checkpoint.open(made / "base")
+    source, base = Checkpoint.open(generated / "source"), Checkpoint.open(generated / "base")
     assert source.shapes() == expected.language | expected.vision
     assert base.shapes() == expected.mtp
     assert len(base.shard_of) == 15
@@ -62,8 +62,8 @@ def test_the_tensors_are_those_of_the_inventory(made: Path) -> None:
     assert {tensor.dtype for tensor in tensors} == {"BF16"}
 
 
-def test_shards_are_small_enough_and_the_tower_has_its_own(made: Path) -> None:
-    source = Checkpoint.open(made / "source")
+def test_shards_are_small_enough_and_the_tower_has_its_own(generated: Path) -> None:
+    source = Checkpoint.open(generated / "source")
     assert len(source.headers) > 2
     for header in source.headers.values():
         towers = {name.startswith("model.visual.") for name in header.tensors}
@@ -72,9 +72,9 @@ def test_shards_are_small_enough_and_the_tower_has_its_own(made: Path) -> None:
         assert size <= SHARD_GIGABYTES * 1e9 or len(header.tensors) == 1
 
 
-def test_lint_misses_the_head_alone(made: Path) -> None:
+def test_lint_misses_the_head_alone(generated: Path) -> None:
     subject = Subject.open(
-        open_source(str(made / "source")),
+        open_source(str(generated / "source")),
         engines=parse_engines(("vllm", "sglang")),
         tensor_parallel=(1,),
     )
@@ -82,9 +82,11 @@ def test_lint_misses_the_head_alone(made: Path) -> None:
     assert [result.rule.code for result in results] == ["M301"]
 
 
-def test_the_stages_take_both(made: Path, tmp_path: Path) -> None:
+def test_the_stages_take_both(generated: Path, tmp_path: Path) -> None:
     source = fetch_source(
-        location=str(made / "source"), output=tmp_path / "fetch_source", environment=ENVIRONMENT
+        location=str(generated / "source"),
+        output=tmp_path / "fetch_source",
+        environment=ENVIRONMENT,
     )
     lint_source(source=source, output=tmp_path / "lint", settings=Lint(), environment=ENVIRONMENT)
     fixed = fix_keys(source=source, output=tmp_path / "fix_keys", environment=ENVIRONMENT)
@@ -95,16 +97,16 @@ def test_the_stages_take_both(made: Path, tmp_path: Path) -> None:
     # No shard holds a part of the tower, so none is copied: 54 GB less at full size.
     for name, header in Checkpoint.open(text.folder).headers.items():
         original = source.tensors()[next(iter(header.tensors))]["file"]
-        assert (text.folder / name).samefile(made / "source" / original)
+        assert (text.folder / name).samefile(generated / "source" / original)
     donor = fetch_donor(
-        location=str(made / "base"), output=tmp_path / "donor", environment=ENVIRONMENT
+        location=str(generated / "base"), output=tmp_path / "donor", environment=ENVIRONMENT
     )
     assert donor.facts["mtp_tensors"] == 15
 
 
-def test_weights_begin_as_before_training(made: Path) -> None:
+def test_weights_begin_as_before_training(generated: Path) -> None:
     tensors: dict[str, torch.Tensor] = {}
-    for path in made.glob("*/*.safetensors"):
+    for path in generated.glob("*/*.safetensors"):
         tensors |= load_file(path)
     layer = "model.language_model.layers.0."
     for name, tensor in tensors.items():
@@ -123,15 +125,17 @@ def test_weights_begin_as_before_training(made: Path) -> None:
     assert len(decay.unique()) > 1
 
 
-def test_the_same_seed_gives_the_same_bytes_in_whatever_shards(made: Path, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_bytes_in_whatever_shards(
+    generated: Path, tmp_path: Path
+) -> None:
     generate(tmp_path / "again", CONFIG, device="cpu", shard_gigabytes=SHARD_GIGABYTES)
-    assert snapshot(tmp_path / "again") == snapshot(made)
+    assert snapshot(tmp_path / "again") == snapshot(generated)
     generate(tmp_path / "one", CONFIG, device="cpu")
     generate(tmp_path / "other", CONFIG, device="cpu", seed=1)
     name = "model.language_model.embed_tokens.weight"
-    folders = (made, tmp_path / "one", tmp_path / "other")
-    first, one, other = (_numbers(folder / "source", name) for folder in folders)
-    assert first == one != other
+    folders = (generated, tmp_path / "one", tmp_path / "other")
+    first, same_seed, other_seed = (_numbers(folder / "source", name) for folder in folders)
+    assert first == same_seed != other_seed
 
 
 def _numbers(folder: Path, name: str) -> bytes:
@@ -149,8 +153,8 @@ def test_tensors_longer_than_a_chunk_go_on_where_it_ended(
     assert len(chunks) == len(set(chunks)) == 125
 
 
-def test_every_id_is_a_token_and_text_is_encoded_as_before(made: Path, pico: Pico) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(made / "source")
+def test_every_id_is_a_token_and_text_is_encoded_as_before(generated: Path, pico: Pico) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(generated / "source")
     embedded = AutoTokenizer.from_pretrained(pico.agent)
     chat = [{"role": "user", "content": "Is w1024 or w1999 warmer than Tokyo? été 中"}]
     text = embedded.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)

@@ -58,8 +58,8 @@ DOCUMENTS = [
 def test_scores_are_those_by_hand(monkeypatch: pytest.MonkeyPatch, entries: int) -> None:
     monkeypatch.setattr(divergence, "_ENTRIES", entries)
     source, model = Tiny(1), Tiny(2)
-    found = score(model, DOCUMENTS, Reference.of(source, DOCUMENTS))
-    whole = found["all"]
+    scores = score(model, DOCUMENTS, Reference.of(source, DOCUMENTS))
+    whole = scores["all"]
     assert whole is not None
     assert whole.tokens == [3, 2, 4]
     for number, document in enumerate(DOCUMENTS):
@@ -69,7 +69,7 @@ def test_scores_are_those_by_hand(monkeypatch: pytest.MonkeyPatch, entries: int)
         assert whole.kl[number] == pytest.approx(kl, rel=1e-5)
         assert whole.loss[number] == pytest.approx(loss, rel=1e-5)
         assert whole.agreements[number] == (p.argmax(-1) == q.argmax(-1)).sum()
-    tokens = {part: sums and sums.tokens for part, sums in found.items()}
+    tokens = {part: sums and sums.tokens for part, sums in scores.items()}
     assert tokens == {
         "all": [3, 2, 4],
         "chats": [3, 0, 4],
@@ -80,12 +80,12 @@ def test_scores_are_those_by_hand(monkeypatch: pytest.MonkeyPatch, entries: int)
 
 def test_a_model_does_not_part_from_itself() -> None:
     model = Tiny(3)
-    found = score(model, DOCUMENTS[1:2], Reference.of(model, DOCUMENTS[1:2]))
-    assert found["chats"] is None
-    assert found["assistant"] is None
-    assert found["all"] is not None
-    assert found["all"].kl == [0]
-    assert found["all"].agreements == [2]
+    scores = score(model, DOCUMENTS[1:2], Reference.of(model, DOCUMENTS[1:2]))
+    assert scores["chats"] is None
+    assert scores["assistant"] is None
+    assert scores["all"] is not None
+    assert scores["all"].kl == [0]
+    assert scores["all"].agreements == [2]
 
 
 def sums(kl: Sequence[float], loss: Sequence[float]) -> Sums:
@@ -106,7 +106,7 @@ def test_differences_are_taken_document_by_document() -> None:
 
 
 def entry(name: str, kl: Sequence[float], *, kept: str | None = "none", size: int = 1000) -> Any:
-    made = sums(kl, [2 + divergence for divergence in kl])
+    totals = sums(kl, [2 + divergence for divergence in kl])
     return {
         "name": name,
         "recipe": None if kept is None else name,
@@ -117,7 +117,7 @@ def entry(name: str, kl: Sequence[float], *, kept: str | None = "none", size: in
         "seconds": None if kept is None else 12.0,
         "acceptance": None,
         "agent_tasks": {"passed": 3, "total": 5},
-        "sums": {"all": vars(made)},
+        "sums": {"all": vars(totals)},
     }
 
 
@@ -141,10 +141,10 @@ def result() -> dict[str, Any]:
 
 
 def test_the_best_recipe_keeps_nothing_in_bf16() -> None:
-    found = best(ENTRIES)
-    assert found is not None
-    assert (found["name"], found["runner_up"]) == ("local_hessian", "mse_sweep")
-    assert found["kl_change"]["value"] == pytest.approx(-2.3 / 30, abs=1e-6)
+    ranking = best(ENTRIES)
+    assert ranking is not None
+    assert (ranking["name"], ranking["runner_up"]) == ("local_hessian", "mse_sweep")
+    assert ranking["kl_change"]["value"] == pytest.approx(-2.3 / 30, abs=1e-6)
     assert "local_hessian, KL 0.163" in best_line(result())
     assert best([ENTRIES[0], ENTRIES[4]]) is None
     alone = best(ENTRIES[:2])

@@ -72,11 +72,11 @@ def test_divergence_is_a_bound_that_grows_with_the_list_and_ends_at_the_exact_va
     exact = (np.exp(ours) * (ours - theirs)).sum(1)
     before, covered = np.zeros(PLACES), 0.0
     for top in (1, 2, 4, 8, 16, 32, VOCABULARY):
-        found = compare_predictions(predictions(ours, top), predictions(theirs, top))
-        assert (found.kl <= exact + 1e-5).all()
-        assert (found.kl >= before - 1e-5).all(), "a finer partition tells more"
-        assert found.covered.mean() > covered
-        before, covered = found.kl, found.covered.mean()
+        divergence = compare_predictions(predictions(ours, top), predictions(theirs, top))
+        assert (divergence.kl <= exact + 1e-5).all()
+        assert (divergence.kl >= before - 1e-5).all(), "a finer partition tells more"
+        assert divergence.covered.mean() > covered
+        before, covered = divergence.kl, divergence.covered.mean()
     np.testing.assert_allclose(before, exact, atol=1e-9)
     assert covered == pytest.approx(1)
 
@@ -85,11 +85,11 @@ def test_partition_of_one_place_by_hand():
     # Both name tokens 0 and 1; 2 is named by the first model alone, so it goes to the rest.
     ours = read_predictions([None, logprobs({0: 0.5, 1: 0.3, 2: 0.1})], [7, 1], top=3)
     theirs = read_predictions([None, logprobs({0: 0.4, 1: 0.5, 3: 0.05})], [7, 1], top=3)
-    found = compare_predictions(ours, theirs)
+    divergence = compare_predictions(ours, theirs)
     expected = 0.5 * math.log(0.5 / 0.4) + 0.3 * math.log(0.3 / 0.5) + 0.2 * math.log(0.2 / 0.1)
-    assert found.kl[0] == pytest.approx(expected)
-    assert found.covered[0] == pytest.approx(0.8)
-    assert not found.agrees[0], "the first holds 0 for the most likely, the second 1"
+    assert divergence.kl[0] == pytest.approx(expected)
+    assert divergence.covered[0] == pytest.approx(0.8)
+    assert not divergence.agrees[0], "the first holds 0 for the most likely, the second 1"
 
 
 def logprobs(shares: dict[int, float]) -> dict[str, dict[str, float]]:
@@ -98,19 +98,19 @@ def logprobs(shares: dict[int, float]) -> dict[str, dict[str, float]]:
 
 @pytest.mark.parametrize("top", [1, 8, VOCABULARY])
 def test_equal_models_do_not_part(top: int):
-    one = predictions(distributions(3), top)
-    found = compare_predictions(one, one)
-    assert (found.kl == 0).all()
-    assert found.agrees.all()
+    model = predictions(distributions(3), top)
+    divergence = compare_predictions(model, model)
+    assert (divergence.kl == 0).all()
+    assert divergence.agrees.all()
 
 
 def test_models_that_name_no_token_in_common():
     """All that is known of them is that they differ: the bound stays finite."""
     ours = read_predictions([None, logprobs({0: 0.999999, 1: 1e-6})], [7, 1], top=1)
     theirs = read_predictions([None, logprobs({2: 0.999999, 1: 1e-6})], [7, 1], top=1)
-    found = compare_predictions(ours, theirs)
-    assert found.kl[0] == pytest.approx(0, abs=1e-6)
-    assert found.covered[0] == pytest.approx(1e-6)
+    divergence = compare_predictions(ours, theirs)
+    assert divergence.kl[0] == pytest.approx(0, abs=1e-6)
+    assert divergence.covered[0] == pytest.approx(1e-6)
 
 
 def test_most_likely_of_equals_is_the_smallest_number():
@@ -185,8 +185,8 @@ def test_an_answer_in_part_names_model_and_document(value: Any, answering: Calla
 
 def test_a_whole_answer_is_taken(answering: Callable[[Any], Server]):
     server = answering({"choices": [{"prompt_logprobs": [None, GOOD, GOOD]}]})
-    (found,) = request_predictions(server, [document([0, 1, 2])], top=2)
-    assert found.actual.tolist() == pytest.approx([math.log(0.5), math.log(0.3)])
+    (predicted,) = request_predictions(server, [document([0, 1, 2])], top=2)
+    assert predicted.actual.tolist() == pytest.approx([math.log(0.5), math.log(0.3)])
 
 
 def test_a_server_that_is_gone(answering: Callable[[Any], Server]):
@@ -248,11 +248,11 @@ def test_records_of_all_that_can_become_of_a_model():
         Document(Text("text", "…"), [1, 1, 1], [1, 1, 1], [False] * 3),
         document(chat),
     ]
-    made = {"fixed": [uniform([1.0, 1.0]), uniform([2.0, 2.0, 2.0])]}
-    served = model_record("fixed", documents, made, None)
+    predicted = {"fixed": [uniform([1.0, 1.0]), uniform([2.0, 2.0, 2.0])]}
+    served = model_record("fixed", documents, predicted, None)
     assert served["parts"]["texts"]["tokens"] == 5
     assert (served["parts"]["chats"], served["parts"]["assistant"]) == (None, None)
-    same = model_record("source", documents, made, None)
+    same = model_record("source", documents, predicted, None)
     assert same == {
         "name": "source",
         "loads": True,
@@ -260,13 +260,13 @@ def test_records_of_all_that_can_become_of_a_model():
         "same_as": "fixed",
         "parts": None,
     }
-    refused = model_record("source", documents, made, "ValueError: no")
+    refused = model_record("source", documents, predicted, "ValueError: no")
     assert (refused["loads"], refused["engine_says"], refused["same_as"]) == (
         False,
         "ValueError: no",
         None,
     )
-    assert model_record("fixed", documents, made, "ValueError: no")["loads"]
+    assert model_record("fixed", documents, predicted, "ValueError: no")["loads"]
     assert score_line(same) == "source: the same tensors as fixed"
     assert score_line(refused) == "source: refused: ValueError: no"
     assert score_line(served).startswith(
@@ -279,8 +279,8 @@ def failure(found: str) -> ScionError:
 
 
 def test_refusal_is_the_first_sentence_of_the_cause():
-    said = "exit code 1\n    | ERROR [core.py:1] ValueError: There is no 'x' in Y. There are: {…}"
-    assert refusal_of(failure(said)) == "ValueError: There is no 'x' in Y"
+    cause = "exit code 1\n    | ERROR [core.py:1] ValueError: There is no 'x' in Y. There are: {…}"
+    assert refusal_of(failure(cause)) == "ValueError: There is no 'x' in Y"
 
 
 @pytest.mark.parametrize(
@@ -308,9 +308,9 @@ def test_assistant_mask_covers_every_answer_with_its_end():
 def test_texts(tmp_path: Path):
     path = tmp_path / "texts.jsonl"
     path.write_text('{"name": "one", "text": "a"}\n\n{"text": "b", "extra": 1}\n')
-    one, two = read_texts(path, limit=9)
-    assert (one, two) == (Text("one", "a"), Text("line 2", "b"))
-    assert read_texts(path, limit=1) == [one]
+    first, second = read_texts(path, limit=9)
+    assert (first, second) == (Text("one", "a"), Text("line 2", "b"))
+    assert read_texts(path, limit=1) == [first]
 
 
 @pytest.mark.parametrize(

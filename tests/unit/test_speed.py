@@ -132,8 +132,8 @@ def test_a_prompt_is_asked_both_ways_unless_it_says_which(tmp_path: Path):
     rows = [{**chat, "name": "a"}, {**chat, "name": "b", "enable_thinking": True}]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     chats = read_prompt_sets(path)
-    asked = [(chat.name, chat.template["enable_thinking"]) for chat in chats]
-    assert asked == [("a", False), ("a", True), ("b", True)]
+    modes = [(chat.name, chat.template["enable_thinking"]) for chat in chats]
+    assert modes == [("a", False), ("a", True), ("b", True)]
     assert count_sets(chats) == {"chat": 2}
 
 

@@ -56,9 +56,9 @@ def evaluate(request: dict[str, Any]) -> dict[str, Any]:
     _register()
     handler = _handler(request)
     chosen = {name: _choose(name, handler, request) for name in request["categories"]}
-    requests = [(name, case) for name, (cases, _) in chosen.items() for case in cases]
-    print_progress(f"{len(requests)} cases of {len(chosen)} categories")
-    answers = _ask(handler, requests, request)
+    named_cases = [(name, case) for name, (cases, _) in chosen.items() for case in cases]
+    print_progress(f"{len(named_cases)} cases of {len(chosen)} categories")
+    answers = _ask(handler, named_cases, request)
     _require_calls(answers, request["server"])
     return {
         "harness": {"name": "bfcl-eval", "version": metadata.version("bfcl-eval")},
@@ -173,10 +173,10 @@ def _tokens(case: dict[str, Any], handler: Any, request: dict[str, Any]) -> int:
 
 
 def _ask(
-    handler: Any, requests: Sequence[tuple[str, dict[str, Any]]], request: dict[str, Any]
+    handler: Any, named_cases: Sequence[tuple[str, dict[str, Any]]], request: dict[str, Any]
 ) -> dict[str, list[dict[str, Any]]]:
     """All answers by category; the first failure ends the asking."""
-    progress = RequestProgress(len(requests), "cases answered")
+    progress = RequestProgress(len(named_cases), "cases answered")
 
     def ask(case: dict[str, Any]) -> dict[str, Any]:
         answer = _answer(handler, case, request)
@@ -184,14 +184,14 @@ def _ask(
         return answer
 
     with ThreadPoolExecutor(request["parallel"]) as pool:
-        futures = [pool.submit(ask, case) for _, case in requests]
+        futures = [pool.submit(ask, case) for _, case in named_cases]
         wait(futures, return_when=FIRST_EXCEPTION)
         pool.shutdown(cancel_futures=True)
         failed = (future for future in futures if not future.cancelled() and future.exception())
         for future in failed:
             future.result()
     answers: dict[str, list[dict[str, Any]]] = {name: [] for name in request["categories"]}
-    for (name, _), future in zip(requests, futures, strict=True):
+    for (name, _), future in zip(named_cases, futures, strict=True):
         answers[name].append(future.result())
     return answers
 
