@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from loader_cases import Case, cases
-from scion.artifacts.environments import prefix
+from scion.artifacts.environments import interpreter
 from scion.engines.loading.class_build import ClassBuild, Layer
 from scion.engines.loading.planning import Decision
 from scion.engines.registry.decisions import build_of, decisions

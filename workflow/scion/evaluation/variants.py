@@ -16,15 +16,13 @@ from scion.evaluation.agent.asking import ask_all
 from scion.evaluation.agent.results import count
 from scion.evaluation.agent.tasks import TaskFile
 from scion.evaluation.chats import Chat
+from scion.evaluation.harness.options import parallel_requests
 from scion.evaluation.offline.acceptance import measure_offline
 from scion.evaluation.offline.target import Target
 from scion.evaluation.offline.weights import Weights
 from scion.evaluation.quality.documents import Document
 from scion.evaluation.quality.full_vocabulary import Reference, Sums, score
 from scion.quantization.variants_config import Comparison
-
-# Requests at once where the launch leaves the number to the engine.
-_PARALLEL = 16
 
 
 @dataclass
@@ -118,7 +116,7 @@ class Measuring:
             log=self.log_folder / f"{self.stage}.{name}.server.log",
         ) as server:
             self.engine = vllm.describe(server, self.serving)
-            parallel = self.launch.max_num_seqs or _PARALLEL
+            parallel = parallel_requests(self.launch)
             results = ask_all(server, self.tasks, cases, parallel, stage="compare_recipes")
         counted = count(self.tasks, results)
         # Requests and answers are run_agent_tasks' to keep.

@@ -29,8 +29,8 @@ from scion.evaluation.harness import bfcl_driver, child
 from scion.evaluation.harness.config import BFCL_RECORD, Bfcl
 from scion.evaluation.harness.options import (
     REQUEST_SECONDS,
-    context,
-    parallel,
+    parallel_requests,
+    served_context,
     write_lines,
 )
 from scion.stages.served import ServedSettings, ServedStage, recorded, run_served_stage
@@ -80,7 +80,7 @@ def evaluate_bfcl(
         child.require(evaluator_python)
         with served.server(release, launch) as server:
             about = served.describe(server) | {"launch": launch.model_dump(mode="json")}
-            answered = child.evaluate(
+            answered = child.run_driver(
                 bfcl_driver,
                 _request(server, launch, bfcl),
                 python=evaluator_python,

@@ -40,11 +40,11 @@ from scion.evaluation import intervals as estimates
 from scion.evaluation.chats import Chat, token_ids
 from scion.evaluation.harness import child, ifeval_driver
 from scion.evaluation.harness.config import IFEVAL_RECORD, Ifeval
-from scion.evaluation.harness.ifeval_prompts import read_prompts
+from scion.evaluation.harness.ifeval_prompts import read_ifeval_prompts
 from scion.evaluation.harness.options import (
     REQUEST_SECONDS,
-    context,
-    parallel,
+    parallel_requests,
+    served_context,
     write_lines,
 )
 from scion.stages.served import ServedSettings, ServedStage, recorded, run_served_stage
@@ -99,7 +99,7 @@ def evaluate_ifeval(
     location = parse_location(ifeval.dataset)
     local = None if isinstance(location, HubRepository) else Path(ifeval.dataset)
     if local is not None:
-        read_prompts(local, ifeval)
+        read_ifeval_prompts(local, ifeval)
     served = ServedStage(STAGE, serving, python, log_folder)
 
     def build(draft: Draft) -> None:

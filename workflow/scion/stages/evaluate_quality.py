@@ -172,8 +172,8 @@ def _measure(
     """
     with engine.serve("release", models["release"]) as server:
         about = server_record(server, engine.serving)
-        documents = tokenize(server, contents, limit=quality.max_tokens)
-        predictions = {"release": predict(server, documents, top=engine.top)}
+        documents = tokenize_documents(server, contents, limit=quality.max_tokens)
+        predictions = {"release": request_predictions(server, documents, top=engine.top)}
     for name in ("fixed", "base"):
         if name in models:
             predictions[name] = engine.score(name, models[name], documents)

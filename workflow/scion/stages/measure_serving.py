@@ -51,11 +51,11 @@ from scion.common.files import write_json
 from scion.common.section import Section
 from scion.engines.config import Launch, Serving
 from scion.engines.vllm.bench import benchmark
-from scion.evaluation.decoding import compare
+from scion.evaluation.decoding import compare_answers
 from scion.evaluation.serving.config import RECORD, Measurement
-from scion.evaluation.serving.progress import Progress
-from scion.evaluation.serving.prompts import count_sets, read_prompts
-from scion.evaluation.serving.session import ServerRun, Target, measure
+from scion.evaluation.serving.progress import MeasurementProgress
+from scion.evaluation.serving.prompts import count_sets, read_prompt_sets
+from scion.evaluation.serving.session import ServerRun, Session, measure
 from scion.evaluation.serving.speed import speed_records
 from scion.stages.served import ServedStage, recorded, run_served_stage
 
@@ -127,9 +127,9 @@ def measure_serving(
                 named = f"{launch.name}.n{launch.speculative_tokens}"
                 progress.next_server(named)
                 with served.server(release, launch, named) as server:
-                    target = Target(server, launch, release.folder, bench, progress)
+                    session = Session(server, launch, release.folder, bench, progress)
                     replies = launch.name == launches[0].name
-                    runs.append(measure(target, chats, measurement, replies=replies, path=prompts))
+                    runs.append(measure(session, chats, measurement, replies=replies, path=prompts))
                     about = about or served.describe(server)
         result = {
             **about,

@@ -28,9 +28,9 @@ from scion.common.files import write_json
 from scion.engines.config import Launch, Serving
 from scion.evaluation.agent.asking import ask_all
 from scion.evaluation.agent.config import RECORD, AgentTasks
-from scion.evaluation.agent.results import count, failures, tell
+from scion.evaluation.agent.results import count, failures, print_verdicts
 from scion.evaluation.agent.tasks import read_tasks
-from scion.evaluation.harness.options import parallel
+from scion.evaluation.harness.options import parallel_requests
 from scion.stages.served import ServedSettings, ServedStage, recorded, run_served_stage
 
 STAGE, RESULT = RECORD.stage, RECORD.name
@@ -77,7 +77,9 @@ def run_agent_tasks(
         task_file = read_tasks(tasks)
         with served.server(release, launch) as server:
             about = served.describe(server) | {"speculative_tokens": launch.speculative_tokens}
-            results = ask_all(server, task_file, agent_tasks.cases, parallel(launch), stage=STAGE)
+            results = ask_all(
+                server, task_file, agent_tasks.cases, parallel_requests(launch), stage=STAGE
+            )
         result = about | count(task_file, results)
         print_verdicts(STAGE, result)
         if shortfall := _shortfall(result, agent_tasks):

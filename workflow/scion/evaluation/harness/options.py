@@ -15,7 +15,7 @@ REQUEST_SECONDS = 3600
 _PARALLEL = 16
 
 
-def parallel(launch: Launch) -> int:
+def parallel_requests(launch: Launch) -> int:
     """How many requests are sent at the same time."""
     return launch.max_num_seqs or _PARALLEL
 
