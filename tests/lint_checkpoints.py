@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from checkpoints import TEXT, VISION, header_bytes
+from scion.architectures.families import QWEN3_5
 from scion.architectures.inventory import implied
 from scion.checkpoint.safetensors_file import DTYPE_BITS
 from scion.checkpoint.shards import INDEX, shard_name
@@ -243,6 +244,7 @@ def _quantize(
         )
     nested = "text_config" in config
     exclude = declared_exclusions(
+        QWEN3_5,
         kept,
         head="lm_head.weight" in tensors,
         vision="vision_config" in config,

@@ -28,7 +28,8 @@ from typing import Any, Literal
 
 import torch
 
-from scion.architectures.inventory import VISION_PREFIX, Shape, inventory
+from scion.architectures.families import vision_prefixes
+from scion.architectures.inventory import Shape, inventory
 from scion.checkpoint.safetensors_file import Tensor, encode_header, packed
 from scion.checkpoint.shards import CONFIG, index_headers, read_object, shard_name
 from scion.common.digest import in_parallel
@@ -134,7 +135,7 @@ def initial(name: str, shape: Shape) -> Literal["normal", "ones", "zeros", "log_
         return "zeros"
     if len(shape) > 1:
         return "normal"
-    return "ones" if name.endswith(_ONES) or name.startswith(VISION_PREFIX) else "zeros"
+    return "ones" if name.endswith(_ONES) or name.startswith(vision_prefixes()) else "zeros"
 
 
 def filled_tokenizer(size: int) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from scion.architectures.families import QWEN3_5
 from scion.artifacts.environments import interpreter
 from scion.engines.config import Launch
 from scion.engines.sglang.flags import flags
@@ -34,7 +35,7 @@ def test_sglang_reads_every_flag() -> None:
         gpu_memory_utilization=0.9,
         speculative_tokens=3,
     )
-    options = flags(launch, quantized=True, text_only=True)
+    options = flags(launch, QWEN3_5, quantized=True, text_only=True)
     arguments = [argument for flag in options for argument in flag.arguments]
     done = subprocess.run(
         [PYTHON, "-c", PARSE, "--model-path", "owner/name", *arguments],

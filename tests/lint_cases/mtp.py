@@ -5,7 +5,8 @@ from pathlib import Path
 from checkpoints import edit_json
 from lint_cases import Case
 from lint_checkpoints import Stored, drop_tensors, edit_tensors, nvfp4, rename_tensors
-from scion.formats.modelopt import HF_QUANT_CONFIG, MTP_PATTERN
+from scion.architectures.families import QWEN3_5_HEAD
+from scion.formats.modelopt import HF_QUANT_CONFIG
 
 
 def drop_head(folder: Path) -> None:
@@ -36,7 +37,7 @@ def exclude_instead(folder: Path, *patterns: str) -> None:
     """Replace the pattern of the MTP head in both declarations."""
 
     def replace(names: list[str]) -> list[str]:
-        return [name for name in names if name != MTP_PATTERN] + list(patterns)
+        return [name for name in names if name != QWEN3_5_HEAD.pattern] + list(patterns)
 
     def in_config(config: dict) -> None:
         scheme = config["quantization_config"]

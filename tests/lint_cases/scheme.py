@@ -7,7 +7,8 @@ from typing import Any
 from checkpoints import edit_json
 from lint_cases import Case
 from lint_checkpoints import Stored, edit_tensors, nvfp4, plain, rename_tensors, scalar
-from scion.formats.modelopt import HF_QUANT_CONFIG, MTP_PATTERN
+from scion.architectures.families import QWEN3_5_HEAD
+from scion.formats.modelopt import HF_QUANT_CONFIG
 
 LAYER = "model.language_model.layers.0"
 ATTENTION = "model.language_model.layers.1.self_attn"
@@ -35,7 +36,7 @@ def restore(folder: Path, module: str) -> None:
 
 def set_exclusions(folder: Path, *names: str) -> None:
     """Declare these exclusions beside the MTP head's, in both files."""
-    exclude = [*names, MTP_PATTERN]
+    exclude = [*names, QWEN3_5_HEAD.pattern]
     edit_json(
         folder / "config.json",
         lambda config: config["quantization_config"].update(ignore=exclude),

@@ -1,3 +1,4 @@
+from scion.architectures.families import QWEN3_5
 from scion.config import Launch
 from scion.engines.vllm.flags import command
 
@@ -13,7 +14,7 @@ PRODUCTION = Launch(
 
 
 def test_a_launch_is_a_command_with_one_option_a_line() -> None:
-    assert command(PRODUCTION, "owner/name", text_only=True) == (
+    assert command(PRODUCTION, QWEN3_5, "owner/name", text_only=True) == (
         "vllm serve owner/name \\\n"
         "    --quantization modelopt \\\n"
         "    --language-model-only \\\n"
@@ -29,6 +30,6 @@ def test_a_launch_is_a_command_with_one_option_a_line() -> None:
 
 def test_what_a_launch_leaves_open_is_left_to_the_server() -> None:
     launch = Launch(name="plain", title="Plain", max_model_len=4096, speculative_tokens=0)
-    text = command(launch, "owner/name", text_only=False)
+    text = command(launch, QWEN3_5, "owner/name", text_only=False)
     for flag in ("language-model-only", "num-seqs", "kv-cache", "gpu-memory", "speculative"):
         assert flag not in text

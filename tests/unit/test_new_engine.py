@@ -17,7 +17,7 @@ import loader_cases
 from checkpoints import edit_json, tiny_config, write_checkpoint
 from lint_checkpoints import llama, sound
 from scion.architectures.families import FAMILIES, LLAMA
-from scion.architectures.family import FUSED_ATTENTION, Fused, Head
+from scion.architectures.family import FUSED_ATTENTION, Family, Fused, Head
 from scion.cli.main import main
 from scion.common.errors import ScionError
 from scion.engines.config import Launch
@@ -85,7 +85,9 @@ def never_quantized(
     return f"{release} has no quantized heads" if layer.kind == "head" else None
 
 
-def flags(launch: Launch, *, quantized: bool, text_only: bool, mixed: bool) -> list[Flag]:
+def flags(
+    launch: Launch, family: Family | None, *, quantized: bool, text_only: bool, mixed: bool
+) -> list[Flag]:
     return [Flag(("--context", str(launch.max_model_len)), "context in tokens")]
 
 

@@ -1,5 +1,6 @@
 import json
 
+from scion.architectures.families import QWEN3_5
 from scion.formats.modelopt import declared_exclusions, hf_quant_config, quantization_config
 
 KEPT = [
@@ -10,12 +11,12 @@ KEPT = [
 
 def test_modules_are_excluded_by_full_name_and_the_head_and_tower_by_pattern() -> None:
     base = ["model.language_model.embed_tokens", *KEPT]
-    assert declared_exclusions(KEPT, head=True, vision=False) == [
+    assert declared_exclusions(QWEN3_5, KEPT, head=True, vision=False) == [
         "lm_head",
         *base,
         "mtp*",
     ]
-    assert declared_exclusions(KEPT, head=False, vision=True) == [
+    assert declared_exclusions(QWEN3_5, KEPT, head=False, vision=True) == [
         *base,
         "model.visual*",
         "mtp*",

@@ -25,7 +25,8 @@ from safetensors.torch import load_file, save_file
 from transformers import Qwen3_5ForCausalLM
 
 from checkpoints import tiny_config
-from scion.architectures.inventory import FUSED, inventory
+from scion.architectures.family import FUSED_ATTENTION, FUSED_DELTA_NET
+from scion.architectures.inventory import inventory
 from scion.checkpoint.shards import Checkpoint, plan_shards
 from scion.common.errors import ScionError
 from scion.formats import fp8
@@ -147,7 +148,8 @@ def modelopts_own(
         mtq.quantize(model, config, forward)
         for name, module in model.named_modules():
             if name.rpartition(".")[2] in shared.split():
-                for group in FUSED[::2]:
+                for fused in (FUSED_ATTENTION, FUSED_DELTA_NET):
+                    (group, *_) = fused.values()
                     if hasattr(module, group[0]):
                         preprocess_linear_fusion([getattr(module, part) for part in group])
         model.config.architectures = ["Qwen3_5ForCausalLM"]
@@ -212,7 +214,10 @@ def test_a_shared_fp8_scale_is_nearer_than_the_second_rounding_of_engines(
     ours = quantize(source, chosen, samples, tmp_path / "work")
     theirs = modelopts_own(source, chosen.config, samples, tmp_path / "modelopt")
     stored = load_file(source / "model.safetensors")
-    for parent, group in (("0.linear_attn", FUSED[2]), ("1.self_attn", FUSED[0])):
+    for parent, group in (
+        ("0.linear_attn", FUSED_DELTA_NET["in_proj_qkvz"]),
+        ("1.self_attn", FUSED_ATTENTION["qkv_proj"]),
+    ):
         stems = [f"model.language_model.layers.{parent}.{part}" for part in group]
         assert len({ours[f"{stem}.weight_scale"].item() for stem in stems}) == 1
         largest = max(theirs[f"{stem}.weight_scale"] for stem in stems)

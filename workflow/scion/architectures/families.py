@@ -75,6 +75,7 @@ QWEN3_NEXT = Family(
     head=Head("mtp.", "num_nextn_predict_layers", default=1),
     kept=_KEPT_OF_DELTA_NET + _KEPT_OF_EXPERTS,
 )
+QWEN3_5_HEAD = Head("mtp.", "mtp_num_hidden_layers")
 QWEN3_5 = Family(
     model_type="qwen3_5",
     title="dense Qwen3.5/3.6",
@@ -83,7 +84,7 @@ QWEN3_5 = Family(
     nested=True,
     text_model_type="qwen3_5_text",
     text_architecture="Qwen3_5ForCausalLM",
-    head=Head("mtp.", "mtp_num_hidden_layers"),
+    head=QWEN3_5_HEAD,
     fused={**FUSED_ATTENTION, **FUSED_MLP, **FUSED_DELTA_NET},
     kept=_KEPT_OF_DELTA_NET,
     chat=ChatMarks("<|im_start|>assistant\n", "<|im_end|>", ("<think>", "</think>")),
@@ -116,7 +117,7 @@ QWEN3_5_MOE = Family(
     nested=True,
     text_model_type="qwen3_5_moe_text",
     text_architecture="Qwen3_5MoeForCausalLM",
-    head=Head("mtp.", "mtp_num_hidden_layers"),
+    head=QWEN3_5_HEAD,
     fused={**FUSED_ATTENTION, **FUSED_MLP, **FUSED_DELTA_NET},
     kept=_KEPT_OF_DELTA_NET + _KEPT_OF_EXPERTS,
 )
@@ -143,9 +144,27 @@ def head_prefixes() -> tuple[str, ...]:
     return tuple(dict.fromkeys(row.head.prefix for row in FAMILIES.values() if row.head))
 
 
+def in_head(name: str) -> bool:
+    """Whether a tensor or module belongs to an MTP head of a known family.
+
+    More may stand before the head's own prefix, as in `model.mtp.fc`.
+    """
+    return any(f".{prefix}" in f".{name}." for prefix in head_prefixes())
+
+
 def vision_prefixes() -> tuple[str, ...]:
     """What the tensors of vision towers begin with, of all known families, each once."""
     return tuple(dict.fromkeys(row.vision_prefix for row in FAMILIES.values()))
+
+
+def text_only_classes() -> tuple[str, ...]:
+    """The classes of language models that nested families have for themselves."""
+    return tuple(row.text_architecture for row in FAMILIES.values() if row.text_architecture)
+
+
+def embedding_names() -> tuple[str, ...]:
+    """Ends of the names of tables that rows are looked up in, of all known families."""
+    return tuple(dict.fromkeys(name for row in FAMILIES.values() for name in row.embeddings))
 
 
 def fused_layers() -> Fused:
@@ -158,6 +177,16 @@ def released_families() -> str:
     return " or ".join(
         f"model_type {row.model_type} ({row.title})" for row in FAMILIES.values() if row.released
     )
+
+
+def offline_families() -> list[Family]:
+    """The families whose acceptance can be measured without a server."""
+    return [row for row in FAMILIES.values() if row.released and row.head and row.transformers]
+
+
+def parsers_of(family: Family | None, engine: str) -> ServerParsers | None:
+    """The parsers that an engine's server has for a family; None where none are known."""
+    return family.parsers.get(engine) if family is not None else None
 
 
 def unknown_family(config: Mapping[str, Any], *, where: object) -> ScionError:

@@ -130,6 +130,9 @@ class TransformersClasses:
 class Family:
     """An architecture family.
 
+    The language model's tensors have one of two prefixes: that of a nested config.json, or that of
+    a flat one.
+
     Attributes:
         model_type: As config.json names it.
         title: As a reader knows it.
@@ -180,6 +183,16 @@ class Family:
     def prefix(self) -> str:
         """What the language model's tensors begin with."""
         return self.nested_prefix if self.nested else self.flat_prefix
+
+    @property
+    def embedding(self) -> str:
+        """The module that holds the embeddings of tokens."""
+        return f"{self.prefix}embed_tokens"
+
+    @property
+    def vision_pattern(self) -> str:
+        """The glob that covers the vision tower in an exclusion list."""
+        return f"{self.vision_prefix.removesuffix('.')}*"
 
     def spellings(self) -> tuple["Family", ...]:
         """The family, and the flat one of its language model alone if there is such."""

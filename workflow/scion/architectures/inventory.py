@@ -1,9 +1,9 @@
 """What a config.json implies: every tensor's name and shape, what quantizes, what engines fuse.
 
-The release pipeline (`inventory`) works on one family, dense Qwen3.5/3.6. `implied` knows the
-plain and hybrid decoders around it as well, so that a checkpoint can be held against its own
-config.json. Names and shapes were read off transformers 5.14's modeling files and vLLM 0.32's
-`qwen3_5.py`, `qwen3_next.py` and their `_mtp.py`; the tests hold them against the former.
+The release pipeline (`inventory`) works on the families that releases are made of. `implied` knows
+all of `scion.architectures.families`, so that a checkpoint can be held against its own config.json.
+Names and shapes were read off transformers 5.14's modeling files and vLLM 0.32's `qwen3_5.py`,
+`qwen3_next.py` and their `_mtp.py`; the tests hold them against the former.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,20 +12,18 @@ from functools import cached_property
 from typing import Any
 
 from scion.architectures.config_keys import Keys
+from scion.architectures.families import family_of, unknown_family
+from scion.architectures.family import Family
 from scion.architectures.parts import (
-    Family,
     Shape,
+    head_layers,
     language_tensors,
     mtp_tensors,
     refuse_absurd,
     vision_tensors,
 )
-from scion.common.errors import ScionError
 
 __all__ = [
-    "FLAT_PREFIX",
-    "MTP_PREFIX",
-    "NESTED_PREFIX",
     "Inventory",
     "Shape",
     "Stack",
@@ -33,63 +31,7 @@ __all__ = [
     "inventory",
 ]
 
-# Modules of one parent that engines load as one; inside a group, scales must be equal and all or
-# none quantizes. https://github.com/vllm-project/vllm/blob/main/vllm/model_executor/models/qwen3_5.py
-FUSED = (
-    ("q_proj", "k_proj", "v_proj"),
-    ("gate_proj", "up_proj"),
-    ("in_proj_qkv", "in_proj_z"),
-    ("in_proj_b", "in_proj_a"),
-)
-# What NVFP4_DEFAULT_CFG leaves in bf16 inside a decoder layer: the convolution and the thin
-# projections of the delta net, the router, the gate of the shared expert.
-KEPT = (
-    "linear_attn.conv1d",
-    "linear_attn.in_proj_b",
-    "linear_attn.in_proj_a",
-    "linear_attn.in_proj_ba",
-    "mlp.gate",
-    "mlp.shared_expert_gate",
-)
-# Tables that engines look rows up in; they are of two dimensions, but no matmul weights.
-EMBEDDINGS = ("embed_tokens", "pos_embed")
-MTP_PREFIX = "mtp."
-VISION_PREFIX = "model.visual."
-# The language model's tensors beside a vision tower, and in a checkpoint of text alone.
-NESTED_PREFIX, FLAT_PREFIX = "model.language_model.", "model."
 EXPERTS = ".mlp.experts."
-
-_HYBRID = Family(
-    delta_net="split", gated_attention=True, qk_norm=True, mtp_key="mtp_num_hidden_layers"
-)
-_HYBRID_MOE = Family(
-    delta_net="split",
-    gated_attention=True,
-    qk_norm=True,
-    experts="everywhere",
-    shared_expert=True,
-    mtp_key="mtp_num_hidden_layers",
-)
-# By model_type: families whose config.json is flat, and those that nest it in a text_config.
-_FLAT = {
-    "llama": Family(mlp_bias=True, derived=("head_dim", "num_key_value_heads")),
-    "qwen2": Family(attention_bias="qkv", derived=("head_dim",)),
-    "qwen3": Family(qk_norm=True),
-    "qwen3_moe": Family(qk_norm=True, experts="by layer", derived=("head_dim",)),
-    "qwen3_next": Family(
-        delta_net="fused",
-        gated_attention=True,
-        qk_norm=True,
-        experts="by layer",
-        shared_expert=True,
-        mtp_key="num_nextn_predict_layers",
-        # The published config.json has no key for it; vLLM and SGLang take one layer for granted.
-        mtp_default=1,
-    ),
-    "qwen3_5_text": _HYBRID,
-    "qwen3_5_moe_text": _HYBRID_MOE,
-}
-_NESTED = {"qwen3_5": _HYBRID, "qwen3_5_moe": _HYBRID_MOE}
 
 
 @dataclass(frozen=True)
@@ -115,6 +57,7 @@ class Inventory:
     may hold them stacked instead, in some layers or in all; `stacked` has the names.
 
     Attributes:
+        family: The row that it follows from.
         language: Shape by name of the language model's tensors, head and embeddings included. A
             head that is tied to the embeddings is no tensor of its own.
         vision: Those of the vision tower; empty where the configuration has none.
@@ -123,6 +66,7 @@ class Inventory:
             is what engines assume, which for Qwen3-Next is one layer: the checkpoint may lack it.
     """
 
+    family: Family
     language: dict[str, Shape]
     vision: dict[str, Shape]
     mtp: dict[str, Shape]
@@ -144,7 +88,7 @@ class Inventory:
         return {
             name.removesuffix(".weight"): shape
             for name, shape in self.tensors.items()
-            if len(shape) == 2 and not name.removesuffix(".weight").endswith(EMBEDDINGS)
+            if len(shape) == 2 and not name.removesuffix(".weight").endswith(self.family.embeddings)
         }
 
     @cached_property
@@ -153,13 +97,13 @@ class Inventory:
         return tuple(
             module
             for module in self.layer_modules
-            if module in self.linear and not module.endswith(KEPT)
+            if module in self.linear and not module.endswith(self.family.kept)
         )
 
     @cached_property
     def kept(self) -> tuple[str, ...]:
         """The modules of decoder layers that stay bf16 and that an exclusion list must name."""
-        return tuple(module for module in self.layer_modules if module.endswith(KEPT))
+        return tuple(module for module in self.layer_modules if module.endswith(self.family.kept))
 
     @cached_property
     def stacked(self) -> dict[str, Stack]:
@@ -182,7 +126,7 @@ class Inventory:
     @cached_property
     def groups(self) -> list[tuple[str, ...]]:
         """The linear modules that engines load as one, whether they quantize or not."""
-        firsts = {suffixes[0]: suffixes for suffixes in FUSED}
+        firsts = {suffixes[0]: suffixes for suffixes in self.family.fused.values()}
         groups: list[tuple[str, ...]] = []
         for module in self.linear:
             parent, _, last = module.rpartition(".")
@@ -197,7 +141,7 @@ class Inventory:
             parents: Ends of module names, such as `linear_attn`, whose projections stay bf16.
         """
         ends = tuple(parents)
-        return [one for one in self.quantized if not one.rpartition(".")[0].endswith(ends)]
+        return [module for module in self.quantized if not module.rpartition(".")[0].endswith(ends)]
 
     def fused_groups(self) -> list[tuple[str, ...]]:
         """The quantized modules that engines load as one, group by group."""
@@ -215,7 +159,7 @@ class Inventory:
 
 
 def inventory(config: Mapping[str, Any], *, where: object) -> Inventory:
-    """The tensors that a Qwen3.5/3.6 config.json implies.
+    """The tensors that the config.json of a family implies that releases are made of.
 
     Args:
         config: Parsed config.json.
@@ -224,24 +168,11 @@ def inventory(config: Mapping[str, Any], *, where: object) -> Inventory:
     Raises:
         ScionError: Another architecture, or a key that the shapes depend on is unusable.
     """
-    expected = implied(config, where=where) if config.get("model_type") == "qwen3_5" else None
+    family = family_of(config)
+    expected = implied(config, where=where) if family and family.released else None
     if expected is None:
-        raise ScionError(
-            "this architecture is not known",
-            where=where,
-            expected="model_type qwen3_5 (dense Qwen3.5/3.6)",
-            found=f"model_type {config.get('model_type')!r}",
-            hint="name a checkpoint of that family",
-        )
+        raise unknown_family(config, where=where)
     return expected
-
-
-def with_mtp_layers(config: Mapping[str, Any], count: int) -> dict[str, Any]:
-    """A Qwen3.5/3.6 config.json that declares `count` MTP layers; unchanged if it does already."""
-    text = config["text_config"]
-    if text.get(_HYBRID.mtp_key, 0) == count:
-        return dict(config)
-    return {**config, "text_config": {**text, _HYBRID.mtp_key: count}}
 
 
 def implied(config: Mapping[str, Any], *, where: object) -> Inventory | None:
@@ -260,26 +191,58 @@ def implied(config: Mapping[str, Any], *, where: object) -> Inventory | None:
     Raises:
         ScionError: A key that the shapes depend on is missing, of another type, or absurd.
     """
-    keys, model_type = Keys(config, where), config.get("model_type")
-    if not isinstance(model_type, str):
+    family = family_of(config)
+    if family is None:
         return None
-    if model_type in _FLAT:
-        return _build(_FLAT[model_type], keys, keys, vision=None)
-    if model_type in _NESTED:
-        vision = keys.section("vision_config") if config.get("vision_config") else None
-        return _build(_NESTED[model_type], keys, keys.section("text_config"), vision=vision)
-    return None
-
-
-def _build(family: Family, top: Keys, text: Keys, *, vision: Keys | None) -> Inventory:
-    refuse_absurd(family, text, vision)
+    top = Keys(config, where)
+    text = language_keys(config, family, where=where)
+    has_tower = family.nested and config.get("vision_config")
+    vision = top.section("vision_config") if has_tower else None
+    refuse_absurd(family.decoder, text, head=family.head, vision=vision)
     # The class that owns both tensors decides whether they are one: transformers and vLLM read
     # the outer key. Configs of older versions have the inner one alone.
     tied = (top if top.has("tie_word_embeddings") else text).flag("tie_word_embeddings")
-    prefix = FLAT_PREFIX if text is top else NESTED_PREFIX
     return Inventory(
-        language=language_tensors(family, text, prefix=prefix, tied=tied),
-        vision=vision_tensors(vision, prefix=VISION_PREFIX) if vision else {},
-        mtp=mtp_tensors(family, text, prefix=MTP_PREFIX),
-        mtp_declared=family.mtp_key is not None and text.has(family.mtp_key),
+        family=family,
+        language=language_tensors(family.decoder, text, prefix=family.prefix, tied=tied),
+        vision=vision_tensors(vision, prefix=family.vision_prefix) if vision else {},
+        mtp=mtp_tensors(family.decoder, text, family.head),
+        mtp_declared=family.head is not None and text.has(family.head.layers_key),
     )
+
+
+def language_keys(config: Mapping[str, Any], family: Family, *, where: object) -> Keys:
+    """The keys of a config.json that are the language model's.
+
+    Raises:
+        ScionError: The family nests them, and there is no such object.
+    """
+    keys = Keys(config, where)
+    return keys.section("text_config") if family.nested else keys
+
+
+def declared_mtp_layers(config: Mapping[str, Any], *, where: object) -> int:
+    """The number of MTP layers that a config.json declares; 0 where the family has no head.
+
+    Raises:
+        ScionError: The key is unusable.
+    """
+    family = family_of(config)
+    if family is None:
+        return 0
+    return head_layers(family.head, language_keys(config, family, where=where))
+
+
+def with_mtp_layers(config: Mapping[str, Any], count: int) -> dict[str, Any]:
+    """A config.json that declares `count` MTP layers.
+
+    It is unchanged if it does already, and where the family has no head.
+    """
+    family = family_of(config)
+    if family is None or family.head is None:
+        return dict(config)
+    text = config["text_config"] if family.nested else config
+    if text.get(family.head.layers_key, family.head.default) == count:
+        return dict(config)
+    changed = {**text, family.head.layers_key: count}
+    return {**config, "text_config": changed} if family.nested else changed

@@ -1,14 +1,13 @@
 """The tensors that the parts of a model hold: attention, delta net, MLP, experts, tower, MTP head.
 
 Each function reads the sizes that it needs and returns shapes by name; linear weights are
-[out, in]. A `Family` says which parts an architecture is put together from.
+[out, in]. A `Decoder` says which parts the layers of a family are put together from.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
 
 from scion.architectures.config_keys import Keys
+from scion.architectures.family import Decoder, Head
 from scion.common.errors import ScionError
 
 Shape = tuple[int, ...]
@@ -20,48 +19,14 @@ MAX_TENSORS = 500_000
 _MOST_IN_A_LAYER = 20
 
 
-@dataclass(frozen=True)
-class Family:
-    """What distinguishes the decoders of an architecture.
-
-    Attributes:
-        delta_net: Whether `layer_types` mixes in gated-delta-net layers, and whether the checkpoint
-            holds their input projections split (`in_proj_qkv`, `_z`, `_b`, `_a`) or fused
-            (`in_proj_qkvz`, `in_proj_ba`).
-        gated_attention: Whether the query projection carries the output gate, twice the heads.
-        qk_norm: Whether queries and keys are normalized.
-        attention_bias: Which attention projections have biases: all if the config says so, or
-            query, key and value always.
-        mlp_bias: Whether the config may give the MLP biases.
-        derived: Keys that may be missing: `head_dim` is then hidden_size / num_attention_heads,
-            `num_key_value_heads` is num_attention_heads. What transformers puts in for others is
-            the size of one published model, so a config that lacks it is not whole.
-        experts: Whether no layer, the layers that the config names, or all have experts.
-        shared_expert: Whether layers with experts have one that sees every token.
-        mtp_key: The key that counts the MTP layers; None where the family has no MTP head.
-        mtp_default: How many there are where the key is missing.
-    """
-
-    delta_net: Literal["none", "split", "fused"] = "none"
-    gated_attention: bool = False
-    qk_norm: bool = False
-    attention_bias: Literal["config", "qkv"] = "config"
-    mlp_bias: bool = False
-    derived: tuple[str, ...] = ()
-    experts: Literal["none", "by layer", "everywhere"] = "none"
-    shared_expert: bool = False
-    mtp_key: str | None = None
-    mtp_default: int = 0
-
-
-def refuse_absurd(family: Family, text: Keys, vision: Keys | None) -> None:
+def refuse_absurd(decoder: Decoder, text: Keys, *, head: Head | None, vision: Keys | None) -> None:
     """Refuse a config whose tensors would be too many to list, before any is listed.
 
     Raises:
         ScionError: It implies more than `MAX_TENSORS`, or a key that counts them is unusable.
     """
-    layers = text.size("num_hidden_layers") + _mtp_layers(family, text)
-    experts = _expert_count(family, text)
+    layers = text.size("num_hidden_layers") + head_layers(head, text)
+    experts = _expert_count(decoder, text)
     blocks = vision.size("depth") if vision else 0
     if layers * (_MOST_IN_A_LAYER + 3 * experts) + blocks * _MOST_IN_A_LAYER > MAX_TENSORS:
         raise ScionError(
@@ -73,17 +38,17 @@ def refuse_absurd(family: Family, text: Keys, vision: Keys | None) -> None:
         )
 
 
-def language_tensors(family: Family, text: Keys, *, prefix: str, tied: bool) -> Shapes:
+def language_tensors(decoder: Decoder, text: Keys, *, prefix: str, tied: bool) -> Shapes:
     """The tensors of embeddings, decoder layers, last norm and, unless tied, head."""
     hidden, vocabulary = text.size("hidden_size"), text.size("vocab_size")
-    sparse = _sparse_layers(family, text)
+    sparse = _sparse_layers(decoder, text)
     kinds: dict[tuple[str, bool], Shapes] = {}
     shapes: Shapes = {f"{prefix}embed_tokens.weight": (vocabulary, hidden)}
-    for layer, mixer in enumerate(_mixers(family, text)):
+    for layer, mixer in enumerate(_mixers(decoder, text)):
         kind = mixer, sparse(layer)
         # Layers of a kind are equal, and with experts there are hundreds of names to each.
         if kind not in kinds:
-            kinds[kind] = _layer(family, text, mixer=mixer, sparse=sparse(layer))
+            kinds[kind] = _layer(decoder, text, mixer=mixer, sparse=sparse(layer))
         shapes |= _under(f"{prefix}layers.{layer}.", kinds[kind])
     shapes[f"{prefix}norm.weight"] = (hidden,)
     if not tied:
@@ -91,12 +56,12 @@ def language_tensors(family: Family, text: Keys, *, prefix: str, tied: bool) -> 
     return shapes
 
 
-def mtp_tensors(family: Family, text: Keys, *, prefix: str) -> Shapes:
+def mtp_tensors(decoder: Decoder, text: Keys, head: Head | None) -> Shapes:
     """The tensors of the MTP head; none where the config has no MTP layer."""
-    layers = _mtp_layers(family, text)
-    if not layers:
+    layers = head_layers(head, text)
+    if head is None or not layers:
         return {}
-    hidden, sparse = text.size("hidden_size"), _sparse_layers(family, text)
+    hidden, sparse = text.size("hidden_size"), _sparse_layers(decoder, text)
     shapes: Shapes = {
         "fc.weight": (hidden, 2 * hidden),
         "norm.weight": (hidden,),
@@ -105,9 +70,14 @@ def mtp_tensors(family: Family, text: Keys, *, prefix: str) -> Shapes:
     }
     for layer in range(layers):
         # vLLM builds a decoder layer of this number, so a rule by number holds here as well.
-        parts = _layer(family, text, mixer="full_attention", sparse=sparse(layer))
+        parts = _layer(decoder, text, mixer="full_attention", sparse=sparse(layer))
         shapes |= _under(f"layers.{layer}.", parts)
-    return _under(prefix, shapes)
+    return _under(head.prefix, shapes)
+
+
+def head_layers(head: Head | None, text: Keys) -> int:
+    """The number of MTP layers that the language model's keys declare; 0 without a head."""
+    return text.count(head.layers_key, default=head.default) if head else 0
 
 
 def vision_tensors(vision: Keys, *, prefix: str) -> Shapes:
@@ -136,10 +106,10 @@ def vision_tensors(vision: Keys, *, prefix: str) -> Shapes:
     return _under(prefix, shapes)
 
 
-def _mixers(family: Family, text: Keys) -> list[str]:
+def _mixers(decoder: Decoder, text: Keys) -> list[str]:
     """`linear_attention` or `full_attention` for each decoder layer."""
     layers = text.size("num_hidden_layers")
-    if family.delta_net == "none":
+    if decoder.delta_net == "none":
         # Sliding windows, which other families' layer_types name, change no shape.
         return ["full_attention"] * layers
     mixers = text.entries("layer_types", str)
@@ -155,63 +125,59 @@ def _mixers(family: Family, text: Keys) -> list[str]:
     return mixers
 
 
-def _expert_count(family: Family, text: Keys) -> int:
-    if family.experts == "none":
+def _expert_count(decoder: Decoder, text: Keys) -> int:
+    if decoder.experts == "none":
         return 0
-    if family.experts == "everywhere":
+    if decoder.experts == "everywhere":
         return text.size("num_experts")
     # transformers 5 writes Qwen3-MoE's number under the name that other families use.
     other = text.has("num_local_experts") and not text.has("num_experts")
     return text.count("num_local_experts" if other else "num_experts")
 
 
-def _sparse_layers(family: Family, text: Keys) -> Callable[[int], bool]:
+def _sparse_layers(decoder: Decoder, text: Keys) -> Callable[[int], bool]:
     """Which decoder layers have experts in place of one MLP."""
-    experts = _expert_count(family, text)
-    if family.experts != "by layer":
+    experts = _expert_count(decoder, text)
+    if decoder.experts != "by layer":
         return lambda layer: experts > 0
     dense = frozenset(text.entries("mlp_only_layers", int) or ())
     step = text.size("decoder_sparse_step", default=1)
     return lambda layer: experts > 0 and layer not in dense and (layer + 1) % step == 0
 
 
-def _mtp_layers(family: Family, text: Keys) -> int:
-    return text.count(family.mtp_key, default=family.mtp_default) if family.mtp_key else 0
-
-
-def _layer(family: Family, text: Keys, *, mixer: str, sparse: bool) -> Shapes:
+def _layer(decoder: Decoder, text: Keys, *, mixer: str, sparse: bool) -> Shapes:
     hidden = text.size("hidden_size")
     attention = mixer == "full_attention"
     inner = None if sparse else text.size("intermediate_size")
     return {
         "input_layernorm.weight": (hidden,),
         "post_attention_layernorm.weight": (hidden,),
-        **(_attention(family, text) if attention else _delta_net(family, text)),
-        **(_moe(family, text) if inner is None else _mlp(family, text, "mlp", inner)),
+        **(_attention(decoder, text) if attention else _delta_net(decoder, text)),
+        **(_moe(decoder, text) if inner is None else _mlp(decoder, text, "mlp", inner)),
     }
 
 
-def _attention(family: Family, text: Keys) -> Shapes:
+def _attention(decoder: Decoder, text: Keys) -> Shapes:
     hidden, heads = text.size("hidden_size"), text.size("num_attention_heads")
-    head = text.size("head_dim", default=hidden // heads if "head_dim" in family.derived else None)
+    head = text.size("head_dim", default=hidden // heads if "head_dim" in decoder.derived else None)
     kv_heads = text.size(
-        "num_key_value_heads", default=heads if "num_key_value_heads" in family.derived else None
+        "num_key_value_heads", default=heads if "num_key_value_heads" in decoder.derived else None
     )
     queries, keys = heads * head, kv_heads * head
-    always = family.attention_bias == "qkv"
+    always = decoder.attention_bias == "qkv"
     bias = always or text.flag("attention_bias")
     shapes = {
-        **_linear("self_attn.q_proj", (1 + family.gated_attention) * queries, hidden, bias=bias),
+        **_linear("self_attn.q_proj", (1 + decoder.gated_attention) * queries, hidden, bias=bias),
         **_linear("self_attn.k_proj", keys, hidden, bias=bias),
         **_linear("self_attn.v_proj", keys, hidden, bias=bias),
         **_linear("self_attn.o_proj", hidden, queries, bias=bias and not always),
     }
-    if family.qk_norm:
+    if decoder.qk_norm:
         shapes |= {"self_attn.q_norm.weight": (head,), "self_attn.k_norm.weight": (head,)}
     return shapes
 
 
-def _delta_net(family: Family, text: Keys) -> Shapes:
+def _delta_net(decoder: Decoder, text: Keys) -> Shapes:
     hidden, heads = text.size("hidden_size"), text.size("linear_num_value_heads")
     value = text.size("linear_value_head_dim")
     key_width = text.size("linear_num_key_heads") * text.size("linear_key_head_dim")
@@ -231,15 +197,15 @@ def _delta_net(family: Family, text: Keys) -> Shapes:
         "linear_attn.A_log": (heads,),
         "linear_attn.dt_bias": (heads,),
         "linear_attn.conv1d.weight": (mixed, 1, text.size("linear_conv_kernel_dim")),
-        **(fused if family.delta_net == "fused" else split),
+        **(fused if decoder.delta_net == "fused" else split),
         "linear_attn.norm.weight": (value,),
         "linear_attn.out_proj.weight": (hidden, value_width),
     }
 
 
-def _mlp(family: Family, text: Keys, name: str, inner: int) -> Shapes:
+def _mlp(decoder: Decoder, text: Keys, name: str, inner: int) -> Shapes:
     hidden = text.size("hidden_size")
-    bias = family.mlp_bias and text.flag("mlp_bias")
+    bias = decoder.mlp_bias and text.flag("mlp_bias")
     return {
         **_linear(f"{name}.gate_proj", inner, hidden, bias=bias),
         **_linear(f"{name}.up_proj", inner, hidden, bias=bias),
@@ -247,15 +213,15 @@ def _mlp(family: Family, text: Keys, name: str, inner: int) -> Shapes:
     }
 
 
-def _moe(family: Family, text: Keys) -> Shapes:
-    hidden, experts = text.size("hidden_size"), _expert_count(family, text)
+def _moe(decoder: Decoder, text: Keys) -> Shapes:
+    hidden, experts = text.size("hidden_size"), _expert_count(decoder, text)
     inner = text.size("moe_intermediate_size")
     shapes: Shapes = {"mlp.gate.weight": (experts, hidden)}
     for expert in range(experts):
-        shapes |= _mlp(family, text, f"mlp.experts.{expert}", inner)
-    if family.shared_expert:
+        shapes |= _mlp(decoder, text, f"mlp.experts.{expert}", inner)
+    if decoder.shared_expert:
         shared = text.size("shared_expert_intermediate_size")
-        shapes |= _mlp(family, text, "mlp.shared_expert", shared)
+        shapes |= _mlp(decoder, text, "mlp.shared_expert", shared)
         shapes["mlp.shared_expert_gate.weight"] = (1, hidden)
     return shapes
 

@@ -156,11 +156,13 @@ def _batches(
     args: argparse.Namespace, checkpoint: "Checkpoint", settings: "Quantization"
 ) -> list[list[int]]:
     """Tokens of the samples of each forward pass, as long as they may be."""
-    from scion.architectures.config_keys import Keys
+    from scion.architectures.inventory import inventory, language_keys
     from scion.checkpoint.shards import CONFIG
     from scion.quantization.calibration.batch_lengths import pack_lengths
 
-    text = Keys(checkpoint.config, checkpoint.folder / CONFIG).section("text_config")
+    where = checkpoint.folder / CONFIG
+    family = inventory(checkpoint.config, where=where).family
+    text = language_keys(checkpoint.config, family, where=where)
     context = text.size("max_position_embeddings")
     calibration = settings.calibration
     lengths = [

@@ -112,7 +112,7 @@ def launch(args: argparse.Namespace) -> int:
     Raises:
         ScionError: No checkpoint, launch, engine or GPU of that name, or one that is not modelled.
     """
-    from scion.architectures.families import vision_prefixes
+    from scion.architectures.families import family_of, vision_prefixes
     from scion.checkpoint.shards import Checkpoint
     from scion.cli.launch_report import (
         flag_lines,
@@ -134,7 +134,13 @@ def launch(args: argparse.Namespace) -> int:
     quantized = declared is not None
     text_only = not any(name.startswith(vision_prefixes()) for name in checkpoint.shard_of)
     mixed = quantized and declared.get("quant_algo") == MIXED
-    options = launcher.flags(chosen, quantized=quantized, text_only=text_only, mixed=mixed)
+    options = launcher.flags(
+        chosen,
+        family_of(checkpoint.config),
+        quantized=quantized,
+        text_only=text_only,
+        mixed=mixed,
+    )
     command = " \\\n    ".join(
         [f"{launcher.start} {shlex.quote(str(args.folder))}", *(flag.text for flag in options)]
     )
@@ -198,9 +204,11 @@ def _launch(args: argparse.Namespace, checkpoint: "Checkpoint") -> "Launch":
 
         chosen = _named(read_config(args.config).launches, args.launch, args.config)
     else:
-        from scion.architectures.config_keys import Keys
+        from scion.architectures.inventory import inventory, language_keys
 
-        text = Keys(checkpoint.config, args.folder / "config.json").section("text_config")
+        where = args.folder / "config.json"
+        family = inventory(checkpoint.config, where=where).family
+        text = language_keys(checkpoint.config, family, where=where)
         chosen = Launch(
             name="plain",
             title="Plain",

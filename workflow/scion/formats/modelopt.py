@@ -9,15 +9,18 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from scion.architectures.family import Family
+
 BLOCK = 16
 NVFP4, FP8 = "NVFP4", "FP8"
 MIXED = "MIXED_PRECISION"
 SUFFIXES = ("weight", "weight_scale", "weight_scale_2", "input_scale")
 HF_QUANT_CONFIG = "hf_quant_config.json"
-MTP_PATTERN = "mtp*"
 
 
-def declared_exclusions(kept: Iterable[str], *, head: bool, vision: bool) -> list[str]:
+def declared_exclusions(
+    family: Family, kept: Iterable[str], *, head: bool, vision: bool
+) -> list[str]:
     """The exclusion list of a release, in a form that vLLM and SGLang match alike.
 
     vLLM tries an exact name with its fused layers expanded, then a substring, then `fnmatch`, so
@@ -27,13 +30,15 @@ def declared_exclusions(kept: Iterable[str], *, head: bool, vision: bool) -> lis
     there is a head yet or not.
 
     Args:
+        family: The row of the checkpoint's architecture.
         kept: Full names of the decoder layers' modules that stay unquantized.
         head: Whether there is an `lm_head` (not tied to the embeddings).
         vision: Whether the vision tower is part of the release.
     """
     names = ["lm_head"] if head else []
-    names += ["model.language_model.embed_tokens", *kept]
-    return names + (["model.visual*"] if vision else []) + [MTP_PATTERN]
+    names += [family.embedding, *kept]
+    names += [family.vision_pattern] if vision else []
+    return names + ([family.head.pattern] if family.head else [])
 
 
 def quantization_config(

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from scion.architectures.inventory import EMBEDDINGS
+from scion.architectures.families import embedding_names
 from scion.checkpoint.safetensors_file import Tensor
 from scion.common.errors import ScionError
 from scion.formats.modelopt import BLOCK
@@ -27,7 +27,7 @@ from scion.lint.subject import Subject
 
 CHUNK = 1 << 20
 """Bytes that a thread looks at together: as many as stay in the processor's cache."""
-_PADDED = (*EMBEDDINGS, HEAD)
+_PADDED = (*embedding_names(), HEAD)
 _NVFP4_DTYPES = ("U8", "F8_E4M3")
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from scion.architectures.families import in_head
 from scion.checkpoint.shards import CONFIG, parse_object
 from scion.common.bounded_json import parse_json
 from scion.common.errors import ScionError
@@ -192,7 +193,7 @@ def _summary(
 def embedding_rows(subject: Subject) -> tuple[str, int] | None:
     """The rows of the embedding, and what says so; None where nothing does."""
     for name, tensor in subject.tensors.items():
-        if name.endswith("embed_tokens.weight") and not name.startswith("mtp.") and tensor.shape:
+        if name.endswith("embed_tokens.weight") and not in_head(name) and tensor.shape:
             return name, tensor.shape[0]
     size = subject.text_config.get("vocab_size")
     return ("vocab_size", size) if type(size) is int else None

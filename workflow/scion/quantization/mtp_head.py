@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from scion.architectures.inventory import inventory, with_mtp_layers
+from scion.architectures.inventory import declared_mtp_layers, inventory, with_mtp_layers
 from scion.artifacts.artifact import Artifact
 from scion.checkpoint.shards import Checkpoint, index_headers, read_json
 from scion.common.errors import ScionError
@@ -38,7 +38,7 @@ def declare_head(config: Mapping[str, Any], donor: Artifact, *, where: Path) -> 
         ScionError: The donor's tensors do not have the names, shapes and dtype that this
             config.json then implies.
     """
-    declared = with_mtp_layers(config, _layers(donor))
+    declared = with_mtp_layers(config, _declared_layers(donor))
     _check_donor(donor, inventory(declared, where=where).mtp)
     return declared
 
@@ -48,10 +48,9 @@ def head_shards(donor: Artifact) -> list[str]:
     return sorted({row["file"] for row in donor.tensors().values()})
 
 
-def _layers(donor: Artifact) -> int:
-    """The number of MTP layers that the donor's config.json declares."""
-    text = read_json(donor.folder / "config.json").get("text_config", {})
-    return text.get("mtp_num_hidden_layers", 0)
+def _declared_layers(donor: Artifact) -> int:
+    where = donor.folder / "config.json"
+    return declared_mtp_layers(read_json(where), where=where)
 
 
 def _check_donor(donor: Artifact, expected: dict[str, tuple[int, ...]]) -> None:

@@ -64,6 +64,7 @@ def write_configs(
     """Write config.json and hf_quant_config.json from one list; returns that list."""
     left = set(expected.quantized) - set(quantized)
     exclude = declared_exclusions(
+        expected.family,
         [module for module in expected.layer_modules if module in left or module in expected.kept],
         head="lm_head.weight" in expected.language,
         vision=bool(expected.vision),

@@ -11,7 +11,8 @@ from typing import Protocol
 
 from tqdm import tqdm
 
-from scion.architectures.inventory import MTP_PREFIX, inventory
+from scion.architectures.family import Head
+from scion.architectures.inventory import inventory
 from scion.artifacts.artifact import Artifact, Draft, remake
 from scion.checkpoint.hub.client import RangeReader
 from scion.checkpoint.hub.location import HubRepository, parse_location
@@ -85,12 +86,15 @@ def fetch_donor(*, location: str, output: Path, environment: str) -> Artifact:
         reader = _Hub(place) if isinstance(place, HubRepository) else _Folder(place.path)
         _copy_small(reader, "config.json", draft.folder, location)
         config = read_object(draft.folder / "config.json")
-        expected = inventory(config, where=f"{location}/config.json").mtp
-        shard_of = _shards_of_mtp(reader, draft.folder, location)
-        if not expected or shard_of.keys() != expected.keys():
-            raise _no_head(location, sorted(expected), sorted(shard_of))
+        expected = inventory(config, where=f"{location}/config.json")
+        head = expected.family.head
+        if head is None:
+            raise _headless(location, expected.family.title)
+        shard_of = _shards_of_head(reader, head, draft.folder, location)
+        if not expected.mtp or shard_of.keys() != expected.mtp.keys():
+            raise _no_head(location, head, sorted(expected.mtp), sorted(shard_of))
         headers = {shard: _header(reader, shard, location) for shard in set(shard_of.values())}
-        moved = _write(reader, headers, shard_of, draft.folder / MTP_SHARD, location)
+        moved = _write(reader, headers, head, shard_of, draft.folder / MTP_SHARD, location)
         draft.facts |= {"location": location, "mtp_tensors": len(shard_of), "mtp_bytes": moved}
 
     return remake(
@@ -117,18 +121,18 @@ def _copy_small(reader: Reader, name: str, folder: Path, location: str) -> None:
     (folder / name).write_bytes(b"".join(reader.stream(name, 0, size)))
 
 
-def _shards_of_mtp(reader: Reader, folder: Path, location: str) -> dict[str, str]:
+def _shards_of_head(reader: Reader, head: Head, folder: Path, location: str) -> dict[str, str]:
     """Shard by name of each MTP tensor."""
     if reader.size(INDEX) is None:
         return {
             name: SINGLE
             for name in _header(reader, SINGLE, location).tensors
-            if name.startswith(MTP_PREFIX)
+            if name.startswith(head.prefix)
         }
     _copy_small(reader, INDEX, folder, location)
     weight_map = index_of(folder) or {}
     (folder / INDEX).unlink()
-    return {name: shard for name, shard in weight_map.items() if name.startswith(MTP_PREFIX)}
+    return {name: shard for name, shard in weight_map.items() if name.startswith(head.prefix)}
 
 
 def _header(reader: Reader, shard: str, location: str) -> Header:
@@ -151,6 +155,7 @@ def _header(reader: Reader, shard: str, location: str) -> Header:
 def _write(
     reader: Reader,
     headers: dict[str, Header],
+    head: Head,
     shard_of: dict[str, str],
     target: Path,
     location: str,
@@ -160,7 +165,7 @@ def _write(
     for name, shard in sorted(shard_of.items()):
         tensor = headers[shard].tensors.get(name)
         if tensor is None:
-            raise _no_head(location, [f"{name} in {shard}"], ["no such tensor there"])
+            raise _no_head(location, head, [f"{name} in {shard}"], ["no such tensor there"])
         tensors.append(tensor)
     total = sum(tensor.size for tensor in tensors)
     with (
@@ -177,15 +182,26 @@ def _write(
     return total
 
 
-def _no_head(location: str, expected: list[str], found: list[str]) -> ScionError:
+def _headless(location: str, title: str) -> ScionError:
+    return ScionError(
+        "the donor's architecture has no MTP head",
+        where=location,
+        expected="a family with a head in workflow/scion/architectures/families.py",
+        found=title,
+        hint="set `donor` in the config to the base model that the source was fine-tuned from",
+    )
+
+
+def _no_head(location: str, head: Head, expected: list[str], found: list[str]) -> ScionError:
     return ScionError(
         "the donor has no whole MTP head",
         where=location,
         expected=f"{len(expected)} tensors: {', '.join(expected[:3])}, …"
         if expected
-        else "a config.json with mtp_num_hidden_layers of 1 or more",
+        else f"a config.json with {head.layers_key} of 1 or more",
         found=f"{len(found)} tensors{': ' if found else ''}{', '.join(found[:3])}",
-        hint="set `donor` in the config to the base model, whose checkpoint has mtp.* tensors",
+        hint="set `donor` in the config to the base model, whose checkpoint has "
+        f"{head.prefix}* tensors",
     )
 
 

@@ -17,8 +17,10 @@ from typing import Any
 import jinja2
 from huggingface_hub import ModelCardData
 
+from scion.architectures.families import family_of
 from scion.artifacts.artifact import Artifact, Draft, remake
 from scion.artifacts.release_check import CARD
+from scion.checkpoint.shards import CONFIG, read_json
 from scion.common.errors import ScionError
 from scion.common.section import Section
 from scion.common.text import hardware, size
@@ -197,11 +199,12 @@ def _formats(recipe: Mapping[str, Any]) -> dict[str, str]:
 def _launches(
     release: Path, settings: CardSettings, *, text_only: bool
 ) -> Sequence[dict[str, Any]]:
+    family, repository = family_of(read_json(release / CONFIG)), settings.card.repository
     return [
         {
             "title": launch.title,
-            "command": launches.command(launch, settings.card.repository, text_only=text_only),
-            "flags": launches.flags(launch, quantized=True, text_only=text_only),
+            "command": launches.command(launch, family, repository, text_only=text_only),
+            "flags": launches.flags(launch, family, quantized=True, text_only=text_only),
             "memory": predicted_memory(release, launch, text_only=text_only),
         }
         for launch in settings.launches

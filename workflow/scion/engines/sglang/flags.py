@@ -6,6 +6,8 @@ class and its MTP head; that is all that is known here.
 
 from typing import TYPE_CHECKING
 
+from scion.architectures.families import parsers_of
+from scion.architectures.family import Family
 from scion.engines.flag import Flag
 
 if TYPE_CHECKING:
@@ -16,11 +18,19 @@ START = "python -m sglang.launch_server --model-path"
 UNTRIED = "untried: SGLang 0.5.23 accepts these options; nobody has served this release with them"
 
 
-def flags(launch: "Launch", *, quantized: bool, text_only: bool, mixed: bool = False) -> list[Flag]:
+def flags(
+    launch: "Launch",
+    family: Family | None,
+    *,
+    quantized: bool,
+    text_only: bool,
+    mixed: bool = False,
+) -> list[Flag]:
     """The options of `python -m sglang.launch_server` for a launch.
 
     Args:
         launch: The launch.
+        family: The row of the checkpoint's architecture, which names its parsers; None without.
         quantized: Whether the checkpoint declares ModelOpt's NVFP4.
         text_only: Whether it has lost its vision tower.
         mixed: Whether it declares FP8 beside NVFP4.
@@ -37,14 +47,18 @@ def flags(launch: "Launch", *, quantized: bool, text_only: bool, mixed: bool = F
         chosen.append(
             Flag(("--language-model-only",), "the release has no vision tower to build or load")
         )
-    chosen += [
-        Flag(
-            ("--tool-call-parser", "qwen3_coder"),
-            "the model writes tool calls as XML functions, which this parser reads",
-        ),
-        Flag(("--reasoning-parser", "qwen3"), "splits the `<think>` part off the answer"),
-        Flag(("--context-length", str(launch.max_model_len)), "context in tokens"),
-    ]
+    if parsers := parsers_of(family, "sglang"):
+        chosen += [
+            Flag(
+                ("--tool-call-parser", parsers.tools),
+                "the model writes tool calls as XML functions, which this parser reads",
+            ),
+            Flag(
+                ("--reasoning-parser", parsers.reasoning),
+                "splits the `<think>` part off the answer",
+            ),
+        ]
+    chosen.append(Flag(("--context-length", str(launch.max_model_len)), "context in tokens"))
     if launch.max_num_seqs is not None:
         chosen.append(
             Flag(("--max-running-requests", str(launch.max_num_seqs)), "requests decoded at once")
@@ -80,7 +94,9 @@ def flags(launch: "Launch", *, quantized: bool, text_only: bool, mixed: bool = F
     return chosen
 
 
-def command(launch: "Launch", model: str, *, quantized: bool, text_only: bool) -> str:
+def command(
+    launch: "Launch", family: Family | None, model: str, *, quantized: bool, text_only: bool
+) -> str:
     """The launch as a shell command, one option a line."""
-    options = flags(launch, quantized=quantized, text_only=text_only)
+    options = flags(launch, family, quantized=quantized, text_only=text_only)
     return " \\\n    ".join([f"{START} {model}", *(flag.text for flag in options)])

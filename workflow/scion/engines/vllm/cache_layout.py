@@ -23,8 +23,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from scion.architectures.config_keys import Keys
-from scion.architectures.inventory import inventory
+from scion.architectures.inventory import inventory, language_keys
 from scion.engines.config import Launch
 from scion.engines.releases import EngineRelease, affects
 
@@ -75,8 +74,9 @@ class ModelSizes:
         Raises:
             ScionError: Another architecture, or a key that is missing, of another type or absurd.
         """
-        tensors = inventory(config, where=where).language
-        text = Keys(config, where).section("text_config")
+        expected = inventory(config, where=where)
+        tensors = expected.language
+        text = language_keys(config, expected.family, where=where)
         key_width = text.size("linear_key_head_dim") * text.size("linear_num_key_heads")
         value_width = text.size("linear_value_head_dim") * text.size("linear_num_value_heads")
         kept = text.values.get("mamba_ssm_dtype")

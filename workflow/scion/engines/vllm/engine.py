@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from scion.architectures.family import Family
 from scion.engines.flag import Flag
 from scion.engines.loading.class_build import ClassBuild, Layer
 from scion.engines.loading.engine import Engine, Launcher
@@ -74,9 +75,11 @@ def _groups(release: EngineRelease) -> GroupOptions:
     )
 
 
-def _flags(launch: "Launch", *, quantized: bool, text_only: bool, mixed: bool) -> list[Flag]:
+def _flags(
+    launch: "Launch", family: Family | None, *, quantized: bool, text_only: bool, mixed: bool
+) -> list[Flag]:
     """One option reads NVFP4 with and without FP8 beside it."""
-    return flags(launch, quantized=quantized, text_only=text_only)
+    return flags(launch, family, quantized=quantized, text_only=text_only)
 
 
 VLLM = Engine(

@@ -6,6 +6,8 @@ The same list is the server's command while a release is measured and the text o
 import json
 from typing import TYPE_CHECKING
 
+from scion.architectures.families import parsers_of
+from scion.architectures.family import Family
 from scion.engines.flag import Flag
 
 if TYPE_CHECKING:
@@ -15,11 +17,14 @@ if TYPE_CHECKING:
 START = "vllm serve"
 
 
-def flags(launch: "Launch", *, quantized: bool, text_only: bool) -> list[Flag]:
+def flags(
+    launch: "Launch", family: Family | None, *, quantized: bool, text_only: bool
+) -> list[Flag]:
     """The options of `vllm serve` for a launch, in the order in which the card shows them.
 
     Args:
         launch: The launch.
+        family: The row of the checkpoint's architecture, which names its parsers; None without.
         quantized: Whether the checkpoint declares ModelOpt's NVFP4, alone or beside FP8.
         text_only: Whether it has lost its vision tower.
     """
@@ -39,14 +44,18 @@ def flags(launch: "Launch", *, quantized: bool, text_only: bool) -> list[Flag]:
                 "vLLM looks for it",
             )
         )
-    chosen += [
-        Flag(
-            ("--enable-auto-tool-choice", "--tool-call-parser", "qwen3_xml"),
-            "the model writes tool calls as XML functions, not as JSON in tags",
-        ),
-        Flag(("--reasoning-parser", "qwen3"), "splits the `<think>` part off the answer"),
-        Flag(("--max-model-len", str(launch.max_model_len)), "context in tokens"),
-    ]
+    if parsers := parsers_of(family, "vllm"):
+        chosen += [
+            Flag(
+                ("--enable-auto-tool-choice", "--tool-call-parser", parsers.tools),
+                "the model writes tool calls as XML functions, not as JSON in tags",
+            ),
+            Flag(
+                ("--reasoning-parser", parsers.reasoning),
+                "splits the `<think>` part off the answer",
+            ),
+        ]
+    chosen.append(Flag(("--max-model-len", str(launch.max_model_len)), "context in tokens"))
     if launch.max_num_seqs is not None:
         chosen.append(
             Flag(
@@ -81,7 +90,7 @@ def flags(launch: "Launch", *, quantized: bool, text_only: bool) -> list[Flag]:
     return chosen
 
 
-def command(launch: "Launch", model: str, *, text_only: bool) -> str:
+def command(launch: "Launch", family: Family | None, model: str, *, text_only: bool) -> str:
     """The launch of a quantized release as a shell command, one option a line."""
-    options = flags(launch, quantized=True, text_only=text_only)
+    options = flags(launch, family, quantized=True, text_only=text_only)
     return " \\\n    ".join([f"{START} {model}", *(flag.text for flag in options)])

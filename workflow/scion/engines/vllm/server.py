@@ -13,6 +13,7 @@ from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
+from scion.architectures.families import family_of
 from scion.checkpoint.shards import read_json
 from scion.engines.config import Launch, Serving
 from scion.engines.server import LOOPBACK, Command, Server, connect, free_port, running
@@ -57,8 +58,9 @@ def command(
     """
     module = _MODULES[serving.environment]
     # A vision tower would be of no use here: whatever is measured is text.
-    quantized = "quantization_config" in read_json(model / "config.json")
-    options = flags(launch, quantized=quantized, text_only=True)
+    config = read_json(model / "config.json")
+    quantized = "quantization_config" in config
+    options = flags(launch, family_of(config), quantized=quantized, text_only=True)
     arguments = [
         *("--served-model-name", name, "--host", LOOPBACK, "--port", str(port)),
         *(argument for flag in options for argument in flag.arguments),

@@ -12,17 +12,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers.models.qwen3_5 import modeling_qwen3_5 as qwen
 
 
-def compute_in_float32(layer: nn.Module) -> None:
-    """Change how a `Qwen3_5GatedDeltaNet` computes; its weights stay."""
+def compute_in_float32(layer: nn.Module, modeling: Any) -> None:
+    """Change how a gated delta net computes; its weights stay.
+
+    Args:
+        layer: The gated delta net of transformers.
+        modeling: The module of transformers that it comes from, which has the delta rules.
+    """
     net: Any = layer
     net.norm = _GatedNorm(net.norm.weight, net.layer_norm_epsilon)
     net.causal_conv1d_fn = _convolve
     net.causal_conv1d_update = _convolve_next
-    net.chunk_gated_delta_rule = _widened(qwen.torch_chunk_gated_delta_rule)
-    net.recurrent_gated_delta_rule = _widened(qwen.torch_recurrent_gated_delta_rule)
+    net.chunk_gated_delta_rule = _widened(modeling.torch_chunk_gated_delta_rule)
+    net.recurrent_gated_delta_rule = _widened(modeling.torch_recurrent_gated_delta_rule)
     net.in_proj_b.register_forward_hook(_to_float32)
 
 

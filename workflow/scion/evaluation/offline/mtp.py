@@ -1,4 +1,4 @@
-"""The MTP head of the Qwen3.5/3.6 family, and how vLLM drafts with it.
+"""The MTP head of a release, and how vLLM drafts with it.
 
     x = fc(cat[pre_fc_norm_embedding(embed(next token)), pre_fc_norm_hidden(hidden)])
     hidden = norm(decoder_layer(x)),  draft = argmax(lm_head(hidden))
@@ -16,24 +16,29 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, Qwen3_5TextConfig
-from transformers.models.qwen3_5 import modeling_qwen3_5 as qwen
+from transformers import DynamicCache, PretrainedConfig
 
+from scion.evaluation.offline.classes import Classes, classes_of
 from scion.evaluation.offline.target import Target
 from scion.evaluation.offline.weights import Weights
 
 
 class MtpHead(nn.Module):
-    """The 15 tensors; names are the checkpoint's after `mtp.`."""
+    """The head's tensors; names are the checkpoint's after the head's prefix.
 
-    def __init__(self, config: Qwen3_5TextConfig) -> None:
+    Args:
+        config: A model's whose only layer is one of full attention.
+        classes: The classes of transformers for it.
+    """
+
+    def __init__(self, config: Any, classes: Classes) -> None:
         super().__init__()
         hidden, eps = config.hidden_size, config.rms_norm_eps
         self.fc = nn.Linear(2 * hidden, hidden, bias=False)
-        self.pre_fc_norm_embedding = qwen.Qwen3_5RMSNorm(hidden, eps=eps)
-        self.pre_fc_norm_hidden = qwen.Qwen3_5RMSNorm(hidden, eps=eps)
-        self.layers = nn.ModuleList([qwen.Qwen3_5DecoderLayer(config, 0)])
-        self.norm = qwen.Qwen3_5RMSNorm(hidden, eps=eps)
+        self.pre_fc_norm_embedding = classes.norm(hidden, eps=eps)
+        self.pre_fc_norm_hidden = classes.norm(hidden, eps=eps)
+        self.layers = nn.ModuleList([classes.layer(config, 0)])
+        self.norm = classes.norm(hidden, eps=eps)
 
     def forward(self, embedded: Tensor, hidden: Tensor, **layer: Any) -> Tensor:
         """Hidden states that predict the token after next.
@@ -47,24 +52,30 @@ class MtpHead(nn.Module):
         return self.norm(self.layers[0](self.fc(torch.cat(joined, -1)), **layer))
 
 
-def load_head(weights: Weights, config: Qwen3_5TextConfig) -> MtpHead:
+def load_head(weights: Weights, config: PretrainedConfig) -> MtpHead:
     """The head of a release.
 
     Args:
         weights: The release.
         config: The target's.
+
+    Raises:
+        ValueError: The family of the release has no head.
     """
+    family = weights.inventory.family
+    if family.head is None:
+        raise ValueError(f"{family.title}: the family has no MTP head")
     with torch.device("meta"):
-        head = MtpHead(one_layer(config))
-    weights.fill(head, "mtp.")
+        head = MtpHead(one_layer(config), classes_of(family))
+    weights.fill(head, family.head.prefix)
     return head.eval()
 
 
-def one_layer(config: Qwen3_5TextConfig) -> Qwen3_5TextConfig:
+def one_layer(config: PretrainedConfig) -> PretrainedConfig:
     """The configuration of a model whose only layer is one of full attention."""
-    config = copy.deepcopy(config)
-    config.num_hidden_layers, config.layer_types = 1, ["full_attention"]
-    return config
+    single: Any = copy.deepcopy(config)
+    single.num_hidden_layers, single.layer_types = 1, ["full_attention"]
+    return single
 
 
 class Drafter:

@@ -6,15 +6,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, Qwen3_5Config, Qwen3_5TextConfig
-from transformers.models.qwen3_5 import modeling_qwen3_5 as qwen
+from transformers import DynamicCache, PretrainedConfig
 
 from scion.checkpoint.shards import CONFIG
 from scion.common.errors import ScionError
+from scion.evaluation.offline.classes import classes_of
 from scion.evaluation.offline.delta_net import compute_in_float32
 from scion.evaluation.offline.weights import Weights
-
-_PREFIX = "model.language_model."
 
 
 @dataclass(frozen=True)
@@ -41,11 +39,13 @@ class Target:
     """
 
     def __init__(self, weights: Weights) -> None:
-        self.config = text_config(weights)
+        family = weights.inventory.family
+        classes = classes_of(family)
+        self.config: Any = text_config(weights)
         with torch.device("meta"):
-            model = qwen.Qwen3_5TextModel(self.config)
+            model = classes.text_model(self.config)
             head = nn.Linear(self.config.hidden_size, self.config.vocab_size, bias=False)
-        weights.fill(model, _PREFIX)
+        weights.fill(model, family.prefix)
         if "lm_head.weight" in weights.inventory.language:
             # A module around it, since the head itself may be in NVFP4.
             holder = nn.ModuleDict({"lm_head": head})
@@ -55,11 +55,11 @@ class Target:
             head.weight = model.embed_tokens.weight
         self.head: nn.Module = head
         # Frequencies are no tensors of the checkpoint, and must stay in float32.
-        self.rotary = qwen.Qwen3_5TextRotaryEmbedding(self.config, device=weights.device)
+        self.rotary: Any = classes.rotary(self.config, device=weights.device)
         model.rotary_emb = self.rotary
         for layer in model.modules():
-            if isinstance(layer, qwen.Qwen3_5GatedDeltaNet):
-                compute_in_float32(layer)
+            if isinstance(layer, classes.delta_net):
+                compute_in_float32(layer, classes.modeling)
         self.embed = model.embed_tokens
         self._model = model.eval()
 
@@ -98,19 +98,21 @@ class Target:
         return Reply(tokens, length, torch.cat(hidden))
 
 
-def text_config(weights: Weights) -> Qwen3_5TextConfig:
+def text_config(weights: Weights) -> PretrainedConfig:
     """The text part of config.json.
 
     Raises:
         ScionError: transformers can't use it.
     """
     try:
-        config: Any = Qwen3_5Config(**weights.checkpoint.config).text_config
+        config: Any = classes_of(weights.inventory.family).config(**weights.checkpoint.config)
+        config = config.get_text_config()
     except (ValueError, TypeError, KeyError) as error:
         raise ScionError(
             "transformers can't use this configuration",
             where=weights.checkpoint.folder / CONFIG,
-            expected="a configuration of Qwen3.5 as the base model has it",
+            expected=f"a configuration of {weights.inventory.family.title}, "
+            "as the base model has it",
             found=f"{type(error).__name__}: {error}",
             hint=f"`scion lint {weights.checkpoint.folder}` says what is wrong with it",
         ) from error

@@ -10,7 +10,13 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from scion.architectures.inventory import Inventory, inventory, with_mtp_layers
+from scion.architectures.families import family_of, offline_families
+from scion.architectures.inventory import (
+    Inventory,
+    declared_mtp_layers,
+    inventory,
+    with_mtp_layers,
+)
 from scion.checkpoint.shards import CONFIG, Checkpoint, read_object
 from scion.common.errors import ScionError
 from scion.evaluation.offline.linear import Fp8Linear, NvFp4Linear
@@ -18,7 +24,6 @@ from scion.formats.fp8 import dequantize
 from scion.formats.modelopt import FP8, HF_QUANT_CONFIG, MIXED, NVFP4
 
 Activations = Literal["nvfp4", "bf16"]
-_ARCHITECTURE = "Qwen3_5ForConditionalGeneration"
 _BF16 = torch.bfloat16
 
 
@@ -52,7 +57,7 @@ class Weights:
         self.inventory = _inventory(checkpoint)
         algorithms = _algorithms(checkpoint)
         self.activations: Activations = activations if algorithms is not None else "bf16"
-        self._fp8 = {name for name, one in (algorithms or {}).items() if one == FP8}
+        self._fp8 = {name for name, algorithm in (algorithms or {}).items() if algorithm == FP8}
         self._group = {name: group for group in self.inventory.groups for name in group}
 
     def tensor(self, name: str) -> Tensor:
@@ -72,7 +77,7 @@ class Weights:
 
         Args:
             module: Its parameters' names, after `prefix`, are those of the checkpoint.
-            prefix: Such as `mtp.`.
+            prefix: Such as that of the language model, or of the MTP head.
 
         Raises:
             ScionError: A tensor is missing, or has another shape or dtype than the module wants.
@@ -130,29 +135,39 @@ class Weights:
 
     def _largest(self, name: str, scale: str) -> Tensor:
         group = self._group.get(name, (name,))
-        return torch.stack([self.tensor(f"{one}.{scale}").float() for one in group]).max()
+        return torch.stack([self.tensor(f"{module}.{scale}").float() for module in group]).max()
 
 
 def _inventory(checkpoint: Checkpoint) -> Inventory:
     config, where = checkpoint.config, checkpoint.folder / CONFIG
-    classes: Any = config.get("architectures") or [_ARCHITECTURE]
-    if config.get("model_type") != "qwen3_5" or classes != [_ARCHITECTURE]:
+    family = family_of(config)
+    head = family.head if family is not None else None
+    classes: Any = config.get("architectures") or [family.architecture if family else None]
+    if (
+        family is None
+        or head is None
+        or family.transformers is None
+        or classes != [family.architecture]
+    ):
         raise ScionError(
             "the acceptance of this architecture can't be measured offline",
             where=where,
-            expected=f"model_type qwen3_5, architecture {_ARCHITECTURE} (dense Qwen3.5/3.6)",
+            expected=" or ".join(
+                f"model_type {row.model_type}, architecture {row.architecture} ({row.title})"
+                for row in offline_families()
+            ),
             found=f"model_type {config.get('model_type')!r}, architectures {classes!r}",
             hint="measure it on a vLLM server, which counts drafts and accepted tokens itself",
         )
     expected = inventory(config, where=where)
-    declared = config["text_config"].get("mtp_num_hidden_layers", 0)
+    declared = declared_mtp_layers(config, where=where)
     if not expected.mtp:
         expected = inventory(with_mtp_layers(config, 1), where=where)
     elif declared != 1:
         raise ScionError(
             "an MTP head of several layers can't be measured offline",
             where=where,
-            expected="text_config.mtp_num_hidden_layers 1",
+            expected=f"{'text_config.' if family.nested else ''}{head.layers_key} 1",
             found=declared,
             hint="measure it on a vLLM server, which counts drafts and accepted tokens itself",
         )
@@ -172,10 +187,15 @@ def _algorithms(checkpoint: Checkpoint) -> dict[str, str] | None:
         return None
     method, algorithm = declared.get("quant_method"), declared.get("quant_algo")
     layers: Any = declared.get("quantized_layers") if algorithm == MIXED else {}
-    found = {name: str(one.get("quant_algo")).upper() for name, one in (layers or {}).items()}
-    known = algorithm == NVFP4 or (bool(found) and {NVFP4, FP8}.issuperset(found.values()))
+    algorithms = {
+        name: str(entry.get("quant_algo")).upper() for name, entry in (layers or {}).items()
+    }
+    mixed = bool(algorithms) and {NVFP4, FP8}.issuperset(algorithms.values())
+    known = algorithm == NVFP4 or mixed
     if method != "modelopt" or not known:
-        also = f", {', '.join(sorted(set(found.values())))} in its layers" if found else ""
+        also = (
+            f", {', '.join(sorted(set(algorithms.values())))} in its layers" if algorithms else ""
+        )
         raise ScionError(
             "this quantization can't be measured offline",
             where=checkpoint.folder / CONFIG,
@@ -184,21 +204,24 @@ def _algorithms(checkpoint: Checkpoint) -> dict[str, str] | None:
             found=f"quant_method {method!r}, quant_algo {algorithm!r}{also}",
             hint="measure it on a vLLM server, or measure the bf16 checkpoint that it was made of",
         )
-    return found
+    return algorithms
 
 
 def _missing(checkpoint: Checkpoint, names: Iterable[str]) -> ScionError:
     first, *more = list(names)
-    head = first.startswith("mtp.")
+    expected = inventory(with_mtp_layers(checkpoint.config, 1), where=checkpoint.folder / CONFIG)
+    head = expected.family.head if first in expected.mtp else None
     hint = f"`scion lint {checkpoint.folder}` says what is wrong with the checkpoint"
-    if head:
+    if head is not None:
         hint = f"graft them with the workflow's stage graft_mtp; {hint}"
     elif first.endswith(".input_scale"):
         hint = "a release of weights alone (W4A16) is measured with --activations bf16"
     return ScionError(
         "the MTP head is not in this folder" if head else "a tensor is not in this folder",
         where=checkpoint.folder,
-        expected="the 15 mtp.* tensors of the base model" if head else first,
+        expected=f"the {len(expected.mtp)} {head.prefix}* tensors of the base model"
+        if head
+        else first,
         found=f"no {first}" + (f", nor {len(more)} others" if more else ""),
         hint=hint,
     )

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable
 
-from scion.architectures.inventory import MTP_PREFIX
+from scion.architectures.families import QWEN3_5_HEAD, head_prefixes, in_head
+from scion.architectures.family import Head
 from scion.checkpoint.shards import CONFIG
 from scion.engines import facts
 from scion.lint.mismatches import mismatches
@@ -12,11 +13,6 @@ from scion.lint.rules.names import weight_of
 from scion.lint.subject import Subject
 
 _GRAFT = workflow_until("graft_mtp")
-
-
-def is_mtp(name: str) -> bool:
-    """Whether a tensor or module belongs to an MTP head, rightly named or not."""
-    return "mtp" in name.split(".")
 
 
 @rule(
@@ -44,11 +40,12 @@ def mtp_dropped(subject: Subject) -> Iterable[Finding]:
     in unquantized models only.
     """
     expected = subject.inventory
-    if expected is None or not expected.mtp or not expected.mtp_declared:
+    head = expected.family.head if expected is not None else None
+    if expected is None or head is None or not expected.mtp or not expected.mtp_declared:
         return
-    if not any(is_mtp(name) for name in subject.tensors):
+    if not any(in_head(name) for name in subject.tensors):
         found = "none of them"
-        yield Finding(subject.names_file, "mtp.*", f"{len(expected.mtp)} tensors", found)
+        yield Finding(subject.names_file, f"{head.prefix}*", f"{len(expected.mtp)} tensors", found)
 
 
 @rule(
@@ -68,17 +65,17 @@ def mtp_incomplete(subject: Subject) -> Iterable[Finding]:
     model.
     """
     expected = subject.inventory
-    named = {weight_of(name) for name in subject.tensors if is_mtp(name)}
-    if expected is None or not named:
+    stored = {weight_of(name) for name in subject.tensors if in_head(name)}
+    if expected is None or not stored:
         return
-    there = set(named)
-    for stack in named.intersection(expected.stacked):
-        there.update(expected.stacked[stack].members)
-    missing = [name for name in expected.mtp if name not in there]
+    represented = set(stored)
+    for stack in stored.intersection(expected.stacked):
+        represented.update(expected.stacked[stack].members)
+    missing = [name for name in expected.mtp if name not in represented]
     found = "no such tensor"
-    strange = [name for name in named if not name.startswith(MTP_PREFIX)]
-    if strange:
-        found = f"{len(strange)} tensors under other names, such as {min(strange)}"
+    misnamed = [name for name in stored if not name.startswith(head_prefixes())]
+    if misnamed:
+        found = f"{len(misnamed)} tensors under other names, such as {min(misnamed)}"
     yield from (
         Finding(subject.names_file, name, "a tensor of the MTP head", found) for name in missing
     )
@@ -98,18 +95,19 @@ def mtp_undeclared(subject: Subject) -> Iterable[Finding]:
     more than there are, the rest is uninitialised memory; with fewer, layers are skipped.
     """
     expected = subject.inventory
-    if expected is None:
+    head = expected.family.head if expected is not None else None
+    if expected is None or head is None:
         return
-    declared, held = (_layers(names) for names in (expected.mtp, subject.tensors))
+    declared, held = (_layers(head, names) for names in (expected.mtp, subject.tensors))
     if held and held != declared:
         found = f"{declared}, while the shards hold {held}"
-        yield Finding(CONFIG, "mtp_num_hidden_layers", str(held), found)
+        yield Finding(CONFIG, head.layers_key, str(held), found)
 
 
-def _layers(names: Iterable[str]) -> int:
+def _layers(head: Head, names: Iterable[str]) -> int:
     """The number of MTP layers among tensor names."""
-    prefix = f"{MTP_PREFIX}layers."
-    return len({name.split(".")[2] for name in names if name.startswith(prefix)})
+    prefix = f"{head.prefix}layers."
+    return len({name[len(prefix) :].split(".")[0] for name in names if name.startswith(prefix)})
 
 
 @rule(
@@ -119,7 +117,7 @@ def _layers(names: Iterable[str]) -> int:
     "the scheme and the MTP head's tensors disagree",
     repair="exclude the whole head with `mtp*`, in config.json and hf_quant_config.json alike",
     command=workflow_until("quantize_nvfp4"),
-    holds_for=f"mtp.fc of Qwen3.5 in NVFP4: {facts.MTP_FC_QUANTIZED}",
+    holds_for=f"{QWEN3_5_HEAD.fc} of Qwen3.5 in NVFP4: {facts.MTP_FC_QUANTIZED}",
     seen=(
         "https://github.com/vllm-project/vllm/issues/38650",
         "https://github.com/vllm-project/vllm/issues/38832",
@@ -135,7 +133,7 @@ def mtp_quantized_by_mistake(subject: Subject) -> Iterable[Finding]:
     excludes nothing, for ModelOpt's lists are globs, not regular expressions. `mtp*` covers
     Qwen3.5's head in vLLM; SGLang takes it as bf16 in any NVFP4 checkpoint.
     """
-    return mismatches(subject, is_mtp)
+    return mismatches(subject, in_head)
 
 
 @rule(
@@ -155,7 +153,7 @@ def mtp_in_sglang(subject: Subject) -> Iterable[Finding]:
     the acceptance that its log shows is pinned at 1.000, which looks perfect and is not.
     """
     engines = facts.SGLANG_MTP_DROPPED.among(subject.engines)
-    held = any(name.startswith(MTP_PREFIX) for name in subject.tensors)
+    held = any(name.startswith(head_prefixes()) for name in subject.tensors)
     quantized = any(module.stored == NVFP4 for module in subject.modules.values())
     if (
         engines

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
-from scion.architectures.inventory import FLAT_PREFIX, NESTED_PREFIX
+from scion.architectures.families import QWEN3_5, family_of, in_head, text_only_classes
 from scion.architectures.sound_names import SoundNames, prefix_rules
 from scion.checkpoint.shards import CONFIG
 from scion.engines import facts
@@ -15,7 +15,6 @@ from scion.lint.modules import HEAD, KV_SCALES, SCALES, WEIGHTS
 from scion.lint.rule import Finding, Severity, rule, workflow_until
 from scion.lint.subject import Subject
 
-_TEXT_ONLY_CLASSES = ("Qwen3_5ForCausalLM", "Qwen3_5MoeForCausalLM")
 # Scales of attention's cache and products, and buffers of older checkpoints: engines rename the
 # former and drop the latter.
 # https://github.com/vllm-project/vllm/blob/v0.33.0/vllm/model_executor/models/utils.py
@@ -55,7 +54,7 @@ def _names(subject: Subject) -> _Names | None:
     there: set[str] = set()
     for name in subject.tensors:
         weight = weight_of(name)
-        meant = weight if "mtp" in name.split(".") else sound.of(weight)
+        meant = weight if in_head(name) else sound.of(weight)
         if meant is None:
             unexpected.append(name)
             continue
@@ -234,7 +233,7 @@ def text_only_naming(subject: Subject) -> Iterable[Finding]:
     names = _names(subject)
     for (found, sound), count in sorted(_prefixes(names, repeated=False).items()):
         refusing = _refusing(subject, found, sound)
-        if refusing or {found, sound} != {NESTED_PREFIX, FLAT_PREFIX}:
+        if refusing or {found, sound} != _language_prefixes(subject):
             expected = f"prefix {sound!r} under {_about(subject)}"
             yield Finding(subject.names_file, found, expected, f"prefix {found!r}", refusing, count)
     yield from _unregistered(subject)
@@ -242,9 +241,19 @@ def text_only_naming(subject: Subject) -> Iterable[Finding]:
 
 def _refusing(subject: Subject, found: str, sound: str) -> tuple[str, ...]:
     """The engines that don't load names of one spelling under a config of the other."""
-    flat_in_nested = (found, sound) == (FLAT_PREFIX, NESTED_PREFIX)
+    family = family_of(subject.config)
+    flat_in_nested = family is not None and (found, sound) == (
+        family.flat_prefix,
+        family.nested_prefix,
+    )
     fact = facts.NESTED_CLASS_NESTED_ONLY if flat_in_nested else facts.TEXT_CLASS_FLAT_ONLY
     return fact.among(subject.engines)
+
+
+def _language_prefixes(subject: Subject) -> set[str]:
+    """The two prefixes that the language model of the family may have; none if it is unknown."""
+    family = family_of(subject.config)
+    return {family.nested_prefix, family.flat_prefix} if family is not None else set()
 
 
 def _unregistered(subject: Subject) -> Iterable[Finding]:
@@ -252,8 +261,8 @@ def _unregistered(subject: Subject) -> Iterable[Finding]:
     names = subject.config.get("architectures")
     for name in names if isinstance(names, list) else ():
         engines = facts.TEXT_CLASS_UNKNOWN.among(subject.engines)
-        if name in _TEXT_ONLY_CLASSES and engines:
-            expected = "Qwen3_5ForConditionalGeneration, the class that it knows"
+        if name in text_only_classes() and engines:
+            expected = f"{QWEN3_5.architecture}, the class that it knows"
             yield Finding(CONFIG, "architectures", expected, name, engines)
 
 

@@ -5,18 +5,17 @@
 
 from collections.abc import Iterable
 
+from scion.architectures.families import family_of, in_head
 from scion.checkpoint.shards import CONFIG
 from scion.engines import facts
 from scion.lint.formats import method_of
 from scion.lint.mismatches import mismatches
 from scion.lint.modules import HEAD, KV_SCALES, NVFP4
 from scion.lint.rule import Finding, Severity, rule, workflow_until
-from scion.lint.rules.mtp import is_mtp
 from scion.lint.subject import Subject
 
 _QUANTIZE = workflow_until("quantize_nvfp4")
 _DELTA_NET_INPUTS = (".linear_attn.in_proj_qkv", ".linear_attn.in_proj_z")
-_HYBRID = "qwen3_5"
 
 
 @rule(
@@ -99,7 +98,7 @@ def exclusions_mismatch(subject: Subject) -> Iterable[Finding]:
     19 too, and `mlp.gate` takes `mlp.gate_up_proj`. What comes of it is a missing parameter at best
     and garbage at worst.
     """
-    return mismatches(subject, lambda name: name != HEAD and not is_mtp(name))
+    return mismatches(subject, lambda name: name != HEAD and not in_head(name))
 
 
 @rule(
@@ -144,7 +143,8 @@ def cache_scales_ignored(subject: Subject) -> Iterable[Finding]:
     "Using KV cache scaling factor 1.0 for fp8_e4m3".
     """
     engines = facts.CACHE_SCALES_LOST.among(subject.engines)
-    if engines and str(subject.config.get("model_type", "")).startswith(_HYBRID):
+    family = family_of(subject.config)
+    if engines and family is not None and family.decoder.delta_net == "split":
         yield from (
             Finding(subject.names_file, name, "no cache scales", "a calibrated one", engines)
             for name in subject.tensors

@@ -18,8 +18,9 @@ from datasets.exceptions import DatasetsError
 from jinja2 import TemplateError
 from transformers import AutoTokenizer
 
+from scion.architectures.inventory import inventory, language_keys
 from scion.checkpoint.hub.location import HubRepository, parse_location
-from scion.checkpoint.shards import Checkpoint
+from scion.checkpoint.shards import CONFIG, Checkpoint
 from scion.common.errors import ScionError
 from scion.quantization.config import Calibration, CalibrationSet
 
@@ -72,7 +73,9 @@ def read_samples(checkpoint: Checkpoint, calibration: Calibration) -> list[Sampl
     # Before any weight is read: a bad data set costs a second, not an hour.
     rows = read_rows(calibration)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder)
-    context = checkpoint.config["text_config"]["max_position_embeddings"]
+    where = checkpoint.folder / CONFIG
+    family = inventory(checkpoint.config, where=where).family
+    context = language_keys(checkpoint.config, family, where=where).size("max_position_embeddings")
     return list(tokenize(rows, tokenizer, calibration, context=context))
 
 

@@ -184,7 +184,7 @@ def estimate(
     shards = _shard_bytes(checkpoint, quantized, settings)
     beside = beside_layers(model, work, batches, on_gpu=on_gpu)
     device = [*beside, hidden_part(model, tokens)] if place == "device" else beside
-    rows = expected.language["model.language_model.embed_tokens.weight"][0]
+    rows = expected.language[f"{expected.family.embedding}.weight"][0]
     host = in_host(model, tokens, place, rows=rows, on_gpu=on_gpu)
     states = hidden_bytes(model, tokens)
     return Estimate(

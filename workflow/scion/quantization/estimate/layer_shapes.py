@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from scion.architectures.config_keys import Keys
-from scion.architectures.inventory import Inventory, Shape
+from scion.architectures.inventory import Inventory, Shape, language_keys
 from scion.formats.modelopt import FP8, NVFP4
 
 _ATTENTION_OUT, _DELTA_OUT = "self_attn.o_proj.weight", "linear_attn.out_proj.weight"
@@ -106,7 +105,7 @@ class ModelShapes:
         Raises:
             ScionError: A size is missing or unusable.
         """
-        text = Keys(config, where).section("text_config")
+        text = language_keys(config, expected.family, where=where)
         tensors: dict[int, dict[str, Shape]] = {}
         matrices: dict[str, dict[int, dict[str, tuple[int, int]]]] = {NVFP4: {}, FP8: {}}
         for name, shape in expected.language.items():

@@ -17,7 +17,7 @@ from modelopt.torch.quantization.utils.layerwise_calib import LayerActivationCol
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from scion.architectures.inventory import FLAT_PREFIX, NESTED_PREFIX
+from scion.architectures.family import Family
 from scion.common.errors import ScionError
 
 Arguments = dict[str, Any]
@@ -87,10 +87,9 @@ class Skeleton:
             _recorders=recorders,
         )
 
-    def stored_name(self, layer: int, *, nested: bool) -> str:
-        """A layer's name in a checkpoint, in which the language model may stand nested."""
-        name = self.names[layer]
-        return f"{NESTED_PREFIX}{name.removeprefix(FLAT_PREFIX)}" if nested else name
+    def stored_name(self, layer: int, family: Family) -> str:
+        """A layer's name in a checkpoint of the family, which may nest the language model."""
+        return f"{family.prefix}{self.names[layer].removeprefix(family.flat_prefix)}"
 
     def layer(self, number: int) -> nn.Module:
         """A new copy of one layer, still without weights."""

@@ -30,7 +30,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from scion.architectures.inventory import NESTED_PREFIX, Inventory
+from scion.architectures.inventory import Inventory
 from scion.checkpoint.shards import Checkpoint
 from scion.common.devices import one_thread
 from scion.common.errors import NoRoomError
@@ -98,9 +98,8 @@ class Stream:
         if len(self.targets) > 1 and any(one.recipe.compensated for one in self.targets):
             raise ValueError("layers after a compensated one see other samples: one target alone")
         self.skeleton = Skeleton.build(self.checkpoint.folder)
-        nested = any(name.startswith(NESTED_PREFIX) for name in self.expected.language)
-        count = len(self.skeleton.layers)
-        self._names = [self.skeleton.stored_name(n, nested=nested) for n in range(count)]
+        family, count = self.expected.family, len(self.skeleton.layers)
+        self._names = [self.skeleton.stored_name(number, family) for number in range(count)]
         self._saved_at = time.monotonic()
 
     def run(self) -> None:
