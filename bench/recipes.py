@@ -48,7 +48,8 @@ from scion.quantization.config import CalibrationSet
 from scion.quantization.layerwise.stream import Stream, Target
 from scion.quantization.output_files import copy_kept, lay_out
 from scion.quantization.planned_shards import PlannedShards
-from scion.quantization.recipes import RECIPES, Recipe
+from scion.quantization.recipe_table import RECIPES
+from scion.quantization.recipes import Recipe, recipe
 from scion.report.pictures.recipes import recipes_picture
 from scion.report.recipes import SOURCE, best, markdown, parts_record, told
 
@@ -176,7 +177,7 @@ class Run:
             about = {
                 "name": target.recipe.name,
                 "recipe": target.recipe.name,
-                "title": target.recipe.title,
+                "title": target.recipe.row.title,
                 "seconds": round(shared + target.seconds, 1),
                 "own_seconds": round(target.seconds, 1),
             }
@@ -247,11 +248,11 @@ def compare(args: argparse.Namespace, work: Path) -> dict[str, Any]:
     run = Run(folder, checkpoint, expected, samples, documents, reference, work)
     empty = {"recipe": None, "title": "bf16 source", "seconds": None, "own_seconds": None}
     entries = [run.entry({"name": SOURCE, **empty}, None)]
-    recipes = [RECIPES[name] for name in args.recipes]
-    shared = [recipe for recipe in recipes if not recipe.compensated]
+    recipes = [recipe(name) for name in args.recipes]
+    shared = [chosen for chosen in recipes if not chosen.compensated]
     for group in [
         *([shared] if shared else []),
-        *([recipe] for recipe in recipes if recipe.compensated),
+        *([chosen] for chosen in recipes if chosen.compensated),
     ]:
         entries += run.make(group)
     sums = {

@@ -35,11 +35,11 @@ from scion.quantization.estimate.rates import DiskRates, Rates, disk_rates, publ
 from scion.quantization.estimate.report import Use, beside, lines, record
 from scion.quantization.estimate.source_headers import text_checkpoint
 from scion.quantization.estimate.watch import Watch
-from scion.quantization.estimate.work import RECIPE_WORK
 from scion.quantization.layerwise.stream import Stream, Target
 from scion.quantization.planned_shards import PlannedShards
 from scion.quantization.planned_tensors import planned
-from scion.quantization.recipes import RECIPES
+from scion.quantization.recipe_table import RECIPES
+from scion.quantization.recipes import recipe
 from scion.stages.quantize_nvfp4 import quantize_nvfp4
 
 CPU = Machine("a CPU", None, 16 << 30)
@@ -113,16 +113,16 @@ def test_samples_pass_through_layers_as_often_as_is_said(
         forward(self, *arguments)
 
     monkeypatch.setattr(Stream, "_forward", count)
-    for name, recipe in RECIPES.items():
-        plan = plan_shards(planned(checkpoint, recipe.quantized(expected)), max_bytes=10**9)
+    for name in RECIPES:
+        chosen = recipe(name)
+        plan = plan_shards(planned(checkpoint, chosen.quantized(expected)), max_bytes=10**9)
         shards = PlannedShards(tmp_path / name, plan, request="x")
-        Stream(checkpoint, expected, [Target(recipe, shards)], batches, torch.device("cpu")).run()
+        Stream(checkpoint, expected, [Target(chosen, shards)], batches, torch.device("cpu")).run()
         shards.close()
-    assert seen == {name: 2 * work.passes - work.compensated for name, work in RECIPE_WORK.items()}
-    assert RECIPE_WORK.keys() == RECIPES.keys()
-    assert {n for n, w in RECIPE_WORK.items() if w.compensated} == {
-        n for n, r in RECIPES.items() if r.compensated
+    assert seen == {
+        name: 2 * row.work.passes - row.work.compensated for name, row in RECIPES.items()
     }
+    assert {name for name in RECIPES if recipe(name).compensated} == {"gptq", "local_hessian_gptq"}
 
 
 def test_operations_are_two_a_weight_and_token(text: Checkpoint) -> None:
@@ -147,7 +147,7 @@ def test_operations_are_two_a_weight_and_token(text: Checkpoint) -> None:
 # Memory
 
 
-@pytest.mark.parametrize("recipe", RECIPE_WORK)
+@pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("machine", [CPU, GPU, replace(CPU, free_bytes=0)])
 def test_nothing_shrinks_with_more_samples(text: Checkpoint, recipe: Any, machine: Machine) -> None:
     settings = SETTINGS.model_copy(update={"recipe": recipe})

@@ -49,7 +49,8 @@ from scion.quantization.layerwise.torch_kernels import (
 )
 from scion.quantization.planned_shards import PlannedShards
 from scion.quantization.planned_tensors import planned
-from scion.quantization.recipes import RECIPES, Recipe, recipe
+from scion.quantization.recipe_table import RECIPES
+from scion.quantization.recipes import Recipe, recipe
 
 CPU = torch.device("cpu")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -173,11 +174,11 @@ def differing(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> l
 def test_a_recipe_gives_modelopts_bytes(
     source: Path, samples: list[Sample], tmp_path: Path, name: str
 ) -> None:
-    config = RECIPES[name].config
+    config = recipe(name).config
     if name == "local_hessian":
         # Its samples see quantized inputs in front of every layer unless it goes layer by layer.
         config = {**config, "algorithm": {**config["algorithm"], "layerwise": {"enable": True}}}
-    ours = quantize(source, RECIPES[name], samples, tmp_path / "work")
+    ours = quantize(source, recipe(name), samples, tmp_path / "work")
     theirs = modelopts_own(source, config, samples, tmp_path / "modelopt")
     assert len(ours) == 4 * 13
     assert differing(ours, theirs) == []
@@ -235,9 +236,7 @@ def test_a_shared_fp8_scale_is_nearer_than_the_second_rounding_of_engines(
 def test_recipes_differ_where_they_should(
     source: Path, samples: list[Sample], tmp_path: Path
 ) -> None:
-    made = {
-        name: quantize(source, chosen, samples, tmp_path / name) for name, chosen in RECIPES.items()
-    }
+    made = {name: quantize(source, recipe(name), samples, tmp_path / name) for name in RECIPES}
     default = made["nvfp4_default"]
     for name, tensors in made.items():
         changed = {n.rpartition(".")[2] for n in differing(default, tensors)}
@@ -253,7 +252,7 @@ def test_recipes_differ_where_they_should(
 def test_a_search_knows_that_engines_fuse_the_delta_nets_projections(
     source: Path, samples: list[Sample], tmp_path: Path
 ) -> None:
-    aware = RECIPES["mse_sweep"]
+    aware = recipe("mse_sweep")
     plain = replace(aware, config=mtq.NVFP4_W4A4_WEIGHT_MSE_FP8_SWEEP_CFG)
     stored = load_file(source / "model.safetensors")
 
@@ -361,7 +360,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_result(
     name: str,
     save_seconds: float,
 ) -> None:
-    chosen = RECIPES[name]
+    chosen = recipe(name)
     whole = quantize(source, chosen, samples, tmp_path / "whole")
     work, calibrated = tmp_path / "work", list[str]()
     original = stream_module.calibrate
@@ -392,7 +391,7 @@ def test_a_run_that_was_stopped_before_it_saved_its_states(
     monkeypatch: pytest.MonkeyPatch,
     name: str,
 ) -> None:
-    chosen, work = RECIPES[name], tmp_path / "work"
+    chosen, work = recipe(name), tmp_path / "work"
     whole = quantize(source, chosen, samples, tmp_path / "whole")
 
     def save(*_: object) -> None:
@@ -411,7 +410,7 @@ def test_a_run_that_was_stopped_before_it_saved_its_states(
 def test_finished_layers_whose_bytes_changed_are_made_again(
     source: Path, samples: list[Sample], tmp_path: Path
 ) -> None:
-    chosen = RECIPES["nvfp4_default"]
+    chosen = recipe("nvfp4_default")
     before = quantize(source, chosen, samples, tmp_path)
     shard = next(tmp_path.glob("*.safetensors"))
     with shard.open("r+b") as file:
@@ -423,7 +422,7 @@ def test_finished_layers_whose_bytes_changed_are_made_again(
 
 
 def test_another_request_begins_anew(source: Path, samples: list[Sample], tmp_path: Path) -> None:
-    quantize(source, RECIPES["nvfp4_default"], samples, tmp_path)
+    quantize(source, recipe("nvfp4_default"), samples, tmp_path)
     checkpoint = Checkpoint.open(source)
     plan = plan_shards([checkpoint.tensor("model.language_model.norm.weight")], max_bytes=1)
     shards = PlannedShards(tmp_path, plan, request="sha256:another")
@@ -440,7 +439,7 @@ def test_another_request_begins_anew(source: Path, samples: list[Sample], tmp_pa
 def test_where_hidden_states_are_kept_changes_nothing(
     source: Path, samples: list[Sample], tmp_path: Path, place: Any
 ) -> None:
-    chosen = RECIPES["nvfp4_default"]
+    chosen = recipe("nvfp4_default")
     one = quantize(source, chosen, samples, tmp_path / "one", place="device")
     other = quantize(source, chosen, samples, tmp_path / "other", place=place)
     assert differing(one, other) == []
@@ -460,7 +459,7 @@ def test_hidden_states_move_between_places(tmp_path: Path) -> None:
 def test_samples_in_one_pass_give_the_same_weights(
     source: Path, samples: list[Sample], tmp_path: Path
 ) -> None:
-    chosen = RECIPES["nvfp4_default"]
+    chosen = recipe("nvfp4_default")
     alone = quantize(source, chosen, samples, tmp_path / "alone")
     packed = quantize(source, chosen, samples, tmp_path / "packed", pack_tokens=128)
     changed = differing(alone, packed)
@@ -477,7 +476,7 @@ def test_out_of_memory_moves_states_to_the_host(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    chosen = RECIPES["nvfp4_default"]
+    chosen = recipe("nvfp4_default")
     whole = quantize(source, chosen, samples, tmp_path / "whole")
     original, calls = stream_module.export, list[str]()
 
@@ -526,7 +525,7 @@ def test_weights_and_scales_are_freed_without_waiting_for_the_collector(
     gc.collect()
     gc.disable()
     try:
-        quantize(source, RECIPES[name], samples, tmp_path / "work")
+        quantize(source, recipe(name), samples, tmp_path / "work")
     finally:
         gc.enable()
     assert len(seen) > 2 * 8
@@ -553,7 +552,7 @@ def test_a_weight_that_is_not_finite_is_named(
     source: Path, samples: list[Sample], tmp_path: Path, name: str
 ) -> None:
     folder = broken(source, tmp_path / "broken", lambda t: t[name].view(-1)[3:4].fill_(torch.nan))
-    stream, finish = prepare(folder, RECIPES["nvfp4_default"], samples, tmp_path / "work")
+    stream, finish = prepare(folder, recipe("nvfp4_default"), samples, tmp_path / "work")
     with pytest.raises(ScionError, match="not finite") as error:
         stream.run()
     finish()
@@ -575,7 +574,7 @@ def test_a_module_whose_weights_are_all_zero_is_named(
 ) -> None:
     name = f"{LAYER}.mlp.down_proj"
     folder = broken(source, tmp_path / "broken", lambda t: t[f"{name}.weight"].zero_())
-    stream, finish = prepare(folder, RECIPES["nvfp4_default"], samples, tmp_path / "work")
+    stream, finish = prepare(folder, recipe("nvfp4_default"), samples, tmp_path / "work")
     with pytest.raises(ScionError, match="all weights of a module are zero") as error:
         stream.run()
     finish()
@@ -593,7 +592,7 @@ def test_zero_rows_and_blocks_are_packed_as_zeros(
         tensors[f"{stem}.weight"][7, 16:32] = 0
 
     folder = broken(source, tmp_path / "broken", clear)
-    made = quantize(folder, RECIPES[name], samples, tmp_path / "work")
+    made = quantize(folder, recipe(name), samples, tmp_path / "work")
     decoded = dequantize(*(made[f"{stem}.{suffix}"] for suffix in SUFFIXES[:3]))
     assert torch.isfinite(decoded).all()
     assert not decoded[5].any()
@@ -604,7 +603,7 @@ def test_zero_rows_and_blocks_are_packed_as_zeros(
 def test_a_missing_tensor_is_named(source: Path, samples: list[Sample], tmp_path: Path) -> None:
     name = f"{LAYER}.post_attention_layernorm.weight"
     folder = broken(source, tmp_path / "broken", lambda t: t.pop(name))
-    stream, finish = prepare(folder, RECIPES["nvfp4_default"], samples, tmp_path / "work")
+    stream, finish = prepare(folder, recipe("nvfp4_default"), samples, tmp_path / "work")
     with pytest.raises(ScionError, match=r"not as config\.json implies") as error:
         stream.run()
     finish()
@@ -614,7 +613,7 @@ def test_a_missing_tensor_is_named(source: Path, samples: list[Sample], tmp_path
 def test_a_calibration_that_raises_ends_the_run(
     source: Path, samples: list[Sample], tmp_path: Path
 ) -> None:
-    chosen = RECIPES["nvfp4_default"]
+    chosen = recipe("nvfp4_default")
     spoilt = replace(chosen, config={**chosen.config, "algorithm": {"method": "max", "x": 1}})
     stream, finish = prepare(source, spoilt, samples, tmp_path / "work")
     with pytest.raises(ScionError, match="ModelOpt could not calibrate a layer"):
@@ -671,7 +670,7 @@ def test_a_gpu_and_a_cpu_part_in_last_bits_and_in_codes_on_an_edge(
 ) -> None:
     # CUDA multiplies by the reciprocal of a number where a CPU divides by it.
     cpu, gpu = (
-        quantize(source, RECIPES[name], samples, tmp_path / device.type, device=device)
+        quantize(source, recipe(name), samples, tmp_path / device.type, device=device)
         for device in (CPU, DEVICE)
     )
     changed = dict.fromkeys(("weight", "weight_scale"), 0)

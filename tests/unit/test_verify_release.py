@@ -15,6 +15,7 @@ from scion.artifacts.artifact import Artifact
 from scion.checkpoint.shards import INDEX
 from scion.common.errors import ScionError
 from scion.lint.config import Lint
+from scion.quantization.recipe_table import RECIPES
 from scion.stages.fetch_donor import fetch_donor
 from scion.stages.graft_mtp import graft_mtp
 from scion.stages.verify_release import _check_rows, verify_release
@@ -25,7 +26,7 @@ NOT_FUSED = f"{LAYER}.self_attn.o_proj"
 NORM = "model.language_model.norm.weight"
 NAN_BF16 = b"\xc0\x7f"
 LINT = "lint finds"
-MAXIMA = {"searched": False, "compensated": False}
+MAXIMA = RECIPES["nvfp4_default"]
 CODES = "further from its source than NVFP4 rounding allows"
 
 

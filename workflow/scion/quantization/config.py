@@ -1,16 +1,23 @@
 """Configuration of quantize_nvfp4."""
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
+from pydantic_core import PydanticKnownError
 
 from scion.common.section import Section
-
-RecipeName = Literal[
-    "nvfp4_default", "four_over_six", "mse_sweep", "local_hessian", "gptq", "local_hessian_gptq"
-]
+from scion.quantization.recipe_table import RECIPES
 
 
+def _known_recipe(name: Any) -> Any:
+    """The name of a recipe in the table; the error is that of a choice, which names them all."""
+    if not isinstance(name, str) or name not in RECIPES:
+        *others, last = map(repr, RECIPES)
+        raise PydanticKnownError("literal_error", {"expected": f"{', '.join(others)} or {last}"})
+    return name
+
+
+RecipeName = Annotated[str, BeforeValidator(_known_recipe)]
 Projections = Literal["none", "linear_attention", "attention"]
 
 
@@ -92,9 +99,11 @@ class Quantization(Section):
 
     @model_validator(mode="after")
     def _need_no_samples(self) -> "Quantization":
-        if self.input_scales is not None and self.recipe != "nvfp4_default":
+        if self.input_scales is not None and RECIPES[self.recipe].needs_samples:
+            without = [row.name for row in RECIPES.values() if not row.needs_samples]
             raise ValueError(
-                f"input_scales: the recipe {self.recipe} needs samples; nvfp4_default does not"
+                f"input_scales: the recipe {self.recipe} needs samples; "
+                f"{', '.join(without)} {'does' if len(without) == 1 else 'do'} not"
             )
         if self.input_scales is not None and self.use_fp8 != "none":
             raise ValueError("input_scales: they are those of NVFP4, and use_fp8 needs others")

@@ -22,6 +22,7 @@ from scion.quantization.layerwise.stream import Stream, Target
 from scion.quantization.mtp_head import add_head
 from scion.quantization.output_files import copy_kept, lay_out, write_configs
 from scion.quantization.planned_shards import PlannedShards
+from scion.quantization.recipe_table import RECIPES
 from scion.quantization.recipes import recipe
 from scion.quantization.variants_config import Variant
 
@@ -73,7 +74,7 @@ class Made:
 
 def together(variants: Sequence[Variant]) -> list[list[Variant]]:
     """The runs over the layers that the variants take: one for all that can share it, first."""
-    alone = [one for one in variants if recipe(one.recipe).compensated]
+    alone = [one for one in variants if RECIPES[one.recipe].compensated]
     shared = [one for one in variants if one not in alone]
     return [*([shared] if shared else []), *([one] for one in alone)]
 

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from scion.common.section import Section
 from scion.quantization.config import Projections, RecipeName, refuse_unused_fp8
+from scion.quantization.recipe_table import RECIPES, REFERENCE
 
 
 class Variant(Section):
@@ -29,15 +30,16 @@ class Variant(Section):
         return self
 
 
-_RECIPES: tuple[RecipeName, ...] = (
-    "nvfp4_default",
-    "four_over_six",
-    "mse_sweep",
-    "local_hessian",
-    "gptq",
-    "local_hessian_gptq",
-)
 _MIXED: tuple[Literal["linear_attention", "attention"], ...] = ("linear_attention", "attention")
+
+
+def _every_recipe() -> tuple[Variant, ...]:
+    """Each recipe of the table, and the reference with some projections in FP8 or in bf16."""
+    return (
+        *(Variant(recipe=name) for name in RECIPES),
+        *(Variant(recipe=REFERENCE, use_fp8=mixed) for mixed in _MIXED),
+        *(Variant(recipe=REFERENCE, keep_bf16=mixed) for mixed in _MIXED),
+    )
 
 
 class Comparison(Section):
@@ -47,11 +49,7 @@ class Comparison(Section):
     """
 
     variants: tuple[Variant, ...] = Field(
-        default=(
-            *(Variant(recipe=name) for name in _RECIPES),
-            *(Variant(recipe="nvfp4_default", use_fp8=mixed) for mixed in _MIXED),
-            *(Variant(recipe="nvfp4_default", keep_bf16=mixed) for mixed in _MIXED),
-        ),
+        default_factory=_every_recipe,
         min_length=1,
         description="recipes to compare; nvfp4_default is the one that others are held against",
     )

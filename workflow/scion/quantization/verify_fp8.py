@@ -1,6 +1,6 @@
 """Whether the FP8 modules of a release are what ModelOpt makes of their source."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from scion.common.digest import in_parallel
 from scion.common.errors import ScionError
 from scion.formats.fp8 import E4M3_LARGEST, dequantize, worst_rounding
 from scion.formats.nvfp4 import relative_error
+from scion.quantization.recipe_table import RecipeRow
 
 # Float32 arithmetic on either side of a tie.
 _TOLERANCE = 1 + 1e-3
@@ -72,7 +73,7 @@ def check_fp8_scales(
     source: Checkpoint,
     modules: Sequence[str],
     groups: Sequence[tuple[str, ...]],
-    recipe: Mapping[str, Any],
+    recipe: RecipeRow,
 ) -> None:
     """Check that weight scales use the whole range, and that fused modules share theirs.
 
@@ -81,7 +82,7 @@ def check_fp8_scales(
         source: The text model that was quantized.
         modules: Those in FP8.
         groups: Modules that engines load as one.
-        recipe: What the release says of its recipe.
+        recipe: The one that the release was made by.
 
     Raises:
         ScionError: A scale is not that of the largest number of the module or its group. Engines
@@ -91,7 +92,7 @@ def check_fp8_scales(
     largest = dict(
         zip(modules, in_parallel(lambda module: _largest(source, module), modules), strict=True)
     )
-    most = _SEARCHED if recipe["searched"] else 1.0
+    most = _SEARCHED if recipe.searched else 1.0
     for module in modules:
         group = group_of.get(module, (module,))
         wanted = max(largest[one] for one in group) / E4M3_LARGEST

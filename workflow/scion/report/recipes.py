@@ -7,6 +7,7 @@ from typing import Any
 from scion.common.text import Record, change, number, share, size, small, table
 from scion.evaluation.intervals import ratio_of_sums
 from scion.evaluation.quality.full_vocabulary import Sums, sums_record
+from scion.quantization.recipe_table import REFERENCE
 
 SOURCE = "source"
 # The part that recipes are ranked by.
@@ -122,7 +123,7 @@ def _row(one: Record) -> list[str]:
     beside = part["beside_default"]
     taken, tasks = one["acceptance"], one["agent_tasks"]
     positions = [f"{100 * rate['value']:.1f}" for rate in taken["per_position"]] if taken else []
-    shown = None if is_source or one["name"] == "nvfp4_default" else beside
+    shown = None if is_source or one["name"] == REFERENCE else beside
     return [
         one["title"],
         size(one["bytes"]),

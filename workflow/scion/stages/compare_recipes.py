@@ -63,7 +63,7 @@ from scion.evaluation.variants import Measuring
 from scion.quantization.calibration.batches import pack
 from scion.quantization.calibration.samples import Sample, read_samples, summary
 from scion.quantization.config import Quantization
-from scion.quantization.recipes import RECIPES
+from scion.quantization.recipe_table import RECIPES, REFERENCE
 from scion.quantization.variants import Source, bf16, make, size, together
 from scion.quantization.variants_config import Comparison, Variant
 from scion.report.pictures.recipes import recipes_picture
@@ -80,7 +80,6 @@ from scion.stages.served import add_server_options, recorded
 
 STAGE = "compare_recipes"
 RESULT, TABLE, PICTURE = "recipes.json", "recipes.md", "recipes.svg"
-_DEFAULT = "nvfp4_default"
 _PROJECTIONS = {"linear_attention": "linear attention", "attention": "all attention"}
 _VERSIONS = ("scion", "nvidia-modelopt", "torch", "transformers")
 
@@ -166,7 +165,7 @@ def compare_recipes(
                 "texts": dataset_record(texts, documents, kind="texts") if texts else None,
             },
             "reference": SOURCE,
-            "default": _DEFAULT if _DEFAULT in [one["name"] for one in entries] else None,
+            "default": REFERENCE if REFERENCE in [one["name"] for one in entries] else None,
             "variants": _records(entries),
             "best": best(entries),
         }
@@ -328,7 +327,7 @@ def _records(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [
         {
             **{key: value for key, value in one.items() if key not in ("sums", "engine")},
-            "parts": parts_record(sums[one["name"]], sums[SOURCE], sums.get(_DEFAULT)),
+            "parts": parts_record(sums[one["name"]], sums[SOURCE], sums.get(REFERENCE)),
         }
         for one in entries
     ]

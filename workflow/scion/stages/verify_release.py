@@ -38,6 +38,7 @@ from scion.formats.stored_modules import algorithms, layout
 from scion.lint.config import Lint
 from scion.lint.gate import Settings, judged_engines, lint_folder, require_sound
 from scion.lint.json_report import finding_row
+from scion.quantization.recipe_table import RecipeRow, recipe_row
 from scion.quantization.verify_fp8 import check_fp8_scales, fp8_errors
 from scion.stages.common_options import add_settings, read_settings, run_stage, stage_parser
 
@@ -78,8 +79,9 @@ def verify_release(
         require_sound(findings, release.folder, hint=_AGAIN)
         checkpoint = Checkpoint.open(release.folder)
         expected = inventory(checkpoint.config, where=release.folder / "config.json")
-        recipe = release.facts["recipe"]
-        quantized = algorithms(expected, kept=recipe["kept"], fp8=recipe["fp8"])
+        recorded = release.facts["recipe"]
+        recipe = recipe_row(recorded["name"])
+        quantized = algorithms(expected, kept=recorded["kept"], fp8=recorded["fp8"])
         unchanged = check_inventory(checkpoint, text, donor, quantized)
         digests = _digests(checkpoint)
         for name, wanted in unchanged.items():
@@ -186,7 +188,7 @@ def _check_weights(
     checkpoint: Checkpoint,
     source: Checkpoint,
     quantized: Mapping[str, str],
-    recipe: Mapping[str, Any],
+    recipe: RecipeRow,
 ) -> dict[str, tuple[float, float]]:
     """Squared error and squared norm by quantized module."""
     # One thread a module: torch's own gain little on windows of rows.
@@ -215,7 +217,7 @@ def _nvfp4_errors(
     checkpoint: Checkpoint,
     source: Checkpoint,
     module: str,
-    recipe: Mapping[str, Any],
+    recipe: RecipeRow,
     *,
     device: str,
 ) -> Iterator[tuple[float, float]]:
@@ -259,13 +261,13 @@ def _check_rows(
     packed: torch.Tensor,
     scale: torch.Tensor,
     scale_2: torch.Tensor,
-    recipe: Mapping[str, Any],
+    recipe: RecipeRow,
 ) -> None:
     scale_error, code_error = worst_rounding(weight, packed, scale, scale_2)
     # A search takes other scales than maxima; GPTQ other codes than the nearest. NaN stays NaN.
-    if recipe["searched"]:
+    if recipe.searched:
         scale_error *= 0
-    if recipe["compensated"]:
+    if recipe.compensated:
         code_error *= 0
     # `not <=` also catches NaN.
     if not (scale_error <= _TOLERANCE and code_error <= _TOLERANCE):

@@ -27,9 +27,10 @@ from scion.quantization.estimate.memory import (
     total,
 )
 from scion.quantization.estimate.rates import Rates
-from scion.quantization.estimate.work import RECIPE_WORK, Operations, RecipeWork, operations
+from scion.quantization.estimate.work import Operations, operations
 from scion.quantization.layerwise.placing import Place, choose
 from scion.quantization.planned_tensors import planned
+from scion.quantization.recipe_table import RECIPES, RecipeWork
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,7 @@ def estimate(
     kept, fp8 = projection_parents(settings.keep_bf16, settings.use_fp8)
     quantized = algorithms(expected, kept=kept, fp8=fp8)
     model = ModelShapes.of(checkpoint.config, expected, quantized, where=where)
-    work = RECIPE_WORK[settings.recipe]
+    work = RECIPES[settings.recipe].work
     lengths = [length for batch in batches for length in batch]
     tokens, on_gpu = sum(lengths), machine.gpu_bytes is not None
     place = choose(tokens, model.hidden, gpu_bytes=machine.gpu_bytes, free_bytes=machine.free_bytes)

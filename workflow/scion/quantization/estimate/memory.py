@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from scion.formats.modelopt import BLOCK
 from scion.quantization.estimate.layer_shapes import LayerShapes, ModelShapes
-from scion.quantization.estimate.work import RecipeWork
 from scion.quantization.layerwise.placing import BF16_BYTES, Place
+from scion.quantization.recipe_table import RecipeWork
 
 _FLOAT_BYTES = 4
 # Python, torch, transformers and ModelOpt, as a stage has imported them; with a GPU, what CUDA and

@@ -12,40 +12,9 @@ from typing import Literal
 
 from scion.formats.modelopt import BLOCK
 from scion.quantization.estimate.layer_shapes import LayerShapes, ModelShapes
+from scion.quantization.recipe_table import RecipeWork
 
 Kind = Literal["bf16", "float32", "candidates"]
-
-
-@dataclass(frozen=True)
-class RecipeWork:
-    """What a recipe does to a layer.
-
-    Attributes:
-        passes: Of all samples through the layer. The first gives maxima, and what the next layer
-            sees; one more collects Hessians, if any; where weights move, one more goes through the
-            quantized layer for what the next one sees.
-        candidates: Scales that are tried for each block.
-        local_hessians: Whether a Hessian of each block of 16 inputs is summed up.
-        compensated: Whether weights move (GPTQ), which takes the Hessian of all inputs.
-    """
-
-    passes: int
-    candidates: int = 0
-    local_hessians: bool = False
-    compensated: bool = False
-
-
-# FP8 has 126 positive finite scales; four over six tries two.
-RECIPE_WORK = {
-    "nvfp4_default": RecipeWork(passes=1),
-    "four_over_six": RecipeWork(passes=1, candidates=2),
-    "mse_sweep": RecipeWork(passes=1, candidates=126),
-    "local_hessian": RecipeWork(passes=2, candidates=126, local_hessians=True),
-    "gptq": RecipeWork(passes=3, compensated=True),
-    "local_hessian_gptq": RecipeWork(
-        passes=4, candidates=126, local_hessians=True, compensated=True
-    ),
-}
 
 
 @dataclass(frozen=True)
