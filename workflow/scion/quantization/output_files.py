@@ -1,4 +1,4 @@
-"""The files of a quantized checkpoint: shards to be filled, tensors that stay, the two configs."""
+"""The files of a quantized checkpoint: shards to be filled, tensors that stay, the configs."""
 
 import importlib.metadata
 from collections.abc import Collection, Mapping
@@ -8,12 +8,8 @@ from pathlib import Path
 from scion.architectures.inventory import Inventory
 from scion.checkpoint.shards import CONFIG, Checkpoint, plan_shards
 from scion.common.files import write_json
-from scion.formats.modelopt import (
-    HF_QUANT_CONFIG,
-    declared_exclusions,
-    hf_quant_config,
-    quantization_config,
-)
+from scion.formats.modelopt import declared_exclusions
+from scion.formats.spellings import DEFAULT_SPELLING, Spelling
 from scion.quantization.layerwise.layer import refuse_not_finite
 from scion.quantization.planned_shards import PlannedShards
 from scion.quantization.planned_tensors import planned
@@ -29,6 +25,7 @@ def lay_out(
     *,
     request: str,
     max_megabytes: int,
+    spelling: Spelling = DEFAULT_SPELLING,
 ) -> PlannedShards:
     """The release's shards, to be filled.
 
@@ -38,12 +35,14 @@ def lay_out(
         folder: Where the shards are in the meantime.
         request: Identity of what is asked for.
         max_megabytes: A shard is closed before it would grow past this.
+        spelling: How the release names the tensors of quantized modules.
 
     Raises:
         ScionError: A matrix can't be cut into blocks, or the disk has no room.
     """
-    plan = plan_shards(planned(checkpoint, quantized), max_bytes=max_megabytes * 1_000_000)
-    return PlannedShards(folder, plan, request=request)
+    tensors = planned(checkpoint, quantized, spelling)
+    plan = plan_shards(tensors, max_bytes=max_megabytes * 1_000_000)
+    return PlannedShards(folder, plan, request=request, spelled=spelling.all_tensors(quantized))
 
 
 def copy_kept(
@@ -59,9 +58,13 @@ def copy_kept(
 
 
 def write_configs(
-    folder: Path, checkpoint: Checkpoint, expected: Inventory, quantized: Mapping[str, str]
+    folder: Path,
+    checkpoint: Checkpoint,
+    expected: Inventory,
+    quantized: Mapping[str, str],
+    spelling: Spelling = DEFAULT_SPELLING,
 ) -> list[str]:
-    """Write config.json and hf_quant_config.json from one list; returns that list."""
+    """Write config.json and the spelling's sidecar files from one list; returns that list."""
     left = set(expected.quantized) - set(quantized)
     exclude = declared_exclusions(
         expected.family,
@@ -70,7 +73,8 @@ def write_configs(
         vision=bool(expected.vision),
     )
     producer = {"name": "modelopt", "version": importlib.metadata.version(MODELOPT)}
-    scheme = quantization_config(exclude, producer=producer, algorithms=quantized)
+    scheme = spelling.declaration(exclude, producer=producer, algorithms=quantized)
     write_json(folder / CONFIG, {**checkpoint.config, "quantization_config": scheme})
-    write_json(folder / HF_QUANT_CONFIG, hf_quant_config(scheme))
+    for name, content in spelling.sidecars.items():
+        write_json(folder / name, content(scheme))
     return exclude

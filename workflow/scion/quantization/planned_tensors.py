@@ -7,17 +7,20 @@ from scion.checkpoint.safetensors_file import Tensor
 from scion.checkpoint.shards import Checkpoint
 from scion.common.errors import ScionError
 from scion.formats.modelopt import BLOCK, NVFP4
-from scion.formats.stored_modules import layout
+from scion.formats.spellings import DEFAULT_SPELLING, Spelling
 
 _BYTES = {"U8": 1, "F8_E4M3": 1, "F32": 4}
 
 
-def planned(checkpoint: Checkpoint, quantized: Mapping[str, str]) -> Iterator[Tensor]:
+def planned(
+    checkpoint: Checkpoint, quantized: Mapping[str, str], spelling: Spelling = DEFAULT_SPELLING
+) -> Iterator[Tensor]:
     """The tensors of the release: the source's, or in place of one those of its module.
 
     Args:
         checkpoint: The bf16 source.
         quantized: NVFP4 or FP8 by module; all others stay as they are.
+        spelling: How the release names the tensors of these modules.
 
     Raises:
         ScionError: A matrix for NVFP4 has columns that blocks of 16 do not fill.
@@ -36,6 +39,7 @@ def planned(checkpoint: Checkpoint, quantized: Mapping[str, str]) -> Iterator[Te
                 found=f"{rows} × {columns}",
                 hint="leave the module out: quantization.keep_bf16, or quantization.use_fp8",
             )
-        for suffix, (dtype, shape) in layout(quantized[module], stored.shape).items():
+        layout = spelling.layout(quantized[module], stored.shape)
+        for suffix, (dtype, shape) in layout.items():
             size = math.prod(shape) * _BYTES[dtype]
             yield Tensor(f"{module}.{suffix}", dtype, shape, 0, size)

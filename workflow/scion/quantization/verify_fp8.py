@@ -11,7 +11,9 @@ from scion.checkpoint.shards import Checkpoint
 from scion.common.digest import in_parallel
 from scion.common.errors import ScionError
 from scion.formats.fp8 import E4M3_LARGEST, dequantize, worst_rounding
+from scion.formats.modelopt import FP8
 from scion.formats.nvfp4 import relative_error
+from scion.formats.spellings import Spelling
 from scion.quantization.recipe_table import RecipeRow
 
 # Float32 arithmetic on either side of a tie.
@@ -23,7 +25,7 @@ _AGAIN = "remove the quantize_nvfp4 artifact and run the workflow again"
 
 
 def fp8_errors(
-    checkpoint: Checkpoint, source: Checkpoint, module: str, *, device: str
+    checkpoint: Checkpoint, source: Checkpoint, module: str, spelling: Spelling, *, device: str
 ) -> Iterator[tuple[float, float]]:
     """Check a module's weight, a window of rows at a time.
 
@@ -33,10 +35,10 @@ def fp8_errors(
     Raises:
         ScionError: A number is further from its source than one E4M3 rounding, or a row vanished.
     """
-    name = f"{module}.weight"
-    scale = _tensor(checkpoint, f"{module}.weight_scale").to(device)
-    with _open(source, name) as original, _open(checkpoint, name) as stored:
-        whole, quantized = original.get_slice(name), stored.get_slice(name)
+    name, stored_name = f"{module}.weight", spelling.tensor(module, FP8, "weight").name
+    scale = _weight_scale(checkpoint, module, spelling).to(device)
+    with _open(source, name) as original, _open(checkpoint, stored_name) as stored:
+        whole, quantized = original.get_slice(name), stored.get_slice(stored_name)
         for start in range(0, source.tensor(name).shape[0], _ROWS):
             window = slice(start, start + _ROWS)
             weight, eight_bits = whole[window].to(device), quantized[window].to(device)
@@ -74,6 +76,7 @@ def check_fp8_scales(
     modules: Sequence[str],
     groups: Sequence[tuple[str, ...]],
     recipe: RecipeRow,
+    spelling: Spelling,
 ) -> None:
     """Check that weight scales use the whole range, and that fused modules share theirs.
 
@@ -83,6 +86,7 @@ def check_fp8_scales(
         modules: Those in FP8.
         groups: Modules that engines load as one.
         recipe: The one that the release was made by.
+        spelling: How the release names tensors.
 
     Raises:
         ScionError: A scale is not that of the largest number of the module or its group. Engines
@@ -96,7 +100,7 @@ def check_fp8_scales(
     for module in modules:
         group = group_of.get(module, (module,))
         wanted = max(largest[one] for one in group) / E4M3_LARGEST
-        scales = {one: _tensor(checkpoint, f"{one}.weight_scale").item() for one in group}
+        scales = {one: _weight_scale(checkpoint, one, spelling).item() for one in group}
         found = scales[module]
         if len(set(scales.values())) == 1 and wanted / _TOLERANCE <= found <= (
             most * wanted * _TOLERANCE
@@ -104,7 +108,7 @@ def check_fp8_scales(
             continue
         raise ScionError(
             "the scale of an FP8 weight is not that of its largest number",
-            where=f"{checkpoint.folder}: {module}.weight_scale",
+            where=f"{checkpoint.folder}: {spelling.tensor(module, FP8, 'weight_scale').name}",
             expected=f"{wanted:g}, in all of {', '.join(group)}",
             found=", ".join(f"{scale:g}" for scale in scales.values()),
             hint=_AGAIN,
@@ -125,6 +129,7 @@ def _open(checkpoint: Checkpoint, name: str) -> Any:
     return safe_open(checkpoint.folder / checkpoint.shard_of[name], framework="pt")
 
 
-def _tensor(checkpoint: Checkpoint, name: str) -> torch.Tensor:
-    with _open(checkpoint, name) as file:
-        return file.get_tensor(name)
+def _weight_scale(checkpoint: Checkpoint, module: str, spelling: Spelling) -> torch.Tensor:
+    spelled = spelling.tensor(module, FP8, "weight_scale")
+    with _open(checkpoint, spelled.name) as file:
+        return spelled.converted(file.get_tensor(spelled.name))

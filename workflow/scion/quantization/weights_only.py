@@ -21,8 +21,10 @@ from tqdm import tqdm
 from scion.checkpoint.shards import Checkpoint
 from scion.common.digest import digest_json
 from scion.common.errors import ScionError
+from scion.formats.modelopt import NVFP4
 from scion.formats.nvfp4 import E2M1_VALUES
 from scion.formats.packing import amax, pack
+from scion.formats.spellings import DEFAULT_SPELLING, declared_spelling
 from scion.quantization.layerwise.layer import FLOATS
 from scion.quantization.planned_shards import PlannedShards
 
@@ -44,13 +46,15 @@ def read_input_scales(folder: Path, modules: Sequence[str]) -> dict[str, torch.T
         ScionError: It lacks one of them, or one is no positive number.
     """
     release = Checkpoint.open(folder)
+    spelling = declared_spelling(release.config) or DEFAULT_SPELLING
     scales: dict[str, torch.Tensor] = {}
     for module in modules:
-        name = f"{module}.input_scale"
+        spelled = spelling.tensor(module, NVFP4, "input_scale")
+        name = spelled.name
         if name not in release.shard_of:
             raise _unusable(folder, name, "no such tensor")
         with safe_open(folder / release.shard_of[name], "pt") as file:
-            scale: torch.Tensor = file.get_tensor(name)
+            scale: torch.Tensor = spelled.converted(file.get_tensor(name))
         if scale.dtype != torch.float32 or scale.dim() or not 0 < scale.item() < float("inf"):
             raise _unusable(folder, name, f"{scale}")
         scales[module] = scale

@@ -29,6 +29,7 @@ from scion.common.devices import device_named
 from scion.common.errors import NoRoomError, ScionError
 from scion.common.section import Section
 from scion.formats.modelopt import FP8
+from scion.formats.spellings import DEFAULT_SPELLING, Spelling
 from scion.quantization.calibration.batches import pack
 from scion.quantization.calibration.samples import read_samples, summary
 from scion.quantization.config import Quantization
@@ -76,6 +77,7 @@ def quantize_nvfp4(
     settings: Quantization,
     environment: str,
     watch: Watching | None = None,
+    spelling: Spelling = DEFAULT_SPELLING,
 ) -> Artifact:
     """Make the NVFP4 checkpoint of a bf16 one.
 
@@ -85,6 +87,7 @@ def quantize_nvfp4(
         settings: Recipe, calibration sets, device, shard size.
         environment: Identity of the locked environment.
         watch: Is told how the run goes; nothing in the artifact depends on it.
+        spelling: How tensors are named, and the scheme declared.
 
     Returns:
         The artifact; its facts name quantizer, recipe, calibration and the number of modules.
@@ -95,6 +98,8 @@ def quantize_nvfp4(
     """
     inputs: dict[str, Artifact | Path] = {"text": text}
     request = settings.model_dump(mode="json", exclude={"device"})
+    if spelling != DEFAULT_SPELLING:
+        request["spelling"] = spelling.name
     given = _given_scales(text, settings)
     if given is None:
         for number, each in enumerate(settings.calibration.sets, start=1):
@@ -123,6 +128,7 @@ def quantize_nvfp4(
             work,
             request=draft.request,
             max_megabytes=settings.max_shard_megabytes,
+            spelling=spelling,
         )
         with _kept_if_stopped(shards):
             copied = copy_kept(checkpoint, quantized, shards)
@@ -134,7 +140,7 @@ def quantize_nvfp4(
             shards.link_into(draft.folder)
             draft.known_tensors |= shards.digests()
         draft.link_all(text, but={"config.json", INDEX, *checkpoint.headers})
-        exclude = write_configs(draft.folder, checkpoint, expected, quantized)
+        exclude = write_configs(draft.folder, checkpoint, expected, quantized, spelling)
         draft.facts |= {
             "quantizer": {"name": MODELOPT, "version": importlib.metadata.version(MODELOPT)},
             "recipe": chosen.record(),

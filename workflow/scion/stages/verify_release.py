@@ -32,9 +32,10 @@ from scion.checkpoint.shards import Checkpoint
 from scion.common.digest import in_parallel
 from scion.common.errors import ScionError
 from scion.common.files import write_json
-from scion.formats.modelopt import FP8
+from scion.formats.modelopt import FP8, NVFP4, SUFFIXES
 from scion.formats.nvfp4 import dequantize, relative_error, worst_rounding
-from scion.formats.stored_modules import algorithms, layout
+from scion.formats.spellings import SPELLINGS, Spelling, declared_spelling
+from scion.formats.stored_modules import algorithms
 from scion.lint.config import Lint
 from scion.lint.gate import Settings, judged_engines, lint_folder, require_sound
 from scion.lint.json_report import finding_row
@@ -49,6 +50,8 @@ _TOLERANCE = 1 + 1e-3
 _ROWS = 256
 # Of a module's weights. Rounding makes 0.1; GPTQ has made 0.12 of a whole model.
 _LARGEST_ERROR = 0.5
+# Weight, codes, block scales and global scale of some rows.
+_Rows = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def verify_release(
@@ -82,16 +85,17 @@ def verify_release(
         recorded = release.facts["recipe"]
         recipe = recipe_row(recorded["name"])
         quantized = algorithms(expected, kept=recorded["kept"], fp8=recorded["fp8"])
-        unchanged = check_inventory(checkpoint, text, donor, quantized)
+        spelling = _spelling(checkpoint)
+        unchanged = check_inventory(checkpoint, text, donor, quantized, spelling)
         digests = _digests(checkpoint)
         for name, wanted in unchanged.items():
             if digests[name] != wanted:
                 raise _wrong(release, name, "a tensor is not its original", wanted, digests[name])
         _check_finite(checkpoint, donor)
         source = Checkpoint.open(text.folder)
-        errors = _check_weights(checkpoint, source, quantized, recipe)
+        errors = _check_weights(checkpoint, source, quantized, recipe, spelling)
         eight_bits = [module for module, algorithm in quantized.items() if algorithm == FP8]
-        check_fp8_scales(checkpoint, source, eight_bits, expected.groups, recipe)
+        check_fp8_scales(checkpoint, source, eight_bits, expected.groups, recipe, spelling)
         report = {
             "tensors": len(digests),
             "unchanged_tensors": len(unchanged),
@@ -123,8 +127,26 @@ def verify_release(
     )
 
 
+def _spelling(checkpoint: Checkpoint) -> Spelling:
+    """How the release names tensors, by what it declares."""
+    spelling = declared_spelling(checkpoint.config)
+    if spelling is None:
+        raise ScionError(
+            "the release declares no quantization that Scion writes",
+            where=f"{checkpoint.folder / 'config.json'}: quantization_config.quant_method",
+            expected=", ".join(row.quant_method for row in SPELLINGS.values()),
+            found=checkpoint.config.get("quantization_config"),
+            hint=_AGAIN,
+        )
+    return spelling
+
+
 def check_inventory(
-    checkpoint: Checkpoint, text: Artifact, donor: Artifact, quantized: Mapping[str, str]
+    checkpoint: Checkpoint,
+    text: Artifact,
+    donor: Artifact,
+    quantized: Mapping[str, str],
+    spelling: Spelling,
 ) -> dict[str, str]:
     """Check the set of tensors, their dtypes and shapes.
 
@@ -133,6 +155,7 @@ def check_inventory(
         text: The bf16 text model.
         donor: The MTP tensors.
         quantized: NVFP4 or FP8 by module; all else must be as it was.
+        spelling: How the release names tensors.
 
     Returns:
         The digest that each unchanged tensor must have.
@@ -144,7 +167,7 @@ def check_inventory(
     } | donor.tensors()
     wanted = {name: (row["dtype"], tuple(row["shape"])) for name, row in unchanged.items()}
     for module, algorithm in quantized.items():
-        parts = layout(algorithm, originals[f"{module}.weight"]["shape"])
+        parts = spelling.layout(algorithm, originals[f"{module}.weight"]["shape"])
         wanted |= {f"{module}.{suffix}": part for suffix, part in parts.items()}
     found = {
         name: (checkpoint.tensor(name).dtype, checkpoint.tensor(name).shape)
@@ -189,6 +212,7 @@ def _check_weights(
     source: Checkpoint,
     quantized: Mapping[str, str],
     recipe: RecipeRow,
+    spelling: Spelling,
 ) -> dict[str, tuple[float, float]]:
     """Squared error and squared norm by quantized module."""
     # One thread a module: torch's own gain little on windows of rows.
@@ -199,9 +223,10 @@ def _check_weights(
         def check(module: str) -> tuple[float, float]:
             error = norm = 0.0
             if quantized[module] == FP8:
-                windows = fp8_errors(checkpoint, source, module, device=device)
+                windows = fp8_errors(checkpoint, source, module, spelling, device=device)
             else:
-                windows = _nvfp4_errors(checkpoint, source, module, recipe, device=device)
+                rows = _row_blocks(checkpoint, source, module, spelling)
+                windows = _nvfp4_errors(checkpoint.folder, module, rows, recipe, device=device)
             for part in windows:
                 error, norm = error + part[0], norm + part[1]
             bar.update()
@@ -214,25 +239,27 @@ def _check_weights(
 
 
 def _nvfp4_errors(
-    checkpoint: Checkpoint,
-    source: Checkpoint,
+    folder: Path,
     module: str,
+    windows: Iterator[_Rows],
     recipe: RecipeRow,
     *,
     device: str,
 ) -> Iterator[tuple[float, float]]:
     """Squared error and squared norm of each window of rows, which is checked."""
-    for rows in _row_blocks(checkpoint, source, module):
+    for rows in windows:
         weight, packed, scale, scale_2 = (part.to(device) for part in rows)
-        _check_rows(checkpoint.folder, module, weight, packed, scale, scale_2, recipe)
+        _check_rows(folder, module, weight, packed, scale, scale_2, recipe)
         yield relative_error(weight, dequantize(packed, scale, scale_2))
 
 
 def _row_blocks(
-    checkpoint: Checkpoint, source: Checkpoint, module: str
-) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]:
+    checkpoint: Checkpoint, source: Checkpoint, module: str, spelling: Spelling
+) -> Iterator[_Rows]:
     """Weight, codes, block scales and global scale, a window of rows at a time."""
-    scale_2 = _tensor(checkpoint, f"{module}.weight_scale_2")
+    spelled = {suffix: spelling.tensor(module, NVFP4, suffix) for suffix in SUFFIXES}
+    scale_2 = _tensor(checkpoint, spelled["weight_scale_2"].name)
+    scale_2 = spelled["weight_scale_2"].converted(scale_2)
     rows = source.tensor(f"{module}.weight").shape[0]
     with ExitStack() as stack:
 
@@ -242,8 +269,8 @@ def _row_blocks(
             return stack.enter_context(safe_open(path, framework="pt")).get_slice(name)
 
         weight = opened(source, f"{module}.weight")
-        packed = opened(checkpoint, f"{module}.weight")
-        scale = opened(checkpoint, f"{module}.weight_scale")
+        packed = opened(checkpoint, spelled["weight"].name)
+        scale = opened(checkpoint, spelled["weight_scale"].name)
         for start in range(0, rows, _ROWS):
             window = slice(start, start + _ROWS)
             yield weight[window], packed[window], scale[window], scale_2

@@ -165,9 +165,10 @@ def _repeat_warnings(said: str) -> None:
 def export(
     layer: nn.Module, modules: Iterable[str], groups: Sequence[tuple[str, ...]], *, name: str
 ) -> dict[str, Tensor]:
-    """The tensors of a calibrated layer's quantized modules, as a release stores them.
+    """The tensors of a calibrated layer's quantized modules, as ModelOpt exports them.
 
-    ModelOpt tells by a module's quantizers whether it is in NVFP4 or FP8.
+    ModelOpt tells by a module's quantizers whether it is in NVFP4 or FP8. How a release spells
+    them is the shards' to say (`scion.formats.spellings`).
 
     Args:
         layer: The layer, calibrated.
@@ -176,7 +177,7 @@ def export(
         name: The layer's stored name.
 
     Returns:
-        CPU tensors by stored name: `weight`, `weight_scale`, `input_scale` each, and of NVFP4
+        CPU tensors by module and suffix: `weight`, `weight_scale`, `input_scale` each, and of NVFP4
         `weight_scale_2`.
 
     Raises:
