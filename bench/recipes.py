@@ -45,7 +45,7 @@ from scion.evaluation.quality.full_vocabulary import Reference, Sums, score
 from scion.quantization.calibration.batches import pack
 from scion.quantization.calibration.samples import Sample
 from scion.quantization.config import CalibrationSet
-from scion.quantization.layerwise.stream import Stream, Target
+from scion.quantization.layerwise.stream import QuantizationTarget, Stream
 from scion.quantization.output_files import copy_kept, lay_out
 from scion.quantization.planned_shards import PlannedShards
 from scion.quantization.recipe_table import RECIPES
@@ -164,7 +164,7 @@ class Run:
             )
             for recipe in recipes
         ]
-        targets = [Target(*pair) for pair in zip(recipes, shards, strict=True)]
+        targets = [QuantizationTarget(*pair) for pair in zip(recipes, shards, strict=True)]
         batches = pack(self.samples, None)
         stream = Stream(self.checkpoint, self.expected, targets, batches, CPU)
         copied = [copy_kept(self.checkpoint, modules, target_shards) for target_shards in shards]

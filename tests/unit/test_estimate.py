@@ -28,14 +28,19 @@ from scion.quantization.calibration.batches import pack
 from scion.quantization.calibration.samples import Sample
 from scion.quantization.config import Calibration, CalibrationSet, Quantization
 from scion.quantization.estimate import estimate as estimate_module
-from scion.quantization.estimate.estimate import Estimate, Machine, estimate, refuse_too_small
+from scion.quantization.estimate.estimate import (
+    Machine,
+    ResourceEstimate,
+    estimate,
+    refuse_too_small,
+)
 from scion.quantization.estimate.layer_shapes import ModelShapes
 from scion.quantization.estimate.memory import total
 from scion.quantization.estimate.rates import DiskRates, Rates, disk_rates, published
 from scion.quantization.estimate.report import Use, beside, lines, record
 from scion.quantization.estimate.source_headers import text_checkpoint
 from scion.quantization.estimate.watch import Watch
-from scion.quantization.layerwise.stream import Stream, Target
+from scion.quantization.layerwise.stream import QuantizationTarget, Stream
 from scion.quantization.planned_shards import PlannedShards
 from scion.quantization.planned_tensors import planned
 from scion.quantization.recipe_table import RECIPES
@@ -117,7 +122,9 @@ def test_samples_pass_through_layers_as_often_as_is_said(
         chosen = recipe(name)
         plan = plan_shards(planned(checkpoint, chosen.quantized(expected)), max_bytes=10**9)
         shards = PlannedShards(tmp_path / name, plan, request="x")
-        Stream(checkpoint, expected, [Target(chosen, shards)], batches, torch.device("cpu")).run()
+        Stream(
+            checkpoint, expected, [QuantizationTarget(chosen, shards)], batches, torch.device("cpu")
+        ).run()
         shards.close()
     assert seen == {
         name: 2 * row.work.passes - row.work.compensated for name, row in RECIPES.items()
@@ -170,7 +177,7 @@ def test_nothing_shrinks_with_more_samples(text: Checkpoint, recipe: Any, machin
 
 
 def test_layers_in_number_change_no_memory(tmp_path: Path) -> None:
-    def made(layers: int) -> Estimate:
+    def made(layers: int) -> ResourceEstimate:
         kinds = ["linear_attention", "full_attention"] * (layers // 2)
         config = tiny_config(num_hidden_layers=layers, layer_types=kinds)
         source = write_checkpoint(tmp_path / str(layers), config)

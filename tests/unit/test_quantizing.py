@@ -40,7 +40,7 @@ from scion.quantization.layerwise.gptq import update
 from scion.quantization.layerwise.hidden_states import HiddenStates
 from scion.quantization.layerwise.layer import refuse_not_finite
 from scion.quantization.layerwise.maxima import record_maxima, show_maxima
-from scion.quantization.layerwise.stream import Stream, Target
+from scion.quantization.layerwise.stream import QuantizationTarget, Stream
 from scion.quantization.layerwise.torch_kernels import (
     fake_quantize_dynamic,
     fake_quantize_static,
@@ -99,7 +99,7 @@ def prepare(
     stream = Stream(
         checkpoint=checkpoint,
         expected=expected,
-        targets=[Target(chosen, shards)],
+        targets=[QuantizationTarget(chosen, shards)],
         batches=pack(samples, pack_tokens),
         device=options.pop("device", DEVICE),
         **options,

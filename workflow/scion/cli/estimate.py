@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from scion.checkpoint.shards import Checkpoint
     from scion.engines.gpus import Gpu
     from scion.quantization.config import Quantization
-    from scion.quantization.estimate.estimate import Estimate, Machine
+    from scion.quantization.estimate.estimate import Machine, ResourceEstimate
     from scion.quantization.estimate.rates import Rates
 
 _DESCRIPTION = """\
@@ -211,7 +211,7 @@ def _rates(
     return measured("cpu" if machine.gpu_bytes is None else "cuda", disk)
 
 
-def _verdict(made: "Estimate", disk: Path) -> tuple[bool, str]:
+def _verdict(made: "ResourceEstimate", disk: Path) -> tuple[bool, str]:
     """Whether all of it fits, and that in words."""
     from scion.common.text import size
     from scion.quantization.estimate.memory import total

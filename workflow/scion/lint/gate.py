@@ -13,7 +13,7 @@ from scion.lint.rule import Result, Severity, run, select_rules
 from scion.lint.subject import Subject
 
 
-class Settings(Section):
+class LintSettings(Section):
     """What `--settings` of a stage that lints holds."""
 
     lint: Lint

@@ -18,7 +18,7 @@ from scion.checkpoint.shards import CONFIG, INDEX, Checkpoint
 from scion.common.digest import digest_json
 from scion.common.files import link_or_copy
 from scion.quantization.calibration.batches import PackedBatch
-from scion.quantization.layerwise.stream import Stream, Target
+from scion.quantization.layerwise.stream import QuantizationTarget, Stream
 from scion.quantization.mtp_head import add_head
 from scion.quantization.output_files import copy_kept, lay_out, write_configs
 from scion.quantization.planned_shards import PlannedShards
@@ -28,7 +28,7 @@ from scion.quantization.variants_config import Variant
 
 
 @dataclass(frozen=True)
-class Source:
+class VariantSource:
     """What all variants are made from.
 
     Attributes:
@@ -79,7 +79,7 @@ def together(variants: Sequence[Variant]) -> list[list[Variant]]:
     return [*([shared] if shared else []), *([one] for one in alone)]
 
 
-def make(source: Source, variants: Sequence[Variant]) -> list[Made]:
+def make(source: VariantSource, variants: Sequence[Variant]) -> list[Made]:
     """Make variants in one run over the layers.
 
     Raises:
@@ -94,7 +94,7 @@ def make(source: Source, variants: Sequence[Variant]) -> list[Made]:
             shards.append(_lay_out(source, variant, quantized))
             stack.callback(shards[-1].close)
         resumed = any(one.finished for one in shards)
-        targets = [Target(*pair) for pair in zip(recipes, shards, strict=True)]
+        targets = [QuantizationTarget(*pair) for pair in zip(recipes, shards, strict=True)]
         stream = Stream(
             checkpoint=source.checkpoint,
             expected=source.expected,
@@ -116,7 +116,9 @@ def make(source: Source, variants: Sequence[Variant]) -> list[Made]:
     return made
 
 
-def _lay_out(source: Source, variant: Variant, quantized: Mapping[str, str]) -> PlannedShards:
+def _lay_out(
+    source: VariantSource, variant: Variant, quantized: Mapping[str, str]
+) -> PlannedShards:
     return lay_out(
         source.checkpoint,
         quantized,
@@ -127,7 +129,7 @@ def _lay_out(source: Source, variant: Variant, quantized: Mapping[str, str]) -> 
 
 
 def _assemble(
-    source: Source, variant: Variant, quantized: Mapping[str, str], shards: PlannedShards
+    source: VariantSource, variant: Variant, quantized: Mapping[str, str], shards: PlannedShards
 ) -> Path:
     folder = _empty(source.work / variant.name)
     shards.link_into(folder)
@@ -138,7 +140,7 @@ def _assemble(
     return folder
 
 
-def bf16(source: Source) -> Path:
+def bf16(source: VariantSource) -> Path:
     """The source itself with the MTP head, as the variants have it; nothing is copied."""
     return with_head(source.text, source.donor, source.work / "source")
 

@@ -64,7 +64,7 @@ from scion.quantization.calibration.batches import pack
 from scion.quantization.calibration.samples import Sample, read_samples, summary
 from scion.quantization.config import Quantization
 from scion.quantization.recipe_table import RECIPES, REFERENCE
-from scion.quantization.variants import Source, bf16, make, size, together
+from scion.quantization.variants import VariantSource, bf16, make, size, together
 from scion.quantization.variants_config import Comparison, Variant
 from scion.report.pictures.recipes import recipes_picture
 from scion.report.recipes import SOURCE, best, best_line, markdown, parts_record, told
@@ -205,11 +205,11 @@ def _check_server(settings: RecipeComparisonSettings) -> None:
 
 def _source(
     text: Artifact, donor: Artifact, settings: RecipeComparisonSettings, work: Path, request: str
-) -> tuple[Source, list[Sample]]:
+) -> tuple[VariantSource, list[Sample]]:
     checkpoint = Checkpoint.open(text.folder)
     quantization = settings.quantization
     samples = read_samples(checkpoint, quantization.calibration)
-    source = Source(
+    source = VariantSource(
         text=text,
         donor=donor,
         checkpoint=checkpoint,
@@ -239,7 +239,7 @@ def _about(
 
 
 def _measure(
-    source: Source, variants: Sequence[Variant], measuring: Measuring
+    source: VariantSource, variants: Sequence[Variant], measuring: Measuring
 ) -> list[dict[str, Any]]:
     """The source and all variants, each as `_entry` gives it, in the order of the configuration."""
     folder = bf16(source)
@@ -283,7 +283,7 @@ def _rounded(seconds: float | None) -> float | None:
 
 
 def _entry(
-    source: Source,
+    source: VariantSource,
     folder: Path,
     about: dict[str, Any],
     measuring: Measuring,
@@ -306,11 +306,11 @@ def _entry(
     return entry
 
 
-def _place(source: Source, name: str) -> Path:
+def _place(source: VariantSource, name: str) -> Path:
     return source.work / f"{name}.json"
 
 
-def _kept(source: Source, name: str) -> dict[str, Any] | None:
+def _kept(source: VariantSource, name: str) -> dict[str, Any] | None:
     """What a run that was stopped has measured of a variant."""
     path = _place(source, name)
     if not path.is_file():

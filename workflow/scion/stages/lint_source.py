@@ -11,7 +11,7 @@ from scion.artifacts.artifact import Artifact, Draft, remake
 from scion.common.files import write_json
 from scion.lint.config import Lint
 from scion.lint.gate import (
-    Settings,
+    LintSettings,
     in_one_line,
     judged_engines,
     lint_folder,
@@ -63,13 +63,13 @@ def lint_source(*, source: Artifact, output: Path, settings: Lint, environment: 
 def main() -> int:
     """Parse arguments and run the stage."""
     parser = stage_parser(__doc__, inputs={"source": "manifest of fetch_source"})
-    add_settings(parser, Settings)
+    add_settings(parser, LintSettings)
     args = parser.parse_args()
     return run_stage(
         lambda: lint_source(
             source=Artifact.open(args.source),
             output=args.output.parent,
-            settings=read_settings(args.settings, Settings).lint,
+            settings=read_settings(args.settings, LintSettings).lint,
             environment=args.environment,
         )
     )

@@ -33,7 +33,7 @@ from scion.formats.spellings import DEFAULT_SPELLING, Spelling
 from scion.quantization.calibration.batches import pack
 from scion.quantization.calibration.samples import read_samples, summary
 from scion.quantization.config import Quantization
-from scion.quantization.layerwise.stream import Stream, Target
+from scion.quantization.layerwise.stream import QuantizationTarget, Stream
 from scion.quantization.output_files import MODELOPT, copy_kept, lay_out, write_configs
 from scion.quantization.planned_shards import PlannedShards
 from scion.quantization.recipes import recipe
@@ -133,7 +133,9 @@ def quantize_nvfp4(
         with _kept_if_stopped(shards):
             copied = copy_kept(checkpoint, quantized, shards)
             if given is None:
-                Stream(checkpoint, expected, [Target(chosen, shards)], batches, device).run()
+                Stream(
+                    checkpoint, expected, [QuantizationTarget(chosen, shards)], batches, device
+                ).run()
             else:
                 pack_all(checkpoint, list(quantized), expected.groups, given, shards)
             copied.result()

@@ -37,7 +37,7 @@ from scion.formats.nvfp4 import dequantize, relative_error, worst_rounding
 from scion.formats.spellings import SPELLINGS, Spelling, declared_spelling
 from scion.formats.stored_modules import algorithms
 from scion.lint.config import Lint
-from scion.lint.gate import Settings, judged_engines, lint_folder, require_sound
+from scion.lint.gate import LintSettings, judged_engines, lint_folder, require_sound
 from scion.lint.json_report import finding_row
 from scion.quantization.recipe_table import RecipeRow, recipe_row
 from scion.quantization.verify_fp8 import check_fp8_scales, fp8_errors
@@ -358,7 +358,7 @@ def main() -> int:
             "donor": "manifest of fetch_donor",
         },
     )
-    add_settings(parser, Settings)
+    add_settings(parser, LintSettings)
     args = parser.parse_args()
     return run_stage(
         lambda: verify_release(
@@ -366,7 +366,7 @@ def main() -> int:
             text=Artifact.open(args.text),
             donor=Artifact.open(args.donor),
             output=args.output.parent,
-            settings=read_settings(args.settings, Settings).lint,
+            settings=read_settings(args.settings, LintSettings).lint,
             environment=args.environment,
         )
     )

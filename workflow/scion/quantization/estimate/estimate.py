@@ -64,7 +64,7 @@ class Term:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class ResourceEstimate:
     """What a run will take.
 
     Attributes:
@@ -161,7 +161,7 @@ def estimate(
     settings: Quantization,
     batches: Sequence[Sequence[int]],
     machine: Machine,
-) -> Estimate:
+) -> ResourceEstimate:
     """Estimate what quantizing a checkpoint takes.
 
     Args:
@@ -188,7 +188,7 @@ def estimate(
     rows = expected.language[f"{expected.family.embedding}.weight"][0]
     host = in_host(model, tokens, place, rows=rows, on_gpu=on_gpu)
     states = hidden_bytes(model, tokens)
-    return Estimate(
+    return ResourceEstimate(
         recipe=settings.recipe,
         machine=machine,
         batches=tuple(tuple(batch) for batch in batches),
@@ -205,7 +205,7 @@ def estimate(
     )
 
 
-def refuse_too_small(made: Estimate, folder: Path) -> None:
+def refuse_too_small(made: ResourceEstimate, folder: Path) -> None:
     """Raise if the run could not end.
 
     Args:

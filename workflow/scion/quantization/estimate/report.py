@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from scion.common.text import size
-from scion.quantization.estimate.estimate import Estimate
+from scion.quantization.estimate.estimate import ResourceEstimate
 from scion.quantization.estimate.memory import Part, total
 from scion.quantization.estimate.rates import Rates
 
@@ -31,7 +31,7 @@ class Use:
     before: int = 0
 
 
-def lines(made: Estimate, rates: Rates | None) -> list[str]:
+def lines(made: ResourceEstimate, rates: Rates | None) -> list[str]:
     """The estimate, with what each sum is made of; without rates no time."""
     sums = [
         ("read", made.read),
@@ -51,7 +51,7 @@ def lines(made: Estimate, rates: Rates | None) -> list[str]:
     return said + (time_lines(made, rates) if rates else [])
 
 
-def time_lines(made: Estimate, rates: Rates) -> list[str]:
+def time_lines(made: ResourceEstimate, rates: Rates) -> list[str]:
     """The least time, its terms, and which of them bounds it."""
     seconds, bound = made.floor(rates)
     return [
@@ -60,7 +60,7 @@ def time_lines(made: Estimate, rates: Rates) -> list[str]:
     ]
 
 
-def beside(made: Estimate, rates: Rates | None, used: Use) -> list[str]:
+def beside(made: ResourceEstimate, rates: Rates | None, used: Use) -> list[str]:
     """The estimate beside what a run used; time is a floor, and memory mostly an upper bound."""
     rows: list[tuple[str, float | None, float | None]] = [
         ("seconds (a floor)", made.floor(rates)[0] if rates else None, used.seconds),
@@ -78,7 +78,7 @@ def beside(made: Estimate, rates: Rates | None, used: Use) -> list[str]:
     return said
 
 
-def record(made: Estimate, rates: Rates | None) -> dict[str, Any]:
+def record(made: ResourceEstimate, rates: Rates | None) -> dict[str, Any]:
     """The estimate as JSON; sizes in bytes, times in seconds."""
     sums = {
         name: {"bytes": total(parts), "parts": {part.name: part.size for part in parts}}

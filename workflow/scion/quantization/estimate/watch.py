@@ -16,7 +16,12 @@ import torch
 
 from scion.checkpoint.shards import Checkpoint
 from scion.quantization.config import Quantization
-from scion.quantization.estimate.estimate import Estimate, Machine, estimate, refuse_too_small
+from scion.quantization.estimate.estimate import (
+    Machine,
+    ResourceEstimate,
+    estimate,
+    refuse_too_small,
+)
 from scion.quantization.estimate.rates import Rates, disk_rates, measured
 from scion.quantization.estimate.report import Use, beside, lines
 from scion.quantization.layerwise.placing import free_memory
@@ -29,7 +34,7 @@ class Watch:
     """What `quantize_nvfp4` calls around its work."""
 
     def __init__(self) -> None:
-        self._made: tuple[Estimate, Rates] | None = None
+        self._made: tuple[ResourceEstimate, Rates] | None = None
         self._device = torch.device("cpu")
         self._begin = 0.0
         self._written = 0

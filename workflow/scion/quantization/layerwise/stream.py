@@ -48,7 +48,7 @@ _SAVE_SECONDS = 60.0
 
 
 @dataclass
-class Target:
+class QuantizationTarget:
     """One thing to make of the layers.
 
     Attributes:
@@ -79,7 +79,7 @@ class Stream:
 
     checkpoint: Checkpoint
     expected: Inventory
-    targets: Sequence[Target]
+    targets: Sequence[QuantizationTarget]
     batches: Sequence[PackedBatch]
     device: torch.device
     save_seconds: float = _SAVE_SECONDS
@@ -207,7 +207,7 @@ class Stream:
         self,
         number: int,
         layer: nn.Module,
-        target: Target,
+        target: QuantizationTarget,
         states: HiddenStates,
         maxima: dict[str, Tensor],
     ) -> Future[None]:
