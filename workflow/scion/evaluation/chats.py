@@ -1,11 +1,11 @@
 """Files of chats, one JSON object a line, and the tokens that the served model makes of them."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from scion.common.errors import ScionError
+from scion.common.jsonl import read_json_lines
 from scion.engines.server import Server
 
 
@@ -37,13 +37,10 @@ def read_chats(path: Path, *, limit: int | None = None) -> list[Chat]:
         ScionError: The file can't be read, is empty, has fewer chats than `limit`, or a line is
             not a chat.
     """
-    try:
-        lines = [line for line in path.read_text().splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise _unusable(path, f"{error}") from error
-    if not lines or (limit is not None and len(lines) < limit):
-        raise _unusable(path, f"{len(lines)} chats", f"{limit or 'at least 1'} chats")
-    return [_parse(line, f"{path}, line {at}", at) for at, line in enumerate(lines[:limit], 1)]
+    chats = read_json_lines(path, _parse, refusal=_unusable, limit=limit)
+    if not chats or (limit is not None and len(chats) < limit):
+        raise _unusable(path, f"{len(chats)} chats", f"{limit or 'at least 1'} chats")
+    return chats
 
 
 def token_ids(server: Server, chat: Chat, *, reply: bool) -> list[int]:
@@ -76,14 +73,10 @@ def text_ids(server: Server, text: str) -> list[int]:
     return server.ask("/tokenize", body)["tokens"]
 
 
-def _parse(line: str, where: str, number: int) -> Chat:
-    try:
-        row = json.loads(line)
-        messages, tools = row["messages"], row.get("tools")
-        if not messages or not all(isinstance(entry["role"], str) for entry in messages):
-            raise ValueError("no messages")
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise _unusable(where, f"{type(error).__name__}: {error} in {line[:120]}") from error
+def _parse(row: dict[str, Any], number: int) -> Chat:
+    messages, tools = row["messages"], row.get("tools")
+    if not messages or not all(isinstance(entry["role"], str) for entry in messages):
+        raise ValueError("no messages")
     template = {key: row[key] for key in ("enable_thinking",) if key in row}
     name = row.get("name", f"line {number}")
     return Chat(name, messages, tools or None, template, row.get("set"))

@@ -1,6 +1,5 @@
 """Held-out documents, chats and plain texts, as the tokens that several models are asked about."""
 
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from scion.artifacts.artifact import Artifact
 from scion.checkpoint.shards import read_object
 from scion.common.digest import digest_file
 from scion.common.errors import ScionError
+from scion.common.jsonl import read_json_lines
 from scion.engines.server import Server
 from scion.evaluation.chats import Chat, text_ids, token_ids
 from scion.evaluation.quality.top_k_scores import Predictions, assistant_mask, read_predictions
@@ -62,22 +62,15 @@ def read_texts(path: Path, *, limit: int) -> list[Text]:
     Raises:
         ScionError: The file can't be read, is empty, or a line holds no `text`.
     """
-    try:
-        lines = [line for line in path.read_text().splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise _unusable(path, error) from error
-    if not lines:
+    texts = read_json_lines(path, _parse, refusal=_unusable, limit=limit)
+    if not texts:
         raise _unusable(path, "0 texts")
-    return [_parse(line, f"{path}, line {at}", at) for at, line in enumerate(lines[:limit], 1)]
+    return texts
 
 
-def _parse(line: str, where: str, number: int) -> Text:
-    try:
-        row = json.loads(line)
-        if not isinstance(row["text"], str) or not row["text"].strip():
-            raise ValueError("no text")
-    except (ValueError, LookupError, TypeError) as error:
-        raise _unusable(where, f"{type(error).__name__}: {error} in {line[:120]}") from error
+def _parse(row: dict[str, Any], number: int) -> Text:
+    if not isinstance(row["text"], str) or not row["text"].strip():
+        raise ValueError("no text")
     return Text(row.get("name", f"line {number}"), row["text"])
 
 

@@ -8,7 +8,6 @@ than asked for is one.
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,10 @@ from scion.architectures.inventory import inventory, language_keys
 from scion.checkpoint.hub.location import HubRepository, parse_location
 from scion.checkpoint.shards import CONFIG, Checkpoint
 from scion.common.errors import ScionError
+from scion.common.jsonl import read_json_lines
 from scion.quantization.config import Calibration, CalibrationSet
 
+_READABLE = "a readable data set"
 # The rows of one set.
 Rows = list[dict[str, Any]]
 
@@ -93,36 +94,35 @@ def read_rows(calibration: Calibration) -> list[Rows]:
 
 def _rows_of(wanted: CalibrationSet) -> Rows:
     location = parse_location(wanted.dataset)
-    try:
-        if isinstance(location, HubRepository):
-            rows = _hub_rows(location, wanted)
-        else:
-            rows = _local_rows(Path(wanted.dataset), wanted.samples)
-    except (OSError, ValueError, RecursionError, DatasetsError) as error:
-        raise _unusable(wanted.dataset, "a readable data set", error) from error
+    if isinstance(location, HubRepository):
+        rows = _hub_rows(location, wanted)
+    else:
+        rows = _local_rows(Path(wanted.dataset), wanted.samples)
     if len(rows) < wanted.samples:
         raise _unusable(wanted.dataset, f"{wanted.samples} rows", f"{len(rows)} rows")
     return rows
 
 
 def _hub_rows(location: HubRepository, wanted: CalibrationSet) -> Rows:
-    rows: Any = load_dataset(
-        location.name,
-        wanted.subset,
-        split=f"{wanted.split}[:{wanted.samples}]",
-        revision=location.require_pinned(),
-    )
-    return [dict(row) for row in rows]
+    try:
+        rows: Any = load_dataset(
+            location.name,
+            wanted.subset,
+            split=f"{wanted.split}[:{wanted.samples}]",
+            revision=location.require_pinned(),
+        )
+        return [dict(row) for row in rows]
+    except (OSError, ValueError, RecursionError, DatasetsError) as error:
+        raise _unusable(wanted.dataset, _READABLE, error) from error
 
 
 def _local_rows(path: Path, samples: int) -> Rows:
-    with path.open(encoding="utf-8") as file:
-        lines = (line for line in file if line.strip())
-        rows = [json.loads(line) for line in islice(lines, samples)]
-    for row in rows:
-        if not isinstance(row, dict):
-            raise ValueError(f"a line that holds no JSON object: {str(row)[:80]}")
-    return rows
+    return read_json_lines(
+        path,
+        lambda row, number: row,
+        refusal=lambda where, found: _unusable(where, _READABLE, found),
+        limit=samples,
+    )
 
 
 def tokenize(
