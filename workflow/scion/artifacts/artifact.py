@@ -89,11 +89,11 @@ class Artifact:
 
     def check(self) -> list[str]:
         """Hash every file again; one line for each that is missing, changed or not listed."""
-        known = {*self.files, MANIFEST}
+        listed = {*self.files, MANIFEST}
         extra = sorted(
             str(path.relative_to(self.folder))
             for path in self.folder.rglob("*")
-            if path.is_file() and str(path.relative_to(self.folder)) not in known
+            if path.is_file() and str(path.relative_to(self.folder)) not in listed
         )
         lines = [f"{name}: not in the manifest" for name in extra]
 
@@ -101,9 +101,9 @@ class Artifact:
             path = self.folder / name
             if not path.is_file():
                 return f"{name}: missing"
-            found = digest_file(path)
-            wanted = self.files[name]["sha256"]
-            return None if found == wanted else f"{name}: expected {wanted}, found {found}"
+            digest = digest_file(path)
+            recorded = self.files[name]["sha256"]
+            return None if digest == recorded else f"{name}: expected {recorded}, found {digest}"
 
         return lines + [line for line in in_parallel(compare, self.files) if line is not None]
 
@@ -220,10 +220,10 @@ def remake(
     request = {
         "stage": stage,
         "made_from": {
-            name: {"stage": made.manifest["stage"], "root": made.root}
-            if isinstance(made, Artifact)
-            else {"file": made.name, "sha256": digest_file(made)}
-            for name, made in inputs.items()
+            name: {"stage": source.manifest["stage"], "root": source.root}
+            if isinstance(source, Artifact)
+            else {"file": source.name, "sha256": digest_file(source)}
+            for name, source in inputs.items()
         },
         "settings": dict(settings),
         "code": code_digest(f"scion.stages.{stage}"),
@@ -261,8 +261,8 @@ def _recover(output: Path, partial: Path, replaced: Path) -> None:
 def _current(output: Path, request: Mapping[str, Any]) -> Artifact | None:
     with contextlib.suppress(ScionError):
         artifact = Artifact.open(output)
-        asked = {key: artifact.manifest.get(key) for key in request}
-        if asked == request and artifact.complete():
+        recorded = {key: artifact.manifest.get(key) for key in request}
+        if recorded == request and artifact.complete():
             return artifact
     return None
 

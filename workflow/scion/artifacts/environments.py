@@ -43,7 +43,9 @@ def identity(locks: str, prefixes: Iterable[Path]) -> str:
     """
     resolved = [folder.resolve() for folder in prefixes]
     built = [folder for folder in resolved if folder.parent.name == "store"]
-    return " ".join([*(str(each) for each in built if _STORE_NAME.fullmatch(each.name)), locks])
+    return " ".join(
+        [*(str(folder) for folder in built if _STORE_NAME.fullmatch(folder.name)), locks]
+    )
 
 
 def locks_of(identity: str) -> str:

@@ -186,18 +186,18 @@ class FolderSource:
                     self._headers[shard] = read_open_header(file, where=self.folder / shard)
         return {shard: self._headers[shard] for shard in shards}
 
-    def small(self, wanted: Mapping[str, Sequence[Tensor]]) -> dict[str, bytes]:
-        """The bytes of small tensors by name; `wanted` lists them by shard."""
-        found: dict[str, bytes] = {}
-        for shard, tensors in wanted.items():
+    def small(self, tensors: Mapping[str, Sequence[Tensor]]) -> dict[str, bytes]:
+        """The bytes of small tensors by name; `tensors` lists them by shard."""
+        data: dict[str, bytes] = {}
+        for shard, shard_tensors in tensors.items():
             start = self.headers([shard])[shard].data_start
             with self._open(shard) as file:
                 # They may lie gigabytes apart, and reading ahead of each would fetch megabytes.
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
-                for tensor in tensors:
+                for tensor in shard_tensors:
                     offset = start + tensor.begin
-                    found[tensor.name] = os.pread(file.fileno(), tensor.size, offset)
-        return found
+                    data[tensor.name] = os.pread(file.fileno(), tensor.size, offset)
+        return data
 
     @contextmanager
     def _open(self, name: str) -> Generator[BinaryIO]:

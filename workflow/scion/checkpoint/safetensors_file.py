@@ -252,10 +252,10 @@ def encode_header(
             "data_offsets": (tensor.begin, tensor.end),
         }
     text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
-    wanted = length - 8 if length is not None else -(-len(text) // 8) * 8
-    if len(text) > wanted:
-        raise ValueError(f"a header of {len(text)} bytes does not fit into {wanted}")
-    return struct.pack("<Q", wanted) + text.ljust(wanted)
+    text_size = length - 8 if length is not None else -(-len(text) // 8) * 8
+    if len(text) > text_size:
+        raise ValueError(f"a header of {len(text)} bytes does not fit into {text_size}")
+    return struct.pack("<Q", text_size) + text.ljust(text_size)
 
 
 def packed(tensors: Iterable[Tensor]) -> list[Tensor]:
@@ -296,8 +296,8 @@ def copy_renamed(source: Path, target: Path, names: Mapping[str, str]) -> None:
 def copy_subset(source: Path, target: Path, keep: Iterable[str]) -> None:
     """Copy the tensors named in `keep`, packed end to end in the order of the source's data."""
     header = read_header(source)
-    wanted = set(keep)
-    old = sorted((header.tensors[name] for name in wanted), key=lambda tensor: tensor.begin)
+    names = set(keep)
+    old = sorted((header.tensors[name] for name in names), key=lambda tensor: tensor.begin)
     with source.open("rb") as reader, target.open("wb") as writer:
         writer.write(encode_header(packed(old), header.metadata))
         for tensor in old:
@@ -313,16 +313,16 @@ def digest_safetensors(path: Path, *, known: Mapping[str, str] | None = None) ->
     """
     known = known or {}
     header = read_header(path)
-    whole = hashlib.sha256()
+    file_hash = hashlib.sha256()
     for chunk in read_chunks(path, size=header.data_start):
-        whole.update(chunk)
+        file_hash.update(chunk)
     tensors: dict[str, str] = {}
     for tensor in sorted(header.tensors.values(), key=lambda tensor: (tensor.begin, tensor.end)):
-        one = hashlib.sha256()
+        tensor_hash = hashlib.sha256()
         offset = header.data_start + tensor.begin
         for chunk in read_chunks(path, offset=offset, size=tensor.size):
-            whole.update(chunk)
+            file_hash.update(chunk)
             if tensor.name not in known:
-                one.update(chunk)
-        tensors[tensor.name] = known.get(tensor.name) or one.hexdigest()
-    return FileDigest(size=path.stat().st_size, sha256=whole.hexdigest(), tensors=tensors)
+                tensor_hash.update(chunk)
+        tensors[tensor.name] = known.get(tensor.name) or tensor_hash.hexdigest()
+    return FileDigest(size=path.stat().st_size, sha256=file_hash.hexdigest(), tensors=tensors)

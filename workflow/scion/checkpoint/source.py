@@ -63,10 +63,10 @@ class Source(Protocol):
         """
         ...
 
-    def small(self, wanted: Mapping[str, Sequence[Tensor]]) -> dict[str, bytes]:
+    def small(self, tensors: Mapping[str, Sequence[Tensor]]) -> dict[str, bytes]:
         """The bytes of tensors of a few bytes, by name; costly ones are left out.
 
         Args:
-            wanted: The tensors by the shard that holds them.
+            tensors: The tensors by the shard that holds them.
         """
         ...

@@ -18,8 +18,8 @@ def device_named(name: str, *, where: str) -> torch.device:
     Raises:
         ScionError: A GPU is asked for, and torch sees none.
     """
-    there = torch.cuda.is_available()
-    if name == "cuda" and not there:
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
         raise ScionError(
             "there is no GPU to run on",
             where=where,
@@ -28,7 +28,7 @@ def device_named(name: str, *, where: str) -> torch.device:
             hint="say cpu or auto instead, or see whether nvidia-smi lists the GPU",
         )
     if name == "auto":
-        name = "cuda" if there else "cpu"
+        name = "cuda" if available else "cpu"
     return torch.device(name)
 
 

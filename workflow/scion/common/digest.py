@@ -33,12 +33,12 @@ def read_chunks(path: Path, *, offset: int = 0, size: int | None = None) -> Iter
     """The bytes of `path` from `offset` on (`size` of them, or to the end), `CHUNK` at a time."""
     with path.open("rb", buffering=0) as file:
         file.seek(offset)
-        left = os.fstat(file.fileno()).st_size - offset if size is None else size
-        while left > 0:
-            chunk = file.read(min(CHUNK, left))
+        remaining = os.fstat(file.fileno()).st_size - offset if size is None else size
+        while remaining > 0:
+            chunk = file.read(min(CHUNK, remaining))
             if not chunk:
-                raise EOFError(f"{path} ended {left} bytes early")
-            left -= len(chunk)
+                raise EOFError(f"{path} ended {remaining} bytes early")
+            remaining -= len(chunk)
             yield chunk
 
 

@@ -71,9 +71,9 @@ def mode(thinking: bool | None) -> str:
 
 def table(headings: list[str], rows: list[list[str]]) -> str:
     """A Markdown table; a column whose cells are all empty is left out."""
-    kept = [place for place in range(len(headings)) if any(row[place] for row in rows)]
-    lines = [[headings[place] for place in kept], ["---"] * len(kept)]
-    lines += [[row[place].replace("|", "\\|") for place in kept] for row in rows]
+    columns = [place for place in range(len(headings)) if any(row[place] for row in rows)]
+    lines = [[headings[place] for place in columns], ["---"] * len(columns)]
+    lines += [[row[place].replace("|", "\\|") for place in columns] for row in rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 

@@ -197,11 +197,11 @@ def _difference(remote: RemoteFile, path: Path) -> tuple[str, str] | None:
     if size != remote.size:
         return f"{remote.size} bytes", f"{size} bytes"
     if remote.sha256 is not None:
-        found = digest_file(path)
-        return None if found == remote.sha256 else (f"SHA-256 {remote.sha256}", found)
+        digest = digest_file(path)
+        return None if digest == remote.sha256 else (f"SHA-256 {remote.sha256}", digest)
     if remote.git_blob is not None:
-        found = _git_blob(path)
-        return None if found == remote.git_blob else (f"git blob {remote.git_blob}", found)
+        blob = _git_blob(path)
+        return None if blob == remote.git_blob else (f"git blob {remote.git_blob}", blob)
     return None
 
 

@@ -166,14 +166,14 @@ def _stream_once(
             skipped = start
         else:
             _check_range(response, f"{repository}: {name}", start=start, end=end, total=total)
-        left = end - start
+        remaining = end - start
         for chunk in response.iter_bytes():
             cut = min(skipped, len(chunk))
             skipped -= cut
-            wanted = chunk[cut : cut + left]
-            left -= len(wanted)
-            if wanted:
-                yield wanted
+            piece = chunk[cut : cut + remaining]
+            remaining -= len(piece)
+            if piece:
+                yield piece
 
 
 def _check_range(
@@ -181,14 +181,16 @@ def _check_range(
 ) -> None:
     """Refuse an answer that is not exactly the range [start, end) of a file of `total` bytes."""
     expected = f"bytes {start}-{end - 1}/{'*' if total is None else total}"
-    found = response.headers.get("Content-Range", "none")
-    same = found == expected or (total is None and found.split("/")[0] == expected.split("/")[0])
-    if response.status_code != 206 or not same:
+    content_range = response.headers.get("Content-Range", "none")
+    matches = content_range == expected or (
+        total is None and content_range.split("/")[0] == expected.split("/")[0]
+    )
+    if response.status_code != 206 or not matches:
         raise ScionError(
             "the server did not send the range that it was asked for",
             where=where,
             expected=f"status 206, Content-Range: {expected}",
-            found=f"status {response.status_code}, Content-Range: {found}",
+            found=f"status {response.status_code}, Content-Range: {content_range}",
             hint="a mirror or proxy without range requests can't be used: unset HF_ENDPOINT, or "
             "download the repository and give its folder",
         )
@@ -206,6 +208,6 @@ def _wait_or_raise(
         raise explain(error, repository, name=name, endpoint=endpoint()) from error
     wait = RETRY_SECONDS[failures]
     if response is not None:
-        asked = response.headers.get("Retry-After", "")
-        wait = max(wait, float(asked)) if asked.isdigit() else wait
+        retry_after = response.headers.get("Retry-After", "")
+        wait = max(wait, float(retry_after)) if retry_after.isdigit() else wait
     time.sleep(min(wait, _LONGEST_WAIT_SECONDS))

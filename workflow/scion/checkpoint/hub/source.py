@@ -87,9 +87,9 @@ class HubSource:
 
     def headers(self, shards: Sequence[str]) -> dict[str, Header]:
         """The checked header of each shard; several are fetched at a time."""
-        wanted = [shard for shard in shards if shard not in self._opened]
+        unopened = [shard for shard in shards if shard not in self._opened]
         with self._meter.running(), ThreadPoolExecutor(_CONNECTIONS) as pool:
-            self._opened.update(zip(wanted, pool.map(self._open, wanted), strict=True))
+            self._opened.update(zip(unopened, pool.map(self._open, unopened), strict=True))
         return {shard: self._opened[shard].header for shard in shards}
 
     def _open(self, shard: str) -> _Opened:
@@ -102,26 +102,26 @@ class HubSource:
         header = parse_header(start[8:end], file_size=size, where=where)
         return _Opened(header, start[end:], at_once)
 
-    def small(self, wanted: Mapping[str, Sequence[Tensor]]) -> dict[str, bytes]:
+    def small(self, tensors: Mapping[str, Sequence[Tensor]]) -> dict[str, bytes]:
         """The bytes of small tensors by name, but for shards in which they are scattered."""
-        self.headers(list(wanted))
-        found: dict[str, bytes] = {}
+        self.headers(list(tensors))
+        data: dict[str, bytes] = {}
         with self._meter.running(), ThreadPoolExecutor(_CONNECTIONS) as pool:
-            for part in pool.map(self._small, wanted, wanted.values()):
-                found |= part
-        return found
+            for shard_data in pool.map(self._small, tensors, tensors.values()):
+                data |= shard_data
+        return data
 
     def _small(self, shard: str, tensors: Sequence[Tensor]) -> dict[str, bytes]:
         opened = self._opened[shard]
-        found = _cut(tensors, 0, opened.tail)
-        beyond = [tensor for tensor in tensors if tensor.name not in found]
+        contents = _cut(tensors, 0, opened.tail)
+        beyond = [tensor for tensor in tensors if tensor.name not in contents]
         if beyond and opened.at_once:
             begin = min(tensor.begin for tensor in beyond)
             size = max(tensor.end for tensor in beyond) - begin
             if size <= SPAN_BYTES:
                 data = self._reader.read(shard, opened.header.data_start + begin, size)
-                found |= _cut(beyond, begin, data)
-        return found
+                contents |= _cut(beyond, begin, data)
+        return contents
 
 
 def _cut(tensors: Sequence[Tensor], begin: int, data: bytes) -> dict[str, bytes]:
