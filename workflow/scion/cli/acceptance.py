@@ -108,7 +108,7 @@ def table(result: "Acceptance") -> list[str]:
             f"{_interval(rate, 100, '.1f')}"
         )
     length = result.mean_length()
-    replies = sum(len(one.reply) for one in result.prompts)
+    replies = sum(len(prompt.reply) for prompt in result.prompts)
     return [
         *lines,
         f"mean length {length.value:.2f} of {result.draft_tokens + 1} tokens a step, "

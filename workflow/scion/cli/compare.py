@@ -69,7 +69,7 @@ def add_compare(
     parser.set_defaults(run=run)
 
 
-def compare(args: argparse.Namespace) -> int:
+def compare_releases(args: argparse.Namespace) -> int:
     """Run `scion compare`; the exit code."""
     from scion.common.errors import ScionError
     from scion.report.comparison.releases import open_release

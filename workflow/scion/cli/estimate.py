@@ -99,17 +99,17 @@ def estimate(args: argparse.Namespace) -> int:
 
     checkpoint, settings = _asked(args)
     gpu, machine = _machine(args, settings)
-    made = make(checkpoint, settings, _batches(args, checkpoint, settings), machine)
+    result = make(checkpoint, settings, _batches(args, checkpoint, settings), machine)
     rates = _rates(args, checkpoint, gpu, machine)
-    fits, verdict = _verdict(made, args.disk)
+    fits, verdict = _verdict(result, args.disk)
     bound = ""
     if rates is not None:
-        seconds, what = made.floor(rates)
-        bound = f"; {duration(seconds)} or more, bounded by {what}"
+        seconds, bound_by = result.floor(rates)
+        bound = f"; {duration(seconds)} or more, bounded by {bound_by}"
     if args.json:
-        print(json.dumps({**record(made, rates), "fits": fits, "verdict": verdict}, indent=1))
+        print(json.dumps({**record(result, rates), "fits": fits, "verdict": verdict}, indent=1))
     else:
-        print("\n".join(lines(made, rates)))
+        print("\n".join(lines(result, rates)))
         if rates is None and gpu is not None:
             print(f"  time: no rates of {gpu.title} are known here")
         print(f"\n{verdict}{bound}")
@@ -166,9 +166,9 @@ def _batches(
     context = text.size("max_position_embeddings")
     calibration = settings.calibration
     lengths = [
-        min(args.tokens or each.max_tokens, context)
-        for each in calibration.sets
-        for _ in range(each.samples)
+        min(args.tokens or calibration_set.max_tokens, context)
+        for calibration_set in calibration.sets
+        for _ in range(calibration_set.samples)
     ]
     if args.samples is not None:
         # The sets in turn, so that more samples than configured are still of their lengths.
@@ -188,14 +188,14 @@ def _machine(args: argparse.Namespace, settings: "Quantization") -> "tuple[Gpu |
     # Torch takes seconds to import, which only asking this machine is worth.
     from scion.quantization.estimate.watch import machine
 
-    here = machine(_device(settings.device))
-    return None, Machine(here.name, here.gpu_bytes, free)
+    local = machine(_device(settings.device))
+    return None, Machine(local.name, local.gpu_bytes, free)
 
 
-def _device(wanted: str) -> Any:
+def _device(name: str) -> Any:
     import torch
 
-    on_gpu = wanted != "cpu" and torch.cuda.is_available()
+    on_gpu = name != "cpu" and torch.cuda.is_available()
     return torch.device("cuda" if on_gpu else "cpu")
 
 
@@ -211,24 +211,24 @@ def _rates(
     return measured("cpu" if machine.gpu_bytes is None else "cuda", disk)
 
 
-def _verdict(made: "ResourceEstimate", disk: Path) -> tuple[bool, str]:
+def _verdict(result: "ResourceEstimate", disk: Path) -> tuple[bool, str]:
     """Whether all of it fits, and that in words."""
     from scion.common.text import size
     from scion.quantization.estimate.memory import total
 
-    gpu, free = made.machine.gpu_bytes, shutil.disk_usage(disk).free
+    gpu, free = result.machine.gpu_bytes, shutil.disk_usage(disk).free
     # What it does with less: hidden states go to the host, the next layer is read later.
-    needs = [("disk", total(made.disk), free, total(made.disk))]
+    needs = [("disk", total(result.disk), free, total(result.disk))]
     if gpu is not None:
-        needs.append(("GPU memory", total(made.device), gpu, made.least_device))
-    needs.append(("host memory", total(made.host), made.machine.free_bytes, total(made.host)))
-    said = [f"{size(wanted)} of {size(there)} {name}" for name, wanted, there, _ in needs]
-    short = [name for name, _, there, least in needs if least > there]
-    tight = [name for name, wanted, there, least in needs if least <= there < wanted]
+        needs.append(("GPU memory", total(result.device), gpu, result.least_device))
+    needs.append(("host memory", total(result.host), result.machine.free_bytes, total(result.host)))
+    needs_text = [f"{size(need)} of {size(available)} {name}" for name, need, available, _ in needs]
+    short = [name for name, _, available, least in needs if least > available]
+    tight = [name for name, need, available, least in needs if least <= available < need]
     if short:
-        return False, f"does not fit, for lack of {' and '.join(short)}: {', '.join(said)}"
+        return False, f"does not fit, for lack of {' and '.join(short)}: {', '.join(needs_text)}"
     word = f"may fit, {' and '.join(tight)} is tight" if tight else "fits"
-    return True, f"{word}: {', '.join(said)}"
+    return True, f"{word}: {', '.join(needs_text)}"
 
 
 def _count(text: str) -> int:

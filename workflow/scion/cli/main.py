@@ -146,9 +146,9 @@ def _launch(args: argparse.Namespace) -> int:
 
 
 def _compare(args: argparse.Namespace) -> int:
-    from scion.cli.compare import compare
+    from scion.cli.compare import compare_releases
 
-    return compare(args)
+    return compare_releases(args)
 
 
 if __name__ == "__main__":

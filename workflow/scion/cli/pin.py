@@ -98,8 +98,8 @@ def _locations(text: str, path: Path) -> list[Any]:
         root: Any = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
         raise _unreadable(path, error) from error
-    found = {node.start_mark.index: node for node in _scalars(root, set())}
-    return [found[index] for index in sorted(found) if found[index].value.startswith(SCHEME)]
+    nodes = {node.start_mark.index: node for node in _scalars(root, set())}
+    return [nodes[index] for index in sorted(nodes) if nodes[index].value.startswith(SCHEME)]
 
 
 def _scalars(node: Any, seen: set[int]) -> Iterator[Any]:

@@ -92,15 +92,15 @@ class _Generation(jinja2.ext.Extension):
 
 def environment() -> jinja2.Environment:
     """Jinja as `transformers.utils.chat_template_utils` sets it up, which vLLM calls."""
-    made = jinja2.sandbox.ImmutableSandboxedEnvironment(
+    jinja_environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True,
         lstrip_blocks=True,
         extensions=[_Generation, jinja2.ext.loopcontrols],
     )
-    made.filters["tojson"] = _tojson
+    jinja_environment.filters["tojson"] = _tojson
     functions: dict[str, Any] = {"raise_exception": _refuse, "strftime_now": _now}
-    made.globals.update(functions)
-    return made
+    jinja_environment.globals.update(functions)
+    return jinja_environment
 
 
 def _tojson(

@@ -29,12 +29,12 @@ def lint(args: argparse.Namespace) -> int:
     """Do what the command line asks for; the exit code."""
     try:
         if args.explain:
-            told = explained(select_rules(RULES, select=args.explain, deep=True))
+            output = explained(select_rules(RULES, select=args.explain, deep=True))
         elif args.list:
-            told = reference(RULES) if args.format == MARKDOWN else listed(RULES)
+            output = reference(RULES) if args.format == MARKDOWN else listed(RULES)
         else:
             return _judge(args)
-        _tell(told, args.output)
+        _tell(output, args.output)
     except ScionError as error:
         print(f"error: {error}", file=sys.stderr)
         return UNUSABLE
@@ -63,10 +63,12 @@ def _rules(args: argparse.Namespace) -> list[Rule]:
     rules = select_rules(RULES, select=args.select, ignore=args.ignore, deep=args.deep)
     if not rules:
         options = {"--select": args.select, "--ignore": args.ignore}
-        given = [f"{option} {','.join(words)}" for option, words in options.items() if words]
+        options_given = [
+            f"{option} {','.join(words)}" for option, words in options.items() if words
+        ]
         raise ScionError(
             "no rule is left to run",
-            where=" ".join(given),
+            where=" ".join(options_given),
             expected="one rule at least",
             found="none",
             hint="scion lint --list; D rules read the tensors' data and need --deep",
@@ -100,13 +102,13 @@ def _require_folder(source: Source) -> None:
         )
 
 
-def _render(reports: Sequence[Report], wanted: str, *, colour: bool) -> str:
-    if wanted == "text":
+def _render(reports: Sequence[Report], form: str, *, colour: bool) -> str:
+    if form == "text":
         return text(reports, colour=colour)
-    if wanted == "github":
+    if form == "github":
         return github(reports)
     # In ASCII: a hostile checkpoint can hold names that are no valid text.
-    return json.dumps(sarif(reports) if wanted == "sarif" else as_json(reports), indent=2) + "\n"
+    return json.dumps(sarif(reports) if form == "sarif" else as_json(reports), indent=2) + "\n"
 
 
 def _in_colour(output: Path | None) -> bool:
@@ -114,13 +116,13 @@ def _in_colour(output: Path | None) -> bool:
     return output is None and sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
 
-def _tell(told: str, output: Path | None) -> None:
+def _tell(content: str, output: Path | None) -> None:
     if output is None:
-        sys.stdout.write(told)
+        sys.stdout.write(content)
         return
     try:
         with atomic_file(output) as file:
-            file.write(told.encode())
+            file.write(content.encode())
     except OSError as error:
         raise ScionError(
             "the report can't be written",

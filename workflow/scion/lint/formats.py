@@ -64,18 +64,18 @@ def _algorithms(scheme: Mapping[str, Any]) -> set[str]:
     if algorithm != _MIXED:
         return {algorithm} if algorithm else set()
     layers = scheme.get("quantized_layers")
-    listed = layers.values() if isinstance(layers, dict) else ()
-    found = {upper(one.get("quant_algo")) for one in listed if isinstance(one, dict)}
-    return {name for name in found if name} or {"NVFP4", "FP8"}
+    entries = layers.values() if isinstance(layers, dict) else ()
+    algorithms = {upper(layer.get("quant_algo")) for layer in entries if isinstance(layer, dict)}
+    return {name for name in algorithms if name} or {"NVFP4", "FP8"}
 
 
 def _named(scheme: Mapping[str, Any]) -> set[str]:
     """The formats that compressed-tensors names, for all groups or for each."""
     groups = scheme.get("config_groups")
-    named = (
-        [one.get("format") for one in groups.values() if isinstance(one, dict)]
+    formats = (
+        [group.get("format") for group in groups.values() if isinstance(group, dict)]
         if isinstance(groups, dict)
         else []
     )
-    found = {name for name in (scheme.get("format"), *named) if isinstance(name, str)}
-    return found - {"mixed-precision"}
+    names = {name for name in (scheme.get("format"), *formats) if isinstance(name, str)}
+    return names - {"mixed-precision"}

@@ -139,7 +139,7 @@ def _words(text: str) -> list[str]:
 
 def _engines(text: str) -> list[str]:
     # A comma also parts the clauses of one range, but no clause begins with a letter.
-    return [one.strip() for one in re.split(r",(?=\s*[A-Za-z])", text)]
+    return [engine.strip() for engine in re.split(r",(?=\s*[A-Za-z])", text)]
 
 
 def _counts(text: str) -> list[int]:

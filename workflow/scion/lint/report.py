@@ -46,8 +46,8 @@ class Report:
         """
         if self.subject.source.folder is None:
             return None
-        path, here = Path(os.path.abspath(self.subject.source.folder / file)), Path.cwd()
-        return path.relative_to(here) if path.is_relative_to(here) else path
+        path, working_folder = Path(os.path.abspath(self.subject.source.folder / file)), Path.cwd()
+        return path.relative_to(working_folder) if path.is_relative_to(working_folder) else path
 
 
 def unchecked(subject: Subject, rules: Sequence[Rule], known: Sequence[Rule]) -> Iterator[str]:
@@ -62,11 +62,13 @@ def unchecked(subject: Subject, rules: Sequence[Rule], known: Sequence[Rule]) ->
         kind = printable(repr(subject.config.get("model_type")))
         yield f"what config.json implies and what engines make of it: model_type {kind} is unknown"
     else:
-        strange = [one for one in subject.engines if not is_modelled(one, subject.config)]
-        if strange:
+        unmodelled = [
+            engine for engine in subject.engines if not is_modelled(engine, subject.config)
+        ]
+        if unmodelled:
             names = printable(repr(subject.config.get("architectures")))
-            listed = engine_list(map(str, strange))
-            yield f"which modules {listed} would quantize: how they build {names} is not modelled"
+            engines = engine_list(map(str, unmodelled))
+            yield f"which modules {engines} would quantize: how they build {names} is not modelled"
     if subject.formats is None:
         yield "the quantized tensors: quantization_config is of a method that lint does not know"
     size = subject.source.files.get(TOKENIZER)
@@ -85,8 +87,8 @@ def _unread_scalars(subject: Subject) -> int:
     # The property is there once a rule has asked for it; to ask here would move what none needs.
     if "scalars" not in vars(subject):
         return 0
-    there = sum(tensor.dtype == "F32" and tensor.size == 4 for tensor in subject.tensors.values())
-    return there - len(subject.scalars)
+    scalars = sum(tensor.dtype == "F32" and tensor.size == 4 for tensor in subject.tensors.values())
+    return scalars - len(subject.scalars)
 
 
 def text(reports: Iterable[Report], *, colour: bool) -> str:
@@ -125,19 +127,19 @@ def _word(severity: Severity, colour: bool) -> str:
 
 def closing(report: Report) -> list[str]:
     """What was not looked at, and the line that sums up."""
-    return [*(f"not checked: {what}" for what in report.unchecked), _summary(report)]
+    return [*(f"not checked: {omission}" for omission in report.unchecked), _summary(report)]
 
 
 def _summary(report: Report) -> str:
     subject = report.subject
     counts = report.counts
-    found = [plural(counts[severity], severity) for severity in Severity if counts[severity]]
+    totals = [plural(counts[severity], severity) for severity in Severity if counts[severity]]
     tensors = plural(len(subject.tensors), "tensor")
     files = plural(len(subject.headers), "file")
     engines = engine_list(map(str, subject.engines))
     clean = "clean" if subject.inventory else "nothing found in the little that could be checked"
     return (
-        f"{', '.join(found) or clean}: {tensors} in {files} of {printable(subject.source.name)}; "
+        f"{', '.join(totals) or clean}: {tensors} in {files} of {printable(subject.source.name)}; "
         f"judged for {engines}{_split(subject.tensor_parallel)}{_moved(subject.source.traffic)}"
     )
 
@@ -177,13 +179,14 @@ def engine_list(engines: Iterable[str]) -> str:
     for engine in engines:
         name, _, version = engine.partition(" ")
         versions.setdefault(ENGINES[name].title, []).append(version)
-    return ", ".join(f"{title} {', '.join(each)}" for title, each in versions.items())
+    return ", ".join(f"{title} {', '.join(numbers)}" for title, numbers in versions.items())
 
 
 def printable(text: str) -> str:
     """Text from a checkpoint, with whatever could steer a terminal or break a line spelled out."""
     return "".join(
-        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in text
     )
 
 

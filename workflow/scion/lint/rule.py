@@ -188,8 +188,8 @@ def select_rules(
 
 
 def _named(rules: Sequence[Rule], word: str) -> list[Rule]:
-    named = [rule for rule in rules if rule.name == word or (word and rule.code.startswith(word))]
-    if not named:
+    matches = [rule for rule in rules if rule.name == word or (word and rule.code.startswith(word))]
+    if not matches:
         raise ScionError(
             "no rule has that name",
             where=repr(word),
@@ -198,4 +198,4 @@ def _named(rules: Sequence[Rule], word: str) -> list[Rule]:
             found=f"none of {len(rules)} rules",
             hint="scion lint --list",
         )
-    return named
+    return matches

@@ -71,9 +71,12 @@ def _rule(rule: Rule) -> dict[str, Any]:
 
 def _invocation(reports: Iterable[Report]) -> dict[str, Any]:
     notes = [
-        {"level": "note", "message": {"text": f"{report.subject.source.name}: not checked: {what}"}}
+        {
+            "level": "note",
+            "message": {"text": f"{report.subject.source.name}: not checked: {omission}"},
+        }
         for report in reports
-        for what in report.unchecked
+        for omission in report.unchecked
     ]
     return {"executionSuccessful": True, "toolExecutionNotifications": notes}
 

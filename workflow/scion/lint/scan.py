@@ -61,9 +61,9 @@ def scan(subject: Subject) -> Scan:
             found="a repository on a hub",
             hint="download it first, or leave out --deep",
         )
-    found, jobs = _plan(subject, folder)
+    result, jobs = _plan(subject, folder)
     _run(sorted(jobs, key=lambda job: (job.ranges[0].path, job.ranges[0].offset)))
-    return found
+    return result
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,9 @@ class _Range:
                 yield filled
 
     def _fill(self, descriptor: int, buffer: Raw, offset: int) -> None:
-        left = buffer.data
-        while left:
-            count = os.preadv(descriptor, [left], offset)
+        remaining = buffer.data
+        while remaining:
+            count = os.preadv(descriptor, [remaining], offset)
             if not count:
                 raise ScionError(
                     "a file was cut short while it was read",
@@ -96,7 +96,7 @@ class _Range:
                     found=f"{offset} bytes",
                     hint="run again when nothing writes to the checkpoint",
                 )
-            left, offset = left[count:], offset + count
+            remaining, offset = remaining[count:], offset + count
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def _plan(subject: Subject, folder: Path) -> tuple[Scan, list[_Job]]:
 
     pairs = {name: pair for name, module in subject.modules.items() if (pair := _pair(module))}
     paired = {tensor.name for pair in pairs.values() for tensor in pair}
-    found = Scan(
+    result = Scan(
         numbers={
             tensor.name: Numbers(FLOATS[tensor.dtype], _rows(subject, tensor, tensor.shape))
             for tensor in subject.tensors.values()
@@ -141,12 +141,12 @@ def _plan(subject: Subject, folder: Path) -> tuple[Scan, list[_Job]]:
     )
     jobs = [
         _Job(target.take, (place(subject.tensors[name], CHUNK),))
-        for name, target in found.numbers.items()
+        for name, target in result.numbers.items()
     ]
-    for name, target in found.blocks.items():
+    for name, target in result.blocks.items():
         codes, scales = pairs[name]
         jobs.append(_Job(target.take, (place(codes, CHUNK), place(scales, CHUNK // BLOCK_BYTES))))
-    return found, jobs
+    return result, jobs
 
 
 def _pair(module: Module) -> tuple[Tensor, Tensor] | None:

@@ -53,12 +53,12 @@ class Subject:
             ScionError: Not a checkpoint, or one whose files can't be read.
         """
         names = sorted(name for name in source.files if name.endswith(".safetensors"))
-        for wanted, there in ((CONFIG, CONFIG in source.files), ("*.safetensors", bool(names))):
-            if not there:
+        for pattern, present in ((CONFIG, CONFIG in source.files), ("*.safetensors", bool(names))):
+            if not present:
                 raise ScionError(
                     "not a checkpoint",
                     where=source.name,
-                    expected=f"{wanted} at its top",
+                    expected=f"{pattern} at its top",
                     found=", ".join(sorted(source.files)[:12]) or "no file",
                     hint="name the folder or repository that holds config.json and "
                     "*.safetensors; other formats are not read",
@@ -101,8 +101,8 @@ class Subject:
 
     def stored(self, module: str) -> str | None:
         """How a module's weight is stored (`Module.stored`); None where there is none."""
-        found = self.modules.get(module)
-        return found.stored if found else None
+        stored_module = self.modules.get(module)
+        return stored_module.stored if stored_module else None
 
     @cached_property
     def inventory(self) -> Inventory | None:
@@ -123,8 +123,8 @@ class Subject:
         """
         key = "quantization_config"
         places = ((self.config, key), (self.config, "compression_config"), (self.text_config, key))
-        found = (place.get(name) for place, name in places)
-        return next((scheme for scheme in found if isinstance(scheme, dict)), {})
+        declarations = (place.get(name) for place, name in places)
+        return next((scheme for scheme in declarations if isinstance(scheme, dict)), {})
 
     @cached_property
     def hf_quant_config(self) -> Mapping[str, Any] | None:
@@ -173,8 +173,8 @@ class Subject:
         for tensor in self.tensors.values():
             if tensor.dtype == "F32" and tensor.size == 4:
                 by_shard[self.shard_of(tensor.name)].append(tensor)
-        found = self.source.small(by_shard)
-        return {name: struct.unpack("<f", raw)[0] for name, raw in found.items()}
+        contents = self.source.small(by_shard)
+        return {name: struct.unpack("<f", raw)[0] for name, raw in contents.items()}
 
     @cached_property
     def decisions(self) -> dict[EngineRelease, dict[str, Decision]]:

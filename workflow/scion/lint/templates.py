@@ -49,7 +49,7 @@ class Rendered:
 
 def templates(subject: Subject) -> dict[str, Template]:
     """The templates by name, as transformers finds them: the file goes before the configuration."""
-    found = {
+    by_name = {
         name: Template(TOKENIZER_CONFIG, name, text)
         for name, text in configured(tokenizer_files(subject).config).items()
     }
@@ -57,18 +57,22 @@ def templates(subject: Subject) -> dict[str, Template]:
     if raw is not None:
         # transformers drops the configuration's templates wherever there is a file.
         return {DEFAULT: Template(TEMPLATE, DEFAULT, raw.decode(errors="replace"))}
-    return found
+    return by_name
 
 
 def configured(config: Mapping[str, Any]) -> dict[str, str]:
     """The templates of tokenizer_config.json: one text, or a list of named ones."""
-    stated = config.get("chat_template")
-    if isinstance(stated, str):
-        return {DEFAULT: stated}
-    if isinstance(stated, list):
-        pairs = [(one.get("name"), one.get("template")) for one in stated if isinstance(one, dict)]
+    configured_templates = config.get("chat_template")
+    if isinstance(configured_templates, str):
+        return {DEFAULT: configured_templates}
+    if isinstance(configured_templates, list):
+        pairs = [
+            (entry.get("name"), entry.get("template"))
+            for entry in configured_templates
+            if isinstance(entry, dict)
+        ]
     else:
-        pairs = list(stated.items()) if isinstance(stated, dict) else []
+        pairs = list(configured_templates.items()) if isinstance(configured_templates, dict) else []
     return {name: text for name, text in pairs if isinstance(name, str) and isinstance(text, str)}
 
 
@@ -78,9 +82,9 @@ def renderings(subject: Subject) -> tuple[Rendered, ...]:
     # Jinja takes a tenth of a second to import, which rules over files should not cost.
     from scion.lint.chat_render import Request, render_all
 
-    there = templates(subject)
-    default = there.get(DEFAULT)
-    for_tools = there.get(_FOR_TOOLS, default)
+    by_name = templates(subject)
+    default = by_name.get(DEFAULT)
+    for_tools = by_name.get(_FOR_TOOLS, default)
     pairs = [
         (template, conversation)
         for template, conversations in ((default, PLAIN), (for_tools, TOOL_USE))
@@ -98,7 +102,14 @@ def renderings(subject: Subject) -> tuple[Rendered, ...]:
         for template, conversation in pairs
     ]
     return tuple(
-        Rendered(template, conversation, made.text, made.problem, made.refused, made.compiled)
+        Rendered(
+            template,
+            conversation,
+            rendering.text,
+            rendering.problem,
+            rendering.refused,
+            rendering.compiled,
+        )
         # One that never ends is the last.
-        for (template, conversation), made in zip(pairs, render_all(requests), strict=False)
+        for (template, conversation), rendering in zip(pairs, render_all(requests), strict=False)
     )

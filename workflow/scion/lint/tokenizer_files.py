@@ -65,10 +65,10 @@ class TokenizerFiles:
 
     def id_of(self, text: str) -> int | None:
         """The id of an added or special token."""
-        known = {text: number for number, text in self.declared.items()}
+        ids = {text: number for number, text in self.declared.items()}
         if self.vocabulary is not None:
-            known |= self.vocabulary.ids
-        return known.get(text)
+            ids |= self.vocabulary.ids
+        return ids.get(text)
 
     @property
     def added(self) -> set[str]:
@@ -86,9 +86,9 @@ def tokenizer_files(subject: Subject) -> TokenizerFiles:
     # falls back on this file, which releases before 2024 have.
     special = _special({**(_object(subject, _SPECIAL_TOKENS_MAP, problems) or {}), **config})
     declared = _declared(config)
-    asked = {*special.values(), *declared.values()}
+    texts = {*special.values(), *declared.values()}
     return TokenizerFiles(
-        vocabulary=_vocabulary(subject, asked, set(declared), problems),
+        vocabulary=_vocabulary(subject, texts, set(declared), problems),
         config=config,
         generation=_object(subject, GENERATION_CONFIG, problems),
         special=special,
@@ -110,28 +110,28 @@ def _object(subject: Subject, name: str, problems: dict[str, str]) -> dict[str, 
 
 def _special(config: Mapping[str, Any]) -> dict[str, str]:
     """Each role's text; it stands as such, or in an object beside how it is matched."""
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for role in _SPECIAL_TOKENS:
         token = config.get(role)
         text = token.get("content") if isinstance(token, dict) else token
         if isinstance(text, str):
-            found[role] = text
-    return found
+            texts[role] = text
+    return texts
 
 
 def _declared(config: Mapping[str, Any]) -> dict[int, str]:
-    listed = config.get("added_tokens_decoder")
-    if not isinstance(listed, dict):
+    decoder = config.get("added_tokens_decoder")
+    if not isinstance(decoder, dict):
         return {}
     return {
         int(number): entry["content"]
-        for number, entry in listed.items()
+        for number, entry in decoder.items()
         if number.isdecimal() and isinstance(entry, dict) and isinstance(entry.get("content"), str)
     }
 
 
 def _vocabulary(
-    subject: Subject, asked: set[str], numbers: set[int], problems: dict[str, str]
+    subject: Subject, tokens: set[str], numbers: set[int], problems: dict[str, str]
 ) -> Vocabulary | None:
     raw = subject.source.read(TOKENIZER) if TOKENIZER in subject.source.files else None
     if raw is None:
@@ -144,7 +144,7 @@ def _vocabulary(
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         problems[TOKENIZER] = f"{type(error).__name__}: {error}"[:200]
         return None
-    return _summary(words, added, asked, numbers | set(added.values()))
+    return _summary(words, added, tokens, numbers | set(added.values()))
 
 
 def _without_merges(raw: bytes) -> bytes:
@@ -209,12 +209,12 @@ def end_tokens(subject: Subject) -> dict[str, list[int]]:
     ends: dict[str, list[int]] = {}
     for file, config in ((GENERATION_CONFIG, files.generation or {}), (CONFIG, subject.config)):
         nested = subject.text_config if file == CONFIG else config
-        stated = config.get("eos_token_id", nested.get("eos_token_id"))
-        numbers = stated if isinstance(stated, list) else [stated]
-        if found := [number for number in numbers if type(number) is int]:
-            ends[file] = found
-    named = files.special.get("eos_token")
-    number = files.id_of(named) if named is not None else None
+        identifiers = config.get("eos_token_id", nested.get("eos_token_id"))
+        numbers = identifiers if isinstance(identifiers, list) else [identifiers]
+        if valid := [number for number in numbers if type(number) is int]:
+            ends[file] = valid
+    text = files.special.get("eos_token")
+    number = files.id_of(text) if text is not None else None
     if number is not None:
         ends[TOKENIZER_CONFIG] = [number]
     return ends

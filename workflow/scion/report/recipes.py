@@ -59,31 +59,32 @@ def best(entries: Sequence[Record]) -> Record | None:
         Its name and divergence, and the difference to the next best, document by document; None
         if no such recipe is compared.
     """
-    pure = [one for one in entries if one["keep_bf16"] == one["use_fp8"] == "none"]
+    pure = [entry for entry in entries if entry["keep_bf16"] == entry["use_fp8"] == "none"]
     if not pure:
         return None
-    ranked = sorted(pure, key=lambda one: sum(one["sums"][RANKED]["kl"]))
+    ranked = sorted(pure, key=lambda entry: sum(entry["sums"][RANKED]["kl"]))
     first = ranked[0]["sums"][RANKED]
     kl = ratio_of_sums(first["kl"], first["tokens"])
-    found: Record = {"name": ranked[0]["name"], "kl": kl.clipped(0, math.inf).record()}
+    record: Record = {"name": ranked[0]["name"], "kl": kl.clipped(0, math.inf).record()}
     if len(ranked) == 1:
-        return found | {"runner_up": None, "kl_change": None}
+        return record | {"runner_up": None, "kl_change": None}
     pairs = zip(first["kl"], ranked[1]["sums"][RANKED]["kl"], strict=True)
-    beside = ratio_of_sums([one - other for one, other in pairs], first["tokens"])
-    return found | {"runner_up": ranked[1]["name"], "kl_change": beside.record()}
+    beside = ratio_of_sums([entry - other for entry, other in pairs], first["tokens"])
+    return record | {"runner_up": ranked[1]["name"], "kl_change": beside.record()}
 
 
 def best_line(result: Record) -> str:
     """The best recipe, in one line."""
-    found = result["best"]
-    if found is None:
+    record = result["best"]
+    if record is None:
         return "no recipe with all projections in NVFP4 was compared"
     line = (
-        f"the best recipe with all projections in NVFP4 is {found['name']}, KL {small(found['kl'])}"
+        f"the best recipe with all projections in NVFP4 is {record['name']}, "
+        f"KL {small(record['kl'])}"
     )
-    if found["runner_up"] is None:
+    if record["runner_up"] is None:
         return line
-    return f"{line}; beside {found['runner_up']}, the next, {change(found['kl_change'])}"
+    return f"{line}; beside {record['runner_up']}, the next, {change(record['kl_change'])}"
 
 
 def told(entry: Record) -> str:
@@ -108,7 +109,7 @@ def told(entry: Record) -> str:
 
 def markdown(result: Record) -> str:
     """The comparison as a Markdown table, over all held-out tokens, and what it rests on."""
-    rows = [_row(one) for one in result["variants"]]
+    rows = [_row(variant) for variant in result["variants"]]
     first = result["variants"][0]["parts"][RANKED]
     return (
         f"{table(_HEADINGS, rows)}\n\n"
@@ -118,16 +119,16 @@ def markdown(result: Record) -> str:
     )
 
 
-def _row(one: Record) -> list[str]:
-    part, is_source = one["parts"][RANKED], one["recipe"] is None
+def _row(variant: Record) -> list[str]:
+    part, is_source = variant["parts"][RANKED], variant["recipe"] is None
     beside = part["beside_default"]
-    taken, tasks = one["acceptance"], one["agent_tasks"]
+    taken, tasks = variant["acceptance"], variant["agent_tasks"]
     positions = [f"{100 * rate['value']:.1f}" for rate in taken["per_position"]] if taken else []
-    shown = None if is_source or one["name"] == REFERENCE else beside
+    shown = None if is_source or variant["name"] == REFERENCE else beside
     return [
-        one["title"],
-        size(one["bytes"]),
-        "" if one["seconds"] is None else f"{one['seconds']:.0f}",
+        variant["title"],
+        size(variant["bytes"]),
+        "" if variant["seconds"] is None else f"{variant['seconds']:.0f}",
         "" if is_source else small(part["kl"]),
         "" if shown is None else change(shown["kl_change"]),
         "" if is_source else share(part["top1_agreement"]),

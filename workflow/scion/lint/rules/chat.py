@@ -33,10 +33,10 @@ def chat_template_missing(subject: Subject) -> Iterable[Finding]:
     A chat_template.json belongs to the processor of a multimodal model; vLLM does not use that one
     where tools are offered. A base model that nobody chats with needs none.
     """
-    there = templates(subject)
-    if DEFAULT not in there:
-        found = f"only {', '.join(sorted(there))}" if there else "none"
-        if not there and _PROCESSOR_TEMPLATE in subject.source.files:
+    named_templates = templates(subject)
+    if DEFAULT not in named_templates:
+        found = f"only {', '.join(sorted(named_templates))}" if named_templates else "none"
+        if not named_templates and _PROCESSOR_TEMPLATE in subject.source.files:
             found = f"only {_PROCESSOR_TEMPLATE}, which is not used for requests with tools"
         expected = f"{TEMPLATE}, or `chat_template` in {TOKENIZER_CONFIG}"
         yield Finding(TEMPLATE, None, expected, found)
@@ -77,7 +77,11 @@ def chat_template_invalid(subject: Subject) -> Iterable[Finding]:
 
     Engines start nevertheless: the template is compiled when the first request comes.
     """
-    problems = {made.template: made.problem for made in renderings(subject) if not made.compiled}
+    problems = {
+        rendering.template: rendering.problem
+        for rendering in renderings(subject)
+        if not rendering.compiled
+    }
     for template, problem in problems.items():
         yield Finding(template.file, template.subject, "a Jinja template", problem)
 
@@ -98,7 +102,9 @@ def chat_template_fails(subject: Subject) -> Iterable[Finding]:
     seconds and half a gigabyte, where others take milliseconds; a request that never ends keeps a
     server's thread. A template may refuse a system message: some models have none.
     """
-    yield from _failures(made for made in renderings(subject) if not made.conversation.tools)
+    yield from _failures(
+        rendering for rendering in renderings(subject) if not rendering.conversation.tools
+    )
 
 
 @rule(
@@ -114,7 +120,9 @@ def chat_template_loses_text(subject: Subject) -> Iterable[Finding]:
     Nothing fails: the model answers something else. It happens where a template expects `content`
     as a list of parts and gets a text, or the other way round, or looks for roles by other names.
     """
-    yield from _losses(made for made in renderings(subject) if not made.conversation.tools)
+    yield from _losses(
+        rendering for rendering in renderings(subject) if not rendering.conversation.tools
+    )
 
 
 @rule(
@@ -155,11 +163,11 @@ def chat_template_ignores_tools(subject: Subject) -> Iterable[Finding]:
     A model without tool use needs no such template. Quantizing or fine-tuning one that has it must
     not lose it on the way.
     """
-    for made in _tool_use(subject):
-        if made.conversation is OFFERED and _ignored(made):
-            found = f"refused: {made.problem}" if made.refused else "nothing of the tool"
+    for rendering in _tool_use(subject):
+        if rendering.conversation is OFFERED and _ignored(rendering):
+            found = f"refused: {rendering.problem}" if rendering.refused else "nothing of the tool"
             expected = f"{TOOL!r} in the prompt"
-            yield Finding(made.template.file, made.template.subject, expected, found)
+            yield Finding(rendering.template.file, rendering.template.subject, expected, found)
 
 
 @rule(
@@ -195,29 +203,29 @@ def _tool_use(subject: Subject) -> list[Rendered]:
     return [one for one in made if one.conversation.tools]
 
 
-def _ignored(made: Rendered) -> bool:
-    return made.refused or (made.text is not None and TOOL not in made.text)
+def _ignored(rendering: Rendered) -> bool:
+    return rendering.refused or (rendering.text is not None and TOOL not in rendering.text)
 
 
 def _failures(rendered: Iterable[Rendered]) -> Iterator[Finding]:
-    alike: dict[tuple[Template, str], list[str]] = defaultdict(list)
-    for made in rendered:
-        allowed = made.refused and made.conversation.refusable
-        if made.text is None and made.compiled and not allowed:
-            found = f"refused: {made.problem}" if made.refused else made.problem
-            alike[made.template, found].append(made.conversation.name)
-    for (template, found), names in alike.items():
+    conversations: dict[tuple[Template, str], list[str]] = defaultdict(list)
+    for rendering in rendered:
+        allowed = rendering.refused and rendering.conversation.refusable
+        if rendering.text is None and rendering.compiled and not allowed:
+            found = f"refused: {rendering.problem}" if rendering.refused else rendering.problem
+            conversations[rendering.template, found].append(rendering.conversation.name)
+    for (template, found), names in conversations.items():
         expected = f"a prompt for {names[0]}"
         yield Finding(template.file, template.subject, expected, found, (), len(names))
 
 
 def _losses(rendered: Iterable[Rendered]) -> Iterator[Finding]:
-    alike: dict[tuple[Template, str], list[str]] = defaultdict(list)
-    for made in rendered:
-        for text in made.conversation.shown if made.text is not None else ():
-            if text not in (made.text or ""):
-                alike[made.template, text].append(made.conversation.name)
-    for (template, text), names in alike.items():
+    conversations: dict[tuple[Template, str], list[str]] = defaultdict(list)
+    for rendering in rendered:
+        for text in rendering.conversation.shown if rendering.text is not None else ():
+            if text not in (rendering.text or ""):
+                conversations[rendering.template, text].append(rendering.conversation.name)
+    for (template, text), names in conversations.items():
         expected = f"{text!r} in the prompt for {names[0]}"
         yield Finding(template.file, template.subject, expected, "not in it", (), len(names))
 
@@ -243,15 +251,15 @@ def turn_end_not_an_end_token(subject: Subject) -> Iterable[Finding]:
     """
     files = tokenizer_files(subject)
     ends = {number for numbers in end_tokens(subject).values() for number in numbers}
-    for made in renderings(subject):
-        if made.conversation is not ANSWERED or made.text is None or not ends:
+    for rendering in renderings(subject):
+        if rendering.conversation is not ANSWERED or rendering.text is None or not ends:
             continue
-        rest = made.text.rpartition(ANSWER)[2]
+        rest = rendering.text.rpartition(ANSWER)[2]
         closing = min((text for text in files.added if text in rest), key=rest.index, default=None)
         number = None if closing is None else files.id_of(closing)
         if number is not None and number not in ends:
             found = f"generation ends at {', '.join(map(str, sorted(ends)))}"
-            yield Finding(made.template.file, closing, f"{number} as an end token", found)
+            yield Finding(rendering.template.file, closing, f"{number} as an end token", found)
 
 
 RULES = (

@@ -116,11 +116,11 @@ def _layers(scheme: Mapping[str, Any]) -> dict[str, str | None] | None:
     layers = scheme.get("quantized_layers")
     if not isinstance(layers, dict):
         return None
-    found = {
+    algorithms = {
         str(name): upper(one.get("quant_algo")) if isinstance(one, dict) else None
         for name, one in layers.items()
     }
-    return {name: _ALIASES.get(one, one) if one else None for name, one in found.items()}
+    return {name: _ALIASES.get(one, one) if one else None for name, one in algorithms.items()}
 
 
 def _shown(value: object, beside: object) -> str:

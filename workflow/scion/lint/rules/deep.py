@@ -198,9 +198,9 @@ def is_saturated(blocks: "Blocks") -> bool:
 
 def _zero_rows(subject: Subject) -> Iterator[tuple[str, "ZeroRows"]]:
     """Each linear weight that has zero rows, by tensor."""
-    found = _scan(subject)
-    weights = {name: numbers.rows for name, numbers in found.numbers.items()}
-    for module, blocks in found.blocks.items():
+    numbers_of_data = _scan(subject)
+    weights = {name: numbers.rows for name, numbers in numbers_of_data.numbers.items()}
+    for module, blocks in numbers_of_data.blocks.items():
         weight = subject.modules[module].weight
         assert weight is not None
         weights[weight.name] = blocks.rows

@@ -46,12 +46,12 @@ def missing_shard(subject: Subject) -> Iterable[Finding]:
     for shard in (subject.index or {}).values():
         lost[shard] += shard not in subject.headers
     for engine in subject.engines:
-        says = "the engine does not start"
+        consequence = "the engine does not start"
         if facts.MISSING_SHARD_UNNOTICED.holds_for(engine):
-            says = "the engine leaves its tensors uninitialised if the model is quantized"
+            consequence = "the engine leaves its tensors uninitialised if the model is quantized"
         for shard, tensors in lost.items():
             if tensors:
-                found = f"no such file, of {tensors} tensors: {says}"
+                found = f"no such file, of {tensors} tensors: {consequence}"
                 yield Finding(INDEX, shard, "a file of the checkpoint", found, (str(engine),))
 
 
@@ -97,12 +97,12 @@ def _duplicates(subject: Subject, *, alike: bool) -> Iterator[Finding]:
             kinds = {_kind(subject.headers[shard].tensors[name]) for shard in shards}
             if len(shards) > 1 and (len(kinds) == 1) is alike:
                 file = (subject.index or {}).get(name, shards[0])
-                held = (
+                holders = (
                     shard if alike else f"{shard} ({_told(subject.headers[shard].tensors[name])})"
                     for shard in shards
                 )
-                told = f"in {', '.join(held)}; {_last_read(shards)}"
-                yield Finding(file, name, "in one file", told)
+                description = f"in {', '.join(holders)}; {_last_read(shards)}"
+                yield Finding(file, name, "in one file", description)
 
     return found()
 
@@ -168,14 +168,14 @@ def _kinds(subject: Subject, shards: Iterable[str]) -> dict[str, tuple[str, tupl
     }
 
 
-def _difference(there: Mapping[str, object], wanted: Mapping[str, object]) -> str:
+def _difference(tensors: Mapping[str, object], expected: Mapping[str, object]) -> str:
     """How one file's tensors differ from those that it should hold."""
-    missing = [name for name in wanted if name not in there]
-    added = [name for name in there if name not in wanted]
-    changed = [name for name in wanted if name in there and there[name] != wanted[name]]
-    told = ((missing, "lacks"), (added, "adds"), (changed, "changes dtype or shape of"))
+    missing = [name for name in expected if name not in tensors]
+    added = [name for name in tensors if name not in expected]
+    changed = [name for name in expected if name in tensors and tensors[name] != expected[name]]
+    changes = ((missing, "lacks"), (added, "adds"), (changed, "changes dtype or shape of"))
     return "; ".join(
-        f"{word} {len(names)} tensors such as {names[0]}" for names, word in told if names
+        f"{word} {len(names)} tensors such as {names[0]}" for names, word in changes if names
     )
 
 
@@ -281,13 +281,13 @@ def shard_numbering(subject: Subject) -> Iterable[Finding]:
         if match := _NUMBERED.fullmatch(shard):
             numbers[match["stem"], int(match["count"])].add(int(match["number"]))
     stems = [stem for stem, _ in numbers]
-    for (stem, count), there in sorted(numbers.items()):
-        strange = sorted(there ^ set(range(1, count + 1)))
+    for (stem, count), present in sorted(numbers.items()):
+        strange = sorted(present ^ set(range(1, count + 1)))
         if strange or stems.count(stem) > 1:
-            found = f"{len(there)} such shards"
+            found = f"{len(present)} such shards"
             if strange:
-                told = ", ".join(map(str, strange[:8])) + (" …" if len(strange) > 8 else "")
-                found += f"; missing or too many: {told}"
+                listing = ", ".join(map(str, strange[:8])) + (" …" if len(strange) > 8 else "")
+                found += f"; missing or too many: {listing}"
             others = sorted(other for name, other in numbers if name == stem and other != count)
             if others:
                 found += f"; beside shards of {', '.join(map(str, others))}"

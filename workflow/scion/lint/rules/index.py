@@ -115,13 +115,13 @@ def total_size(subject: Subject) -> Iterable[Finding]:
     stated = _metadata(index).get("total_size")
     if stated is None or any(shard not in subject.headers for shard in subject.shards):
         return
-    held = sum(
+    actual = sum(
         tensor.size
         for shard in subject.shards
         for tensor in subject.headers[shard].tensors.values()
     )
-    if stated != held:
-        yield Finding(INDEX, "metadata.total_size", f"{held} bytes", str(stated)[:80])
+    if stated != actual:
+        yield Finding(INDEX, "metadata.total_size", f"{actual} bytes", str(stated)[:80])
 
 
 def _metadata(index: Mapping[str, Any]) -> Mapping[str, Any]:

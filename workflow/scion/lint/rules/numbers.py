@@ -172,13 +172,13 @@ def _judged(subject: Subject) -> Mapping[str, Module]:
 
 def _layout(subject: Subject, name: str, module: Module) -> Iterable[Finding]:
     *rows, columns = module.shape or (0,)
-    wanted = {"weight_scale": ("F8_E4M3", (*rows, columns // BLOCK))}
+    layouts = {"weight_scale": ("F8_E4M3", (*rows, columns // BLOCK))}
     for suffix in module.scales:
         tensor = module.tensors[suffix]
-        dtype, shape = wanted.get(suffix, ("F32", tensor.shape))
-        single = suffix in wanted or math.prod(tensor.shape) == 1
+        dtype, shape = layouts.get(suffix, ("F32", tensor.shape))
+        single = suffix in layouts or math.prod(tensor.shape) == 1
         if (tensor.dtype, tensor.shape) != (dtype, shape) or not single:
-            expected = f"{dtype} {list(shape) if suffix in wanted else 'of one number'}"
+            expected = f"{dtype} {list(shape) if suffix in layouts else 'of one number'}"
             found = f"{tensor.dtype} {list(tensor.shape)}"
             yield Finding(subject.shard_of(tensor.name), tensor.name, expected, found)
 
@@ -199,15 +199,15 @@ def scales_incomplete(subject: Subject) -> Iterable[Finding]:
     single tensors between checkpoints makes such halves.
     """
     for name, module in _judged(subject).items():
-        there = set(module.scales)
+        scales = set(module.scales)
         needed = _needed(module, weight_only=_weight_only(subject.declared, name))
         if module.stored in (None, PLAIN):
-            problem = bool(there)
+            problem = bool(scales)
         else:
-            problem = bool(needed) and not any(option <= there for option in needed)
+            problem = bool(needed) and not any(option <= scales for option in needed)
         if problem:
             expected = " or ".join(", ".join(sorted(option)) for option in needed) or "no scale"
-            found = ", ".join(sorted(there)) or "no scale"
+            found = ", ".join(sorted(scales)) or "no scale"
             yield Finding(subject.names_file, name, expected, found)
 
 

@@ -50,14 +50,14 @@ def tokenizer_missing(subject: Subject) -> Iterable[Finding]:
 )
 def tokenizer_unreadable(subject: Subject) -> Iterable[Finding]:
     """The file is not JSON, or lacks what a tokenizer needs. Servers don't start."""
-    expected = {
+    contents = {
         TOKENIZER: "an object with `added_tokens` and a vocabulary in `model`",
         TOKENIZER_CONFIG: "a JSON object",
     }
     problems = tokenizer_files(subject).problems
-    for file, wanted in expected.items():
+    for file, content in contents.items():
         if file in problems:
-            yield Finding(file, None, wanted, problems[file])
+            yield Finding(file, None, content, problems[file])
 
 
 @rule(
@@ -147,13 +147,13 @@ def token_clash(subject: Subject) -> Iterable[Finding]:
     files = tokenizer_files(subject)
     if files.vocabulary is None:
         return
-    for number, (one, other) in sorted(files.vocabulary.clashes.items()):
-        yield Finding(TOKENIZER, str(number), f"{one!r} alone", f"{other!r} too")
+    for number, (first, other) in sorted(files.vocabulary.clashes.items()):
+        yield Finding(TOKENIZER, str(number), f"{first!r} alone", f"{other!r} too")
     for number, text in sorted(files.declared.items()):
-        there = files.vocabulary.texts.get(number, text)
-        if there != text:
+        known_text = files.vocabulary.texts.get(number, text)
+        if known_text != text:
             yield Finding(
-                TOKENIZER_CONFIG, str(number), f"{there!r}, as in {TOKENIZER}", f"{text!r}"
+                TOKENIZER_CONFIG, str(number), f"{known_text!r}, as in {TOKENIZER}", f"{text!r}"
             )
 
 

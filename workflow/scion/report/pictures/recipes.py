@@ -43,11 +43,12 @@ def recipes_picture(result: Record) -> Picture:
     Args:
         result: `recipes.json`.
     """
-    variants = [one for one in result["variants"] if one["recipe"] is not None]
-    present = [key for key in _FORMATS if any(_formats(one) == key for one in variants)]
+    variants = [variant for variant in result["variants"] if variant["recipe"] is not None]
+    present = [key for key in _FORMATS if any(_formats(variant) == key for variant in variants)]
     look = {key: (SERIES[place], MARKERS[place]) for place, key in enumerate(present)}
     unit, factor = next(
-        (pair for pair in _UNITS if max(one["bytes"] for one in variants) >= pair[1]), ("B", 1)
+        (pair for pair in _UNITS if max(variant["bytes"] for variant in variants) >= pair[1]),
+        ("B", 1),
     )
 
     def paint(figure: Figure) -> None:
@@ -57,36 +58,36 @@ def recipes_picture(result: Record) -> Picture:
         axes = figure.add_axes(box)
         style_axes(axes, "KL divergence from bf16 (nats a token), lower is better", grid="y")
         axes.set_yscale("log")
-        for one in variants:
-            colour, marker = look[_formats(one)]
+        for variant in variants:
+            colour, marker = look[_formats(variant)]
             # Without whiskers: those of one size would cover each other, and documents differ more
             # than recipes do, which are compared document by document.
-            divergence: float = one["parts"][RANKED]["kl"]["value"]
-            mark = {**one["parts"][RANKED]["kl"], "low": None, "high": None}
-            place = (divergence, one["bytes"] / factor)
+            divergence: float = variant["parts"][RANKED]["kl"]["value"]
+            mark = {**variant["parts"][RANKED]["kl"], "low": None, "high": None}
+            place = (divergence, variant["bytes"] / factor)
             point(axes, place, mark, across=False, color=colour, marker=marker)
         _scales(axes, variants, factor)
         axes.set_xlabel(f"size of the release ({unit})", color=MUTED)
         _labels(axes, variants, factor)
 
-    told = "; ".join(
-        f"{one['title']}: {size(one['bytes'])}, KL {small(one['parts'][RANKED]['kl'])}"
-        for one in variants
+    text = "; ".join(
+        f"{variant['title']}: {size(variant['bytes'])}, KL {small(variant['parts'][RANKED]['kl'])}"
+        for variant in variants
     )
     title = "Recipes: quality against size"
-    return draw("recipes", title, f"{title}. {told}.", height=_HEIGHT, paint=paint)
+    return draw("recipes", title, f"{title}. {text}.", height=_HEIGHT, paint=paint)
 
 
-def _formats(one: Record) -> tuple[bool, bool]:
-    return one["use_fp8"] != "none", one["keep_bf16"] != "none"
+def _formats(variant: Record) -> tuple[bool, bool]:
+    return variant["use_fp8"] != "none", variant["keep_bf16"] != "none"
 
 
 def _scales(axes: Axes, variants: Sequence[Record], factor: float) -> None:
-    sizes = [one["bytes"] / factor for one in variants]
+    sizes = [variant["bytes"] / factor for variant in variants]
     smallest, span = min(sizes), max(sizes) - min(sizes) or 0.2 * max(sizes)
     # Room for the labels, which stand to the right of the marks.
     axes.set_xlim(smallest - 0.06 * span, smallest + 1.6 * span)
-    kls = [one["parts"][RANKED]["kl"]["value"] for one in variants]
+    kls = [variant["parts"][RANKED]["kl"]["value"] for variant in variants]
     axes.set_ylim(min(kls) / 1.25, max(kls) * 1.25)
     ticks = [step * 10.0**power for power in range(-8, 3) for step in (1, 2, 3, 5, 7)]
     axes.yaxis.set_major_locator(FixedLocator(ticks))
@@ -98,23 +99,25 @@ def _labels(axes: Axes, variants: Sequence[Record], factor: float) -> None:
     """Names and numbers beside the marks, spread where sizes are near, so that none is covered."""
     to_axes = axes.transData + axes.transAxes.inverted()
 
-    def mark_of(one: Record) -> tuple[float, float]:
-        across, up = to_axes.transform((one["bytes"] / factor, one["parts"][RANKED]["kl"]["value"]))
+    def mark_of(variant: Record) -> tuple[float, float]:
+        across, up = to_axes.transform(
+            (variant["bytes"] / factor, variant["parts"][RANKED]["kl"]["value"])
+        )
         return float(across), float(up)
 
     groups: list[list[Record]] = []
     last = -math.inf
-    for one in sorted(variants, key=lambda one: one["bytes"]):
-        across, _ = mark_of(one)
+    for variant in sorted(variants, key=lambda variant: variant["bytes"]):
+        across, _ = mark_of(variant)
         if across - last > _LABEL:
             groups.append([])
-        groups[-1].append(one)
+        groups[-1].append(variant)
         last = across
     for group in groups:
-        ordered = sorted(group, key=lambda one: one["parts"][RANKED]["kl"]["value"])
-        marks = [mark_of(one) for one in ordered]
+        ordered = sorted(group, key=lambda variant: variant["parts"][RANKED]["kl"]["value"])
+        marks = [mark_of(variant) for variant in ordered]
         heights = spread([mark[1] for mark in marks], apart=_APART)
-        for one, mark, height in zip(ordered, marks, heights, strict=True):
+        for variant, mark, height in zip(ordered, marks, heights, strict=True):
             beside = (mark[0] + 0.035, height)
             axes.plot(
                 [mark[0] + 0.01, beside[0] - 0.004],
@@ -123,7 +126,7 @@ def _labels(axes: Axes, variants: Sequence[Record], factor: float) -> None:
                 linewidth=0.7,
                 transform=axes.transAxes,
             )
-            text = f"{one['title']}  {one['parts'][RANKED]['kl']['value']:.2g}"
+            text = f"{variant['title']}  {variant['parts'][RANKED]['kl']['value']:.2g}"
             axes.text(*beside, text, color=INK, va="center", transform=axes.transAxes, fontsize=9)
 
 

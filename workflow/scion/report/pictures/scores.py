@@ -32,7 +32,7 @@ _PANELS: tuple[tuple[str, str, Any], ...] = (
 
 def quality_picture(quality: Record) -> Picture:
     """Perplexity of the models, and how far they are from the bf16 reference."""
-    scored = {one["name"]: one["parts"] for one in quality["models"] if one["parts"]}
+    scored = {model["name"]: model["parts"] for model in quality["models"] if model["parts"]}
     models = [name for name in MODELS if name in scored]
     reference = quality["reference"]
     parts = [part for part in PARTS if any(scored[name].get(part) for name in models)]
@@ -54,19 +54,19 @@ def quality_picture(quality: Record) -> Picture:
             rows = [(name, part, scored[name].get(part)) for name in shown for part in parts]
             _dots(axes, [(MODELS[n], p, r and r[key]) for n, p, r in rows], look, key, form)
 
-    told = f"{MODELS['release']}, {_words(scored['release'])}"
+    text = f"{MODELS['release']}, {_words(scored['release'])}"
     title = "Quality beside the bf16 reference"
-    return draw("quality", title, f"{title}. {told}.", height=height, paint=paint)
+    return draw("quality", title, f"{title}. {text}.", height=height, paint=paint)
 
 
 def _words(parts: Record) -> str:
     """The release in words; the picture's other numbers stand in the card's tables."""
     return "; ".join(
-        f"{PARTS[part]}: perplexity {number(one['perplexity'], 3)}, loss change "
-        f"{change(one['loss_change'])}, KL {small(one['kl'])}, same most likely token "
-        f"{share(one['top1_agreement'])}"
-        for part, one in parts.items()
-        if one
+        f"{PARTS[part]}: perplexity {number(scores['perplexity'], 3)}, loss change "
+        f"{change(scores['loss_change'])}, KL {small(scores['kl'])}, same most likely token "
+        f"{share(scores['top1_agreement'])}"
+        for part, scores in parts.items()
+        if scores
     )
 
 
@@ -101,7 +101,11 @@ def _dots(
         axes.axhline(own[0] - 0.5, color=MUTED, linewidth=0.5)
     if key == "loss_change":
         axes.axvline(0, color=MUTED, linewidth=1)
-    values = [one["value"] for _, _, one in rows if one is not None and one["value"] > 0]
+    values = [
+        estimate["value"]
+        for _, _, estimate in rows
+        if estimate is not None and estimate["value"] > 0
+    ]
     _scale(axes, values, logarithmic=key in ("perplexity", "kl"))
 
 

@@ -43,13 +43,16 @@ def acceptance_picture(serving: Record) -> Picture | None:
         _positions(figure.add_axes((0.07, bottom, 0.355, tall)), overall, look)
         _sets(figure.add_axes((0.59, bottom, 0.33, tall)), most, look[counts[-1]][0])
 
-    told = [
-        f"{drafts(n)}: {', '.join(share(one) for one in row['per_position'])} accepted by position,"
+    sentences = [
+        f"{drafts(n)}: {', '.join(share(rate) for rate in row['per_position'])} accepted "
+        "by position,"
         f" {number(row['mean_length'], 2)} of {n + 1} tokens a step"
         for n, row in sorted(overall.items())
     ]
     title = "MTP acceptance"
-    return draw("acceptance", title, f"{title}. {'; '.join(told)}.", height=height, paint=paint)
+    return draw(
+        "acceptance", title, f"{title}. {'; '.join(sentences)}.", height=height, paint=paint
+    )
 
 
 def _overall(run: Record) -> Record:
@@ -110,7 +113,7 @@ def speed_picture(serving: Record) -> Picture:
     runs = serving["runs"]
     launches = list(dict.fromkeys(run["launch"] for run in runs))
     counts = sorted({run["speculative_tokens"] for run in runs})
-    together = sorted({one["parallel"] for run in runs for one in run["speed"]})
+    together = sorted({measurement["parallel"] for run in runs for measurement in run["speed"]})
     colours = {0: ZERO} | {n: SERIES[i % 4] for i, n in enumerate(n for n in counts if n)}
     height = 0.95 + 2.65 * len(launches)
 
@@ -121,7 +124,11 @@ def speed_picture(serving: Record) -> Picture:
         wide = (WIDTH - 0.85) / len(together) - 0.4
         for row, launch in enumerate(launches):
             own = [run for run in runs if run["launch"] == launch]
-            top = max(upper_end(one["tokens_per_second"]) for run in own for one in run["speed"])
+            top = max(
+                upper_end(measurement["tokens_per_second"])
+                for run in own
+                for measurement in run["speed"]
+            )
             for column, count in enumerate(together):
                 left = (0.7 + column * (wide + 0.45)) / WIDTH
                 bottom = (height - 0.95 - 2.65 * row - 2.25) / height
@@ -138,20 +145,20 @@ def speed_picture(serving: Record) -> Picture:
 
 def _bars(axes: Axes, runs: list[Record], count: int, colours: dict[int, str]) -> None:
     wide = 0.84 / len(runs)
-    lengths = sorted({one["tokens"] for run in runs for one in run["speed"]})
+    lengths = sorted({measurement["tokens"] for run in runs for measurement in run["speed"]})
     for place, run in enumerate(sorted(runs, key=lambda run: run["speculative_tokens"])):
-        for one in run["speed"]:
-            if one["parallel"] != count:
+        for measurement in run["speed"]:
+            if measurement["parallel"] != count:
                 continue
-            rate = one["tokens_per_second"]
-            x = lengths.index(one["tokens"]) + (place - (len(runs) - 1) / 2) * wide
+            rate = measurement["tokens_per_second"]
+            x = lengths.index(measurement["tokens"]) + (place - (len(runs) - 1) / 2) * wide
             colour = colours[run["speculative_tokens"]]
             axes.bar(x, rate["value"], width=0.88 * wide, color=colour)
             if rate["low"] is not None:
                 axes.plot([x, x], [rate["low"], rate["high"]], color=INK, linewidth=1.4)
-            if one["ratio_to_baseline"] is not None:
+            if measurement["ratio_to_baseline"] is not None:
                 axes.annotate(
-                    f"{one['ratio_to_baseline']['value']:.2f}×",
+                    f"{measurement['ratio_to_baseline']['value']:.2f}×",
                     (x, upper_end(rate)),
                     (0, 3),
                     textcoords="offset points",
@@ -166,13 +173,18 @@ def _bars(axes: Axes, runs: list[Record], count: int, colours: dict[int, str]) -
 
 def _speed_words(runs: list[Record]) -> str:
     """The longest decode of each launch; the picture's other numbers stand in the card's tables."""
-    longest = max(one["tokens"] for run in runs for one in run["speed"])
-    told = [
-        f"{run['launch']}, {drafts(run['speculative_tokens'])}, {parallel(one['parallel'])}: "
-        f"{number(one['tokens_per_second'])} tokens a second"
-        + (f", {ratio(one['ratio_to_baseline'])} no MTP" if one["ratio_to_baseline"] else "")
+    longest = max(measurement["tokens"] for run in runs for measurement in run["speed"])
+    sentences = [
+        f"{run['launch']}, {drafts(run['speculative_tokens'])}, "
+        f"{parallel(measurement['parallel'])}: "
+        f"{number(measurement['tokens_per_second'])} tokens a second"
+        + (
+            f", {ratio(measurement['ratio_to_baseline'])} no MTP"
+            if measurement["ratio_to_baseline"]
+            else ""
+        )
         for run in runs
-        for one in run["speed"]
-        if one["tokens"] == longest
+        for measurement in run["speed"]
+        if measurement["tokens"] == longest
     ]
-    return f"Decodes of {longest} tokens: {'; '.join(told)}."
+    return f"Decodes of {longest} tokens: {'; '.join(sentences)}."
