@@ -1,11 +1,17 @@
-"""Quantizing one decoder layer after another, with ModelOpt's own pieces.
+"""From bf16 to NVFP4: recipes, calibration, one decoder layer after another, and the grafted head.
 
-- `recipes`: what can be made of a layer, as named settings that a card can quote.
-- `torch_kernels`: what ModelOpt does in CUDA alone, in torch, for machines without a GPU.
-- `gptq`: weight updates on scales that are already chosen.
-- `skeleton`: a model without weights, which knows what each layer is called with.
-- `hidden_states`: the activations between two layers, on the device, in host memory or on disk.
-- `layer`: one layer: its weights loaded, calibrated, packed.
-- `planned_shards`: the release's shards, laid out before the first layer is read; resumable.
-- `stream`: the run over all layers.
+Begin with:
+
+- `scion.quantization.recipe_table`: one row a recipe; `scion.quantization.recipes` builds what
+  ModelOpt is given.
+- `scion.quantization.layerwise.stream`: the run over all layers, with ModelOpt's own pieces.
+- `scion.quantization.mtp_head.declare_head`: checks a donor's head against the names, shapes and
+  dtype that the target's config.json implies, and declares it; the graft itself is
+  `scion.stages.graft_mtp`.
+- `scion.quantization.estimate`: what it will take, from headers alone.
+- `scion.quantization.calibration`: samples, and the batches that they are run in.
+
+May import: common, architectures, formats, checkpoint, artifacts, engines, lint.
+
+To extend: a recipe is a row in `recipe_table`.
 """

@@ -1,1 +1,20 @@
-"""The stages: one module a rule, each one plain function and a `main` of argument parsing."""
+"""The stages: one module a rule, each one plain function and a `main` of argument parsing.
+
+A stage turns artifacts into an artifact. Rule, module, log and benchmark have the stage's name:
+
+    fetch_source, lint_source, fix_keys, extract_text, quantize_nvfp4      the source, to NVFP4
+    fetch_donor, graft_mtp, verify_release                                 its head, and the proof
+    measure_serving, run_agent_tasks, evaluate_quality, evaluate_ifeval,
+    evaluate_bfcl, fetch_base                                              what it can do
+    render_card, seal_release                                              what is published
+    compare_recipes                                                        beside `all`
+
+Begin with `scion.stages.graft_mtp`, a short one, and with the rule of its name in rules/graft.smk.
+`scion.stages.common_options` has what every `main` shares, `scion.stages.served` what those share
+that start a server.
+
+May import: common, architectures, formats, checkpoint, artifacts, engines, lint, quantization,
+evaluation, report.
+
+To extend: a module, a rule, a test. No Snakemake, no environment variables, no work at import time.
+"""
