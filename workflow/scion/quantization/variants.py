@@ -55,7 +55,7 @@ class VariantSource:
 
 
 @dataclass(frozen=True)
-class Made:
+class FinishedVariant:
     """A variant on disk.
 
     Attributes:
@@ -74,18 +74,21 @@ class Made:
 
 def together(variants: Sequence[Variant]) -> list[list[Variant]]:
     """The runs over the layers that the variants take: one for all that can share it, first."""
-    alone = [one for one in variants if RECIPES[one.recipe].compensated]
-    shared = [one for one in variants if one not in alone]
-    return [*([shared] if shared else []), *([one] for one in alone)]
+    alone = [variant for variant in variants if RECIPES[variant.recipe].compensated]
+    shared = [variant for variant in variants if variant not in alone]
+    return [*([shared] if shared else []), *([variant] for variant in alone)]
 
 
-def make(source: VariantSource, variants: Sequence[Variant]) -> list[Made]:
+def make(source: VariantSource, variants: Sequence[Variant]) -> list[FinishedVariant]:
     """Make variants in one run over the layers.
 
     Raises:
         ScionError: As `quantize_nvfp4` and `graft_mtp` do.
     """
-    recipes = [recipe(one.recipe, keep_bf16=one.keep_bf16, use_fp8=one.use_fp8) for one in variants]
+    recipes = [
+        recipe(variant.recipe, keep_bf16=variant.keep_bf16, use_fp8=variant.use_fp8)
+        for variant in variants
+    ]
     modules = [chosen.quantized(source.expected) for chosen in recipes]
     with contextlib.ExitStack() as stack:
         shards: list[PlannedShards] = []
@@ -93,7 +96,7 @@ def make(source: VariantSource, variants: Sequence[Variant]) -> list[Made]:
         for variant, quantized in zip(variants, modules, strict=True):
             shards.append(_lay_out(source, variant, quantized))
             stack.callback(shards[-1].close)
-        resumed = any(one.finished for one in shards)
+        resumed = any(planned.finished for planned in shards)
         targets = [QuantizationTarget(*pair) for pair in zip(recipes, shards, strict=True)]
         stream = Stream(
             checkpoint=source.checkpoint,
@@ -102,18 +105,20 @@ def make(source: VariantSource, variants: Sequence[Variant]) -> list[Made]:
             batches=source.batches,
             device=source.device,
         )
-        for quantized, one in zip(modules, shards, strict=True):
-            copied.append(copy_kept(source.checkpoint, quantized, one))
+        for quantized, planned in zip(modules, shards, strict=True):
+            copied.append(copy_kept(source.checkpoint, quantized, planned))
         stream.run()
-        for one in copied:
-            one.result()
+        for copy in copied:
+            copy.result()
     shared = stream.seconds - sum(target.seconds for target in targets)
-    made: list[Made] = []
+    finished: list[FinishedVariant] = []
     for variant, quantized, target in zip(variants, modules, targets, strict=True):
         folder = _assemble(source, variant, quantized, target.shards)
         own = None if resumed else target.seconds
-        made.append(Made(variant, folder, None if own is None else shared + own, own))
-    return made
+        finished.append(
+            FinishedVariant(variant, folder, None if own is None else shared + own, own)
+        )
+    return finished
 
 
 def _lay_out(

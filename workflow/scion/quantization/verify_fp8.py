@@ -99,10 +99,10 @@ def check_fp8_scales(
     most = _SEARCHED if recipe.searched else 1.0
     for module in modules:
         group = group_of.get(module, (module,))
-        wanted = max(largest[one] for one in group) / E4M3_LARGEST
-        scales = {one: _weight_scale(checkpoint, one, spelling).item() for one in group}
-        found = scales[module]
-        if len(set(scales.values())) == 1 and wanted / _TOLERANCE <= found <= (
+        wanted = max(largest[member] for member in group) / E4M3_LARGEST
+        scales = {member: _weight_scale(checkpoint, member, spelling).item() for member in group}
+        stored = scales[module]
+        if len(set(scales.values())) == 1 and wanted / _TOLERANCE <= stored <= (
             most * wanted * _TOLERANCE
         ):
             continue

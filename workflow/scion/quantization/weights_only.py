@@ -119,7 +119,9 @@ def _read_ahead(
         ahead: deque[Future[list[torch.Tensor]]] = deque()
         left = iter(groups)
         for group in groups:
-            ahead.extend(pool.submit(read, one) for one in islice(left, _AHEAD - len(ahead)))
+            ahead.extend(
+                pool.submit(read, following) for following in islice(left, _AHEAD - len(ahead))
+            )
             yield group, ahead.popleft().result()
 
 

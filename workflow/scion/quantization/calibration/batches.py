@@ -49,12 +49,12 @@ def pack(samples: Iterable[Sample], max_tokens: int | None) -> list[PackedBatch]
         The batches; `scion.quantization.calibration.batch_lengths` says which samples are in which,
         and in what order.
     """
-    found = list(samples)
-    batches = pack_lengths((sample.tokens for sample in found), max_tokens)
+    ordered = list(samples)
+    batches = pack_lengths((sample.tokens for sample in ordered), max_tokens)
     return [
         PackedBatch(
-            ids=torch.cat([found[number].ids for number in batch], dim=1),
-            lengths=tuple(found[number].tokens for number in batch),
+            ids=torch.cat([ordered[number].ids for number in batch], dim=1),
+            lengths=tuple(ordered[number].tokens for number in batch),
         )
         for batch in batches
     ]
@@ -99,20 +99,20 @@ def isolated(layer: nn.Module, lengths: Sequence[int]) -> Generator[None]:
 
 
 def _mixer(layer: nn.Module) -> nn.Module:
-    found = [
+    mixers = [
         child for name in _MIXERS if isinstance(child := getattr(layer, name, None), nn.Module)
     ]
-    if len(found) != 1:
+    if len(mixers) != 1:
         raise _not_packable(
-            type(layer).__name__, f"one of {', '.join(_MIXERS)}", f"{len(found)} of them"
+            type(layer).__name__, f"one of {', '.join(_MIXERS)}", f"{len(mixers)} of them"
         )
     # Without a mask, eager attention looks ahead.
-    config = getattr(found[0], "config", None)
+    config = getattr(mixers[0], "config", None)
     if config is not None and config._attn_implementation == "eager":
         raise _not_packable(
             type(layer).__name__, "attention that is causal without a mask, as sdpa", "eager"
         )
-    return found[0]
+    return mixers[0]
 
 
 def _segment_by_segment(forward: Callable[..., Any], lengths: tuple[int, ...]) -> Any:

@@ -60,13 +60,13 @@ def load(empty: nn.Module, checkpoint: Checkpoint, name: str, *, device: torch.d
 
 def _tensor(checkpoint: Checkpoint, name: str, shape: torch.Size, device: torch.device) -> Tensor:
     shard = checkpoint.shard_of.get(name)
-    found = None if shard is None else checkpoint.tensor(name).shape
-    if shard is None or found != tuple(shape):
+    stored_shape = None if shard is None else checkpoint.tensor(name).shape
+    if shard is None or stored_shape != tuple(shape):
         raise ScionError(
             "a tensor of a decoder layer is not as config.json implies",
             where=f"{checkpoint.folder}: {name}",
             expected=f"shape {list(shape)}",
-            found="no such tensor" if found is None else f"shape {list(found)}",
+            found="no such tensor" if stored_shape is None else f"shape {list(stored_shape)}",
             hint="compare config.json with the shards; run the workflow from fetch_source",
         )
     with safe_open(checkpoint.folder / shard, "pt", device=str(device)) as file:
@@ -124,7 +124,7 @@ def calibrate(root: nn.Module, recipe: Recipe, run: Run) -> None:
     Raises:
         ScionError: ModelOpt stopped. It would still export, with scales that mean nothing.
     """
-    with _quiet() as said, torch.no_grad():
+    with _quiet() as output, torch.no_grad():
         try:
             mtq.quantize(root, recipe.config, run)
             if recipe.compensated:
@@ -140,7 +140,7 @@ def calibrate(root: nn.Module, recipe: Recipe, run: Run) -> None:
                 hint="read the log above; quantization.recipe names other recipes",
             ) from error
         finally:
-            _repeat_warnings(said.getvalue())
+            _repeat_warnings(output.getvalue())
 
 
 def _layer_name(root: nn.Module) -> str:
@@ -151,13 +151,13 @@ def _layer_name(root: nn.Module) -> str:
 @contextlib.contextmanager
 def _quiet() -> Generator[io.StringIO]:
     """Keep what ModelOpt prints for every layer: counts of quantizers, bars of its own."""
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-        yield said
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+        yield output
 
 
-def _repeat_warnings(said: str) -> None:
-    lines = dict.fromkeys(line for line in said.splitlines() if line.startswith("Warning"))
+def _repeat_warnings(output: str) -> None:
+    lines = dict.fromkeys(line for line in output.splitlines() if line.startswith("Warning"))
     for line in lines:
         print(f"ModelOpt: {line}", file=sys.stderr)
 
@@ -220,8 +220,8 @@ def _export_module(module: Any, stored: str) -> dict[str, Tensor]:
 def _pack(module: Any, weight: Tensor, scale_2: Tensor) -> tuple[Tensor, Tensor]:
     if weight.is_cuda:
         scale = get_weight_scaling_factor(module)
-        made: Any = NVFP4QTensor.quantize(weight, BLOCK, scale, scale_2)
-        return made[0]._quantized_data, scale
+        packed: Any = NVFP4QTensor.quantize(weight, BLOCK, scale, scale_2)
+        return packed[0]._quantized_data, scale
     # Where scales were searched they stand in the quantizer; else `pack` takes the maxima.
     searched = getattr(module.weight_quantizer, "global_amax", None) is not None
     return pack(weight, scale_2, get_weight_scaling_factor(module) if searched else None)

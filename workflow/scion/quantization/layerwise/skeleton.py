@@ -63,8 +63,8 @@ class Skeleton:
         config = AutoConfig.from_pretrained(folder).get_text_config()
         with init_empty_weights():
             model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
-        found: Any = LayerActivationCollector.get_decoder_layers(model)
-        if found is None:
+        decoder_layers: Any = LayerActivationCollector.get_decoder_layers(model)
+        if decoder_layers is None:
             raise ScionError(
                 "no decoder layers are found in this model",
                 where=folder / "config.json",
@@ -73,10 +73,10 @@ class Skeleton:
                 hint="name a checkpoint of a supported architecture",
             )
         name_of = {id(module): name for name, module in model.named_modules()}
-        layers = tuple(found)
+        layers = tuple(decoder_layers)
         recorders = tuple(_Recorder() for _ in layers)
         for number, recorder in enumerate(recorders):
-            found[number] = recorder
+            decoder_layers[number] = recorder
         model.model.norm = nn.Identity()
         return cls(
             layers=layers,

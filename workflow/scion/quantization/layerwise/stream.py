@@ -95,7 +95,7 @@ class Stream:
     _saved_at: float = field(init=False)
 
     def __post_init__(self) -> None:
-        if len(self.targets) > 1 and any(one.recipe.compensated for one in self.targets):
+        if len(self.targets) > 1 and any(target.recipe.compensated for target in self.targets):
             raise ValueError("layers after a compensated one see other samples: one target alone")
         self.skeleton = Skeleton.build(self.checkpoint.folder)
         family, count = self.expected.family, len(self.skeleton.layers)
@@ -114,9 +114,10 @@ class Stream:
         # By target, the first layer that it lacks.
         self._left = [
             next(
-                (n for n, name in enumerate(self._names) if name not in one.shards.finished), count
+                (n for n, name in enumerate(self._names) if name not in target.shards.finished),
+                count,
             )
-            for one in self.targets
+            for target in self.targets
         ]
         if min(self._left) == count:
             return
@@ -158,12 +159,12 @@ class Stream:
         self._empty_cache()
         try:
             fresh = self._load(number)
-            made = self._try(number, fresh, states)
+            result = self._try(number, fresh, states)
         except torch.OutOfMemoryError:
             raise _no_memory(self._names[number], self.device) from None
         self._synchronize()
         _release(fresh)
-        return made
+        return result
 
     def _make_room(self) -> None:
         """From now on keep hidden states in host memory, and read no layer ahead."""
@@ -186,8 +187,12 @@ class Stream:
     ) -> tuple[list[Future[None]], HiddenStates]:
         last = number + 1 == len(self._names)
         after = None if last else states.like()
-        due = [one for one, first in zip(self.targets, self._left, strict=True) if number >= first]
-        compensated = any(one.recipe.compensated for one in due)
+        due = [
+            target
+            for target, first in zip(self.targets, self._left, strict=True)
+            if number >= first
+        ]
+        compensated = any(target.recipe.compensated for target in due)
         with record_maxima(layer) as maxima:
             self._forward(number, layer, states, None if compensated else after)
         written: list[Future[None]] = []
@@ -234,9 +239,9 @@ class Stream:
         for index, batch in enumerate(self.batches):
             alone = isolated(layer, batch.lengths)
             with alone if len(batch.lengths) > 1 else contextlib.nullcontext():
-                made = layer(states.read(index), **self._arguments[index][number])
+                output = layer(states.read(index), **self._arguments[index][number])
             if after is not None:
-                after.write(index, made)
+                after.write(index, output)
 
     # Around the layers
 
