@@ -156,7 +156,7 @@ class Family:
         transformers: The classes that it is measured with; None where it is not.
         released: Whether the workflow makes releases of it.
         plain_engines: The engine releases (`vllm>=0.27`, `sglang`) that build the class as they do
-            every plain decoder: attention and MLP fused, no name changed.
+            every plain decoder: the layers of `fused` fused, no name changed.
     """
 
     model_type: str

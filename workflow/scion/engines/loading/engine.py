@@ -147,4 +147,6 @@ class Engine:
         ours = next((releases for releases in known if releases.name == self.name), None)
         if ours is None:
             return None
-        return replace(self.plain, known=ours, draft_fused=self.plain.fused if row.head else {})
+        # Engines whose matchers expand no fused layer of a plain class expand none of this one.
+        fused = row.fused if self.plain.fused else {}
+        return replace(self.plain, known=ours, fused=fused, draft_fused=fused if row.head else {})
