@@ -87,7 +87,7 @@ QWEN3_5 = Family(
     head=QWEN3_5_HEAD,
     fused={**FUSED_ATTENTION, **FUSED_MLP, **FUSED_DELTA_NET},
     kept=_KEPT_OF_DELTA_NET,
-    chat=ChatMarks("<|im_start|>assistant\n", "<|im_end|>", ("<think>", "</think>")),
+    chat=ChatMarks("<|im_start|>assistant\n", "<|im_end|>"),
     parsers={
         "vllm": ServerParsers("qwen3_xml", "qwen3"),
         "sglang": ServerParsers("qwen3_coder", "qwen3"),
@@ -182,6 +182,30 @@ def released_families() -> str:
 def offline_families() -> list[Family]:
     """The families whose acceptance can be measured without a server."""
     return [row for row in FAMILIES.values() if row.released and row.head and row.transformers]
+
+
+def chat_marks(config: Mapping[str, Any], *, where: object) -> ChatMarks:
+    """What stands around the turns of a chat in a checkpoint's family.
+
+    Args:
+        config: Parsed config.json.
+        where: The file to name in errors.
+
+    Raises:
+        ScionError: The family is not known, or its row has no marks.
+    """
+    family = family_of(config)
+    if family is None:
+        raise unknown_family(config, where=where)
+    if family.chat is None:
+        raise ScionError(
+            "it is not known where answers begin and end in this family's chats",
+            where=where,
+            expected="`chat` in its row of workflow/scion/architectures/families.py",
+            found=f"none for {family.title}",
+            hint="add the marks that the family's chat template writes around a turn",
+        )
+    return family.chat
 
 
 def parsers_of(family: Family | None, engine: str) -> ServerParsers | None:

@@ -82,12 +82,10 @@ class ChatMarks:
     Attributes:
         answer: What an assistant's turn begins with.
         end: The token that ends a turn.
-        thinking: What stands before and after the reasoning of an answer.
     """
 
     answer: str
     end: str
-    thinking: tuple[str, str]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ documents once, and every model is asked for the log-probabilities of the same t
   result: that is what people met who tried.
 
 Parts: `texts`, plain texts; `chats`, all tokens of the chats; `assistant`, those that the assistant
-wrote: from after `<|im_start|>assistant` to `<|im_end|>`.
+wrote: from after the mark that its turn begins with to the token that ends it.
 
 `quality.json` in the artifact, losses and divergences in nats a token:
 
@@ -37,7 +37,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from scion.architectures.families import chat_marks
 from scion.artifacts.artifact import Artifact, Draft, remake
+from scion.checkpoint.shards import CONFIG, read_object
 from scion.common.errors import ScionError
 from scion.common.files import write_json
 from scion.engines.config import Launch, Serving
@@ -172,7 +174,9 @@ def _measure(
     """
     with engine.serve("release", models["release"]) as server:
         about = server_record(server, engine.serving)
-        documents = tokenize_documents(server, contents, limit=quality.max_tokens)
+        config = models["release"].folder / CONFIG
+        marks = chat_marks(read_object(config), where=config)
+        documents = tokenize_documents(server, contents, marks=marks, limit=quality.max_tokens)
         predictions = {"release": request_predictions(server, documents, top=engine.top)}
     for name in ("fixed", "base"):
         if name in models:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from scion.architectures.family import ChatMarks
 from scion.artifacts.artifact import Artifact
 from scion.checkpoint.shards import read_object
 from scion.common.digest import digest_file
@@ -85,20 +86,21 @@ def _unusable(where: object, fault: object) -> ScionError:
 
 
 def tokenize_documents(
-    server: Server, contents: Sequence[Chat | Text], *, limit: int
+    server: Server, contents: Sequence[Chat | Text], *, marks: ChatMarks, limit: int
 ) -> list[Document]:
     """Let a server render and tokenize documents.
 
     Args:
         server: Serves the model whose tokenizer and template count.
         contents: The documents.
+        marks: What stands around the turns of the model's chats.
         limit: Longer ones are cut to so many tokens.
 
     Raises:
         ScionError: A document has nothing to predict, or no chat has an answer to score.
     """
-    header = text_ids(server, "<|im_start|>assistant\n")
-    (end,) = text_ids(server, "<|im_end|>")
+    header = text_ids(server, marks.answer)
+    (end,) = text_ids(server, marks.end)
     documents: list[Document] = []
     for content in contents:
         whole = ids_of(server, content)

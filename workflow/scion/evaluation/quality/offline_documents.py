@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from scion.architectures.families import chat_marks
+from scion.checkpoint.shards import CONFIG, read_object
 from scion.common.errors import ScionError
 from scion.evaluation.chats import Chat
 from scion.evaluation.offline.prompts import load_tokenizer, prompt_ids
@@ -17,7 +19,7 @@ def read_documents(
     """Tokenize documents.
 
     Args:
-        folder: A checkpoint with its tokenizer.
+        folder: A checkpoint with its config.json and tokenizer.
         contents: Chats and plain texts.
         limit: Longer ones are cut to so many tokens.
 
@@ -26,8 +28,9 @@ def read_documents(
             nothing to predict.
     """
     tokenizer = load_tokenizer(folder)
-    header = _plain_ids(tokenizer, "<|im_start|>assistant\n")
-    (end,) = _plain_ids(tokenizer, "<|im_end|>")
+    marks = chat_marks(read_object(folder / CONFIG), where=folder / CONFIG)
+    header = _plain_ids(tokenizer, marks.answer)
+    (end,) = _plain_ids(tokenizer, marks.end)
     documents: list[Document] = []
     for content in contents:
         chat = isinstance(content, Chat)

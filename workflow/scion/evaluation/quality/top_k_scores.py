@@ -170,8 +170,8 @@ def assistant_mask(tokens: Sequence[int], header: Sequence[int], end: int) -> li
 
     Args:
         tokens: A rendered chat.
-        header: Tokens of `<|im_start|>assistant` and its line end.
-        end: The token `<|im_end|>`.
+        header: Tokens that an assistant's turn begins with.
+        end: The token that ends a turn.
     """
     mask = [False] * len(tokens)
     place = 0
