@@ -62,7 +62,7 @@ def quantization_config(
         f"group_{number}": {
             "input_activations": _numbers(algorithm),
             "weights": _numbers(algorithm),
-            "targets": [one for one, its in algorithms.items() if its == algorithm]
+            "targets": [module for module, stored in algorithms.items() if stored == algorithm]
             if mixed
             else ["Linear"],
         }

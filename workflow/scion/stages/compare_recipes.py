@@ -165,7 +165,7 @@ def compare_recipes(
                 "texts": dataset_record(texts, documents, kind="texts") if texts else None,
             },
             "reference": SOURCE,
-            "default": REFERENCE if REFERENCE in [one["name"] for one in entries] else None,
+            "default": REFERENCE if REFERENCE in [entry["name"] for entry in entries] else None,
             "variants": _records(entries),
             "best": best(entries),
         }
@@ -228,7 +228,7 @@ def _about(
 ) -> dict[str, Any]:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     return {
-        "versions": {one: importlib.metadata.version(one) for one in _VERSIONS},
+        "versions": {package: importlib.metadata.version(package) for package in _VERSIONS},
         "hardware": vllm.hardware(settings.serving),
         "device": name,
         "calibration": summary(samples),
@@ -250,9 +250,9 @@ def _measure(
         about = {"name": SOURCE, "recipe": None, "title": "bf16 source"}
         about |= {"keep_bf16": None, "use_fp8": None}
         found[SOURCE] = _entry(source, folder, about, measuring, reference)
-    found |= {one.name: _kept(source, one.name) for one in variants}
-    for run in together([one for one in variants if found[one.name] is None]):
-        _say(f"making {', '.join(one.name for one in run)}")
+    found |= {variant.name: _kept(source, variant.name) for variant in variants}
+    for run in together([variant for variant in variants if found[variant.name] is None]):
+        _say(f"making {', '.join(variant.name for variant in run)}")
         for made in make(source, run):
             about = {
                 **_description(made.variant),
@@ -296,7 +296,7 @@ def _entry(
         "own_seconds": None,
         **about,
         "bytes": size(folder),
-        "sums": {part: one and asdict(one) for part, one in sums.items()},
+        "sums": {part: total and asdict(total) for part, total in sums.items()},
         "acceptance": measuring.acceptance(folder),
         "agent_tasks": measuring.agent_tasks(folder, about["name"]),
         "engine": measuring.engine,
@@ -322,14 +322,15 @@ def _kept(source: VariantSource, name: str) -> dict[str, Any] | None:
 def _records(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The entries as `recipes.json` holds them: estimates in place of sums."""
     sums = {
-        one["name"]: {part: s and Sums(**s) for part, s in one["sums"].items()} for one in entries
+        entry["name"]: {part: s and Sums(**s) for part, s in entry["sums"].items()}
+        for entry in entries
     }
     return [
         {
-            **{key: value for key, value in one.items() if key not in ("sums", "engine")},
-            "parts": parts_record(sums[one["name"]], sums[SOURCE], sums.get(REFERENCE)),
+            **{key: value for key, value in entry.items() if key not in ("sums", "engine")},
+            "parts": parts_record(sums[entry["name"]], sums[SOURCE], sums.get(REFERENCE)),
         }
-        for one in entries
+        for entry in entries
     ]
 
 

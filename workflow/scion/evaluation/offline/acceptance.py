@@ -73,23 +73,23 @@ class Acceptance:
     @property
     def drafts(self) -> int:
         """Rounds."""
-        return sum(one.drafts for one in self.prompts)
+        return sum(prompt.drafts for prompt in self.prompts)
 
     @property
     def accepted(self) -> tuple[int, ...]:
         """Accepted tokens by place in the draft."""
-        return tuple(map(sum, zip(*(one.accepted for one in self.prompts), strict=True)))
+        return tuple(map(sum, zip(*(prompt.accepted for prompt in self.prompts), strict=True)))
 
     def per_position(self) -> list[Estimate]:
         """Share of the rounds whose draft at each place was accepted."""
-        rounds = [one.drafts for one in self.prompts]
-        columns = zip(*(one.accepted for one in self.prompts), strict=True)
+        rounds = [prompt.drafts for prompt in self.prompts]
+        columns = zip(*(prompt.accepted for prompt in self.prompts), strict=True)
         return [ratio_of_sums(column, rounds).clipped(0, 1) for column in columns]
 
     def mean_length(self) -> Estimate:
-        """Mean tokens a round: the accepted ones, and the one that the target adds."""
-        rounds = [one.drafts for one in self.prompts]
-        tokens = [one.drafts + sum(one.accepted) for one in self.prompts]
+        """Mean tokens a round: the accepted ones, and the prompt that the target adds."""
+        rounds = [prompt.drafts for prompt in self.prompts]
+        tokens = [prompt.drafts + sum(prompt.accepted) for prompt in self.prompts]
         return ratio_of_sums(tokens, rounds).clipped(1, 1 + self.draft_tokens)
 
     def record(self) -> dict[str, Any]:
@@ -106,13 +106,13 @@ class Acceptance:
             "mean_length": self.mean_length().record(),
             "prompts": [
                 {
-                    "name": one.name,
-                    "prompt_tokens": one.prompt_tokens,
-                    "reply_tokens": len(one.reply),
-                    "drafts": one.drafts,
-                    "accepted_by_position": list(one.accepted),
+                    "name": prompt.name,
+                    "prompt_tokens": prompt.prompt_tokens,
+                    "reply_tokens": len(prompt.reply),
+                    "drafts": prompt.drafts,
+                    "accepted_by_position": list(prompt.accepted),
                 }
-                for one in self.prompts
+                for prompt in self.prompts
             ],
         }
 

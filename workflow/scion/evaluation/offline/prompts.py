@@ -70,7 +70,7 @@ def end_tokens(folder: Path, tokenizer: Any) -> set[int]:
         declared = GenerationConfig.from_model_config(AutoConfig.from_pretrained(folder))
     ids: Any = declared.eos_token_id
     listed = ids if isinstance(ids, list) else [ids]
-    return {one for one in (tokenizer.eos_token_id, *listed) if one is not None}
+    return {token for token in (tokenizer.eos_token_id, *listed) if token is not None}
 
 
 def _as_the_server_reads_it(message: dict[str, Any]) -> dict[str, Any]:

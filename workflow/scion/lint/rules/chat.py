@@ -138,10 +138,16 @@ def generation_prompt_missing(subject: Subject) -> Iterable[Finding]:
     Servers set `add_generation_prompt`, and this template makes the same of a question with and
     without it, though before an earlier answer it writes a header.
     """
-    made = {one.conversation: one for one in renderings(subject) if one.text is not None}
+    made = {
+        rendered.conversation: rendered
+        for rendered in renderings(subject)
+        if rendered.text is not None
+    }
     if not made.keys() >= {ASKED, UNPROMPTED, ANSWERED}:
         return
-    asked, plain, answered = (made[one].text or "" for one in (ASKED, UNPROMPTED, ANSWERED))
+    asked, plain, answered = (
+        made[conversation].text or "" for conversation in (ASKED, UNPROMPTED, ANSWERED)
+    )
     header = answered.removeprefix(plain).partition(ANSWER)[0]
     if asked == plain and answered.startswith(plain) and header.strip():
         template = made[ASKED].template
@@ -190,7 +196,7 @@ def chat_template_breaks_tools(subject: Subject) -> Iterable[Finding]:
     again.
     """
     made = _tool_use(subject)
-    if not any(one.conversation is OFFERED and _ignored(one) for one in made):
+    if not any(rendered.conversation is OFFERED and _ignored(rendered) for rendered in made):
         yield from _failures(made)
         yield from _losses(made)
 
@@ -198,9 +204,9 @@ def chat_template_breaks_tools(subject: Subject) -> Iterable[Finding]:
 def _tool_use(subject: Subject) -> list[Rendered]:
     """The renderings with tools, unless not even a question can be rendered without any."""
     made = renderings(subject)
-    if any(one.conversation is ASKED and one.text is None for one in made):
+    if any(rendered.conversation is ASKED and rendered.text is None for rendered in made):
         return []
-    return [one for one in made if one.conversation.tools]
+    return [rendered for rendered in made if rendered.conversation.tools]
 
 
 def _ignored(rendering: Rendered) -> bool:

@@ -117,10 +117,13 @@ def _layers(scheme: Mapping[str, Any]) -> dict[str, str | None] | None:
     if not isinstance(layers, dict):
         return None
     algorithms = {
-        str(name): upper(one.get("quant_algo")) if isinstance(one, dict) else None
-        for name, one in layers.items()
+        str(name): upper(entry.get("quant_algo")) if isinstance(entry, dict) else None
+        for name, entry in layers.items()
     }
-    return {name: _ALIASES.get(one, one) if one else None for name, one in algorithms.items()}
+    return {
+        name: _ALIASES.get(algorithm, algorithm) if algorithm else None
+        for name, algorithm in algorithms.items()
+    }
 
 
 def _shown(value: object, beside: object) -> str:

@@ -121,7 +121,7 @@ def _prefixes(names: _Names | None, *, repeated: bool) -> Counter[tuple[str, str
 
 def _repeats(prefix: str) -> bool:
     parts = prefix.split(".")
-    return any(one == two for one, two in pairwise(parts))
+    return any(part == following for part, following in pairwise(parts))
 
 
 @rule(
@@ -334,7 +334,9 @@ def head_beside_tied_embeddings(subject: Subject) -> Iterable[Finding]:
     the head was trained apart; later vLLM and transformers 5 compare the two, keep a head that
     differs, and say so. Headers can't tell which it is.
     """
-    engines = tuple(one for fact in facts.TIED_HEAD_DROPPED for one in fact.among(subject.engines))
+    engines = tuple(
+        engine for fact in facts.TIED_HEAD_DROPPED for engine in fact.among(subject.engines)
+    )
     if engines and _is_tied(subject):
         expected = "tie_word_embeddings false, or no head"
         yield from (

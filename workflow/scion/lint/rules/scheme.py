@@ -70,7 +70,9 @@ def partly_quantized_group(subject: Subject) -> Iterable[Finding]:
             found = ", ".join(f"{name.rpartition('.')[2]} {is_}" for name, is_ in formats.items())
             yield Finding(subject.names_file, group[0], "one format for the group", found)
     for engine, decisions in subject.decisions.items():
-        refused = {one.layer: one.problem for one in decisions.values() if one.problem}
+        refused = {
+            decision.layer: decision.problem for decision in decisions.values() if decision.problem
+        }
         yield from (
             Finding(CONFIG, layer, "all of its members excluded, or none", problem, (str(engine),))
             for layer, problem in refused.items()

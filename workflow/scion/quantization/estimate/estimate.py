@@ -127,11 +127,11 @@ class ResourceEstimate:
             ),
             *(
                 Term(
-                    one.name,
-                    one.count / per_second[one.kind],
-                    _over(one.count, unit[one.kind], per_second[one.kind]),
+                    operation.name,
+                    operation.count / per_second[operation.kind],
+                    _over(operation.count, unit[operation.kind], per_second[operation.kind]),
                 )
-                for one in self.operations
+                for operation in self.operations
             ),
         ]
         # When the artifact is closed; tensors were hashed as they were written.

@@ -120,7 +120,9 @@ class ModelShapes:
                 modules[inside.removesuffix(".weight")] = (shape[0], shape[1])
         return cls(
             layers=tuple(
-                LayerShapes(tensors[n], *(matrices[one].get(n, {}) for one in (NVFP4, FP8)))
+                LayerShapes(
+                    tensors[n], *(matrices[algorithm].get(n, {}) for algorithm in (NVFP4, FP8))
+                )
                 for n in sorted(tensors)
             ),
             hidden=text.size("hidden_size"),

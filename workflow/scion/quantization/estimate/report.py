@@ -100,7 +100,7 @@ def record(made: ResourceEstimate, rates: Rates | None) -> dict[str, Any]:
         "hidden_states": made.place,
         "shard_bytes": made.shard_bytes,
         **sums,
-        "operations": [asdict(one) for one in made.operations],
+        "operations": [asdict(operation) for operation in made.operations],
     }
     if rates:
         seconds, bound = made.floor(rates)

@@ -55,7 +55,7 @@ def operations(
     weights = sum(rows * columns for rows, columns in matrices)
     products = sum(count * 2 * layer.matrix_parameters * tokens for layer, count in by_layer)
     mixing = sum(count * _mixing(model, layer, tokens, squares) for layer, count in by_layer)
-    found = (
+    operations = (
         Operations("passes through the layers", "bf16", products),
         Operations("attention and delta nets", "bf16", mixing),
         Operations(
@@ -70,7 +70,7 @@ def operations(
             work.compensated * sum(_gptq(rows, columns, tokens) for rows, columns in matrices),
         ),
     )
-    return tuple(one for one in found if one.count)
+    return tuple(operation for operation in operations if operation.count)
 
 
 def _mixing(model: ModelShapes, layer: LayerShapes, tokens: int, squares: int) -> int:

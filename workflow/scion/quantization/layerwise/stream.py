@@ -264,7 +264,7 @@ class Stream:
                 arguments = self.skeleton.arguments(states.read(index), positions)
                 if len(batch.lengths) > 1:
                     # Nobody reads it under `isolated`, and it is tokens × tokens.
-                    arguments = [{**one, "attention_mask": None} for one in arguments]
+                    arguments = [{**keywords, "attention_mask": None} for keywords in arguments]
                 self._arguments.append(arguments)
         after = self._saved_after()
         if not 0 <= after < first:
@@ -395,7 +395,9 @@ def _release(layer: nn.Module) -> None:
     ModelOpt's modules, and its quantizers with their calibrators, refer to each other in circles,
     which Python breaks when it gets round to it: until then, those of several layers would stay.
     """
-    quantizers: list[Any] = [one for one in layer.modules() if isinstance(one, TensorQuantizer)]
+    quantizers: list[Any] = [
+        module for module in layer.modules() if isinstance(module, TensorQuantizer)
+    ]
     for quantizer in quantizers:
         # It has the scales that a search began with, and those that it found.
         quantizer._calibrator = None

@@ -175,8 +175,8 @@ def _settings(a: Any, b: Any, path: str = "") -> Iterator[str]:
         for key in {**a, **b}:
             yield from _settings(a.get(key), b.get(key), f"{path}.{key}".lstrip("."))
     elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
-        for number, (one, other) in enumerate(zip(a, b, strict=True)):
-            yield from _settings(one, other, f"{path}.{number}")
+        for number, (value, other) in enumerate(zip(a, b, strict=True)):
+            yield from _settings(value, other, f"{path}.{number}")
     elif a != b:
         yield f"{path}: {_short(a)} in A, {_short(b)} in B"
 

@@ -23,10 +23,14 @@ from scion.report.pictures.style import (
 )
 
 _PANELS: tuple[tuple[str, str, Any], ...] = (
-    ("perplexity", "perplexity", lambda one: f"{one['value']:.3f}"),
-    ("loss_change", "loss change (nats a token)", lambda one: f"{one['value']:+.4f}"),
-    ("kl", "KL divergence (nats a token)", lambda one: f"{one['value']:.2g}"),
-    ("top1_agreement", "same most likely token (%)", lambda one: f"{100 * one['value']:.1f}"),
+    ("perplexity", "perplexity", lambda estimate: f"{estimate['value']:.3f}"),
+    ("loss_change", "loss change (nats a token)", lambda estimate: f"{estimate['value']:+.4f}"),
+    ("kl", "KL divergence (nats a token)", lambda estimate: f"{estimate['value']:.2g}"),
+    (
+        "top1_agreement",
+        "same most likely token (%)",
+        lambda estimate: f"{100 * estimate['value']:.1f}",
+    ),
 )
 
 
@@ -159,7 +163,7 @@ def scores_picture(groups: Sequence[ScoreGroup]) -> Picture:
         axes.set_xticks(range(0, 101, 20), [f"{value} %" for value in range(0, 101, 20)])
 
     told = [
-        f"{name}: " + ", ".join(f"{text} {share(one)} of {one['count']}" for text, one in rows)
+        f"{name}: " + ", ".join(f"{text} {share(rate)} of {rate['count']}" for text, rate in rows)
         for name, rows in groups
     ]
     title = "Scores of tasks"
