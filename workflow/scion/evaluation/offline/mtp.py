@@ -12,13 +12,14 @@ one layer, whatever the number of drafts.)
 """
 
 import copy
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PretrainedConfig
 
-from scion.evaluation.offline.classes import Classes, classes_of
+from scion.evaluation.offline.classes import classes_of
 from scion.evaluation.offline.target import Target
 from scion.evaluation.offline.weights import Weights
 
@@ -31,7 +32,7 @@ class MtpHead(nn.Module):
         classes: The classes of transformers for it.
     """
 
-    def __init__(self, config: Any, classes: Classes) -> None:
+    def __init__(self, config: Any, classes: SimpleNamespace) -> None:
         super().__init__()
         hidden, eps = config.hidden_size, config.rms_norm_eps
         self.fc = nn.Linear(2 * hidden, hidden, bias=False)
