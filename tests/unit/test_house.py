@@ -89,6 +89,7 @@ def test_a_packages_docstring_teaches(package: str) -> None:
     text = docstring(PACKAGE / package / "__init__.py")
     assert "Begin with" in text
     assert "To extend" in text
+    assert text.count("May import:") == 1
     # The layers below, all of them, as the contract has them.
     below = LAYERS[: LAYERS.index(package)]
     assert f"May import: {', '.join(below) or 'nothing of Scion'}." in " ".join(text.split())

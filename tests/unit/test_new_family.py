@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -39,7 +40,8 @@ from scion.checkpoint.shards import Checkpoint, read_json
 from scion.common.errors import ScionError
 from scion.config import Launch
 from scion.engines.registry.decisions import decisions
-from scion.engines.registry.engines import DEFAULT_ENGINES, newest
+from scion.engines.registry.engines import DEFAULT_ENGINES, ENGINES, newest
+from scion.engines.releases import Affected
 from scion.engines.vllm.flags import flags
 from scion.engines.vllm.memory_estimates import weights as loaded_weights
 from scion.evaluation.chats import Chat
@@ -208,6 +210,24 @@ def test_without_its_row_it_is_refused_by_name(planted: Conversion) -> None:
             inventory(config, where="config.json")
     assert "sapling" in str(caught.value)
     assert "architectures/families.py" in caught.value.hint
+
+
+def test_a_row_changes_nothing_for_other_families(monkeypatch: pytest.MonkeyPatch) -> None:
+    release, query = newest("vllm"), "model.layers.0.self_attn.q_proj"
+    scheme: dict[str, Any] = {"quant_method": "modelopt", "quant_algo": "NVFP4", "group_size": 16}
+    scheme["ignore"] = ["model.layers.0.self_attn.qkv_proj"]
+    config = llama(quantization_config=scheme)
+    before = decisions(release, config, None, [query])
+    assert before[query].algorithm is None
+    fused = {"qk_proj": ("q_proj", "k_proj"), **FUSED_MLP}
+    monkeypatch.setitem(FAMILIES, "sapling", replace(SAPLING, fused=fused))
+    assert decisions(release, config, None, [query]) == before
+
+
+def test_engines_that_rows_name_are_known() -> None:
+    for row in FAMILIES.values():
+        named = {Affected.parse(releases).name for releases in row.plain_engines}
+        assert named | row.parsers.keys() <= ENGINES.keys(), row.title
 
 
 def test_a_plain_decoder_is_linted_by_its_row_alone(

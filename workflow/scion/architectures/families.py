@@ -168,8 +168,15 @@ def embedding_names() -> tuple[str, ...]:
 
 
 def fused_layers() -> Fused:
-    """The layers that engines build of several modules, of all known families."""
-    return {name: parts for row in FAMILIES.values() for name, parts in row.fused.items()}
+    """The layers that engines build of several modules, of all known families.
+
+    Where two rows name a layer, it is the earlier one's.
+    """
+    layers: dict[str, tuple[str, ...]] = {}
+    for row in FAMILIES.values():
+        for name, parts in row.fused.items():
+            layers.setdefault(name, parts)
+    return layers
 
 
 def released_families() -> str:

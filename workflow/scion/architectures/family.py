@@ -146,7 +146,8 @@ class Family:
         vision_prefix: What the vision tower's tensors begin with.
         head: The MTP head; None where the family has none.
         fused: The layers that engines build of several modules, by their name.
-        kept: Ends of the names of modules in decoder layers that stay bf16 in every recipe.
+        kept: Ends of the names of modules in decoder layers that stay bf16 in every recipe. They
+            have to be those that ModelOpt's own configurations leave out: recipes add none.
         embeddings: Ends of the names of tables that rows are looked up in: of two dimensions, but
             no weights to multiply with.
         chat: What stands around turns; None where no release of the family is made.

@@ -172,10 +172,10 @@ def _measure(
         Engine and hardware; the documents; by model its predictions, none for a source that was
         not scored; and what the engine said if it refused that one.
     """
+    config = models["release"].folder / CONFIG
+    marks = chat_marks(read_object(config), where=config)
     with engine.serve("release", models["release"]) as server:
         about = server_record(server, engine.serving)
-        config = models["release"].folder / CONFIG
-        marks = chat_marks(read_object(config), where=config)
         documents = tokenize_documents(server, contents, marks=marks, limit=quality.max_tokens)
         predictions = {"release": request_predictions(server, documents, top=engine.top)}
     for name in ("fixed", "base"):

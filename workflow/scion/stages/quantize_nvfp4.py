@@ -1,6 +1,7 @@
 """Quantize the language model to NVFP4 with nvidia-modelopt, calibrated, layer by layer.
 
-Projections that the settings name stay in bf16 or become FP8 instead (`quantizing.recipes`).
+Projections that the settings name stay in bf16 or become FP8 instead
+(`scion.quantization.recipes`).
 
 ModelOpt owns the numbers: it finds the scales of one decoder layer at a time, and what is packed is
 what its own export would pack, byte for byte, though no more than two layers are ever loaded.

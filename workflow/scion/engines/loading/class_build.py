@@ -94,8 +94,12 @@ class ClassBuild:
 
     @cached_property
     def _fused_name(self) -> dict[str, str]:
-        """The fused layer by part, of all families: names are the same whatever a matcher knows."""
-        return {part: name for name, parts in fused_layers().items() for part in parts}
+        """The fused layer by part: the build's own, else those of all families.
+
+        A layer has its name whether a matcher expands it or not.
+        """
+        tables = (fused_layers(), self.draft_fused, self.fused)
+        return {part: name for fused in tables for name, parts in fused.items() for part in parts}
 
     @cached_property
     def _prefixes(self) -> tuple[tuple[str, ...], tuple[str, ...]]:

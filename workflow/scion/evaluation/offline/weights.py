@@ -143,12 +143,8 @@ def _inventory(checkpoint: Checkpoint) -> Inventory:
     family = family_of(config)
     head = family.head if family is not None else None
     classes: Any = config.get("architectures") or [family.architecture if family else None]
-    if (
-        family is None
-        or head is None
-        or family.transformers is None
-        or classes != [family.architecture]
-    ):
+    measurable = family is not None and family in offline_families()
+    if family is None or head is None or not measurable or classes != [family.architecture]:
         raise ScionError(
             "the acceptance of this architecture can't be measured offline",
             where=where,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
-from scion.architectures.families import QWEN3_5, family_of, in_head, text_only_classes
+from scion.architectures.families import FAMILIES, family_of, in_head, text_only_classes
 from scion.architectures.sound_names import SoundNames, prefix_rules
 from scion.checkpoint.shards import CONFIG
 from scion.engines import facts
@@ -262,7 +262,8 @@ def _unregistered(subject: Subject) -> Iterable[Finding]:
     for name in names if isinstance(names, list) else ():
         engines = facts.TEXT_CLASS_UNKNOWN.among(subject.engines)
         if name in text_only_classes() and engines:
-            expected = f"{QWEN3_5.architecture}, the class that it knows"
+            whole = next(row for row in FAMILIES.values() if row.text_architecture == name)
+            expected = f"{whole.architecture}, the class that it knows"
             yield Finding(CONFIG, "architectures", expected, name, engines)
 
 

@@ -1,7 +1,7 @@
 """What a quantization will take, from config.json, the shards' headers and the settings alone.
 
-Bytes of shards are exact, those of memory are sums of named parts (`estimate_memory`), and time is
-a floor: what there is to calculate (`estimate_work`), read and write, over rates that were measured
+Bytes of shards are exact, those of memory are sums of named parts (`memory`), and time is
+a floor: what there is to calculate (`work`), read and write, over rates that were measured
 or published. Needs no torch and reads no weight.
 """
 
