@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from checkpoints import TEXT, VISION, header_bytes
-from scion.architectures.families import QWEN3_5
+from scion.architectures.families import FAMILIES
 from scion.architectures.inventory import implied
 from scion.checkpoint.safetensors_file import DTYPE_BITS
 from scion.checkpoint.shards import INDEX, shard_name
@@ -242,15 +242,12 @@ def _quantize(
             if in_fp8
             else nvfp4(module, (rows, columns), compressed=spelling == "compressed-tensors")
         )
-    nested = "text_config" in config
     exclude = declared_exclusions(
-        QWEN3_5,
+        FAMILIES[config["model_type"]],
         kept,
         head="lm_head.weight" in tensors,
         vision="vision_config" in config,
     )
-    if not nested:
-        exclude = [name.replace("model.language_model.", "model.") for name in exclude]
     if spelling == "compressed-tensors":
         return {"quantization_config": compressed_scheme(exclude)}
     scheme = quantization_config(exclude, producer=PRODUCER)

@@ -10,6 +10,7 @@ from safetensors import safe_open
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from checkpoints import TEXT, VISION, tiny_config
+from scion.architectures.families import chat_marks
 from scion.architectures.inventory import Inventory, Shape, implied, inventory
 from scion.checkpoint.shards import SINGLE, Checkpoint
 from scion.common.errors import ScionError
@@ -410,3 +411,13 @@ def test_a_hostile_config_is_refused_or_understood(model_type: str) -> None:
                 changed = {**keys, key: value}
                 with suppress(ScionError):
                     implied({**config, section: changed} if section else changed, where="x")
+
+
+def test_what_stands_around_answers_is_asked_of_the_row() -> None:
+    assert chat_marks(of("qwen3_5"), where="x").answer == "<|im_start|>assistant\n"
+    with pytest.raises(ScionError, match="not known where answers begin"):
+        chat_marks(of("llama"), where="x")
+    for unknown in ({"model_type": "mamba"}, {}):
+        with pytest.raises(ScionError, match="architecture is not known") as caught:
+            chat_marks(unknown, where="x")
+        assert "architectures/families.py" in caught.value.hint

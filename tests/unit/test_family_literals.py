@@ -8,7 +8,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[2] / "workflow/scion"
 ROWS = PACKAGE / "architectures/families.py"
 # `model-mtp.safetensors` and `graft_mtp.json` are names of Scion's own.
-LITERAL = re.compile(r"(?<![\w-])mtp\.|qwen3_5")
+LITERAL = re.compile(r"(?<![\w-])mtp\.|qwen3_5", re.IGNORECASE)
 # What a statement about an engine's source links to.
 LINK = re.compile(r"https://|^/models/\w+\.py$")
 

@@ -179,6 +179,24 @@ def test_a_lost_head_is_found_under_its_own_name(planted: Conversion, tmp_path: 
     assert [result.finding.subject for result in dropped] == ["draft_head.*"]
 
 
+def test_a_head_named_as_another_familys_is_found(planted: Conversion, tmp_path: Path) -> None:
+    folder = shutil.copytree(planted.graft_mtp.folder, tmp_path / "release")
+    rename_tensors(folder, lambda name: name.replace("draft_head.", "mtp."))
+    edit_json(
+        folder / "config.json", lambda config: config["text_config"].update(num_draft_layers=2)
+    )
+    subject = Subject.open(open_source(str(folder)), engines=DEFAULT_ENGINES)
+    findings = [result.finding for result in run(subject, RULES) if result.rule.code == "M302"]
+    assert "draft_head.fc.weight" in {finding.subject for finding in findings}
+    assert {finding.found for finding in findings} == {
+        "15 tensors under other names, such as mtp.fc.weight"
+    }
+    rename_tensors(folder, lambda name: name.replace("mtp.", "draft_head."))
+    restored = Subject.open(open_source(str(folder)), engines=DEFAULT_ENGINES)
+    undeclared = [result for result in run(restored, RULES) if result.rule.code == "M303"]
+    assert [result.finding.subject for result in undeclared] == ["num_draft_layers"]
+
+
 def test_servers_get_its_parsers_and_memory_knows_its_head(planted: Conversion) -> None:
     launch = Launch(name="pico", title="", max_model_len=512)
     options = flags(launch, SAPLING, quantized=True, text_only=True)

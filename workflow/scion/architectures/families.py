@@ -220,6 +220,13 @@ def parsers_of(family: Family | None, engine: str) -> ServerParsers | None:
     return family.parsers.get(engine) if family is not None else None
 
 
+def released_classes() -> str:
+    """Those families with their classes, as help texts name them."""
+    return " or ".join(
+        f"{row.title} ({row.architecture})" for row in FAMILIES.values() if row.released
+    )
+
+
 def unknown_family(config: Mapping[str, Any], *, where: object) -> ScionError:
     """The error for a config.json of a family that no release is made of.
 

@@ -6,14 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scion.architectures.families import released_classes
+
 if TYPE_CHECKING:
     from scion.evaluation.intervals import Estimate
     from scion.evaluation.offline.acceptance import Acceptance
 
-_DESCRIPTION = """\
+_DESCRIPTION = f"""\
 Measure how many drafts of a release's MTP head the release accepts, without a server: what vLLM
-counts with --speculative-config '{"method": "mtp", "num_speculative_tokens": N}' and greedy
-decoding. For dense Qwen3.5/3.6 (Qwen3_5ForConditionalGeneration), in bf16, or in NVFP4 by ModelOpt,
+counts with --speculative-config '{{"method": "mtp", "num_speculative_tokens": N}}' and greedy
+decoding. For {released_classes()}, in bf16, or in NVFP4 by ModelOpt,
 alone or beside FP8.
 On a GPU NVFP4 weights stay packed: a 27B release takes about 21 GB."""
 

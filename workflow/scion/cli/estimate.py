@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scion.architectures.families import released_classes
+
 if TYPE_CHECKING:
     from scion.checkpoint.shards import Checkpoint
     from scion.engines.gpus import Gpu
@@ -14,11 +16,11 @@ if TYPE_CHECKING:
     from scion.quantization.estimate.estimate import Machine, ResourceEstimate
     from scion.quantization.estimate.rates import Rates
 
-_DESCRIPTION = """\
+_DESCRIPTION = f"""\
 Say what quantizing a checkpoint will take: bytes read and written, room on the disk, memory of the
 GPU and of the host, operations, and the least time, each with what it is made of. Only config.json
-and the headers of the shards are read; of a repository on the hub only those are moved. For dense
-Qwen3.5/3.6 (Qwen3_5ForConditionalGeneration)."""
+and the headers of the shards are read; of a repository on the hub only those are moved.
+For {released_classes()}."""
 
 _EPILOG = """\
 examples:

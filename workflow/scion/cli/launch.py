@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scion.architectures.families import released_classes
+
 if TYPE_CHECKING:
     from scion.checkpoint.shards import Checkpoint
     from scion.engines.config import Launch
@@ -14,10 +16,10 @@ if TYPE_CHECKING:
     from scion.engines.releases import EngineRelease
     from scion.engines.vllm.memory import Prediction
 
-_DESCRIPTION = """\
+_DESCRIPTION = f"""\
 Print the command that serves a checkpoint, what each flag is for, and what the launch would do with
 a GPU's memory. Only config.json and the headers of the shards are read: no GPU, no torch, no
-server, about a second. For dense Qwen3.5/3.6 (Qwen3_5ForConditionalGeneration)."""
+server, about a second. For {released_classes()}."""
 
 _EPILOG = """\
 examples:

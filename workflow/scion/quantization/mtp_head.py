@@ -60,12 +60,13 @@ def _check_donor(donor: Artifact, expected: dict[str, tuple[int, ...]]) -> None:
         return
     for name in sorted(found.keys() | wanted.keys()):
         if found.get(name) != wanted.get(name):
-            hidden = read_json(donor.folder / "config.json").get("text_config", {})
+            config = read_json(donor.folder / "config.json")
+            text = config.get("text_config", config)
             raise ScionError(
                 "the donor's MTP head does not fit the target",
                 where=f"{donor.facts['location']}: {name}",
                 expected=_spell(wanted.get(name)),
-                found=f"{_spell(found.get(name))} (donor hidden_size {hidden.get('hidden_size')})",
+                found=f"{_spell(found.get(name))} (donor hidden_size {text.get('hidden_size')})",
                 hint="set `donor` to the base model that the source was fine-tuned from",
             )
 

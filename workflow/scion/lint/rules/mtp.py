@@ -65,15 +65,16 @@ def mtp_incomplete(subject: Subject) -> Iterable[Finding]:
     model.
     """
     expected = subject.inventory
+    head = expected.family.head if expected is not None else None
     stored = {weight_of(name) for name in subject.tensors if in_head(name)}
-    if expected is None or not stored:
+    if expected is None or head is None or not stored:
         return
     represented = set(stored)
     for stack in stored.intersection(expected.stacked):
         represented.update(expected.stacked[stack].members)
     missing = [name for name in expected.mtp if name not in represented]
     found = "no such tensor"
-    misnamed = [name for name in stored if not name.startswith(head_prefixes())]
+    misnamed = [name for name in stored if not name.startswith(head.prefix)]
     if misnamed:
         found = f"{len(misnamed)} tensors under other names, such as {min(misnamed)}"
     yield from (
@@ -86,7 +87,7 @@ def mtp_incomplete(subject: Subject) -> Iterable[Finding]:
     "mtp-undeclared",
     Severity.ERROR,
     "config.json does not declare the MTP layers that the checkpoint holds",
-    repair="set mtp_num_hidden_layers (num_nextn_predict_layers for Qwen3-Next) to their number",
+    repair="set the key that the finding names to their number",
 )
 def mtp_undeclared(subject: Subject) -> Iterable[Finding]:
     """The number of MTP layers in config.json is not the number in the shards.
