@@ -22,7 +22,7 @@ from transformers.models.qwen3_5.modeling_qwen3_5 import (
 
 from checkpoints import edit_json
 from conversion import Conversion, Pico, convert
-from lint_checkpoints import drop_tensors, llama, rename_tensors
+from lint_checkpoints import drop_tensors, edit_tensors, llama, plain, rename_tensors
 from lint_checkpoints import sound as sound_checkpoint
 from scion.architectures.families import FAMILIES, QWEN3_5
 from scion.architectures.family import (
@@ -267,3 +267,14 @@ def test_a_plain_decoder_is_linted_by_its_row_alone(
     rename_tensors(folder, lambda name: name.replace("q_norm", "query_norm"))
     broken = Subject.open(open_source(str(folder)), engines=DEFAULT_ENGINES[:1])
     assert {result.rule.code for result in run(broken, RULES)} >= {"N202", "N203"}
+
+
+def test_a_head_beside_a_family_without_one_is_reported(tmp_path: Path) -> None:
+    folder = sound_checkpoint(tmp_path / "llama", config=llama())
+    edit_tensors(
+        folder,
+        lambda tensors: tensors.update({"mtp.layers.0.input_layernorm.weight": plain("a", (32,))}),
+    )
+    subject = Subject.open(open_source(str(folder)), engines=DEFAULT_ENGINES)
+    findings = [result.finding for result in run(subject, RULES) if result.rule.code == "M303"]
+    assert [finding.expected for finding in findings] == ["1"]
