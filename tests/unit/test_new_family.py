@@ -179,7 +179,7 @@ def test_a_lost_head_is_found_under_its_own_name(planted: Conversion, tmp_path: 
     assert [result.finding.subject for result in dropped] == ["draft_head.*"]
 
 
-def test_a_head_named_as_another_familys_is_found(planted: Conversion, tmp_path: Path) -> None:
+def test_a_head_named_as_in_another_family_is_found(planted: Conversion, tmp_path: Path) -> None:
     folder = shutil.copytree(planted.graft_mtp.folder, tmp_path / "release")
     rename_tensors(folder, lambda name: name.replace("draft_head.", "mtp."))
     edit_json(
