@@ -1,3 +1,4 @@
+import ast
 import shutil
 from pathlib import Path
 
@@ -5,7 +6,13 @@ import pytest
 
 from scion.artifacts import code_digest as provenance
 from scion.artifacts.code_digest import code_digest, module_files
+from scion.artifacts.code_meaning import meaningful, written
 
+STAGES = sorted(
+    path.stem
+    for path in (provenance._PACKAGE / "stages").glob("*.py")
+    if path.stem not in ("__init__", "common_options", "served")
+)
 TABLE = {"table/__init__.py", "table/rows/first.py"}
 
 
@@ -123,5 +130,231 @@ def test_editing_a_module_changes_the_digest_of_what_runs_it(
     # The digest says nothing of where the package lies.
     assert code_digest("scion.stages.fix_keys") == before
     with (package / module).open("a") as file:
-        file.write("\n# edited\n")
+        file.write("\nEDITED = True\n")
     assert (code_digest("scion.stages.fix_keys") != before) is changes
+
+
+@pytest.fixture
+def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the folder that holds the package and the plugin, in use in their place."""
+    home = provenance._PACKAGE.parent
+    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    for name in ("scion", "vllm_plugin"):
+        shutil.copytree(home / name, tmp_path / name, ignore=ignored)
+    monkeypatch.setattr(provenance, "_PACKAGE", tmp_path / "scion")
+    return tmp_path
+
+
+def digests() -> dict[str, str]:
+    return {stage: code_digest(f"scion.stages.{stage}") for stage in STAGES}
+
+
+def changed(path: Path, before: str, after: str) -> set[str]:
+    """The stages whose digest another text in a file changes."""
+    old = digests()
+    text = path.read_text()
+    assert text.count(before) == 1
+    path.write_text(text.replace(before, after))
+    new = digests()
+    return {stage for stage in STAGES if old[stage] != new[stage]}
+
+
+def test_a_comment_changes_no_stage(copied: Path) -> None:
+    line = "class ScionError(Exception):\n"
+    errors = copied / "scion/common/errors.py"
+    assert changed(errors, line, f"# Told.\n{line}") == set()
+    # Each of them runs that file, so it is not for want of looking.
+    assert changed(errors, line, f"TOLD = True\n{line}") == set(STAGES)
+
+
+def test_a_constant_of_the_packer_changes_what_packs(copied: Path) -> None:
+    stages = changed(copied / "scion/formats/packing_kernels.py", "(0.25, 0.75,", "(0.26, 0.75,")
+    assert "quantize_nvfp4" in stages
+    assert "fix_keys" not in stages
+
+
+# What a text means
+
+SOURCE = '''"""A module."""
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from scion.numbers import PI
+
+SIDES: int = 4  # of a square
+
+
+@dataclass
+class Shape:
+    """A shape."""
+
+    name: str
+    sides: int = SIDES
+    """Its sides."""
+
+    def area(self, side: float, *rest: float, scale: float = 1.0) -> float:
+        """The area."""
+        label = "area"
+        total: float = side * side
+        print(f"{label}: {total:.{SIDES}f}")
+        return total * scale
+
+
+def nothing() -> None:
+    """Do nothing."""
+'''
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ('"""A module."""', '"""Another module."""'),
+        ('"""A module."""\n', ""),
+        ('"""A shape."""', "'A form.'"),
+        ('"""The area."""\n', '"""The area, in bold."""\n'),
+        ('    """Its sides."""\n', ""),
+        ('"""Do nothing."""', "pass"),
+        ("  # of a square", ""),
+        ("\n\n\n", "\n# A line.\n\n"),
+        ("SIDES: int = 4", "SIDES = 4"),
+        ("SIDES: int = 4", "COLOR: str\nSIDES: float = 0x4"),
+        ("side: float,", "side: int,"),
+        ("side: float,", "side,"),
+        ("*rest: float", "*rest"),
+        ("scale: float = 1.0", "scale=1.0"),
+        (") -> float:", "):"),
+        (") -> float:", ") -> (\n        'float'\n    ):"),
+        ("total: float = side", "total = side"),
+        ("total * scale", "(total * scale)"),
+        ('"area"', "'ar' 'ea'"),
+        ("    from scion.numbers import PI", "    from scion.shapes import Square"),
+        ("if TYPE_CHECKING:\n    from scion.numbers import PI\n", ""),
+        ("if TYPE_CHECKING:", "if typing.TYPE_CHECKING:"),
+    ],
+)
+def test_what_means_the_same_has_the_same_digest(package: Path, before: str, after: str) -> None:
+    assert digest_of(package, SOURCE) == digest_of(package, SOURCE.replace(before, after))
+    assert SOURCE.replace(before, after) != SOURCE
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("scale: float = 1.0", "scale: float = 2.0"),
+        ("SIDES: int = 4", "SIDES: int = 5"),
+        ("SIDES: int = 4", "SIDES: int = 4.0"),
+        ("SIDES: int = 4", "SIDES: int = True"),
+        ("SIDES: int = 4", "SIDES: int"),
+        ('"area"', '"extent"'),
+        ('"area"', 'b"area"'),
+        ("{label}: ", "{label}; "),
+        ("{total:.", "{total!r:."),
+        ("    def area", "    @functools.cache\n    def area"),
+        ("@dataclass\n", "@dataclass(frozen=True)\n"),
+        ("    name: str\n", "    name: bytes\n"),
+        ("    name: str\n", ""),
+        ("    sides: int = SIDES", "    sides = SIDES"),
+        ("*rest", "rest"),
+        ("side * side", "side + side"),
+        ("total * scale", "scale * total"),
+        (
+            "import functools\nfrom dataclasses import dataclass\n",
+            "from dataclasses import dataclass\nimport functools\n",
+        ),
+        ("def nothing", "async def nothing"),
+        ('    """Do nothing."""', '    return "Do nothing."'),
+        ("import PI\n", "import PI\nelse:\n    PI = 3\n"),
+        ("if TYPE_CHECKING:", "if functools:"),
+    ],
+)
+def test_what_means_another_thing_has_another_digest(
+    package: Path, before: str, after: str
+) -> None:
+    assert digest_of(package, SOURCE) != digest_of(package, SOURCE.replace(before, after))
+    ast.parse(SOURCE.replace(before, after))
+
+
+def digest_of(package: Path, text: str) -> str:
+    (package / "user.py").write_text(text)
+    return code_digest("scion.user")
+
+
+def test_what_is_imported_for_its_types_alone_is_not_followed(package: Path) -> None:
+    (package / "user.py").write_text(
+        "if TYPE_CHECKING:\n    from scion.shapes import Square\n"
+        "elif other:\n    import scion.table.reader\n"
+        "else:\n    from scion.shapes import Round\n"
+    )
+    assert names("scion.user") == {
+        *TABLE,
+        *("user.py", "shapes/circle.py", "numbers.py", "table/reader.py"),
+    }
+
+
+def test_statements_in_every_kind_of_block_are_looked_at() -> None:
+    plain = """
+async def f(a, /, b=1, **c):
+    try:
+        pass
+    except* E as e:
+        pass
+    finally:
+        x = 1
+    match a:
+        case [1, *_] | {"k": None}:
+            pass
+    async with a as b:
+        class C:
+            def g(): pass
+    for i in a:
+        x = 2
+"""
+    wordy = """
+async def f(a: A, /, b: B = 1, **c: C) -> D:
+    try:
+        "a"
+    except* E as e:
+        "b"
+    finally:
+        x: int = 1
+        "c"
+    match a:
+        case [1, *_] | {"k": None}:
+            "d"
+    async with a as b:
+        class C:
+            def g():
+                y: int
+    for i in a:
+        x: int = 2
+    else:
+        "e"
+"""
+    assert written(meaningful(plain.encode())) == written(meaningful(wordy.encode()))
+
+
+def test_the_text_of_a_tree_is_the_same_in_each_python() -> None:
+    source = b"""
+@d
+class A(B, k=1):
+    x: int
+    def f(self, *, a=None): return f"{{a}}b{a!r:>{x}.2}" "c" f"{a = }" f"\\N{BULLET}"
+"""
+    assert written(meaningful(source)) == (
+        "Module(body=[ClassDef(name='A',bases=[Name(id='B',)]"
+        "keywords=[keyword(arg='k',value=Constant(value=1,))]"
+        "body=[AnnAssign(target=Name(id='x',)annotation=Name(id='int',)simple=1,)"
+        "FunctionDef(name='f',args=arguments(args=[arg(arg='self',)]kwonlyargs=[arg(arg='a',)]"
+        "kw_defaults=[Constant()])"
+        "body=[Return(value=JoinedStr(values=[Constant(value='{a}b',)"
+        "FormattedValue(value=Name(id='a',)conversion=114,"
+        "format_spec=JoinedStr(values=[Constant(value='>',)"
+        "FormattedValue(value=Name(id='x',)conversion=-1,)Constant(value='.2',)]))"
+        "Constant(value='ca = ',)FormattedValue(value=Name(id='a',)conversion=114,)"
+        "Constant(value='\\u2022',)]))])]"
+        "decorator_list=[Name(id='d',)])])"
+    )

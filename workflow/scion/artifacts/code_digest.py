@@ -1,18 +1,26 @@
-"""The code of a stage: the source files that its module runs, read from import statements.
+"""The code of a stage: the source files that its module runs, and one digest of what they mean.
+
+Files are found by import statements, and count by their meaning (`scion.artifacts.code_meaning`):
+an edit of a comment or a docstring is no other code.
 
 A package's `__init__.py` is one of two things. A *face* holds a docstring, imports and `__all__`,
 and hands on what other modules define: importing a name from it means the module that the name
 comes from, and the face itself, a text for readers, does not count. Any other one holds code: it
 counts, and all that it imports, wherever something below it is imported, for Python then runs it.
+
+What is imported by a computed name does not count, on purpose where `importlib.import_module` is
+called for it. Nor do data files: a stage is handed those as inputs.
 """
 
 import ast
 import functools
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from scion.common.digest import digest_file, digest_json
+from scion.artifacts.code_meaning import meaningful, statements, written
+from scion.common.digest import digest_json
 
 _PACKAGE = Path(__file__).parents[1]
 
@@ -34,16 +42,24 @@ class _Import:
 
 @dataclass(frozen=True)
 class _Source:
-    """What a source file says: its imports, and whether it does nothing else."""
+    """What a source file says.
 
+    Attributes:
+        meaning: Digest of what counts of it.
+        imports: What it imports, wherever in the file.
+        is_face: Whether it does nothing but import.
+    """
+
+    meaning: str
     imports: tuple[_Import, ...]
     is_face: bool
 
 
 def module_files(module: str) -> list[Path]:
-    """The source files that a module of this package runs: its own and those it imports from here.
+    """The source files that a module of this package runs, its own among them.
 
-    Read from the import statements, so nothing is run. A package's face is looked through.
+    Those that it imports from here; nothing is run to find them. A package's face is looked
+    through.
 
     Args:
         module: A dotted name such as `scion.stages.fix_keys`.
@@ -56,22 +72,21 @@ def module_files(module: str) -> list[Path]:
         if imported in seen or imported.module.split(".")[0] != _PACKAGE.name:
             continue
         seen.add(imported)
-        for package in _packages_with_code(imported.module):
-            files.add(package)
-            waiting += _read(package).imports
         path = _file(imported.module)
-        if path is not None:
-            files.add(path)
-            waiting += _read(path).imports
-        else:
+        for run in (*_packages_with_code(imported.module), *([path] if path else [])):
+            source = _read(run)
+            files.add(run)
+            waiting += source.imports
+        if path is None:
             waiting += _handed_on(imported)
     return sorted(files)
 
 
 def code_digest(module: str) -> str:
-    """One digest over the files that `module_files` names, with their names."""
+    """One digest over what the files that `module_files` names mean, with their names."""
+    home = _PACKAGE.parent
     files = module_files(module)
-    return digest_json({str(path.relative_to(_PACKAGE)): digest_file(path) for path in files})
+    return digest_json({path.relative_to(home).as_posix(): _read(path).meaning for path in files})
 
 
 def _handed_on(imported: _Import) -> Iterator[_Import]:
@@ -118,22 +133,26 @@ def _read(path: Path) -> _Source:
 @functools.lru_cache(maxsize=1024)
 def _parse(text: bytes) -> _Source:
     """Cached by content: the stages of a workflow run much of the same code."""
-    tree = ast.parse(text)
+    tree = meaningful(text)
     imports: list[_Import] = []
-    for node in ast.walk(tree):
+    for node in statements(tree):
         if isinstance(node, ast.Import):
             imports += [_Import(alias.name, None, alias.asname) for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
             for alias in node.names:
                 name = None if alias.name == "*" else alias.name
                 imports.append(_Import(node.module, name, name and (alias.asname or name)))
-    return _Source(tuple(imports), all(_says_nothing(statement) for statement in tree.body))
+    return _Source(
+        meaning=hashlib.sha256(written(tree).encode()).hexdigest(),
+        imports=tuple(imports),
+        is_face=all(_says_nothing(statement) for statement in tree.body),
+    )
 
 
 def _says_nothing(statement: ast.stmt) -> bool:
-    """Whether a statement of a face defines nothing: an import, a docstring, or `__all__`."""
+    """Whether a statement of a face defines nothing: an import, or `__all__`."""
     match statement:
-        case ast.Import() | ast.ImportFrom() | ast.Expr(value=ast.Constant()):
+        case ast.Import() | ast.ImportFrom():
             return True
         case ast.Assign(targets=[ast.Name(id="__all__")]):
             return True
