@@ -7,12 +7,22 @@ import pytest
 from scion.artifacts import code_digest as provenance
 from scion.artifacts.code_digest import code_digest, module_files
 from scion.artifacts.code_meaning import meaningful, written
+from scion.common.errors import ScionError
 
 STAGES = sorted(
     path.stem
     for path in (provenance._PACKAGE / "stages").glob("*.py")
     if path.stem not in ("__init__", "common_options", "served")
 )
+SERVING = {
+    "compare_recipes",
+    "evaluate_bfcl",
+    "evaluate_ifeval",
+    "evaluate_quality",
+    "measure_serving",
+    "run_agent_tasks",
+}
+PLUGIN = "vllm_plugin/scion_vllm_plugin"
 TABLE = {"table/__init__.py", "table/rows/first.py"}
 
 
@@ -171,6 +181,82 @@ def test_a_constant_of_the_packer_changes_what_packs(copied: Path) -> None:
     stages = changed(copied / "scion/formats/packing_kernels.py", "(0.25, 0.75,", "(0.26, 0.75,")
     assert "quantize_nvfp4" in stages
     assert "fix_keys" not in stages
+
+
+@pytest.mark.parametrize(
+    ("file", "before", "after", "stages"),
+    [
+        ("kernel.py", "BLOCK = 16\n", "BLOCK = 32\n", SERVING),
+        ("platform.py", '"fork"', '"spawn"', SERVING),
+        ("__init__.py", "    use_one_arithmetic()\n", "", SERVING),
+        ("kernel.py", "BLOCK = 16\n", "BLOCK: int = 16  # values\n", set()),
+    ],
+)
+def test_the_plugin_is_code_of_the_stages_that_serve(
+    copied: Path, file: str, before: str, after: str, stages: set[str]
+) -> None:
+    assert changed(copied / PLUGIN / file, before, after) == stages
+
+
+def test_the_plugin_that_counts_is_the_one_that_is_installed() -> None:
+    folder = provenance._PACKAGE.parent / PLUGIN
+    project = (provenance._PACKAGE.parents[1] / "envs/serve-cpu/pyproject.toml").read_text()
+    assert f'path = "../../workflow/{folder.parent.name}", editable = true' in project
+    assert set(folder.glob("*.py")) <= set(module_files("scion.stages.measure_serving"))
+
+
+def test_a_declared_folder_counts_whole_and_must_be_there(package: Path) -> None:
+    folder = package.parent / "plugin/inner"
+    folder.mkdir(parents=True)
+    (package / "starter.py").write_text('ALSO_RUNS: tuple[str, ...] = ("plugin",)\n')
+    (package / "user.py").write_text("from scion import starter\n")
+    (package / "other.py").write_text('def f():\n    ALSO_RUNS = ("plugin",)\n')
+    with pytest.raises(ScionError, match="plugin"):
+        module_files("scion.user")
+    (folder / "code.py").write_text("X = 1\n")
+    assert module_files("scion.user")[0] == folder / "code.py"
+    before = code_digest("scion.user"), code_digest("scion.other")
+    (folder / "code.py").write_text("X = 2\n")
+    assert code_digest("scion.user") != before[0]
+    assert code_digest("scion.other") == before[1]
+
+
+@pytest.mark.parametrize(
+    ("stage", "programs"),
+    [
+        ("evaluate_bfcl", {"engines/guard.py", "evaluation/harness/bfcl_driver.py"}),
+        ("evaluate_ifeval", {"engines/guard.py", "evaluation/harness/ifeval_driver.py"}),
+        ("measure_serving", {"engines/guard.py", "engines/vllm/bench_driver.py"}),
+        ("lint_source", {"lint/chat_render.py"}),
+        ("verify_release", {"lint/chat_render.py"}),
+        *((stage, {"engines/guard.py"}) for stage in sorted(SERVING)),
+    ],
+)
+def test_a_program_is_code_of_the_stage_that_starts_it(stage: str, programs: set[str]) -> None:
+    files = module_files(f"scion.stages.{stage}")
+    assert {provenance._PACKAGE / name for name in programs} <= set(files)
+
+
+def test_each_program_of_the_package_is_code_of_a_stage() -> None:
+    programs = {
+        path
+        for path in provenance._PACKAGE.rglob("*.py")
+        if path.relative_to(provenance._PACKAGE).parts[0] not in ("cli", "stages")
+        and '__name__ == "__main__"' in path.read_text()
+    }
+    run = {path for stage in STAGES for path in module_files(f"scion.stages.{stage}")}
+    assert len(programs) >= 5
+    assert programs <= run
+
+
+def test_no_stage_reads_a_data_file_that_lies_in_the_package() -> None:
+    # agent_tasks.yaml is an input of each rule that reads it. Another one must be, too.
+    data = {
+        path.name
+        for path in provenance._PACKAGE.rglob("*")
+        if path.is_file() and path.suffix not in (".py", ".pyc", ".nbi", ".nbc")
+    }
+    assert data == {"agent_tasks.yaml"}
 
 
 # What a text means

@@ -8,6 +8,18 @@ and hands on what other modules define: importing a name from it means the modul
 comes from, and the face itself, a text for readers, does not count. Any other one holds code: it
 counts, and all that it imports, wherever something below it is imported, for Python then runs it.
 
+Some code runs without being imported, in a process that the stage starts:
+
+- A driver, run as a file or by `-m`. The module that starts it imports it, for its name or its
+  `__file__`, so it is found like others.
+- A folder that another environment has installed, such as vLLM's plugin. The module that starts
+  the process names it at its top level:
+
+      ALSO_RUNS = ("vllm_plugin/scion_vllm_plugin",)
+
+  a tuple of folders, relative to the one that holds this package. All their Python files count
+  wherever that module does; what they import themselves is not followed.
+
 What is imported by a computed name does not count, on purpose where `importlib.import_module` is
 called for it. Nor do data files: a stage is handed those as inputs.
 """
@@ -21,8 +33,10 @@ from pathlib import Path
 
 from scion.artifacts.code_meaning import meaningful, statements, written
 from scion.common.digest import digest_json
+from scion.common.errors import ScionError
 
 _PACKAGE = Path(__file__).parents[1]
+_DECLARATION = "ALSO_RUNS"
 
 
 @dataclass(frozen=True)
@@ -47,22 +61,27 @@ class _Source:
     Attributes:
         meaning: Digest of what counts of it.
         imports: What it imports, wherever in the file.
+        also_runs: The folders that it declares to run.
         is_face: Whether it does nothing but import.
     """
 
     meaning: str
     imports: tuple[_Import, ...]
+    also_runs: tuple[str, ...]
     is_face: bool
 
 
 def module_files(module: str) -> list[Path]:
     """The source files that a module of this package runs, its own among them.
 
-    Those that it imports from here; nothing is run to find them. A package's face is looked
-    through.
+    Those that it imports from here, and those of folders that it or one of them declares. Nothing
+    is run to find them. A package's face is looked through.
 
     Args:
         module: A dotted name such as `scion.stages.fix_keys`.
+
+    Raises:
+        ScionError: A declared folder is not there.
     """
     files: set[Path] = set()
     seen: set[_Import] = set()
@@ -76,6 +95,7 @@ def module_files(module: str) -> list[Path]:
         for run in (*_packages_with_code(imported.module), *([path] if path else [])):
             source = _read(run)
             files.add(run)
+            files.update(_declared(run, source))
             waiting += source.imports
         if path is None:
             waiting += _handed_on(imported)
@@ -87,6 +107,21 @@ def code_digest(module: str) -> str:
     home = _PACKAGE.parent
     files = module_files(module)
     return digest_json({path.relative_to(home).as_posix(): _read(path).meaning for path in files})
+
+
+def _declared(path: Path, source: _Source) -> Iterator[Path]:
+    """The Python files of the folders that a module declares."""
+    for name in source.also_runs:
+        files = sorted((_PACKAGE.parent / name).rglob("*.py"))
+        if not files:
+            raise ScionError(
+                "code that a stage runs is not there",
+                where=_PACKAGE.parent / name,
+                expected=f"Python files, which {_DECLARATION} of {path} names",
+                found="none",
+                hint="run Scion from a whole checkout",
+            )
+        yield from files
 
 
 def _handed_on(imported: _Import) -> Iterator[_Import]:
@@ -145,8 +180,18 @@ def _parse(text: bytes) -> _Source:
     return _Source(
         meaning=hashlib.sha256(written(tree).encode()).hexdigest(),
         imports=tuple(imports),
+        also_runs=tuple(_declarations(tree)),
         is_face=all(_says_nothing(statement) for statement in tree.body),
     )
+
+
+def _declarations(tree: ast.Module) -> Iterator[str]:
+    for statement in tree.body:
+        match statement:
+            case ast.Assign(targets=[ast.Name(id=name)], value=value) if name == _DECLARATION:
+                yield from ast.literal_eval(value)
+            case _:
+                pass
 
 
 def _says_nothing(statement: ast.stmt) -> bool:

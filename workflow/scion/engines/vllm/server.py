@@ -20,6 +20,11 @@ from scion.engines.server import LOOPBACK, Command, Server, connect, free_port, 
 from scion.engines.vllm.flags import flags
 from scion.engines.vllm.log import phase
 
+ALSO_RUNS = ("vllm_plugin/scion_vllm_plugin",)
+"""Code of ours that vLLM runs as a plugin: it counts for each stage that serves, by
+`scion.artifacts.code_digest`. Off the CPU it does nothing, but which environment serves is a
+setting, and code is told before settings."""
+
 # `python -m vllm.entrypoints.openai.api_server` is deprecated in 0.32, and the `vllm` script does
 # not run in the CPU build (it asks for the metadata of a package named vllm).
 _MODULES = {
