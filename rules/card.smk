@@ -28,29 +28,37 @@ EVIDENCE = (
 )
 
 
-rule render_card:
-    input:
-        release=manifest("graft_mtp"),
-        evidence=[manifest(stage) for stage in EVIDENCE],
-        template=project_file("workflow/templates/card.md.jinja"),
+RENDER_CARD = plan(
+    "render_card",
+    reads={"release": "graft_mtp"},
+    evidence=EVIDENCE,
+    files={
+        "template": project_file("workflow/templates/card.md.jinja"),
         # Of all: that of a measurement which was left out says so.
-        sections=[
+        "sections": [
             project_file(f"workflow/templates/sections/{stage}.md.jinja") for stage in MEASUREMENTS
         ],
-        tasks=project_file("workflow/scion/evaluation/agent/agent_tasks.yaml"),
-        code=stage_code("render_card"),
+        "tasks": AGENT_TASKS,
+    },
+    settings=settings(card=CONFIG.card, launches=CONFIG.launches),
+    environment=ROOT_ENVIRONMENT,
+)
+
+
+rule render_card:
+    input:
+        **RENDER_CARD.input,
     output:
-        manifest=update(manifest("render_card")),
-        # `update`: a stage that has them already leaves them as they are.
+        pointer=RENDER_CARD.pointer,
         card=report(
-            update(f"results/{RELEASE}/render_card/README.md"),
+            f"{RENDER_CARD.copies}/README.md",
             caption="../workflow/report/card.rst",
             category="Model card",
             labels={"result": "card"},
         ),
         pictures=[
             report(
-                update(f"results/{RELEASE}/render_card/pictures/{name}.svg"),
+                f"{RENDER_CARD.copies}/pictures/{name}.svg",
                 caption=f"../workflow/report/{name}.rst",
                 category="Pictures",
                 labels={"result": name},
@@ -58,12 +66,12 @@ rule render_card:
             for name in picture_names(CONFIG)
         ],
     log:
-        f"logs/{RELEASE}/render_card.log",
+        RENDER_CARD.log,
     benchmark:
-        f"benchmarks/{RELEASE}/render_card.tsv"
+        RENDER_CARD.benchmark
     params:
-        settings=settings(card=CONFIG.card, launches=CONFIG.launches),
-        environment=ROOT_ENVIRONMENT,
+        **RENDER_CARD.params,
+        copies=RENDER_CARD.copies,
     shell:
         r"""
         python -m scion.stages.render_card \
@@ -73,27 +81,34 @@ rule render_card:
             --sections {input.sections:q} \
             --tasks {input.tasks:q} \
             --settings {params.settings:q} \
-            --output {output.manifest:q} \
+            --output {output.pointer:q} \
+            --copies {params.copies:q} \
+            --store {params.store:q} \
             --environment {params.environment:q} \
             2>&1 | tee {log:q}
         """
 
 
+SEAL_RELEASE = plan(
+    "seal_release",
+    reads={"release": "graft_mtp", "card": "render_card"},
+    evidence=EVIDENCE,
+    environment=ROOT_ENVIRONMENT,
+)
+
+
 rule seal_release:
     input:
-        release=manifest("graft_mtp"),
-        card=manifest("render_card"),
-        evidence=[manifest(stage) for stage in EVIDENCE],
-        code=stage_code("seal_release"),
+        **SEAL_RELEASE.input,
     output:
-        update(manifest("release")),
+        SEAL_RELEASE.pointer,
     log:
-        f"logs/{RELEASE}/seal_release.log",
+        SEAL_RELEASE.log,
     benchmark:
-        f"benchmarks/{RELEASE}/seal_release.tsv"
+        SEAL_RELEASE.benchmark
     threads: 8
     params:
-        environment=ROOT_ENVIRONMENT,
+        **SEAL_RELEASE.params,
     shell:
         r"""
         python -m scion.stages.seal_release \
@@ -101,6 +116,7 @@ rule seal_release:
             --card {input.card:q} \
             --evidence {input.evidence:q} \
             --output {output:q} \
+            --store {params.store:q} \
             --environment {params.environment:q} \
             2>&1 | tee {log:q}
         """

@@ -1,18 +1,27 @@
-"""What the rules share: names of files, settings as stages take them. No rules here."""
+"""What the rules share: the plan of the run, settings as stages take them. No rules here.
 
+Every rule is planned first, by `plan(…)`, which says what its stage reads and how it is asked; the
+rule then declares what the plan says. A rule's output is a pointer, a small JSON file whose name
+carries the digest of all of that: it exists if, and only if, what is asked for now was made. Inputs
+are `ancient`, because names answer for them and dates say nothing.
+"""
+
+import atexit
 import json
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 from scion.config import load_config
 from scion.common.section import Section
 from scion.common.digest import digest_file, digest_json
 from scion.artifacts.environments import identity, prefix
+from scion.artifacts.plan import Plan
+from scion.artifacts.store.store import Store
 from scion.common.errors import ScionError
 from scion.checkpoint.hub.location import HubRepository, LocalFolder, parse_location
-from scion.artifacts.code_digest import module_files
-from scion.stages.fetch_source import wanted
+from scion.stages.fetch_source import local_files, usable_files
 from snakemake.exceptions import WorkflowError
 
 PROJECT = Path(workflow.basedir)
@@ -24,34 +33,25 @@ CONFIG_FILES = [os.path.relpath(path) for path in workflow.configfiles]
 shell.prefix(f'set -euo pipefail; export PATH="{Path(sys.executable).parent}:$PATH"; ')
 
 
-def checked_config():
-    """The configuration as a typed model; what is wrong with it ends the run."""
+def or_end(function, *arguments, **named):
+    """What a function returns; what is wrong ends the run with a message instead of a traceback."""
     try:
-        return load_config(config, where=", ".join(CONFIG_FILES))
+        return function(*arguments, **named)
     except ScionError as error:
         raise WorkflowError(f"\nerror: {error}")
 
 
-CONFIG = checked_config()
+CONFIG = or_end(load_config, config, where=", ".join(CONFIG_FILES))
 RELEASE = CONFIG.release
-
-
-def manifest(artifact):
-    """The manifest of an artifact: what rules depend on."""
-    return f"results/{RELEASE}/{artifact}/manifest.json"
-
-
-def stage_code(stage):
-    """The source files of a stage, so that editing one runs it again."""
-    return [os.path.relpath(path) for path in module_files(f"scion.stages.{stage}")]
+STORE = or_end(Store.open, CONFIG.store)
+PLAN = Plan(Path("results", RELEASE), STORE)
 
 
 def settings(**sections):
     """Sections of the configuration, or lists of them, as one line of JSON for `--settings`.
 
     The one option that is not one value: a section is nested and typed, so it travels as a whole,
-    the stage validates it by the same pydantic model, and any changed value is a changed parameter
-    of the rule, by which Snakemake runs it again. A new key needs no new option.
+    and the stage validates it by the same pydantic model. A new key needs no new option.
     """
 
     def plain(value):
@@ -87,16 +87,62 @@ ALL_THREADS = 64
 SERVER_THREADS = (
     CONFIG.serving.cpu_threads if CONFIG.serving.environment == "serve-cpu" else ALL_THREADS
 )
+AGENT_TASKS = project_file("workflow/scion/evaluation/agent/agent_tasks.yaml")
 SERVING_PYTHON = str(prefix(SERVING_FOLDER) / "bin/python")
 
 
-def local_checkpoint(location, names=wanted):
-    """The files of a checkpoint that lies here; those of the hub are pinned by their commit."""
+def plan(stage, *, reads=None, evidence=(), files=None, local=None, environment, **options):
+    """Plan a stage, and say what its rule declares: `input` and `params` by name, `pointer`, `log`.
+
+    Args:
+        stage: Name of stage and rule.
+        reads: By name of the input, the stage that it comes from.
+        evidence: Stages that are read together, as the input `evidence`.
+        files: By name of the input, plain files: a path or a list of paths.
+        local: The files of a local checkpoint that the stage takes.
+        environment: Identity of its environment.
+        options: What else its command line says, by name; all of it counts.
+    """
+    reads, files = dict(reads or {}), dict(files or {})
+    paths = {
+        name: [value] if isinstance(value, str) else list(value) for name, value in files.items()
+    }
+    if local is not None:
+        # Nothing of a repository of the hub, whose commit says it all.
+        options["planned"] = STORE.sources.name(stage, local) if local else []
+    planned = or_end(
+        PLAN.add,
+        stage,
+        reads=[*reads.values(), *evidence],
+        files=[Path(path) for name in paths for path in paths[name]],
+        settings=options,
+        environment=environment,
+    )
+    pointers = {name: str(PLAN.stages[read].pointer) for name, read in reads.items()}
+    if evidence:
+        pointers["evidence"] = [str(PLAN.stages[name].pointer) for name in evidence]
+    return SimpleNamespace(
+        input={name: ancient(value) for name, value in {**pointers, **files}.items()},
+        params={**options, "environment": environment, "store": CONFIG.store},
+        pointer=str(planned.pointer),
+        copies=str(planned.copies),
+        log=f"logs/{RELEASE}/{stage}.log",
+        benchmark=f"benchmarks/{RELEASE}/{stage}.tsv",
+    )
+
+
+def local_checkpoint(location, files=local_files):
+    """The files of a checkpoint that lies here; those of the hub are pinned by their commit.
+
+    An index that can't be read is left to the stage, whose message says more.
+    """
     place = parse_location(location)
     if isinstance(place, HubRepository) or not place.path.is_dir():
         return []
-    files = (path.name for path in place.path.iterdir() if path.is_file())
-    return [str(place.path / name) for name in names(files)]
+    try:
+        return files(place.path)
+    except ScionError:
+        return usable_files(place.path)
 
 
 def local_file(location):
@@ -111,7 +157,16 @@ def require_pinned_sources():
     for location in (CONFIG.source, CONFIG.donor, *datasets, *base):
         place = parse_location(location)
         if isinstance(place, HubRepository):
-            try:
-                place.require_pinned(CONFIG_FILES[0])
-            except ScionError as error:
-                raise WorkflowError(f"\nerror: {error}")
+            or_end(place.require_pinned, CONFIG_FILES[0])
+
+
+def show_results():
+    """Let results/ show what this configuration has, whether or not anything had to be made."""
+    # Neither a dry run nor `--lint` or `--report` changes anything.
+    if workflow.executor_plugin is not None and not workflow.dryrun and not workflow.touch:
+        PLAN.show()
+
+
+if workflow.is_main_process:
+    # Snakemake calls none of its hooks if there is nothing to be done.
+    atexit.register(show_results)

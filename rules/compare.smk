@@ -6,41 +6,48 @@ Input: the artifacts extract_text and fetch_donor, the data to calibrate and to 
 Output: the artifact compare_recipes.
 """
 
+COMPARE_RECIPES = plan(
+    "compare_recipes",
+    reads={"text": "extract_text", "donor": "fetch_donor"},
+    files={
+        "calibration": [*map(local_file, CALIBRATION_DATASETS)],
+        "chats": CONFIG.quality.chats,
+        "texts": CONFIG.quality.texts or [],
+        "prompts": CONFIG.measurement.prompts,
+        "tasks": AGENT_TASKS,
+    },
+    settings=settings(
+        quantization=CONFIG.quantization,
+        comparison=CONFIG.comparison,
+        serving=CONFIG.serving,
+        launch=LAUNCH,
+    ),
+    environment=SERVING_ENVIRONMENT,
+)
+
 
 rule compare_recipes:
     input:
-        text=manifest("extract_text"),
-        donor=manifest("fetch_donor"),
-        calibration=[local_file(dataset) for dataset in CALIBRATION_DATASETS],
-        chats=CONFIG.quality.chats,
-        texts=CONFIG.quality.texts or [],
-        prompts=CONFIG.measurement.prompts,
-        tasks=project_file("workflow/scion/evaluation/agent/agent_tasks.yaml"),
-        code=stage_code("compare_recipes"),
+        **COMPARE_RECIPES.input,
     output:
-        manifest=update(manifest("compare_recipes")),
+        pointer=COMPARE_RECIPES.pointer,
         picture=report(
-            update(f"results/{RELEASE}/compare_recipes/recipes.svg"),
+            f"{COMPARE_RECIPES.copies}/recipes.svg",
             caption="../workflow/report/recipes.rst",
             category="Pictures",
             labels={"result": "recipes"},
         ),
     log:
-        f"logs/{RELEASE}/compare_recipes.log",
+        COMPARE_RECIPES.log,
     benchmark:
-        f"benchmarks/{RELEASE}/compare_recipes.tsv"
+        COMPARE_RECIPES.benchmark
     # All there are: nothing may run beside what is timed.
     threads: ALL_THREADS
     params:
-        settings=settings(
-            quantization=CONFIG.quantization,
-            comparison=CONFIG.comparison,
-            serving=CONFIG.serving,
-            launch=LAUNCH,
-        ),
+        **COMPARE_RECIPES.params,
+        copies=COMPARE_RECIPES.copies,
         python=SERVING_PYTHON,
         log_folder=f"logs/{RELEASE}",
-        environment=SERVING_ENVIRONMENT,
     shell:
         r"""
         python -m scion.stages.compare_recipes \
@@ -53,7 +60,9 @@ rule compare_recipes:
             --settings {params.settings:q} \
             --python {params.python:q} \
             --log-folder {params.log_folder:q} \
-            --output {output.manifest:q} \
+            --output {output.pointer:q} \
+            --copies {params.copies:q} \
+            --store {params.store:q} \
             --environment {params.environment:q} \
             2>&1 | tee {log:q}
         """

@@ -4,76 +4,95 @@ Input: the artifact fetch_source.
 Output: the artifact lint_source, a report; fix_keys and extract_text, bf16 checkpoints.
 """
 
+LINT_SOURCE = plan(
+    "lint_source",
+    reads={"source": "fetch_source"},
+    settings=settings(lint=CONFIG.lint),
+    environment=ROOT_ENVIRONMENT,
+)
+
 
 rule lint_source:
     input:
-        source=manifest("fetch_source"),
-        code=stage_code("lint_source"),
+        **LINT_SOURCE.input,
     output:
-        update(manifest("lint_source")),
+        LINT_SOURCE.pointer,
     log:
-        f"logs/{RELEASE}/lint_source.log",
+        LINT_SOURCE.log,
     benchmark:
-        f"benchmarks/{RELEASE}/lint_source.tsv"
+        LINT_SOURCE.benchmark
     params:
-        settings=settings(lint=CONFIG.lint),
-        environment=ROOT_ENVIRONMENT,
+        **LINT_SOURCE.params,
     shell:
         r"""
         python -m scion.stages.lint_source \
             --source {input.source:q} \
             --settings {params.settings:q} \
             --output {output:q} \
+            --store {params.store:q} \
             --environment {params.environment:q} \
             2>&1 | tee {log:q}
         """
 
 
+FIX_KEYS = plan(
+    "fix_keys",
+    # Nothing is read from lint_source: errors in the source stop the run before this.
+    reads={"source": "fetch_source", "lint": "lint_source"},
+    environment=ROOT_ENVIRONMENT,
+)
+
+
 rule fix_keys:
     input:
-        source=manifest("fetch_source"),
-        # Nothing is read from it: errors in the source stop the run before this.
-        lint=manifest("lint_source"),
-        code=stage_code("fix_keys"),
+        **FIX_KEYS.input,
     output:
-        update(manifest("fix_keys")),
+        FIX_KEYS.pointer,
     log:
-        f"logs/{RELEASE}/fix_keys.log",
+        FIX_KEYS.log,
     benchmark:
-        f"benchmarks/{RELEASE}/fix_keys.tsv"
+        FIX_KEYS.benchmark
     threads: 8
     params:
-        environment=ROOT_ENVIRONMENT,
+        **FIX_KEYS.params,
     shell:
         r"""
         python -m scion.stages.fix_keys \
             --source {input.source:q} \
             --output {output:q} \
+            --store {params.store:q} \
             --environment {params.environment:q} \
             2>&1 | tee {log:q}
         """
 
 
+EXTRACT_TEXT = plan(
+    "extract_text",
+    reads={"fixed": "fix_keys"},
+    text_only=str(CONFIG.text_only).lower(),
+    environment=ROOT_ENVIRONMENT,
+)
+
+
 rule extract_text:
     input:
-        fixed=manifest("fix_keys"),
-        code=stage_code("extract_text"),
+        **EXTRACT_TEXT.input,
     output:
-        update(manifest("extract_text")),
+        EXTRACT_TEXT.pointer,
     log:
-        f"logs/{RELEASE}/extract_text.log",
+        EXTRACT_TEXT.log,
     benchmark:
-        f"benchmarks/{RELEASE}/extract_text.tsv"
+        EXTRACT_TEXT.benchmark
     threads: 8
     params:
-        text_only=str(CONFIG.text_only).lower(),
-        environment=ROOT_ENVIRONMENT,
+        **EXTRACT_TEXT.params,
     shell:
         r"""
         python -m scion.stages.extract_text \
             --fixed {input.fixed:q} \
             --text-only {params.text_only:q} \
             --output {output:q} \
+            --store {params.store:q} \
             --environment {params.environment:q} \
             2>&1 | tee {log:q}
         """

@@ -4,29 +4,35 @@ Input: the artifacts graft_mtp, extract_text, fetch_source, fetch_base and verif
 Output: the artifact evaluate_quality.
 """
 
+EVALUATE_QUALITY = plan(
+    "evaluate_quality",
+    reads={
+        "release": "graft_mtp",
+        "fixed": "extract_text",
+        "source": "fetch_source",
+        **({"base": "fetch_base"} if CONFIG.quality.base else {}),
+        "verified": "verify_release",
+    },
+    files={"chats": CONFIG.quality.chats, "texts": CONFIG.quality.texts or []},
+    settings=settings(serving=CONFIG.serving, launch=LAUNCH, quality=CONFIG.quality),
+    environment=SERVING_ENVIRONMENT,
+)
+
 
 rule evaluate_quality:
     input:
-        release=manifest("graft_mtp"),
-        fixed=manifest("extract_text"),
-        source=manifest("fetch_source"),
-        base=manifest("fetch_base") if CONFIG.quality.base else [],
-        verified=manifest("verify_release"),
-        chats=CONFIG.quality.chats,
-        texts=CONFIG.quality.texts or [],
-        code=stage_code("evaluate_quality"),
+        **EVALUATE_QUALITY.input,
     output:
-        update(manifest("evaluate_quality")),
+        EVALUATE_QUALITY.pointer,
     log:
-        f"logs/{RELEASE}/evaluate_quality.log",
+        EVALUATE_QUALITY.log,
     benchmark:
-        f"benchmarks/{RELEASE}/evaluate_quality.tsv"
+        EVALUATE_QUALITY.benchmark
     threads: SERVER_THREADS
     params:
-        settings=settings(serving=CONFIG.serving, launch=LAUNCH, quality=CONFIG.quality),
+        **EVALUATE_QUALITY.params,
         python=SERVING_PYTHON,
         log_folder=f"logs/{RELEASE}",
-        environment=SERVING_ENVIRONMENT,
     shell:
         r"""
         python -m scion.stages.evaluate_quality \
@@ -40,6 +46,7 @@ rule evaluate_quality:
             --python {params.python:q} \
             --log-folder {params.log_folder:q} \
             --output {output:q} \
+            --store {params.store:q} \
             --environment {params.environment:q} \
             2>&1 | tee {log:q}
         """
@@ -50,25 +57,30 @@ EVALUATION_PYTHON = str(prefix(EVALUATION_FOLDER) / "bin/python")
 EVALUATION_ENVIRONMENT = environment(SERVING_FOLDER, EVALUATION_FOLDER)
 
 
+EVALUATE_IFEVAL = plan(
+    "evaluate_ifeval",
+    reads={"release": "graft_mtp", "verified": "verify_release"},
+    files={"dataset": local_file(CONFIG.ifeval.dataset)},
+    settings=settings(launch=LAUNCH, serving=CONFIG.serving, ifeval=CONFIG.ifeval),
+    environment=EVALUATION_ENVIRONMENT,
+)
+
+
 rule evaluate_ifeval:
     input:
-        release=manifest("graft_mtp"),
-        verified=manifest("verify_release"),
-        dataset=local_file(CONFIG.ifeval.dataset),
-        code=stage_code("evaluate_ifeval"),
+        **EVALUATE_IFEVAL.input,
     output:
-        update(manifest("evaluate_ifeval")),
+        EVALUATE_IFEVAL.pointer,
     log:
-        f"logs/{RELEASE}/evaluate_ifeval.log",
+        EVALUATE_IFEVAL.log,
     benchmark:
-        f"benchmarks/{RELEASE}/evaluate_ifeval.tsv"
+        EVALUATE_IFEVAL.benchmark
     threads: SERVER_THREADS
     params:
-        settings=settings(launch=LAUNCH, serving=CONFIG.serving, ifeval=CONFIG.ifeval),
+        **EVALUATE_IFEVAL.params,
         python=SERVING_PYTHON,
         evaluator_python=EVALUATION_PYTHON,
         log_folder=f"logs/{RELEASE}",
-        environment=EVALUATION_ENVIRONMENT,
     shell:
         r"""
         python -m scion.stages.evaluate_ifeval \
@@ -78,29 +90,35 @@ rule evaluate_ifeval:
             --evaluator-python {params.evaluator_python:q} \
             --log-folder {params.log_folder:q} \
             --output {output:q} \
+            --store {params.store:q} \
             --environment {params.environment:q} \
             2>&1 | tee {log:q}
         """
 
 
+EVALUATE_BFCL = plan(
+    "evaluate_bfcl",
+    reads={"release": "graft_mtp", "verified": "verify_release"},
+    settings=settings(launch=LAUNCH, serving=CONFIG.serving, bfcl=CONFIG.bfcl),
+    environment=EVALUATION_ENVIRONMENT,
+)
+
+
 rule evaluate_bfcl:
     input:
-        release=manifest("graft_mtp"),
-        verified=manifest("verify_release"),
-        code=stage_code("evaluate_bfcl"),
+        **EVALUATE_BFCL.input,
     output:
-        update(manifest("evaluate_bfcl")),
+        EVALUATE_BFCL.pointer,
     log:
-        f"logs/{RELEASE}/evaluate_bfcl.log",
+        EVALUATE_BFCL.log,
     benchmark:
-        f"benchmarks/{RELEASE}/evaluate_bfcl.tsv"
+        EVALUATE_BFCL.benchmark
     threads: SERVER_THREADS
     params:
-        settings=settings(launch=LAUNCH, serving=CONFIG.serving, bfcl=CONFIG.bfcl),
+        **EVALUATE_BFCL.params,
         python=SERVING_PYTHON,
         evaluator_python=EVALUATION_PYTHON,
         log_folder=f"logs/{RELEASE}",
-        environment=EVALUATION_ENVIRONMENT,
     shell:
         r"""
         python -m scion.stages.evaluate_bfcl \
@@ -110,6 +128,7 @@ rule evaluate_bfcl:
             --evaluator-python {params.evaluator_python:q} \
             --log-folder {params.log_folder:q} \
             --output {output:q} \
+            --store {params.store:q} \
             --environment {params.environment:q} \
             2>&1 | tee {log:q}
         """

@@ -3,54 +3,66 @@
 Input: a local folder, or a repository of the hub at a commit.
 Output: the artifacts fetch_source and fetch_base (whole checkpoints) and fetch_donor (config and
 mtp.* tensors).
-
-A location is read by a function: as a plain parameter Snakemake's lint takes it for the hard-coded
-prefix of an input.
 """
+
+FETCH_SOURCE = plan(
+    "fetch_source",
+    local=local_checkpoint(CONFIG.source),
+    location=CONFIG.source,
+    environment=ROOT_ENVIRONMENT,
+)
 
 
 rule fetch_source:
     input:
-        files=local_checkpoint(CONFIG.source),
-        code=stage_code("fetch_source"),
+        **FETCH_SOURCE.input,
     output:
-        update(manifest("fetch_source")),
+        FETCH_SOURCE.pointer,
     log:
-        f"logs/{RELEASE}/fetch_source.log",
+        FETCH_SOURCE.log,
     benchmark:
-        f"benchmarks/{RELEASE}/fetch_source.tsv"
+        FETCH_SOURCE.benchmark
     threads: 8
     params:
-        location=lambda wildcards: CONFIG.source,
-        environment=ROOT_ENVIRONMENT,
+        **FETCH_SOURCE.params,
     shell:
         r"""
         python -m scion.stages.fetch_source \
             --location {params.location:q} \
+            --planned {params.planned:q} \
             --output {output:q} \
+            --store {params.store:q} \
             --environment {params.environment:q} \
             2>&1 | tee {log:q}
         """
 
 
+FETCH_DONOR = plan(
+    "fetch_donor",
+    local=local_checkpoint(CONFIG.donor, usable_files),
+    location=CONFIG.donor,
+    environment=ROOT_ENVIRONMENT,
+)
+
+
 rule fetch_donor:
     input:
-        files=local_checkpoint(CONFIG.donor),
-        code=stage_code("fetch_donor"),
+        **FETCH_DONOR.input,
     output:
-        update(manifest("fetch_donor")),
+        FETCH_DONOR.pointer,
     log:
-        f"logs/{RELEASE}/fetch_donor.log",
+        FETCH_DONOR.log,
     benchmark:
-        f"benchmarks/{RELEASE}/fetch_donor.tsv"
+        FETCH_DONOR.benchmark
     params:
-        location=lambda wildcards: CONFIG.donor,
-        environment=ROOT_ENVIRONMENT,
+        **FETCH_DONOR.params,
     shell:
         r"""
         python -m scion.stages.fetch_donor \
             --location {params.location:q} \
+            --planned {params.planned:q} \
             --output {output:q} \
+            --store {params.store:q} \
             --environment {params.environment:q} \
             2>&1 | tee {log:q}
         """
@@ -58,25 +70,32 @@ rule fetch_donor:
 
 if CONFIG.quality.base:
 
+    FETCH_BASE = plan(
+        "fetch_base",
+        local=local_checkpoint(CONFIG.quality.base),
+        location=CONFIG.quality.base,
+        environment=ROOT_ENVIRONMENT,
+    )
+
     rule fetch_base:
         input:
-            files=local_checkpoint(CONFIG.quality.base),
-            code=stage_code("fetch_base"),
+            **FETCH_BASE.input,
         output:
-            update(manifest("fetch_base")),
+            FETCH_BASE.pointer,
         log:
-            f"logs/{RELEASE}/fetch_base.log",
+            FETCH_BASE.log,
         benchmark:
-            f"benchmarks/{RELEASE}/fetch_base.tsv"
+            FETCH_BASE.benchmark
         threads: 8
         params:
-            location=lambda wildcards: CONFIG.quality.base,
-            environment=ROOT_ENVIRONMENT,
+            **FETCH_BASE.params,
         shell:
             r"""
             python -m scion.stages.fetch_base \
                 --location {params.location:q} \
+                --planned {params.planned:q} \
                 --output {output:q} \
+                --store {params.store:q} \
                 --environment {params.environment:q} \
                 2>&1 | tee {log:q}
             """

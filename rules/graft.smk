@@ -4,26 +4,31 @@ Input: the artifacts quantize_nvfp4 and fetch_donor.
 Output: the artifact graft_mtp, all that the release holds but its card.
 """
 
+GRAFT_MTP = plan(
+    "graft_mtp",
+    reads={"quantized": "quantize_nvfp4", "donor": "fetch_donor"},
+    environment=ROOT_ENVIRONMENT,
+)
+
 
 rule graft_mtp:
     input:
-        quantized=manifest("quantize_nvfp4"),
-        donor=manifest("fetch_donor"),
-        code=stage_code("graft_mtp"),
+        **GRAFT_MTP.input,
     output:
-        update(manifest("graft_mtp")),
+        GRAFT_MTP.pointer,
     log:
-        f"logs/{RELEASE}/graft_mtp.log",
+        GRAFT_MTP.log,
     benchmark:
-        f"benchmarks/{RELEASE}/graft_mtp.tsv"
+        GRAFT_MTP.benchmark
     params:
-        environment=ROOT_ENVIRONMENT,
+        **GRAFT_MTP.params,
     shell:
         r"""
         python -m scion.stages.graft_mtp \
             --quantized {input.quantized:q} \
             --donor {input.donor:q} \
             --output {output:q} \
+            --store {params.store:q} \
             --environment {params.environment:q} \
             2>&1 | tee {log:q}
         """

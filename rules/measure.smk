@@ -4,30 +4,34 @@ Input: the artifacts graft_mtp and verify_release (nothing is measured that was 
 Output: the artifacts measure_serving and run_agent_tasks.
 """
 
+MEASURE_SERVING = plan(
+    "measure_serving",
+    reads={"release": "graft_mtp", "verified": "verify_release"},
+    files={"prompts": CONFIG.measurement.prompts},
+    settings=settings(
+        serving=CONFIG.serving,
+        launches=MEASURED_LAUNCHES,
+        measurement=CONFIG.measurement,
+    ),
+    environment=SERVING_ENVIRONMENT,
+)
+
 
 rule measure_serving:
     input:
-        release=manifest("graft_mtp"),
-        verified=manifest("verify_release"),
-        prompts=CONFIG.measurement.prompts,
-        code=stage_code("measure_serving"),
+        **MEASURE_SERVING.input,
     output:
-        update(manifest("measure_serving")),
+        MEASURE_SERVING.pointer,
     log:
-        f"logs/{RELEASE}/measure_serving.log",
+        MEASURE_SERVING.log,
     benchmark:
-        f"benchmarks/{RELEASE}/measure_serving.tsv"
+        MEASURE_SERVING.benchmark
     # All there are: nothing may run beside what is timed.
     threads: ALL_THREADS
     params:
-        settings=settings(
-            serving=CONFIG.serving,
-            launches=MEASURED_LAUNCHES,
-            measurement=CONFIG.measurement,
-        ),
+        **MEASURE_SERVING.params,
         python=SERVING_PYTHON,
         log_folder=f"logs/{RELEASE}",
-        environment=SERVING_ENVIRONMENT,
     shell:
         r"""
         python -m scion.stages.measure_serving \
@@ -37,29 +41,35 @@ rule measure_serving:
             --python {params.python:q} \
             --log-folder {params.log_folder:q} \
             --output {output:q} \
+            --store {params.store:q} \
             --environment {params.environment:q} \
             2>&1 | tee {log:q}
         """
 
 
+RUN_AGENT_TASKS = plan(
+    "run_agent_tasks",
+    reads={"release": "graft_mtp", "verified": "verify_release"},
+    files={"tasks": AGENT_TASKS},
+    settings=settings(serving=CONFIG.serving, launch=LAUNCH, agent_tasks=CONFIG.agent_tasks),
+    environment=SERVING_ENVIRONMENT,
+)
+
+
 rule run_agent_tasks:
     input:
-        release=manifest("graft_mtp"),
-        verified=manifest("verify_release"),
-        tasks=project_file("workflow/scion/evaluation/agent/agent_tasks.yaml"),
-        code=stage_code("run_agent_tasks"),
+        **RUN_AGENT_TASKS.input,
     output:
-        update(manifest("run_agent_tasks")),
+        RUN_AGENT_TASKS.pointer,
     log:
-        f"logs/{RELEASE}/run_agent_tasks.log",
+        RUN_AGENT_TASKS.log,
     benchmark:
-        f"benchmarks/{RELEASE}/run_agent_tasks.tsv"
+        RUN_AGENT_TASKS.benchmark
     threads: SERVER_THREADS
     params:
-        settings=settings(serving=CONFIG.serving, launch=LAUNCH, agent_tasks=CONFIG.agent_tasks),
+        **RUN_AGENT_TASKS.params,
         python=SERVING_PYTHON,
         log_folder=f"logs/{RELEASE}",
-        environment=SERVING_ENVIRONMENT,
     shell:
         r"""
         python -m scion.stages.run_agent_tasks \
@@ -69,6 +79,7 @@ rule run_agent_tasks:
             --python {params.python:q} \
             --log-folder {params.log_folder:q} \
             --output {output:q} \
+            --store {params.store:q} \
             --environment {params.environment:q} \
             2>&1 | tee {log:q}
         """

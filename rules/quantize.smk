@@ -5,33 +5,36 @@ scales are taken.
 Output: the artifact quantize_nvfp4.
 """
 
+SCALES = CONFIG.quantization.input_scales
+QUANTIZE_NVFP4 = plan(
+    "quantize_nvfp4",
+    reads={"text": "extract_text"},
+    files={"calibration": [*map(local_file, CALIBRATION_DATASETS)]},
+    local=local_checkpoint(SCALES, usable_files) if SCALES else [],
+    settings=settings(quantization=CONFIG.quantization),
+    environment=ROOT_ENVIRONMENT,
+)
+
 
 rule quantize_nvfp4:
     input:
-        text=manifest("extract_text"),
-        calibration=[local_file(dataset) for dataset in CALIBRATION_DATASETS],
-        scales=(
-            local_checkpoint(CONFIG.quantization.input_scales)
-            if CONFIG.quantization.input_scales
-            else []
-        ),
-        code=stage_code("quantize_nvfp4"),
+        **QUANTIZE_NVFP4.input,
     output:
-        update(manifest("quantize_nvfp4")),
+        QUANTIZE_NVFP4.pointer,
     log:
-        f"logs/{RELEASE}/quantize_nvfp4.log",
+        QUANTIZE_NVFP4.log,
     benchmark:
-        f"benchmarks/{RELEASE}/quantize_nvfp4.tsv"
+        QUANTIZE_NVFP4.benchmark
     threads: 8
     params:
-        settings=settings(quantization=CONFIG.quantization),
-        environment=ROOT_ENVIRONMENT,
+        **QUANTIZE_NVFP4.params,
     shell:
         r"""
         python -m scion.stages.quantize_nvfp4 \
             --text {input.text:q} \
             --settings {params.settings:q} \
             --output {output:q} \
+            --store {params.store:q} \
             --environment {params.environment:q} \
             2>&1 | tee {log:q}
         """

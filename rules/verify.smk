@@ -4,23 +4,26 @@ Input: the artifacts graft_mtp, extract_text and fetch_donor.
 Output: the artifact verify_release, a report.
 """
 
+VERIFY_RELEASE = plan(
+    "verify_release",
+    reads={"release": "graft_mtp", "text": "extract_text", "donor": "fetch_donor"},
+    settings=settings(lint=CONFIG.lint),
+    environment=ROOT_ENVIRONMENT,
+)
+
 
 rule verify_release:
     input:
-        release=manifest("graft_mtp"),
-        text=manifest("extract_text"),
-        donor=manifest("fetch_donor"),
-        code=stage_code("verify_release"),
+        **VERIFY_RELEASE.input,
     output:
-        update(manifest("verify_release")),
+        VERIFY_RELEASE.pointer,
     log:
-        f"logs/{RELEASE}/verify_release.log",
+        VERIFY_RELEASE.log,
     benchmark:
-        f"benchmarks/{RELEASE}/verify_release.tsv"
+        VERIFY_RELEASE.benchmark
     threads: 8
     params:
-        settings=settings(lint=CONFIG.lint),
-        environment=ROOT_ENVIRONMENT,
+        **VERIFY_RELEASE.params,
     shell:
         r"""
         python -m scion.stages.verify_release \
@@ -29,6 +32,7 @@ rule verify_release:
             --donor {input.donor:q} \
             --settings {params.settings:q} \
             --output {output:q} \
+            --store {params.store:q} \
             --environment {params.environment:q} \
             2>&1 | tee {log:q}
         """

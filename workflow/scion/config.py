@@ -32,6 +32,12 @@ class Config(Section):
         pattern=r"^[a-z0-9][a-z0-9._-]*$",
         description="name of the folder below results/",
     )
+    store: tuple[str, ...] = Field(
+        default=("results/.store",),
+        min_length=1,
+        description="where artifacts are kept: a folder, which releases, checkouts and users may "
+        "share; then stores elsewhere to take from and to add to, such as s3://bucket/prefix",
+    )
     source: str = Field(
         default="resources/pico/pico-agent",
         description="bf16 checkpoint: a local folder, or hf://owner/name@<40-digit commit>",

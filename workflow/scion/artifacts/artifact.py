@@ -1,33 +1,33 @@
-"""An artifact: the folder that a stage writes, and the `manifest.json` that proves it.
+"""An artifact: the folder of files that a stage made, and the manifest that proves it.
 
-The manifest names every file with size and SHA-256, the root digests of the artifacts it was made
-from, the settings, the code and the locked environment that made it, and one root digest over all
-of that. Artifacts with weights hold `tensors.json` beside it: for each tensor dtype, shape, file,
-byte range and the SHA-256 of the raw bytes. The manifest hashes that file like any other.
+The manifest names every file with size and SHA-256, what the artifact was made from, the settings,
+the code and the locked environment that made it, and three digests: *content* over the files alone,
+*recipe* over all that was asked for, and *root* over the whole manifest. Artifacts with weights hold
+`tensors.json` among their files: for each tensor dtype, shape, file, byte range and the SHA-256 of
+the raw bytes. The form of a manifest is described in docs/store.md.
 
-`remake` guarantees that an artifact is whole or absent: a stage writes into a hidden sibling
-folder which takes the artifact's place only when its manifest is written. Asked again for what is
-already there, it does nothing.
+An artifact's files lie in a store (`scion.artifacts.store`), and its manifest in the pointer that a
+rule declares; a sealed release is a folder that holds both.
 """
 
-import contextlib
-import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from scion.artifacts.code_digest import code_digest
-from scion.checkpoint.safetensors_file import digest_safetensors, read_header
+from scion.artifacts.store.known_files import KnownFiles
+from scion.checkpoint.safetensors_file import FileDigest, read_header
 from scion.checkpoint.shards import read_json, read_object
 from scion.common.digest import digest_file, digest_json, in_parallel
 from scion.common.errors import ScionError
-from scion.common.files import link_or_copy, write_json
+from scion.common.files import reflink_or_link, write_json
 
-FORMAT = "scion-manifest/1"
+FORMAT = "scion-manifest/2"
 MANIFEST = "manifest.json"
 TENSORS = "tensors.json"
+# What a recipe is the digest of.
+REQUEST = ("stage", "made_from", "settings", "code", "environment")
 
 
 @dataclass(frozen=True)
@@ -39,22 +39,35 @@ class Artifact:
 
     @classmethod
     def open(cls, path: Path) -> "Artifact":
-        """Open an artifact by its folder or its manifest.
+        """Open what lies in a folder of results, or a release; no file of it is hashed.
+
+        Args:
+            path: A release folder or its manifest.json; or an artifact `results/<release>/<stage>`,
+                with or without `.json` at its end.
 
         Raises:
-            ScionError: No manifest there, or one whose digest is not that of its content.
+            ScionError: There is no manifest, or one whose digests are not those of its content.
         """
-        folder = path.parent if path.name == MANIFEST else path
-        manifest = read_object(folder / MANIFEST)
-        if manifest.get("root") != manifest_root(manifest):
-            raise ScionError(
-                "the manifest's root digest is not that of its content",
-                where=folder / MANIFEST,
-                expected=manifest_root(manifest),
-                found=manifest.get("root"),
-                hint=f"the file was edited: remove {folder} and run the workflow again",
-            )
-        return cls(folder, manifest)
+        if path.name == MANIFEST or (path / MANIFEST).is_file():
+            folder = path.parent if path.name == MANIFEST else path
+            return cls(folder, read_manifest(folder / MANIFEST))
+        folder = path.with_name(path.name.removesuffix(".json"))
+        return cls(folder, read_manifest(folder.with_name(f"{folder.name}.json")))
+
+    @property
+    def stage(self) -> str:
+        """Name of the stage that made it."""
+        return self.manifest["stage"]
+
+    @property
+    def content(self) -> str:
+        """The digest of the files alone: equal bytes have one, whoever made them."""
+        return self.manifest["content"]
+
+    @property
+    def recipe(self) -> str:
+        """The digest of what was asked for."""
+        return self.manifest["recipe"]
 
     @property
     def root(self) -> str:
@@ -80,13 +93,6 @@ class Artifact:
         """Parsed once: `Draft.link` asks for it shard by shard."""
         return read_json(self.folder / TENSORS) if TENSORS in self.files else {}
 
-    def complete(self) -> bool:
-        """Whether every file is there with its size. Contents are not read."""
-        return all(
-            (self.folder / name).is_file() and (self.folder / name).stat().st_size == entry["size"]
-            for name, entry in self.files.items()
-        )
-
     def check(self) -> list[str]:
         """Hash every file again; one line for each that is missing, changed or not listed."""
         listed = {*self.files, MANIFEST}
@@ -108,19 +114,65 @@ class Artifact:
         return lines + [line for line in in_parallel(compare, self.files) if line is not None]
 
 
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Read a manifest, whether a pointer, a record or a release holds it.
+
+    Raises:
+        ScionError: The file can't be read, has another format, or one of its digests is wrong.
+    """
+    manifest = read_object(path)
+    if manifest.get("format") != FORMAT:
+        raise ScionError(
+            "the file is no manifest of this format",
+            where=path,
+            expected=FORMAT,
+            found=manifest.get("format", "no format"),
+            hint="run the workflow again: it makes the artifact anew",
+        )
+    for name, wanted in manifest_digests(manifest).items():
+        if manifest.get(name) != wanted:
+            raise ScionError(
+                f"the manifest's {name} digest is not that of its content",
+                where=path,
+                expected=wanted,
+                found=manifest.get(name),
+                hint="the file was edited: remove it and run the workflow again",
+            )
+    return manifest
+
+
+def manifest_digests(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """`recipe`, `content` and `root` as a manifest of this content has them."""
+    return {
+        "recipe": digest_json({key: manifest.get(key) for key in REQUEST}),
+        "content": digest_json(manifest.get("files")),
+        "root": digest_json({key: value for key, value in manifest.items() if key != "root"}),
+    }
+
+
 @dataclass
 class Draft:
     """An artifact in the making: write files into `folder`, link unchanged ones, note facts.
 
-    `request` is the digest of all that the artifact is made from. `known_tensors` are SHA-256 of
-    tensors by name whose writer hashed them: their bytes are not hashed a second time.
+    Attributes:
+        folder: Where the files go.
+        work: A folder for what should be there again if the stage is stopped, such as finished
+            layers; it goes when the artifact is there.
+        recipe: Digest of all that the artifact is made from.
+        known: Digests of files that need not be read again.
+        facts: What later stages or the card quote.
+        known_tensors: SHA-256 of tensors by name whose writer hashed them: their bytes are not
+            hashed a second time.
     """
 
     folder: Path
-    request: str = ""
+    work: Path
+    recipe: str
+    known: KnownFiles
     facts: dict[str, Any] = field(default_factory=dict)
     known_tensors: dict[str, str] = field(default_factory=dict)
     _files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _linked: set[str] = field(default_factory=set)
     _tensors: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
@@ -131,7 +183,8 @@ class Draft:
     def link(self, artifact: Artifact, name: str, new_name: str | None = None) -> None:
         """Take a file of another artifact over by hard link, with its digests; no byte is read."""
         target = new_name or name
-        link_or_copy(artifact.folder / name, self.folder / target)
+        self.known.place(artifact.folder / name, self.folder / target)
+        self._note_link(artifact.folder / name, target)
         self._files[target] = artifact.files[name]
         if name.endswith(".safetensors"):
             rows = artifact.tensors().items()
@@ -145,6 +198,23 @@ class Draft:
             if name != TENSORS and name not in (but or set()):
                 self.link(artifact, name)
 
+    def take(self, path: Path, name: str) -> None:
+        """Take over a file of somebody's: a clone of it, a hard link, or a copy.
+
+        A link is the same file, so it keeps its mode; an edit of it is noticed by its times.
+        """
+        self.known.place(path, self.folder / name, reflink_or_link)
+        self._note_link(path, name)
+
+    def _note_link(self, source: Path, name: str) -> None:
+        if (self.folder / name).stat().st_ino == source.stat().st_ino:
+            self._linked.add(name)
+
+    @property
+    def written(self) -> list[str]:
+        """The files that are new here and nobody else's."""
+        return [name for name in self._files if name not in self._linked]
+
     def hash_files(self) -> None:
         """Hash what was written since the last call, tensors too, on all cores."""
         written = sorted(
@@ -155,9 +225,11 @@ class Draft:
 
         def hash_one(name: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
             path = self.folder / name
+            digest = self._digest(name)
+            entry = {"size": digest.size, "sha256": digest.sha256}
             if not name.endswith(".safetensors"):
-                return {"size": path.stat().st_size, "sha256": digest_file(path)}, {}
-            header, digest = read_header(path), digest_safetensors(path, known=self.known_tensors)
+                return entry, {}
+            header = read_header(path)
             rows = {
                 tensor.name: {
                     "dtype": tensor.dtype,
@@ -168,105 +240,31 @@ class Draft:
                 }
                 for tensor in header.tensors.values()
             }
-            return {"size": digest.size, "sha256": digest.sha256}, rows
+            return entry, rows
 
         for name, (entry, rows) in zip(written, in_parallel(hash_one, written), strict=True):
             self._files[name] = entry
             self._tensors |= rows
+
+    def _digest(self, name: str) -> FileDigest:
+        """What is written is read; what was taken from somebody is often known."""
+        return self.known.digest(self.folder / name, tensors=self.known_tensors)
 
     def tensor_table(self) -> dict[str, dict[str, Any]]:
         """The rows of `tensors.json` for all that is hashed or linked so far."""
         return dict(sorted(self._tensors.items()))
 
     def finish(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Hash what is new, write the tensor table and the manifest, and return the manifest."""
+        """Hash what is new, write the tensor table, and return the manifest."""
         self.hash_files()
         if self._tensors:
             write_json(self.folder / TENSORS, self.tensor_table())
             self.hash_files()
-        manifest = {
+        manifest: dict[str, Any] = {
             "format": FORMAT,
             **request,
             "facts": self.facts,
             "files": dict(sorted(self._files.items())),
         }
-        manifest = {"root": manifest_root(manifest), **manifest}
-        write_json(self.folder / MANIFEST, manifest)
-        return manifest
-
-
-def remake(
-    output: Path,
-    *,
-    stage: str,
-    inputs: Mapping[str, Artifact | Path],
-    settings: Mapping[str, Any],
-    environment: str,
-    build: Callable[[Draft], None],
-    volatile: bool = False,
-) -> Artifact:
-    """Bring the artifact at `output` up to date, by `build` if it must be made anew.
-
-    Args:
-        output: The artifact's folder.
-        stage: Name of the stage and of its module in `scion.stages`.
-        inputs: The artifacts, and plain files such as a template, that the stage reads.
-        settings: JSON-able settings of the stage.
-        environment: Identity of the locked environment, `sha256:…` of its lock.
-        build: Fills a draft. If it raises, an earlier artifact stays as it was.
-        volatile: The stage reads what no digest in the request covers, such as a local folder:
-            what is there already may be out of date, so it is made anew.
-    """
-    request = {
-        "stage": stage,
-        "made_from": {
-            name: {"stage": source.manifest["stage"], "root": source.root}
-            if isinstance(source, Artifact)
-            else {"file": source.name, "sha256": digest_file(source)}
-            for name, source in inputs.items()
-        },
-        "settings": dict(settings),
-        "code": code_digest(f"scion.stages.{stage}"),
-        "environment": environment,
-    }
-    partial = output.with_name(f".{output.name}.partial")
-    replaced = output.with_name(f".{output.name}.replaced")
-    _recover(output, partial, replaced)
-    current = None if volatile else _current(output, request)
-    if current is not None:
-        return current
-    try:
-        partial.mkdir(parents=True)
-        draft = Draft(partial, digest_json(request))
-        build(draft)
-        manifest = draft.finish(request)
-        if output.exists():
-            output.rename(replaced)
-        partial.rename(output)
-    except BaseException:
-        _recover(output, partial, replaced)
-        raise
-    shutil.rmtree(replaced, ignore_errors=True)
-    return Artifact(output, manifest)
-
-
-def _recover(output: Path, partial: Path, replaced: Path) -> None:
-    """Undo what a stage that stopped has left, wherever it stopped."""
-    if replaced.exists() and not output.exists():
-        replaced.rename(output)
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.rmtree(replaced, ignore_errors=True)
-
-
-def _current(output: Path, request: Mapping[str, Any]) -> Artifact | None:
-    with contextlib.suppress(ScionError):
-        artifact = Artifact.open(output)
-        recorded = {key: artifact.manifest.get(key) for key in request}
-        if recorded == request and artifact.complete():
-            return artifact
-    return None
-
-
-def manifest_root(manifest: Mapping[str, Any]) -> str:
-    """The root digest that a manifest of this content has."""
-    return digest_json({key: value for key, value in manifest.items() if key != "root"})
+        manifest |= {key: manifest_digests(manifest)[key] for key in ("recipe", "content")}
+        return {"root": manifest_digests(manifest)["root"], **manifest}

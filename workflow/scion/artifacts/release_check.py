@@ -3,9 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from scion.artifacts.artifact import Artifact, manifest_root
+from scion.artifacts.artifact import Artifact, manifest_digests
 from scion.checkpoint.shards import read_json
+from scion.common.digest import digest_json
 
+SEALED = "seal_release"
+RELEASE = "release"
 CARD = "README.md"
 PROVENANCE = "provenance"
 # What was measured: the records, and the files of lines beside them.
@@ -32,22 +35,31 @@ def check_release(folder: Path) -> tuple[Artifact, list[str]]:
         path.stem: read_json(path) for path in sorted((folder / PROVENANCE).glob("*.json"))
     }
     for stage, manifest in manifests.items():
-        if manifest.get("root") != manifest_root(manifest):
-            problems.append(f"{PROVENANCE}/{stage}.json: its root digest is not of its content")
-    roots = {manifest["root"] for manifest in manifests.values()}
-    for stage, manifest in {**manifests, "seal_release": sealed.manifest}.items():
         problems += [
-            f"{stage}: its input {name} ({root}) has no manifest in {PROVENANCE}/"
-            for name, root in _artifacts(manifest).items()
-            if root not in roots
+            f"{PROVENANCE}/{stage}.json: its {name} digest is not of its content"
+            for name, digest in manifest_digests(manifest).items()
+            if manifest.get(name) != digest
+        ]
+    made = [_named(manifest) for manifest in manifests.values()]
+    for stage, manifest in {**manifests, SEALED: sealed.manifest}.items():
+        problems += [
+            f"{stage}: its input {name} ({wanted['content']}) has no manifest in {PROVENANCE}/"
+            for name, wanted in _artifacts(manifest).items()
+            if not any(wanted.items() <= given.items() for given in made)
         ]
     problems += _weights(sealed, manifests)
     return sealed, problems
 
 
-def _artifacts(manifest: dict[str, Any]) -> dict[str, str]:
-    """Root digest by name of the artifacts that a manifest was made from; no plain files."""
-    return {name: made["root"] for name, made in manifest["made_from"].items() if "root" in made}
+def _named(manifest: dict[str, Any]) -> dict[str, str]:
+    """All that the manifests of later stages may name an artifact by."""
+    names = {name: manifest.get(name, "") for name in ("stage", "content", "root")}
+    return names | {"facts": digest_json(manifest.get("facts"))}
+
+
+def _artifacts(manifest: dict[str, Any]) -> dict[str, dict[str, str]]:
+    """What names each artifact that a manifest was made from; no plain files."""
+    return {name: made for name, made in manifest["made_from"].items() if "content" in made}
 
 
 def _weights(sealed: Artifact, manifests: dict[str, Any]) -> list[str]:
@@ -60,6 +72,6 @@ def _weights(sealed: Artifact, manifests: dict[str, Any]) -> list[str]:
         for name, entry in grafted["files"].items()
         if sealed.files.get(name) != entry
     ]
-    if grafted["root"] not in (sealed.folder / CARD).read_text():
-        problems.append(f"{CARD}: does not name the weights' digest {grafted['root']}")
+    if grafted["content"] not in (sealed.folder / CARD).read_text():
+        problems.append(f"{CARD}: does not name the weights' digest {grafted['content']}")
     return problems

@@ -3,8 +3,10 @@
 import contextlib
 import errno
 import fcntl
+import functools
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Generator
 from pathlib import Path
@@ -13,14 +15,16 @@ from typing import IO, Any
 # Linux's ioctl number of FICLONE (linux/fs.h): share the extents instead of copying them.
 _FICLONE = 0x40049409
 _COPY_WINDOW = 64 << 20
+# What a file system says that has no hard links, or none to this file.
+_NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Generator[IO[bytes]]:
     """Open a sibling of `path` for writing that replaces it only if the block ends well.
 
-    The data is synced before the rename; on any exception, an interrupt too, the sibling is
-    removed and an earlier file at `path` stays as it was.
+    The data is synced before the rename, and the folder after it; on any exception, an interrupt
+    too, the sibling is removed and an earlier file at `path` stays as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -31,6 +35,7 @@ def atomic_file(path: Path) -> Generator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(name, path)
+        sync(path.parent)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
@@ -63,19 +68,67 @@ def link_or_copy(source: Path, target: Path) -> None:
     try:
         os.link(source.resolve(), target)
     except OSError as error:
-        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP):
+        if error.errno not in _NO_LINKS:
+            raise
+        _say_once(f"{target.parent}: no hard links here ({error.strerror}); files are copied")
+        copy_file(source, target)
+
+
+def reflink_or_link(source: Path, target: Path) -> None:
+    """Give `target` the bytes of `source` without moving them: a clone, a hard link, or a copy.
+
+    A clone (reflink) shares nothing that an edit of either could change; a hard link is the same
+    file, so whoever edits `source` edits `target`.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not _cloned(source.resolve(), target):
+        link_or_copy(source, target)
+
+
+def symlink_or_copy(source: Path, target: Path) -> None:
+    """Make `target` a symbolic link to `source`, or a copy of it; for a folder that is soon gone.
+
+    Unlike a hard link it changes nothing of `source`, its times included.
+    """
+    try:
+        target.symlink_to(source.resolve())
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
             raise
         copy_file(source, target)
 
 
 def copy_file(source: Path, target: Path) -> None:
     """Copy a file by reflink where the file system can, else inside the kernel."""
-    with source.open("rb") as reader, target.open("wb") as writer:
+    if not _cloned(source, target):
+        with source.open("rb") as reader, target.open("wb") as writer:
+            size = os.fstat(reader.fileno()).st_size
+            copy_range(reader, writer, offset=0, size=size)
+
+
+def _cloned(source: Path, target: Path) -> bool:
+    """Whether `target` could be made a clone of `source`; otherwise there is no `target`."""
+    with source.open("rb") as reader, target.open("xb") as writer:
         try:
             fcntl.ioctl(writer.fileno(), _FICLONE, reader.fileno())
         except OSError:
-            size = os.fstat(reader.fileno()).st_size
-            copy_range(reader, writer, offset=0, size=size)
+            target.unlink()
+            return False
+    return True
+
+
+@functools.cache
+def _say_once(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def sync(path: Path) -> None:
+    """Return when a file's bytes, or a folder's names, would outlive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def copy_range(reader: IO[bytes], writer: IO[bytes], *, offset: int, size: int) -> None:

@@ -8,7 +8,7 @@ from scion.architectures.inventory import declared_mtp_layers, inventory, with_m
 from scion.artifacts.artifact import Artifact
 from scion.checkpoint.shards import Checkpoint, index_headers, read_json
 from scion.common.errors import ScionError
-from scion.common.files import link_or_copy, write_json
+from scion.common.files import symlink_or_copy, write_json
 
 
 def add_head(folder: Path, donor: Artifact) -> None:
@@ -21,7 +21,7 @@ def add_head(folder: Path, donor: Artifact) -> None:
     config = declare_head(checkpoint.config, donor, where=folder / "config.json")
     head = head_shards(donor)
     for shard in head:
-        link_or_copy(donor.folder / shard, folder / shard)
+        symlink_or_copy(donor.folder / shard, folder / shard)
     index_headers(folder, [*checkpoint.headers, *head])
     write_json(folder / "config.json", config)
 

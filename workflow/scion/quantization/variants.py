@@ -16,7 +16,7 @@ from scion.architectures.inventory import Inventory
 from scion.artifacts.artifact import TENSORS, Artifact
 from scion.checkpoint.shards import CONFIG, INDEX, Checkpoint
 from scion.common.digest import digest_json
-from scion.common.files import link_or_copy
+from scion.common.files import symlink_or_copy
 from scion.quantization.calibration.batches import PackedBatch
 from scion.quantization.layerwise.stream import QuantizationTarget, Stream
 from scion.quantization.mtp_head import add_head
@@ -165,7 +165,7 @@ def _empty(folder: Path) -> Path:
 
 def _link(artifact: Artifact, folder: Path, *, but: set[str]) -> None:
     for name in artifact.files.keys() - but - {TENSORS}:
-        link_or_copy(artifact.folder / name, folder / name)
+        symlink_or_copy(artifact.folder / name, folder / name)
 
 
 def size(folder: Path) -> int:

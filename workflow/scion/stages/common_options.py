@@ -10,6 +10,8 @@ from types import FrameType
 from typing import TYPE_CHECKING, TypeVar
 
 from scion.artifacts.artifact import Artifact
+from scion.artifacts.making import Target
+from scion.artifacts.store.store import Store
 from scion.common.errors import ScionError
 
 if TYPE_CHECKING:
@@ -24,20 +26,27 @@ def stage_parser(description: str | None, *, inputs: Mapping[str, str]) -> argpa
 
     Args:
         description: The stage module's docstring.
-        inputs: Help text by name of each artifact that the stage reads; `--<name>` takes its
-            manifest's path.
+        inputs: Help text by name of each artifact that the stage reads; `--<name>` takes the
+            path of its pointer.
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     for name, text in inputs.items():
-        parser.add_argument(f"--{name}", required=True, type=Path, metavar="MANIFEST", help=text)
+        parser.add_argument(f"--{name}", required=True, type=Path, metavar="POINTER", help=text)
     parser.add_argument(
         "--output",
         required=True,
         type=Path,
-        metavar="MANIFEST",
-        help="manifest.json of the artifact to make; its folder is replaced as a whole",
+        metavar="POINTER",
+        help="file to write the artifact's manifest to; its files go into the store",
+    )
+    parser.add_argument(
+        "--store",
+        required=True,
+        nargs="+",
+        metavar="LOCATION",
+        help="folder that keeps artifacts, then stores elsewhere such as s3://bucket/prefix",
     )
     parser.add_argument(
         "--environment",
@@ -54,7 +63,7 @@ def add_file(parser: argparse.ArgumentParser, name: str, text: str) -> None:
 
 
 def add_optional(parser: argparse.ArgumentParser, name: str, kind: str, text: str) -> None:
-    """Add `--<name>` for an input that not every release has, `kind` being FILE or MANIFEST."""
+    """Add `--<name>` for an input that not every release has, `kind` being FILE or POINTER."""
     # A rule without such an input names the option and no value.
     parser.add_argument(f"--{name}", nargs="?", type=Path, metavar=kind, help=text)
 
@@ -83,24 +92,42 @@ def read_settings(text: str, model: type[_Settings]) -> _Settings:
         ) from error
 
 
-def run_stage(command: Callable[[], Artifact]) -> int:
-    """Run a stage's `main`, print the artifact and its root digest last, and return an exit code.
+def run_stage(args: argparse.Namespace, command: Callable[[Target], Artifact]) -> int:
+    """Run a stage's `main`, print where its artifact is, with its content digest, last.
 
     SIGTERM unwinds like Ctrl-C, so that the stage removes its half-made artifact and ends its
     server. A `ScionError` is printed without a traceback.
+
+    Args:
+        args: The command line of a `stage_parser`.
+        command: Calls the stage's function with the target.
+
+    Returns:
+        An exit code.
     """
 
     def interrupt(_signal: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, interrupt)
+    copies = getattr(args, "copies", None)
     try:
-        artifact = command()
+        artifact = command(Target(args.output, Store.open(args.store), copies))
     except ScionError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted: no half-made artifact is left", file=sys.stderr)
         return 130
-    print(f"{artifact.folder}: {artifact.root}", file=sys.stderr)
+    print(f"{artifact.stage}: {artifact.content} in {artifact.folder}", file=sys.stderr)
     return 0
+
+
+def add_copies(parser: argparse.ArgumentParser) -> None:
+    """Add `--copies`, for stages whose pictures and texts `snakemake --report` shows."""
+    parser.add_argument(
+        "--copies",
+        type=Path,
+        metavar="FOLDER",
+        help="folder for copies of the artifact's pictures and texts",
+    )

@@ -46,7 +46,8 @@ from typing import Any
 import torch
 
 from scion.architectures.inventory import inventory
-from scion.artifacts.artifact import Artifact, Draft, remake
+from scion.artifacts.artifact import Artifact, Draft
+from scion.artifacts.making import Target, remake
 from scion.checkpoint.shards import Checkpoint, read_object
 from scion.common.devices import device_named
 from scion.common.errors import ScionError
@@ -69,6 +70,7 @@ from scion.quantization.variants_config import Comparison, Variant
 from scion.report.pictures.recipes import recipes_picture
 from scion.report.recipes import SOURCE, best, best_line, markdown, parts_record, told
 from scion.stages.common_options import (
+    add_copies,
     add_file,
     add_optional,
     add_settings,
@@ -101,7 +103,7 @@ def compare_recipes(
     texts: Path | None,
     prompts: Path,
     tasks: Path,
-    output: Path,
+    output: Target,
     settings: RecipeComparisonSettings,
     python: Path,
     log_folder: Path,
@@ -116,7 +118,7 @@ def compare_recipes(
         texts: JSONL of held-out plain texts, if there are to be any.
         prompts: JSONL of chats to count acceptance on.
         tasks: YAML of agent tasks.
-        output: Folder of the artifact.
+        output: Where the artifact goes.
         settings: Variants and limits; how to calibrate; how to serve.
         python: Interpreter of the serving environment.
         log_folder: Where `compare_recipes.<variant>.server.log` go.
@@ -132,8 +134,6 @@ def compare_recipes(
     for number, each in enumerate(settings.quantization.calibration.sets, start=1):
         if (local := Path(each.dataset)).is_file():
             inputs[f"calibration_{number}"] = local
-    # Variants in the making, and what was measured of others; it has the artifact's file system.
-    work = output.with_name(f".{output.name}.work")
 
     def build(draft: Draft) -> None:
         _check_server(settings)
@@ -141,7 +141,7 @@ def compare_recipes(
             *read_chats(chats, limit=comparison.samples),
             *(read_texts(texts, limit=comparison.samples) if texts else []),
         ]
-        source, samples = _source(text, donor, settings, work, draft.request)
+        source, samples = _source(text, donor, settings, draft)
         limit = comparison.acceptance_prompts
         measuring = Measuring(
             stage=STAGE,
@@ -173,7 +173,7 @@ def compare_recipes(
         (draft.folder / TABLE).write_text(markdown(result))
         (draft.folder / PICTURE).write_text(recipes_picture(result).svg)
 
-    artifact = remake(
+    return remake(
         output,
         stage=STAGE,
         inputs=inputs,
@@ -188,8 +188,6 @@ def compare_recipes(
         environment=environment,
         build=build,
     )
-    shutil.rmtree(work, ignore_errors=True)
-    return artifact
 
 
 def _check_server(settings: RecipeComparisonSettings) -> None:
@@ -204,7 +202,7 @@ def _check_server(settings: RecipeComparisonSettings) -> None:
 
 
 def _source(
-    text: Artifact, donor: Artifact, settings: RecipeComparisonSettings, work: Path, request: str
+    text: Artifact, donor: Artifact, settings: RecipeComparisonSettings, draft: Draft
 ) -> tuple[VariantSource, list[Sample]]:
     checkpoint = Checkpoint.open(text.folder)
     quantization = settings.quantization
@@ -217,8 +215,9 @@ def _source(
         batches=pack(samples, quantization.calibration.pack_tokens),
         device=device_named(quantization.device, where="quantization.device"),
         max_shard_megabytes=quantization.max_shard_megabytes,
-        work=work,
-        request=request,
+        # Variants in the making, and what was measured of others.
+        work=draft.work,
+        request=draft.recipe,
     )
     return source, samples
 
@@ -343,8 +342,8 @@ def main() -> int:
     parser = stage_parser(
         __doc__,
         inputs={
-            "text": "manifest of the bf16 checkpoint that is quantized",
-            "donor": "manifest of fetch_donor",
+            "text": "pointer of the bf16 checkpoint that is quantized",
+            "donor": "pointer of fetch_donor",
         },
     )
     add_file(parser, "chats", "JSONL of held-out chats")
@@ -353,25 +352,27 @@ def main() -> int:
     add_file(parser, "tasks", "YAML of tasks")
     add_server_options(parser)
     add_settings(parser, RecipeComparisonSettings)
+    add_copies(parser)
     arguments = parser.parse_args()
-    code = run_stage(
-        lambda: compare_recipes(
-            text=Artifact.open(arguments.text),
-            donor=Artifact.open(arguments.donor),
+
+    def command(output: Target) -> Artifact:
+        artifact = compare_recipes(
+            text=output.store.open_pointer(arguments.text),
+            donor=output.store.open_pointer(arguments.donor),
             chats=arguments.chats,
             texts=arguments.texts,
             prompts=arguments.prompts,
             tasks=arguments.tasks,
-            output=arguments.output.parent,
+            output=output,
             settings=read_settings(arguments.settings, RecipeComparisonSettings),
             python=arguments.python,
             log_folder=arguments.log_folder,
             environment=arguments.environment,
         )
-    )
-    if code == 0:
-        _say(best_line(read_object(arguments.output.parent / RESULT)))
-    return code
+        _say(best_line(read_object(artifact.folder / RESULT)))
+        return artifact
+
+    return run_stage(arguments, command)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from scion.artifacts.artifact import Artifact, Draft, remake
+from scion.artifacts.artifact import Artifact, Draft
+from scion.artifacts.making import Target, remake
 from scion.common.files import write_json
 from scion.engines.config import Launch, Serving
 from scion.engines.server import Server
@@ -48,7 +49,7 @@ class BfclSettings(ServedSettings):
 def evaluate_bfcl(
     *,
     release: Artifact,
-    output: Path,
+    output: Target,
     launch: Launch,
     serving: Serving,
     bfcl: Bfcl,
@@ -61,7 +62,7 @@ def evaluate_bfcl(
 
     Args:
         release: A complete checkpoint.
-        output: Folder of the artifact.
+        output: Where the artifact goes.
         launch: How it is served.
         serving: The server.
         bfcl: Categories, and how they are asked.

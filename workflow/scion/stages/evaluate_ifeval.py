@@ -28,7 +28,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from scion.artifacts.artifact import Artifact, Draft, remake
+from scion.artifacts.artifact import Artifact, Draft
+from scion.artifacts.making import Target, remake
 from scion.checkpoint.hub.client import download_files
 from scion.checkpoint.hub.location import HubRepository, parse_location
 from scion.common.digest import digest_file
@@ -70,7 +71,7 @@ class IfevalSettings(ServedSettings):
 def evaluate_ifeval(
     *,
     release: Artifact,
-    output: Path,
+    output: Target,
     launch: Launch,
     serving: Serving,
     ifeval: Ifeval,
@@ -83,7 +84,7 @@ def evaluate_ifeval(
 
     Args:
         release: A complete checkpoint.
-        output: Folder of the artifact.
+        output: Where the artifact goes.
         launch: How it is served.
         serving: The server.
         ifeval: Prompts, and how they are asked.

@@ -38,7 +38,8 @@ from pathlib import Path
 from typing import Any
 
 from scion.architectures.families import chat_marks
-from scion.artifacts.artifact import Artifact, Draft, remake
+from scion.artifacts.artifact import Artifact, Draft
+from scion.artifacts.making import Target, remake
 from scion.checkpoint.shards import CONFIG, read_object
 from scion.common.errors import ScionError
 from scion.common.files import write_json
@@ -78,7 +79,7 @@ def evaluate_quality(
     base: Artifact | None,
     chats: Path,
     texts: Path | None,
-    output: Path,
+    output: Target,
     serving: Serving,
     launch: Launch,
     quality: Quality,
@@ -95,7 +96,7 @@ def evaluate_quality(
         base: The whole base model, if it is to be compared.
         chats: JSONL of chats; see `scion.evaluation.chats`.
         texts: JSONL of plain texts, if there are to be any.
-        output: Folder of the artifact.
+        output: Where the artifact goes.
         serving: The servers.
         launch: How people serve the release.
         quality: How many documents, how long they may be, and how many tokens are compared.
@@ -238,11 +239,11 @@ def main() -> int:
         __doc__,
         settings=QualitySettings,
         manifests={
-            "source": "manifest of fetch_source",
-            "fixed": "manifest of the bf16 checkpoint that was quantized",
-            "release": "manifest of the quantized checkpoint",
+            "source": "pointer of fetch_source",
+            "fixed": "pointer of the bf16 checkpoint that was quantized",
+            "release": "pointer of the quantized checkpoint",
         },
-        optional_manifests={"base": "manifest of fetch_base"},
+        optional_manifests={"base": "pointer of fetch_base"},
         files={"chats": "JSONL of held-out chats"},
         optional_files={"texts": "JSONL of held-out plain texts"},
     )

@@ -6,11 +6,11 @@ declares them: `graft_mtp` puts the donor's in their place. With `text_only: fal
 """
 
 import sys
-from pathlib import Path
 
 from scion.architectures.inventory import inventory
 from scion.architectures.text_only import text_config
-from scion.artifacts.artifact import Artifact, Draft, remake
+from scion.artifacts.artifact import Artifact, Draft
+from scion.artifacts.making import Target, remake
 from scion.checkpoint.safetensors_file import copy_subset
 from scion.checkpoint.shards import INDEX, Checkpoint, index_headers, shard_name
 from scion.common.digest import in_parallel
@@ -25,12 +25,12 @@ VISION_FILES = (
 )
 
 
-def extract_text(*, fixed: Artifact, output: Path, text_only: bool, environment: str) -> Artifact:
+def extract_text(*, fixed: Artifact, output: Target, text_only: bool, environment: str) -> Artifact:
     """Keep what the text model needs.
 
     Args:
         fixed: A checkpoint with sound keys.
-        output: Folder of the artifact to make.
+        output: Where the artifact goes.
         text_only: False keeps the vision tower.
         environment: Identity of the locked environment.
 
@@ -91,16 +91,17 @@ def _write_shards(draft: Draft, fixed: Artifact, checkpoint: Checkpoint, removed
 
 def main() -> int:
     """Parse arguments and run the stage."""
-    parser = stage_parser(__doc__, inputs={"fixed": "manifest of fix_keys"})
+    parser = stage_parser(__doc__, inputs={"fixed": "pointer of fix_keys"})
     parser.add_argument("--text-only", choices=("true", "false"), required=True, help="strip it?")
     args = parser.parse_args()
     return run_stage(
-        lambda: extract_text(
-            fixed=Artifact.open(args.fixed),
-            output=args.output.parent,
+        args,
+        lambda output: extract_text(
+            fixed=output.store.open_pointer(args.fixed),
+            output=output,
             text_only=args.text_only == "true",
             environment=args.environment,
-        )
+        ),
     )
 
 

@@ -16,12 +16,14 @@ def main() -> int:
     add_location(parser)
     args = parser.parse_args()
     return run_stage(
-        lambda: fetch_source(
+        args,
+        lambda output: fetch_source(
             location=args.location,
-            output=args.output.parent,
+            output=output,
             environment=args.environment,
+            planned=args.planned,
             stage="fetch_base",
-        )
+        ),
     )
 
 

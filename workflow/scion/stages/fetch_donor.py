@@ -6,6 +6,8 @@ become one safetensors file, which `graft_mtp` links into the release as it is.
 
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
 
@@ -13,7 +15,8 @@ from tqdm import tqdm
 
 from scion.architectures.family import Head
 from scion.architectures.inventory import inventory
-from scion.artifacts.artifact import Artifact, Draft, remake
+from scion.artifacts.artifact import Artifact, Draft
+from scion.artifacts.making import Target, remake
 from scion.checkpoint.hub.client import RangeReader
 from scion.checkpoint.hub.location import HubRepository, parse_location
 from scion.checkpoint.safetensors_file import (
@@ -24,12 +27,13 @@ from scion.checkpoint.safetensors_file import (
     packed,
     parse_header,
 )
-from scion.checkpoint.shards import INDEX, SINGLE, index_of, read_object
-from scion.common.digest import read_chunks
+from scion.checkpoint.shards import CONFIG, INDEX, SINGLE, parse_object, parse_weight_map
+from scion.common.digest import digest_json, read_chunks
 from scion.common.errors import ScionError
 from scion.stages.common_options import run_stage, stage_parser
-from scion.stages.fetch_source import add_location
+from scion.stages.fetch_source import add_location, usable_files
 
+STAGE = "fetch_donor"
 MTP_SHARD = "model-mtp.safetensors"
 
 
@@ -69,46 +73,121 @@ class _Hub:
         return self.reader.stream(name, start, size)
 
 
-def fetch_donor(*, location: str, output: Path, environment: str) -> Artifact:
+def fetch_donor(
+    *, location: str, output: Target, environment: str, planned: str | None = None
+) -> Artifact:
     """Take the MTP tensors of a checkpoint.
 
     Args:
         location: A local folder, or `hf://owner/name@<commit>`.
-        output: Folder of the artifact to make: config.json and `model-mtp.safetensors`.
+        output: Where the artifact goes: config.json and `model-mtp.safetensors`.
         environment: Identity of the locked environment.
+        planned: What the plan of this run calls the files of a local folder.
 
     Raises:
-        ScionError: The donor has no MTP head, or its files can't be read.
+        ScionError: The donor has no MTP head, its files can't be read, or they changed since the
+            run was planned.
     """
     place = parse_location(location)
+    settings: dict[str, object] = {"location": location}
+    # A repository counts by its commit, a local folder by what is taken of it.
+    local = None if isinstance(place, HubRepository) else _open(_Folder(place.path), location)
+    sums = {} if local is None else local.digests()
+    if local is not None:
+        settings["head"] = digest_json({CONFIG: sha256(local.config).hexdigest(), **sums})
 
     def build(draft: Draft) -> None:
-        reader = _Hub(place) if isinstance(place, HubRepository) else _Folder(place.path)
-        _copy_small(reader, "config.json", draft.folder, location)
-        config = read_object(draft.folder / "config.json")
-        expected = inventory(config, where=f"{location}/config.json")
-        head = expected.family.head
-        if head is None:
-            raise _headless(location, expected.family.title)
-        shard_of = _shards_of_head(reader, head, draft.folder, location)
-        if not expected.mtp or shard_of.keys() != expected.mtp.keys():
-            raise _no_head(location, head, sorted(expected.mtp), sorted(shard_of))
-        headers = {shard: _header(reader, shard, location) for shard in set(shard_of.values())}
-        moved = _write(reader, headers, head, shard_of, draft.folder / MTP_SHARD, location)
-        draft.facts |= {"location": location, "mtp_tensors": len(shard_of), "mtp_bytes": moved}
+        head = _open(_Hub(place), location) if isinstance(place, HubRepository) else local
+        assert head is not None
+        (draft.folder / CONFIG).write_bytes(head.config)
+        head.write(draft.folder / MTP_SHARD)
+        draft.known_tensors |= sums
+        size = sum(tensor.size for _, tensor in head.tensors)
+        draft.facts |= {"location": location, "mtp_tensors": len(head.tensors), "mtp_bytes": size}
 
-    return remake(
+    artifact = remake(
         output,
-        stage="fetch_donor",
+        stage=STAGE,
         inputs={},
-        settings={"location": location},
+        settings=settings,
         environment=environment,
         build=build,
-        volatile=not isinstance(place, HubRepository),
     )
+    if not isinstance(place, HubRepository):
+        files, content = usable_files(place.path), artifact.content
+        output.store.sources.note(STAGE, files, planned=planned, content=content)
+    return artifact
 
 
-def _copy_small(reader: Reader, name: str, folder: Path, location: str) -> None:
+@dataclass(frozen=True)
+class _DonorHead:
+    """A head that was found to be whole, by names and shapes.
+
+    Attributes:
+        reader: Of the checkpoint that it stands in.
+        config: Bytes of config.json.
+        tensors: The tensors, sorted by name, each with its shard.
+        starts: Where the data of each shard begin.
+    """
+
+    reader: Reader
+    config: bytes
+    tensors: list[tuple[str, Tensor]]
+    starts: dict[str, int]
+
+    def stream(self, shard: str, tensor: Tensor) -> Iterator[bytes]:
+        """The raw bytes of one of the tensors."""
+        return self.reader.stream(shard, self.starts[shard] + tensor.begin, tensor.size)
+
+    def digests(self) -> dict[str, str]:
+        """Hex SHA-256 of the raw bytes by tensor name; reads them."""
+        sums: dict[str, str] = {}
+        for shard, tensor in self.tensors:
+            digest = sha256()
+            for chunk in self.stream(shard, tensor):
+                digest.update(chunk)
+            sums[tensor.name] = digest.hexdigest()
+        return sums
+
+    def write(self, target: Path) -> None:
+        """Write the tensors as one safetensors file."""
+        tensors = [tensor for _, tensor in self.tensors]
+        total = sum(tensor.size for tensor in tensors)
+        with (
+            target.open("wb") as file,
+            tqdm(total=total, unit="B", unit_scale=True, desc="mtp", file=sys.stderr) as bar,
+        ):
+            file.write(encode_header(packed(tensors), {"format": "pt"}))
+            for shard, tensor in self.tensors:
+                for chunk in self.stream(shard, tensor):
+                    file.write(chunk)
+                    bar.update(len(chunk))
+
+
+def _open(reader: Reader, location: str) -> _DonorHead:
+    """Find the head of a checkpoint; nothing but config, index and headers is read."""
+    raw = _small(reader, CONFIG, location)
+    expected = inventory(
+        parse_object(raw, where=f"{location}/{CONFIG}"), where=f"{location}/{CONFIG}"
+    )
+    head = expected.family.head
+    if head is None:
+        raise _headless(location, expected.family.title)
+    shard_of = _shards_of_head(reader, head, location)
+    if not expected.mtp or shard_of.keys() != expected.mtp.keys():
+        raise _no_head(location, head, sorted(expected.mtp), sorted(shard_of))
+    headers = {shard: _header(reader, shard, location) for shard in set(shard_of.values())}
+    tensors: list[tuple[str, Tensor]] = []
+    for name, shard in sorted(shard_of.items()):
+        tensor = headers[shard].tensors.get(name)
+        if tensor is None:
+            raise _no_head(location, head, [f"{name} in {shard}"], ["no such tensor there"])
+        tensors.append((shard, tensor))
+    starts = {shard: header.data_start for shard, header in headers.items()}
+    return _DonorHead(reader, raw, tensors, starts)
+
+
+def _small(reader: Reader, name: str, location: str) -> bytes:
     size = reader.size(name)
     if size is None:
         raise ScionError(
@@ -118,10 +197,10 @@ def _copy_small(reader: Reader, name: str, folder: Path, location: str) -> None:
             found="no such file",
             hint="set `donor` in the config to a checkpoint of the base model",
         )
-    (folder / name).write_bytes(b"".join(reader.stream(name, 0, size)))
+    return b"".join(reader.stream(name, 0, size))
 
 
-def _shards_of_head(reader: Reader, head: Head, folder: Path, location: str) -> dict[str, str]:
+def _shards_of_head(reader: Reader, head: Head, location: str) -> dict[str, str]:
     """Shard by name of each MTP tensor."""
     if reader.size(INDEX) is None:
         return {
@@ -129,9 +208,9 @@ def _shards_of_head(reader: Reader, head: Head, folder: Path, location: str) -> 
             for name in _header(reader, SINGLE, location).tensors
             if name.startswith(head.prefix)
         }
-    _copy_small(reader, INDEX, folder, location)
-    weight_map = index_of(folder) or {}
-    (folder / INDEX).unlink()
+    where = f"{location}/{INDEX}"
+    content = parse_object(_small(reader, INDEX, location), where=where)
+    weight_map = parse_weight_map(content, where=where)
     return {name: shard for name, shard in weight_map.items() if name.startswith(head.prefix)}
 
 
@@ -150,36 +229,6 @@ def _header(reader: Reader, shard: str, location: str) -> Header:
     length = header_length(prefix, file_size=size, where=where)
     raw = b"".join(reader.stream(shard, 8, length))
     return parse_header(raw, file_size=size, where=where)
-
-
-def _write(
-    reader: Reader,
-    headers: dict[str, Header],
-    head: Head,
-    shard_of: dict[str, str],
-    target: Path,
-    location: str,
-) -> int:
-    """Write the tensors, sorted by name, as one safetensors file; returns their bytes."""
-    tensors: list[Tensor] = []
-    for name, shard in sorted(shard_of.items()):
-        tensor = headers[shard].tensors.get(name)
-        if tensor is None:
-            raise _no_head(location, head, [f"{name} in {shard}"], ["no such tensor there"])
-        tensors.append(tensor)
-    total = sum(tensor.size for tensor in tensors)
-    with (
-        target.open("wb") as file,
-        tqdm(total=total, unit="B", unit_scale=True, desc="mtp", file=sys.stderr) as bar,
-    ):
-        file.write(encode_header(packed(tensors), {"format": "pt"}))
-        for tensor in tensors:
-            shard = shard_of[tensor.name]
-            start = headers[shard].data_start + tensor.begin
-            for chunk in reader.stream(shard, start, tensor.size):
-                file.write(chunk)
-                bar.update(len(chunk))
-    return total
 
 
 def _headless(location: str, title: str) -> ScionError:
@@ -211,9 +260,13 @@ def main() -> int:
     add_location(parser)
     args = parser.parse_args()
     return run_stage(
-        lambda: fetch_donor(
-            location=args.location, output=args.output.parent, environment=args.environment
-        )
+        args,
+        lambda output: fetch_donor(
+            location=args.location,
+            output=output,
+            environment=args.environment,
+            planned=args.planned,
+        ),
     )
 
 

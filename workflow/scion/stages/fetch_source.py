@@ -1,13 +1,12 @@
-"""Fetch the bf16 checkpoint: from a local folder by hard link, or from the hub at a commit.
+"""Fetch the bf16 checkpoint: from a local folder by clone or hard link, or from the hub at a commit.
 
 Only what a release can use is taken: safetensors shards and their index, config, tokenizer, chat
 template, processor files, licence. Every file and every tensor is hashed here once; later stages
-compare with these digests. Downloads from the hub wait beside the artifact until all are there, so
-an interrupted fetch goes on where it stopped.
+compare with these digests. Downloads from the hub wait in the store until all are there, so an
+interrupted fetch goes on where it stopped.
 """
 
 import argparse
-import shutil
 import sys
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
@@ -15,12 +14,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from scion.artifacts.artifact import Artifact, Draft, remake
+from scion.artifacts.artifact import Artifact, Draft
+from scion.artifacts.making import Target, remake
 from scion.checkpoint.hub.client import download_files, list_files
 from scion.checkpoint.hub.location import HubRepository, LocalFolder, parse_location
 from scion.checkpoint.shards import Checkpoint
 from scion.common.errors import ScionError
-from scion.common.files import link_or_copy
 from scion.stages.common_options import run_stage, stage_parser
 
 FILES = (
@@ -40,35 +39,41 @@ FILES = (
 
 
 def fetch_source(
-    *, location: str, output: Path, environment: str, stage: str = "fetch_source"
+    *,
+    location: str,
+    output: Target,
+    environment: str,
+    planned: str | None = None,
+    stage: str = "fetch_source",
 ) -> Artifact:
     """Bring a checkpoint here and record the digest of every file and tensor.
 
     Args:
         location: A local folder, or `hf://owner/name@<commit>`.
-        output: Folder of the artifact to make.
+        output: Where the artifact goes.
         environment: Identity of the locked environment.
+        planned: What the plan of this run calls the files of a local folder.
         stage: The stage that fetches; its name stands in the manifest.
 
     Raises:
-        ScionError: No such place, a revision that is not a commit, or shards and index that do
-            not fit together.
+        ScionError: No such place, a revision that is not a commit, shards and index that do not
+            fit together, or local files that changed since the run was planned.
     """
     place = parse_location(location)
-    download = output.with_name(f".{output.name}.download")
+    # A local folder counts by what is in it, a repository by its commit.
+    here = [] if isinstance(place, HubRepository) else local_files(_local_folder(place))
 
     def build(draft: Draft) -> None:
         if isinstance(place, HubRepository):
-            _download(place, download)
-            folder = download
+            _download(place, draft.work)
+            folder = draft.work
         else:
-            folder = _local_folder(place)
+            folder = place.path
         # Where it comes from, so that an error names a file that is still there afterwards.
         checkpoint = Checkpoint.open(folder)
-        names = wanted(path.name for path in folder.iterdir() if path.is_file())
-        for name in sorted({*names, *checkpoint.headers}):
-            link_or_copy(folder / name, draft.folder / name)
-        print(f"hashing {len(checkpoint.headers)} shards", file=sys.stderr)
+        print(f"{stage}: taking {len(checkpoint.headers)} shards", file=sys.stderr)
+        for path in local_files(folder):
+            draft.take(path, path.name)
         draft.hash_files()
         draft.facts |= {
             "location": location,
@@ -79,19 +84,36 @@ def fetch_source(
     artifact = remake(
         output,
         stage=stage,
-        inputs={},
+        inputs={path.name: path for path in here},
         settings={"location": location},
         environment=environment,
         build=build,
-        volatile=not isinstance(place, HubRepository),
     )
-    shutil.rmtree(download, ignore_errors=True)
+    if here:
+        content = artifact.content
+        output.store.sources.note(stage, here, planned=planned, content=content)
     return artifact
 
 
 def wanted(names: Iterable[str]) -> list[str]:
     """The names that a release can use, sorted."""
     return sorted(name for name in names if any(fnmatchcase(name, glob) for glob in FILES))
+
+
+def local_files(folder: Path) -> list[Path]:
+    """What is taken of a checkpoint: all that a release can use, and whatever its index names.
+
+    Raises:
+        ScionError: Its index and its shards do not fit together.
+    """
+    named = (folder / shard for shard in Checkpoint.open(folder).headers)
+    return sorted({*usable_files(folder), *named})
+
+
+def usable_files(folder: Path) -> list[Path]:
+    """The files of a folder that a release can use, whatever its index says."""
+    names = (path.name for path in folder.iterdir() if path.is_file())
+    return [folder / name for name in wanted(names)]
 
 
 def _local_folder(place: LocalFolder) -> Path:
@@ -124,16 +146,26 @@ def main() -> int:
     add_location(parser)
     args = parser.parse_args()
     return run_stage(
-        lambda: fetch_source(
-            location=args.location, output=args.output.parent, environment=args.environment
-        )
+        args,
+        lambda output: fetch_source(
+            location=args.location,
+            output=output,
+            environment=args.environment,
+            planned=args.planned,
+        ),
     )
 
 
 def add_location(parser: argparse.ArgumentParser) -> None:
-    """Add the option that both fetch stages have."""
+    """Add the options that all fetch stages have."""
     parser.add_argument(
         "--location", required=True, help="local folder, or hf://owner/name@<40-digit commit>"
+    )
+    parser.add_argument(
+        "--planned",
+        nargs="?",
+        metavar="DIGEST",
+        help="what the plan of the run calls the files of a local folder",
     )
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from scion.architectures.inventory import Inventory, Shape, inventory
 from scion.architectures.sound_names import prefix_rules, sound_names
-from scion.artifacts.artifact import Artifact, Draft, remake
+from scion.artifacts.artifact import Artifact, Draft
+from scion.artifacts.making import Target, remake
 from scion.checkpoint.safetensors_file import copy_renamed
 from scion.checkpoint.shards import INDEX, Checkpoint, index_headers
 from scion.common.digest import in_parallel
@@ -21,12 +22,12 @@ from scion.common.errors import ScionError
 from scion.stages.common_options import run_stage, stage_parser
 
 
-def fix_keys(*, source: Artifact, output: Path, environment: str) -> Artifact:
+def fix_keys(*, source: Artifact, output: Target, environment: str) -> Artifact:
     """Give every tensor of a checkpoint the name that config.json implies.
 
     Args:
         source: The fetched checkpoint.
-        output: Folder of the artifact to make.
+        output: Where the artifact goes.
         environment: Identity of the locked environment.
 
     Returns:
@@ -103,7 +104,7 @@ def _prove_unchanged(source: Artifact, draft: Draft, names: Mapping[str, str]) -
             where=f"{source.folder}: {changed[0]}",
             expected=before[changed[0]],
             found=after.get(changed[0]),
-            hint=f"a file below {source.folder} was edited: remove that folder and run again",
+            hint="the artifact in the store was edited: see scion store verify, and run again",
         )
 
 
@@ -117,14 +118,15 @@ def _prefixes(names: Mapping[str, str]) -> list[dict[str, object]]:
 
 def main() -> int:
     """Parse arguments and run the stage."""
-    parser = stage_parser(__doc__, inputs={"source": "manifest of fetch_source"})
+    parser = stage_parser(__doc__, inputs={"source": "pointer of fetch_source"})
     args = parser.parse_args()
     return run_stage(
-        lambda: fix_keys(
-            source=Artifact.open(args.source),
-            output=args.output.parent,
+        args,
+        lambda output: fix_keys(
+            source=output.store.open_pointer(args.source),
+            output=output,
             environment=args.environment,
-        )
+        ),
     )
 
 

@@ -6,23 +6,25 @@ head from here on.
 """
 
 import sys
-from pathlib import Path
 
 from scion.architectures.inventory import inventory
-from scion.artifacts.artifact import Artifact, Draft, remake
+from scion.artifacts.artifact import Artifact, Draft
+from scion.artifacts.making import Target, remake
 from scion.checkpoint.shards import INDEX, Checkpoint, index_headers
 from scion.common.files import write_json
 from scion.quantization.mtp_head import declare_head, head_shards
 from scion.stages.common_options import run_stage, stage_parser
 
 
-def graft_mtp(*, quantized: Artifact, donor: Artifact, output: Path, environment: str) -> Artifact:
+def graft_mtp(
+    *, quantized: Artifact, donor: Artifact, output: Target, environment: str
+) -> Artifact:
     """Put a quantized checkpoint and a donor's MTP head together.
 
     Args:
         quantized: The NVFP4 checkpoint.
         donor: The MTP tensors, as `fetch_donor` leaves them.
-        output: Folder of the artifact to make.
+        output: Where the artifact goes.
         environment: Identity of the locked environment.
 
     Raises:
@@ -62,16 +64,17 @@ def main() -> int:
     """Parse arguments and run the stage."""
     parser = stage_parser(
         __doc__,
-        inputs={"quantized": "manifest of quantize_nvfp4", "donor": "manifest of fetch_donor"},
+        inputs={"quantized": "pointer of quantize_nvfp4", "donor": "pointer of fetch_donor"},
     )
     args = parser.parse_args()
     return run_stage(
-        lambda: graft_mtp(
-            quantized=Artifact.open(args.quantized),
-            donor=Artifact.open(args.donor),
-            output=args.output.parent,
+        args,
+        lambda output: graft_mtp(
+            quantized=output.store.open_pointer(args.quantized),
+            donor=output.store.open_pointer(args.donor),
+            output=output,
             environment=args.environment,
-        )
+        ),
     )
 
 

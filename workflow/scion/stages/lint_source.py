@@ -5,9 +5,9 @@ stage's name; any other error ends the run here, in seconds, before a tensor is 
 """
 
 import sys
-from pathlib import Path
 
-from scion.artifacts.artifact import Artifact, Draft, remake
+from scion.artifacts.artifact import Artifact, Draft
+from scion.artifacts.making import Target, remake
 from scion.common.files import write_json
 from scion.lint.config import Lint
 from scion.lint.gate import (
@@ -23,12 +23,12 @@ from scion.stages.common_options import add_settings, read_settings, run_stage, 
 REPORT = "lint_source.json"
 
 
-def lint_source(*, source: Artifact, output: Path, settings: Lint, environment: str) -> Artifact:
+def lint_source(*, source: Artifact, output: Target, settings: Lint, environment: str) -> Artifact:
     """Report what is wrong with the source, and refuse what no stage repairs.
 
     Args:
         source: The fetched checkpoint.
-        output: Folder of the artifact to make; it holds the report.
+        output: Where the artifact goes; it holds the report.
         settings: Engines to judge for, and rules to leave out.
         environment: Identity of the locked environment.
 
@@ -62,16 +62,17 @@ def lint_source(*, source: Artifact, output: Path, settings: Lint, environment: 
 
 def main() -> int:
     """Parse arguments and run the stage."""
-    parser = stage_parser(__doc__, inputs={"source": "manifest of fetch_source"})
+    parser = stage_parser(__doc__, inputs={"source": "pointer of fetch_source"})
     add_settings(parser, LintSettings)
     args = parser.parse_args()
     return run_stage(
-        lambda: lint_source(
-            source=Artifact.open(args.source),
-            output=args.output.parent,
+        args,
+        lambda output: lint_source(
+            source=output.store.open_pointer(args.source),
+            output=output,
             settings=read_settings(args.settings, LintSettings).lint,
             environment=args.environment,
-        )
+        ),
     )
 
 

@@ -44,7 +44,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from scion.artifacts.artifact import Artifact, Draft, remake
+from scion.artifacts.artifact import Artifact, Draft
+from scion.artifacts.making import Target, remake
 from scion.common.digest import digest_file
 from scion.common.errors import ScionError
 from scion.common.files import write_json
@@ -75,7 +76,7 @@ def measure_serving(
     *,
     release: Artifact,
     prompts: Path,
-    output: Path,
+    output: Target,
     serving: Serving,
     launches: Sequence[Launch],
     measurement: Measurement,
@@ -88,7 +89,7 @@ def measure_serving(
     Args:
         release: A complete checkpoint with its MTP head.
         prompts: JSONL of chats with their `set`; see `scion.evaluation.chats`.
-        output: Folder of the artifact.
+        output: Where the artifact goes.
         serving: The server.
         launches: To be timed; the first is asked for replies as well.
         measurement: What to decode.

@@ -9,13 +9,12 @@ Every tensor that stays unquantized is copied from the source's own file, so it 
 where a loaded model would have cast it. The exclusion lists are written out by Scion
 (`nvfp4.declared_exclusions`), because ModelOpt's do not name the MTP head.
 
-A run that is stopped leaves its finished layers in a hidden folder beside the artifact; the same
+A run that is stopped leaves its finished layers in the store, under its recipe's name; the same
 command goes on after them.
 """
 
 import contextlib
 import importlib.metadata
-import shutil
 import sys
 from collections.abc import Generator, Sequence
 from pathlib import Path
@@ -24,7 +23,8 @@ from typing import Any, Protocol
 import torch
 
 from scion.architectures.inventory import inventory
-from scion.artifacts.artifact import Artifact, Draft, remake
+from scion.artifacts.artifact import Artifact, Draft
+from scion.artifacts.making import Target, remake
 from scion.checkpoint.shards import CONFIG, INDEX, Checkpoint, read_object
 from scion.common.devices import device_named
 from scion.common.errors import NoRoomError, ScionError
@@ -74,7 +74,7 @@ class QuantizationSettings(Section):
 def quantize_nvfp4(
     *,
     text: Artifact,
-    output: Path,
+    output: Target,
     settings: Quantization,
     environment: str,
     watch: Watching | None = None,
@@ -84,7 +84,7 @@ def quantize_nvfp4(
 
     Args:
         text: The bf16 checkpoint, of sound keys.
-        output: Folder of the artifact to make.
+        output: Where the artifact goes.
         settings: Recipe, calibration sets, device, shard size.
         environment: Identity of the locked environment.
         watch: Is told how the run goes; nothing in the artifact depends on it.
@@ -109,8 +109,6 @@ def quantize_nvfp4(
     else:
         # Their values count, not where they were found; and no sample is read.
         request |= {"input_scales": scales_digest(given), "calibration": None}
-    # Finished layers of a run that was stopped; it has the file system of the artifact, for links.
-    work = output.with_name(f".{output.name}.layers")
 
     def build(draft: Draft) -> None:
         checkpoint = Checkpoint.open(text.folder)
@@ -121,13 +119,14 @@ def quantize_nvfp4(
         batches = pack(samples, settings.calibration.pack_tokens)
         if watch is not None and given is None:
             lengths = [batch.lengths for batch in batches]
-            watch.before(checkpoint, settings, lengths, device=device, work=work)
+            watch.before(checkpoint, settings, lengths, device=device, work=draft.work)
         quantized = chosen.quantized(expected)
         shards = lay_out(
             checkpoint,
             quantized,
-            work,
-            request=draft.request,
+            # Finished layers of a run that was stopped.
+            draft.work,
+            request=draft.recipe,
             max_megabytes=settings.max_shard_megabytes,
             spelling=spelling,
         )
@@ -162,7 +161,6 @@ def quantize_nvfp4(
         environment=environment,
         build=build,
     )
-    shutil.rmtree(work, ignore_errors=True)
     if watch is not None:
         watch.after()
     return artifact
@@ -199,20 +197,21 @@ def _kept_if_stopped(shards: PlannedShards) -> Generator[None]:
 
 def main() -> int:
     """Parse arguments and run the stage."""
-    parser = stage_parser(__doc__, inputs={"text": "manifest of extract_text"})
+    parser = stage_parser(__doc__, inputs={"text": "pointer of extract_text"})
     add_settings(parser, QuantizationSettings)
     args = parser.parse_args()
     # By name: what it says changes no byte, so its code must not count as the stage's.
     watching: Any = importlib.import_module("scion.quantization.estimate.watch")
 
     return run_stage(
-        lambda: quantize_nvfp4(
-            text=Artifact.open(args.text),
-            output=args.output.parent,
+        args,
+        lambda output: quantize_nvfp4(
+            text=output.store.open_pointer(args.text),
+            output=output,
             settings=read_settings(args.settings, QuantizationSettings).quantization,
             environment=args.environment,
             watch=watching.Watch(),
-        )
+        ),
     )
 
 

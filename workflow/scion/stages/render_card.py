@@ -18,7 +18,8 @@ import jinja2
 from huggingface_hub import ModelCardData
 
 from scion.architectures.families import family_of
-from scion.artifacts.artifact import Artifact, Draft, remake
+from scion.artifacts.artifact import Artifact, Draft
+from scion.artifacts.making import Target, remake
 from scion.artifacts.release_check import CARD
 from scion.checkpoint.shards import CONFIG, read_json
 from scion.common.errors import ScionError
@@ -35,6 +36,7 @@ from scion.report.config import Card
 from scion.report.measurements import MEASUREMENTS, read_records
 from scion.report.pictures.card_pictures import pictures
 from scion.stages.common_options import (
+    add_copies,
     add_file,
     add_settings,
     read_settings,
@@ -65,7 +67,7 @@ def render_card(
     sections: Sequence[Path],
     tasks: Path,
     settings: CardSettings,
-    output: Path,
+    output: Target,
     environment: str,
 ) -> Artifact:
     """Render the card of a verified and measured release.
@@ -77,7 +79,7 @@ def render_card(
         sections: The templates of the measurements' sections, `<stage>.md.jinja`.
         tasks: YAML of the agent tasks, for the example request.
         settings: What can't be measured: names, licence, launches.
-        output: Folder of the artifact.
+        output: Where the artifact goes.
         environment: Identity of the locked environment.
 
     Raises:
@@ -111,6 +113,7 @@ def render_card(
         settings=settings.model_dump(mode="json"),
         environment=environment,
         build=build,
+        quotes_manifests=True,
     )
 
 
@@ -164,8 +167,8 @@ def card_values(
         "quantize": evidence["quantize_nvfp4"].facts,
         "graft": release.facts,
         "verify": evidence["verify_release"].facts,
-        "weights_root": release.root,
-        "steps": [{"name": name, "root": artifact.root} for name, artifact in steps.items()],
+        "weights": release.content,
+        "steps": [{"name": name, "content": made.content} for name, made in steps.items()],
         "launches": _launches(release.folder, settings, text_only=text_only),
         "hermes": hermes_values(settings.launches, model=settings.card.repository),
         "engine": serving["engine"],
@@ -237,7 +240,7 @@ def _curl_body(tasks: Path, card: Card) -> str:
 
 def main() -> int:
     """Parse arguments and run the stage."""
-    parser = stage_parser(__doc__, inputs={"release": "manifest of graft_mtp"})
+    parser = stage_parser(__doc__, inputs={"release": "pointer of graft_mtp"})
     add_evidence(parser)
     add_file(parser, "template", "jinja template of the card")
     parser.add_argument(
@@ -250,18 +253,20 @@ def main() -> int:
     )
     add_file(parser, "tasks", "YAML of the agent tasks")
     add_settings(parser, CardSettings)
+    add_copies(parser)
     args = parser.parse_args()
     return run_stage(
-        lambda: render_card(
-            release=Artifact.open(args.release),
-            evidence=open_evidence(args.evidence),
+        args,
+        lambda output: render_card(
+            release=output.store.open_pointer(args.release),
+            evidence=open_evidence(output.store, args.evidence),
             template=args.template,
             sections=args.sections,
             tasks=args.tasks,
             settings=read_settings(args.settings, CardSettings),
-            output=args.output.parent,
+            output=output,
             environment=args.environment,
-        )
+        ),
     )
 
 

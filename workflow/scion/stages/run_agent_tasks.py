@@ -22,7 +22,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from scion.artifacts.artifact import Artifact, Draft, remake
+from scion.artifacts.artifact import Artifact, Draft
+from scion.artifacts.making import Target, remake
 from scion.common.errors import ScionError
 from scion.common.files import write_json
 from scion.engines.config import Launch, Serving
@@ -46,7 +47,7 @@ def run_agent_tasks(
     *,
     release: Artifact,
     tasks: Path,
-    output: Path,
+    output: Target,
     serving: Serving,
     launch: Launch,
     agent_tasks: AgentTasks,
@@ -59,7 +60,7 @@ def run_agent_tasks(
     Args:
         release: A complete checkpoint with its MTP head.
         tasks: YAML of tasks; see `scion.evaluation.agent.tasks`.
-        output: Folder of the artifact.
+        output: Where the artifact goes.
         serving: The server.
         launch: Context, batch and speculation that it is started with.
         agent_tasks: How many cases are asked, and how many must pass.

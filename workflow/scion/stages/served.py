@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from scion.artifacts.artifact import Artifact
+from scion.artifacts.making import Target
 from scion.common.section import Section
 from scion.engines.config import Launch, Serving
 from scion.engines.server import Server
@@ -24,7 +25,7 @@ from scion.stages.common_options import (
 # Keys of `serving` that leave a result as it is (the launch itself is recorded); manifests do
 # without them.
 _UNMEASURED = {"launch", "port", "start_seconds"}
-_RELEASE = {"release": "manifest of a complete checkpoint"}
+_RELEASE = {"release": "pointer of a complete checkpoint"}
 
 
 class ServedSettings(Section):
@@ -126,23 +127,25 @@ def run_served_stage(
     """
     parser = stage_parser(description, inputs=manifests)
     for name, text in (optional_manifests or {}).items():
-        add_optional(parser, name, "MANIFEST", text)
+        add_optional(parser, name, "POINTER", text)
     for name, text in (files or {}).items():
         add_file(parser, name, text)
     for name, text in (optional_files or {}).items():
         add_optional(parser, name, "FILE", text)
     add_server_options(parser)
     add_settings(parser, settings)
-    arguments = vars(parser.parse_args())
+    args = parser.parse_args()
+    arguments = vars(args).copy()
 
-    def command() -> Artifact:
+    def command(output: Target) -> Artifact:
         sections = read_settings(arguments.pop("settings"), settings)
         for name in {*manifests, *(optional_manifests or {})}:
             path = arguments[name]
-            arguments[name] = None if path is None else Artifact.open(path)
-        arguments["output"] = arguments["output"].parent
+            arguments[name] = None if path is None else output.store.open_pointer(path)
+        arguments["output"] = output
+        del arguments["store"]
         return stage(
             **arguments, **{name: getattr(sections, name) for name in settings.model_fields}
         )
 
-    return run_stage(command)
+    return run_stage(args, command)

@@ -26,7 +26,8 @@ from safetensors import safe_open
 from tqdm import tqdm
 
 from scion.architectures.inventory import inventory
-from scion.artifacts.artifact import Artifact, Draft, remake
+from scion.artifacts.artifact import Artifact, Draft
+from scion.artifacts.making import Target, remake
 from scion.checkpoint.safetensors_file import digest_safetensors
 from scion.checkpoint.shards import Checkpoint
 from scion.common.digest import in_parallel
@@ -59,7 +60,7 @@ def verify_release(
     release: Artifact,
     text: Artifact,
     donor: Artifact,
-    output: Path,
+    output: Target,
     settings: Lint,
     environment: str,
 ) -> Artifact:
@@ -353,22 +354,23 @@ def main() -> int:
     parser = stage_parser(
         __doc__,
         inputs={
-            "release": "manifest of graft_mtp",
-            "text": "manifest of extract_text",
-            "donor": "manifest of fetch_donor",
+            "release": "pointer of graft_mtp",
+            "text": "pointer of extract_text",
+            "donor": "pointer of fetch_donor",
         },
     )
     add_settings(parser, LintSettings)
     args = parser.parse_args()
     return run_stage(
-        lambda: verify_release(
-            release=Artifact.open(args.release),
-            text=Artifact.open(args.text),
-            donor=Artifact.open(args.donor),
-            output=args.output.parent,
+        args,
+        lambda output: verify_release(
+            release=output.store.open_pointer(args.release),
+            text=output.store.open_pointer(args.text),
+            donor=output.store.open_pointer(args.donor),
+            output=output,
             settings=read_settings(args.settings, LintSettings).lint,
             environment=args.environment,
-        )
+        ),
     )
 
 

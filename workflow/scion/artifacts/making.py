@@ -1,0 +1,149 @@
+"""Making artifacts: `remake` gives the one that is asked for, out of the store or by building it.
+
+A stage builds in a folder of its recipe's own, `work/<recipe>/` in the store. The artifact enters
+the store whole, by one rename; its record is written after it, and the pointer last. So whatever
+stops a stage, and wherever, there is either the artifact that was asked for or none.
+"""
+
+import errno
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scion.artifacts.artifact import Artifact, Draft
+from scion.artifacts.code_digest import code_digest
+from scion.artifacts.results import show
+from scion.artifacts.store.store import Store, unusable
+from scion.common.digest import digest_json
+from scion.common.errors import NoRoomError, ScionError
+from scion.common.files import copy_file, write_json
+
+# What the system says when it is the place that is at fault, not Scion.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_NO_RIGHT = (errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a stage's artifact goes.
+
+    Attributes:
+        pointer: The JSON file that will hold its manifest, what a rule declares.
+        store: What keeps its files.
+        copies: A folder for copies of its pictures and texts, which `snakemake --report` takes up.
+    """
+
+    pointer: Path
+    store: Store
+    copies: Path | None = None
+
+    def write(self, artifact: Artifact) -> None:
+        """Point to an artifact that the store has."""
+        if self.copies is not None:
+            for name in artifact.files:
+                if name.endswith((".md", ".svg")):
+                    (self.copies / name).parent.mkdir(parents=True, exist_ok=True)
+                    (self.copies / name).unlink(missing_ok=True)
+                    copy_file(artifact.folder / name, self.copies / name)
+        write_json(self.pointer, artifact.manifest)
+        show(self.pointer, artifact, self.store)
+
+
+def remake(
+    target: Target,
+    *,
+    stage: str,
+    inputs: Mapping[str, Artifact | Path],
+    settings: Mapping[str, Any],
+    environment: str,
+    build: Callable[[Draft], None],
+    quotes_manifests: bool = False,
+) -> Artifact:
+    """Give what a stage is asked for: from the store, or by `build` if no recipe gave it yet.
+
+    Args:
+        target: Where it goes.
+        stage: Name of the stage and of its module in `scion.stages`.
+        inputs: The artifacts, and plain files such as a template, that the stage reads.
+        settings: JSON-able settings of the stage.
+        environment: Identity of the locked environment, `sha256:…` of its lock.
+        build: Fills a draft. If it raises, nothing of it stays but what it put into `draft.work`.
+        quotes_manifests: The stage passes on how its inputs were made, so that inputs of the same
+            bytes count as others if something else made them.
+
+    Raises:
+        ScionError: What `build` raises; the store can't be used; the code changed meanwhile.
+    """
+    store = target.store
+    try:
+        request = {
+            "stage": stage,
+            "made_from": {
+                name: _artifact_entry(source, by_root=quotes_manifests)
+                if isinstance(source, Artifact)
+                else {"file": source.name, "sha256": store.known.digest(source).sha256}
+                for name, source in inputs.items()
+            },
+            "settings": dict(settings),
+            "code": code_digest(f"scion.stages.{stage}"),
+            "environment": environment,
+        }
+        recipe = digest_json(request)
+        needed = [source.content for source in inputs.values() if isinstance(source, Artifact)]
+        with store.leases.lease([*needed, recipe]):
+            artifact = store.find(recipe)
+            if artifact is not None:
+                print(f"{stage}: the store has it", file=sys.stderr)
+            else:
+                artifact = _make(store, request, build)
+            store.share(artifact)
+            target.write(artifact)
+    except OSError as error:
+        if error.errno in (*_NO_ROOM, *_NO_RIGHT):
+            kind = NoRoomError if error.errno in _NO_ROOM else ScionError
+            raise unusable(store.folder, error, kind) from error
+        raise
+    return artifact
+
+
+def _artifact_entry(source: Artifact, *, by_root: bool) -> dict[str, str]:
+    """An input as manifests name it: by its files and facts, or by all that made it."""
+    entry = {"stage": source.stage, "content": source.content}
+    return entry | ({"root": source.root} if by_root else {"facts": digest_json(source.facts)})
+
+
+def _make(store: Store, request: Mapping[str, Any], build: Callable[[Draft], None]) -> Artifact:
+    stage, recipe = request["stage"], digest_json(request)
+    with store.claim(recipe, stage=stage) as claimed:
+        # Another process may have made it while this one waited.
+        artifact = store.find(recipe)
+        if artifact is not None:
+            return artifact
+        draft = Draft(claimed / "draft", claimed / "kept", recipe, store.known)
+        store.known.remove(draft.folder)
+        try:
+            draft.folder.mkdir(parents=True)
+            build(draft)
+            manifest = draft.finish(request)
+            _require_same_code(request)
+            artifact = store.commit(draft.folder, manifest, draft.written)
+        except BaseException:
+            store.known.remove(draft.folder)
+            raise
+        store.known.remove(draft.work)
+        return artifact
+
+
+def _require_same_code(request: Mapping[str, Any]) -> None:
+    """What was edited while it ran may have run in part: such an artifact has no true recipe."""
+    now = code_digest(f"scion.stages.{request['stage']}")
+    if now != request["code"]:
+        raise ScionError(
+            "the stage's code was edited while it ran",
+            where=f"scion.stages.{request['stage']} and what it imports",
+            expected=request["code"],
+            found=now,
+            hint="run again; nothing of this run is kept",
+        )

@@ -1,0 +1,128 @@
+"""The plan of a run: which pointer answers which stage, from what is known before anything runs.
+
+A pointer's name carries a *key*: the digest of the stage's settings, of its code's meaning, of its
+environment, of the plain files that it reads, and of the keys of the stages that it reads from. So
+a pointer that exists answers what the configuration asks for now; one that answers something else
+has another name. Nothing depends on dates or on what an earlier run noted.
+
+A key differs from a recipe, which is known when a stage begins: a recipe names inputs by content.
+A stage whose key is new but whose recipe is not finds its artifact in the store and only writes its
+pointer. The files of a local checkpoint are too large to be read for a plan: `Store.sources` says
+what they are called in one.
+"""
+
+import contextlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from scion.artifacts.artifact import read_manifest
+from scion.artifacts.code_digest import code_digest
+from scion.artifacts.results import POINTERS, show_all
+from scion.artifacts.store.store import Store
+from scion.common.digest import digest_file, digest_json
+from scion.common.errors import ScionError
+
+_KEY_DIGITS = 16
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """A stage of a plan.
+
+    Attributes:
+        name: Its name.
+        key: Digest of all that decides what it makes.
+        pointer: What its rule declares.
+        reads: The stages that it reads from, whose pointers are its rule's inputs.
+    """
+
+    name: str
+    key: str
+    pointer: Path
+    reads: tuple["PlannedStage", ...]
+
+    @property
+    def copies(self) -> Path:
+        """A folder for what `snakemake --report` shows of the stage."""
+        return self.pointer.with_suffix("")
+
+
+@dataclass
+class Plan:
+    """The stages of one release.
+
+    Attributes:
+        folder: `results/<release>`.
+        store: What keeps the artifacts.
+        stages: By name, those that were added.
+    """
+
+    folder: Path
+    store: Store
+    stages: dict[str, PlannedStage] = field(default_factory=dict[str, PlannedStage])
+
+    def add(
+        self,
+        stage: str,
+        *,
+        reads: Iterable[str] = (),
+        files: Iterable[Path] = (),
+        settings: Mapping[str, Any],
+        environment: str,
+    ) -> PlannedStage:
+        """Plan a stage.
+
+        A pointer of the right name whose artifact is gone from the store is removed: it answers
+        nothing, and the workflow makes it again.
+
+        Args:
+            stage: Its name, and that of its module in `scion.stages`.
+            reads: The stages it reads from; they were added before.
+            files: Plain files that it reads.
+            settings: What else its command line says, JSON-able.
+            environment: Identity of its environment.
+        """
+        upstream = tuple(self.stages[name] for name in reads)
+        key = digest_json(
+            {
+                "stage": stage,
+                "reads": {planned.name: planned.key for planned in upstream},
+                # A file that is missing is for Snakemake to tell.
+                "files": [[path.name, path.is_file() and digest_file(path)] for path in files],
+                "settings": dict(settings),
+                "code": code_digest(f"scion.stages.{stage}"),
+                "environment": environment,
+            }
+        )
+        name = f"{stage}-{key.removeprefix('sha256:')[:_KEY_DIGITS]}.json"
+        planned = PlannedStage(stage, key, self.folder / POINTERS / name, upstream)
+        self._remove_if_dangling(planned.pointer)
+        self.stages[stage] = planned
+        return planned
+
+    def _remove_if_dangling(self, pointer: Path) -> None:
+        if not pointer.is_file():
+            return
+        with contextlib.suppress(ScionError):
+            if self.store.holds(read_manifest(pointer)["content"]):
+                return
+        # Another process may have done the same.
+        pointer.unlink(missing_ok=True)
+
+    def all_of(self, stage: str) -> list[PlannedStage]:
+        """A stage and all that it is made from, each once."""
+        found = {stage: self.stages[stage]}
+        for planned in found[stage].reads:
+            found |= {each.name: each for each in self.all_of(planned.name)}
+        return list(found.values())
+
+    def show(self) -> None:
+        """Let the results folder show what this plan has, and nothing else."""
+        pointers = {name: planned.pointer for name, planned in self.stages.items()}
+        show_all(self.folder, pointers, self.store)
+
+    def keep(self) -> None:
+        """Keep everything that this plan points to until the process ends."""
+        self.store.leases.take(str(planned.pointer.resolve()) for planned in self.stages.values())

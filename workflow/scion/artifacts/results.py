@@ -1,0 +1,142 @@
+"""The folder of results that people open: links into the store, and the sealed release itself.
+
+    results/<release>/<stage>          a link to the artifact's files in the store
+    results/<release>/<stage>.json     a link to its pointer
+    results/<release>/release/         the sealed release, a real folder, ready to upload
+    results/<release>/.pointers/       the pointers, what rules declare; their names carry digests
+
+Links show what the last run made or found; the workflow never reads them.
+"""
+
+import contextlib
+import hashlib
+import os
+import socket
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from scion.artifacts.artifact import MANIFEST, Artifact, read_manifest
+from scion.artifacts.release_check import RELEASE, SEALED
+from scion.artifacts.store.known_files import KnownFiles
+from scion.artifacts.store.store import Store
+from scion.common.errors import ScionError
+from scion.common.files import copy_file, reflink_or_link, write_json
+
+POINTERS = ".pointers"
+
+
+def show(pointer: Path, artifact: Artifact, store: Store) -> None:
+    """Let people see an artifact where they look for it.
+
+    Raises:
+        ScionError: Something else than a link lies there.
+    """
+    folder = shown_in(pointer)
+    link = folder / artifact.stage
+    if pointer.parent != folder:
+        _link(pointer, folder / f"{artifact.stage}.json")
+    _link(artifact.folder, link)
+    if artifact.stage == SEALED:
+        export(artifact, folder / RELEASE, store.known)
+    _register(folder, store)
+
+
+def show_all(folder: Path, pointers: Mapping[str, Path], store: Store) -> None:
+    """Let a release's folder show what its present configuration has, and nothing else.
+
+    Args:
+        folder: `results/<release>`.
+        pointers: By stage the pointer that answers the configuration, whether or not it is there.
+        store: The store.
+    """
+    for stage, pointer in pointers.items():
+        with contextlib.suppress(ScionError):
+            manifest = read_manifest(pointer)
+            show(pointer, Artifact(store.place(manifest["content"]), manifest), store)
+            continue
+        for link in (folder / stage, folder / f"{stage}.json"):
+            if link.is_symlink():
+                link.unlink(missing_ok=True)
+
+
+def shown_in(pointer: Path) -> Path:
+    """The folder whose links show what a pointer names."""
+    return pointer.parent.parent if pointer.parent.name == POINTERS else pointer.parent
+
+
+def _link(target: Path, link: Path) -> None:
+    """Make `link` a relative symbolic link, in one step; a copy of a file where there are none."""
+    wanted = os.path.relpath(target, link.parent)
+    if link.is_symlink() and os.readlink(link) == wanted:
+        return
+    if link.is_dir() and not link.is_symlink():
+        raise ScionError(
+            "a folder lies where a link into the store belongs",
+            where=link,
+            expected="nothing, or a link of an earlier run",
+            found="a real folder, as versions before the store made it",
+            hint=f"move it away, or remove it if nothing in it is needed: rm -r {link}",
+        )
+    fresh = link.with_name(f".{link.name}.{uuid4().hex[:8]}")
+    try:
+        fresh.symlink_to(wanted)
+    except OSError as error:
+        if target.is_dir():
+            print(f"{link}: no link here ({error.strerror}); see {target}", file=sys.stderr)
+            return
+        copy_file(target, fresh)
+    fresh.replace(link)
+
+
+def export(artifact: Artifact, folder: Path, known: KnownFiles) -> None:
+    """Put a sealed release into a real folder that can be uploaded; weights are not copied.
+
+    A folder that holds this release already is left alone, whatever its owner did to it.
+    """
+    with contextlib.suppress(ScionError):
+        if read_manifest(folder / MANIFEST)["root"] == artifact.root:
+            return
+    fresh = folder.with_name(f".{folder.name}.{uuid4().hex[:8]}")
+    earlier = fresh.with_name(f"{fresh.name}.earlier")
+    try:
+        for name in artifact.files:
+            target = fresh / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            # People edit the small files of a folder that they publish.
+            how = reflink_or_link if name.endswith(".safetensors") else copy_file
+            known.place(artifact.folder / name, target, how)
+        write_json(fresh / MANIFEST, artifact.manifest)
+        with contextlib.suppress(FileNotFoundError):
+            folder.rename(earlier)
+        fresh.rename(folder)
+    finally:
+        known.remove(fresh)
+        known.remove(earlier)
+
+
+def _register(folder: Path, store: Store) -> None:
+    """Note in the store that the artifacts that a folder shows are in use."""
+    contents = {
+        path.name: pointer["content"]
+        for path in sorted(folder.glob("*.json"))
+        if (pointer := _manifest(path)) is not None
+    }
+    own = store.folder.resolve().parent
+    place = folder.resolve()
+    entry: dict[str, Any] = {
+        "host": socket.gethostname(),
+        # Beside the store by its name alone, so that both may move together.
+        "folder": os.path.relpath(place, own) if place.is_relative_to(own) else str(place),
+        "contents": contents,
+    }
+    name = hashlib.sha256(f"{entry['host']} {entry['folder']}".encode()).hexdigest()[:16]
+    write_json(store.folder / "roots" / f"{name}.json", entry)
+
+
+def _manifest(path: Path) -> dict[str, Any] | None:
+    with contextlib.suppress(ScionError):
+        return read_manifest(path)
+    return None
