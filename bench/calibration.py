@@ -25,6 +25,7 @@ import torch
 from support.measure import machine, unwind_when_ended
 
 from scion.artifacts.artifact import Artifact
+from scion.artifacts.making import Output
 from scion.checkpoint.shards import Checkpoint
 from scion.common.devices import one_thread
 from scion.common.text import change, small
@@ -65,14 +66,18 @@ def sets_of(samples: int) -> dict[str, dict[Path, int]]:
 def source(folder: Path) -> tuple[Artifact, Artifact]:
     """The agent's language model, with sound keys, and the MTP head that a release has."""
     fetched = fetch_source(
-        location=str(PICO / "pico-agent"), output=folder / "fetched", environment=_ENVIRONMENT
+        location=str(PICO / "pico-agent"),
+        output=Output.at(folder / "fetched"),
+        environment=_ENVIRONMENT,
     )
-    fixed = fix_keys(source=fetched, output=folder / "fixed", environment=_ENVIRONMENT)
+    fixed = fix_keys(source=fetched, output=Output.at(folder / "fixed"), environment=_ENVIRONMENT)
     text = extract_text(
-        fixed=fixed, output=folder / "text", text_only=True, environment=_ENVIRONMENT
+        fixed=fixed, output=Output.at(folder / "text"), text_only=True, environment=_ENVIRONMENT
     )
     donor = fetch_donor(
-        location=str(PICO / "pico-base"), output=folder / "donor", environment=_ENVIRONMENT
+        location=str(PICO / "pico-base"),
+        output=Output.at(folder / "donor"),
+        environment=_ENVIRONMENT,
     )
     return text, donor
 
@@ -108,7 +113,7 @@ class Reading:
         )
         quantized = quantize_nvfp4(
             text=self.text,
-            output=self.folder / "quantized",
+            output=Output.at(self.folder / "quantized"),
             settings=settings,
             environment=_ENVIRONMENT,
         )

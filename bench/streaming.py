@@ -38,7 +38,8 @@ _BENCH = Path(__file__).parent
 sys.path.insert(0, str(_BENCH.parent / "tools"))
 from random_checkpoint import SHAPES, generate, shaped_config  # noqa: E402
 from scion.architectures.text_only import text_config  # noqa: E402
-from scion.artifacts.artifact import Draft, remake  # noqa: E402
+from scion.artifacts.artifact import Draft  # noqa: E402
+from scion.artifacts.making import Output, remake  # noqa: E402
 from scion.checkpoint.shards import CONFIG, Checkpoint, index_headers  # noqa: E402
 from scion.common.files import write_json  # noqa: E402
 
@@ -86,7 +87,7 @@ def checkpoint(folder: Path, shape: dict[str, Any], layers: int, *, device: str)
             path.rename(draft.folder / path.name)
 
     artifact = remake(
-        folder / "text",
+        Output.at(folder / "text"),
         stage="extract_text",
         inputs={},
         settings={},

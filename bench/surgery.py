@@ -47,7 +47,8 @@ def stage(name: str, output: Path, **options: Path | str) -> list[str]:
     given = [text for key, value in options.items() for text in (f"--{key}", str(value))]
     return [
         *(sys.executable, "-m", f"scion.stages.{name}", *given),
-        *("--output", str(output / "manifest.json"), "--environment", "sha256:benchmark"),
+        *("--output", f"{output}.json", "--store", str(output.parent / ".store")),
+        *("--environment", "sha256:benchmark"),
     ]
 
 

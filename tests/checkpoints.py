@@ -126,5 +126,7 @@ def snapshot(folder: Path) -> dict[str, str]:
 
 
 def half_made(folder: Path) -> list[str]:
-    """Hidden files and folders below a folder: what a stage that stopped has left."""
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob(".*"))
+    """Hidden files and what is in the store's `work`: what a stage that stopped has left."""
+    hidden = (path for path in folder.rglob(".*") if path.name not in (".store", ".pointers"))
+    work = folder.glob(".store/work/*")
+    return sorted(str(path.relative_to(folder)) for path in (*hidden, *work))

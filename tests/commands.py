@@ -15,12 +15,17 @@ PARTS = ("where:", "expected:", "found:", "hint:")
 
 
 def command(stage: str, **options: object) -> list[str]:
-    """`python -m scion.stages.<stage>` with its options, `environment` for tests added.
+    """`python -m scion.stages.<stage>` with its options, `environment` and `store` added.
 
-    The value of an option may be a list of values.
+    The value of an option may be a list of values. The store is that of the pointers that are
+    read, if any, or lies beside the output.
     """
     arguments: list[str] = []
-    for name, value in {"environment": "sha256:tests", **options}.items():
+    read = [value for name, value in options.items() if name != "output"]
+    stores = [path.parent / ".store" for path in read if isinstance(path, Path)]
+    own = Path(str(options["output"])).parent / ".store"
+    store = next((folder for folder in stores if folder.is_dir()), own)
+    for name, value in {"environment": "sha256:tests", "store": store, **options}.items():
         values: list[object] = value if isinstance(value, list) else [value]
         arguments += [f"--{name.replace('_', '-')}", *map(str, values)]
     return [sys.executable, "-m", f"scion.stages.{stage}", *arguments]

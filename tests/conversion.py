@@ -1,10 +1,12 @@
 """The embedded pair, and the conversion stages run over it, from fetch_source to verify_release."""
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from scion.artifacts.artifact import Artifact
+from scion.artifacts.making import Output
 
 ENVIRONMENT = "sha256:tests"
 SAMPLES = 4
@@ -46,6 +48,14 @@ class Conversion:
     verify_release: Artifact
 
 
+def copied(artifact: Artifact, folder: Path) -> Artifact:
+    """A copy of an artifact outside of its store, to be damaged."""
+    shutil.copytree(artifact.folder, folder)
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    return Artifact(folder, artifact.manifest)
+
+
 def convert(pico: Pico, folder: Path, *, samples: int = SAMPLES, **quantization: Any) -> Conversion:
     """Run the conversion stages in this process, with `samples` calibration samples.
 
@@ -72,23 +82,27 @@ def convert(pico: Pico, folder: Path, *, samples: int = SAMPLES, **quantization:
     wanted = {"recipe": "nvfp4_default", "calibration": calibration, "device": "cpu"}
     settings = Quantization.model_validate({**wanted, "max_shard_megabytes": 1, **quantization})
     env = ENVIRONMENT
-    source = fetch_source(location=str(pico.agent), output=folder / "fetch_source", environment=env)
-    donor = fetch_donor(location=str(pico.base), output=folder / "fetch_donor", environment=env)
-    fixed = fix_keys(source=source, output=folder / "fix_keys", environment=env)
+    source = fetch_source(
+        location=str(pico.agent), output=Output.at(folder / "fetch_source"), environment=env
+    )
+    donor = fetch_donor(
+        location=str(pico.base), output=Output.at(folder / "fetch_donor"), environment=env
+    )
+    fixed = fix_keys(source=source, output=Output.at(folder / "fix_keys"), environment=env)
     text = extract_text(
-        fixed=fixed, output=folder / "extract_text", text_only=True, environment=env
+        fixed=fixed, output=Output.at(folder / "extract_text"), text_only=True, environment=env
     )
     quantized = quantize_nvfp4(
-        text=text, output=folder / "quantize_nvfp4", settings=settings, environment=env
+        text=text, output=Output.at(folder / "quantize_nvfp4"), settings=settings, environment=env
     )
     release = graft_mtp(
-        quantized=quantized, donor=donor, output=folder / "graft_mtp", environment=env
+        quantized=quantized, donor=donor, output=Output.at(folder / "graft_mtp"), environment=env
     )
     report = verify_release(
         release=release,
         text=text,
         donor=donor,
-        output=folder / "verify_release",
+        output=Output.at(folder / "verify_release"),
         settings=Lint(),
         environment=env,
     )

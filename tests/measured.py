@@ -4,7 +4,8 @@ import random
 from pathlib import Path
 from typing import Any
 
-from scion.artifacts.artifact import Artifact, Draft, remake
+from scion.artifacts.artifact import Artifact, Draft
+from scion.artifacts.making import Output, remake
 from scion.common.files import write_json
 from scion.evaluation.intervals import median, proportion, ratio_of_sums, speedup
 
@@ -319,7 +320,7 @@ def artifacts(content: dict[str, Any], *, release: Artifact, folder: Path) -> di
             write_json(draft.folder / name, result)
 
         results[stage] = remake(
-            folder / stage,
+            Output.at(folder / stage),
             stage=stage,
             inputs=inputs,
             settings={},

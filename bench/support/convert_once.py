@@ -19,6 +19,7 @@ from pathlib import Path
 from measure import drop_from_cache, resident_mb
 
 from scion.artifacts.artifact import Artifact
+from scion.artifacts.making import Output
 from scion.quantization.config import Quantization
 from scion.stages.quantize_nvfp4 import quantize_nvfp4
 
@@ -28,7 +29,11 @@ def convert(source: Path, output: Path, scales: Path) -> None:
     settings = Quantization(recipe="nvfp4_default", input_scales=str(scales), device="cpu")
     text = Artifact.open(source)
     quantize_nvfp4(
-        text=text, output=output, settings=settings, environment="sha256:benchmark", watch=None
+        text=text,
+        output=Output.at(output),
+        settings=settings,
+        environment="sha256:benchmark",
+        watch=None,
     )
     subprocess.run(["sync", "--file-system", str(output)], check=True)
 

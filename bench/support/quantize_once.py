@@ -30,6 +30,7 @@ from transformers import Qwen3_5ForCausalLM
 
 from scion.architectures.inventory import inventory
 from scion.artifacts.artifact import Artifact
+from scion.artifacts.making import Output
 from scion.checkpoint.shards import Checkpoint
 from scion.common.devices import one_thread
 from scion.common.digest import digest_file, in_parallel
@@ -70,7 +71,7 @@ def settings(args: Any, folder: Path, samples: int) -> Quantization:
 def stream(source: Path, out: Path, chosen: Quantization) -> Path:
     """By the stage: from opening the source to the finished, hashed artifact."""
     text, output = Artifact.open(source), out / "artifact"
-    quantize_nvfp4(text=text, output=output, settings=chosen, environment=_ENVIRONMENT)
+    quantize_nvfp4(text=text, output=Output.at(output), settings=chosen, environment=_ENVIRONMENT)
     return output
 
 

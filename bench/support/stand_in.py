@@ -7,7 +7,8 @@ TEXT, the artifact of extract_text, to TARGET.
 import sys
 from pathlib import Path
 
-from scion.artifacts.artifact import Artifact, Draft, remake
+from scion.artifacts.artifact import Artifact, Draft
+from scion.artifacts.making import Output, remake
 from scion.checkpoint.shards import read_json
 from scion.common.files import write_json
 from scion.formats.modelopt import HF_QUANT_CONFIG, hf_quant_config, quantization_config
@@ -25,7 +26,7 @@ def main() -> int:
         write_json(draft.folder / HF_QUANT_CONFIG, hf_quant_config(scheme))
 
     remake(
-        target,
+        Output.at(target),
         stage="quantize_nvfp4",
         inputs={"text": text},
         settings={},

@@ -11,6 +11,7 @@ import yaml
 from conversion import Conversion
 from scion.artifacts.artifact import Artifact
 from scion.artifacts.environments import interpreter
+from scion.artifacts.making import Output
 from scion.common.errors import ScionError
 from scion.engines.config import PICO_LAUNCH, Serving
 from scion.engines.server import Server
@@ -47,7 +48,7 @@ def run(
     return run_agent_tasks(
         release=conversion.graft_mtp,
         tasks=tasks,
-        output=folder / "results/run_agent_tasks",
+        output=Output.at(folder / "results/run_agent_tasks"),
         serving=Serving(server_url=server.openai_url),
         launch=PICO_LAUNCH.model_copy(update={"max_num_seqs": parallel}),
         agent_tasks=AgentTasks.model_validate(agent_tasks),
@@ -147,7 +148,7 @@ def test_a_server_without_tool_parser(conversion: Conversion, tmp_path: Path):
         run_agent_tasks(
             release=conversion.graft_mtp,
             tasks=TASKS,
-            output=tmp_path / "results/run_agent_tasks",
+            output=Output.at(tmp_path / "results/run_agent_tasks"),
             serving=Serving(arguments=("--no-enable-auto-tool-choice",)),
             launch=PICO_LAUNCH,
             agent_tasks=AgentTasks(cases=1),

@@ -27,6 +27,7 @@ from checkpoints import (
 from commands import Earlier, check_refusal, interrupt, run
 from conversion import ENVIRONMENT, Conversion, Pico
 from scion.artifacts.artifact import Artifact
+from scion.artifacts.making import Output
 from scion.checkpoint.shards import INDEX
 from scion.stages.fetch_donor import fetch_donor
 from scion.stages.fetch_source import fetch_source
@@ -165,7 +166,7 @@ def test_an_unpinned_revision_is_refused(outputs: Path, stage: str, revision: st
 def test_a_donor_without_head_is_refused(outputs: Path, pico: Pico) -> None:
     earlier = Earlier(outputs / "fetch_donor")
     output = outputs / "fetch_donor/manifest.json"
-    done = run("fetch_donor", location=pico.agent, output=output)
+    done = run("fetch_donor", location=pico.agent, output=Output.at(output))
     assert done.returncode == 1
     check_refusal(done.stderr, "no whole MTP head", str(pico.agent), "15 tensors", "0 tensors")
     earlier.check()
@@ -175,7 +176,9 @@ def test_a_donor_of_another_hidden_size_is_refused(
     conversion: Conversion, outputs: Path, tmp_path: Path
 ) -> None:
     folder = write_checkpoint(tmp_path / "other", tiny_config())
-    donor = fetch_donor(location=str(folder), output=tmp_path / "donor", environment=ENVIRONMENT)
+    donor = fetch_donor(
+        location=str(folder), output=Output.at(tmp_path / "donor"), environment=ENVIRONMENT
+    )
     earlier = Earlier(outputs / "graft_mtp")
     done = run(
         "graft_mtp",
@@ -315,7 +318,9 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     for kind, rename in (("broken", broken), ("sound", str)):
         write_checkpoint(folder / kind, wide_config(), shards=1, rename=rename, sparse=True)
         fetch_source(
-            location=str(folder / kind), output=folder / f"{kind}-made", environment=ENVIRONMENT
+            location=str(folder / kind),
+            output=Output.at(folder / f"{kind}-made"),
+            environment=ENVIRONMENT,
         )
     yield folder
     shutil.rmtree(folder)

@@ -10,6 +10,7 @@ from conversion import ENVIRONMENT, Conversion, Pico
 from project_copy import ProjectCopy
 from scion.artifacts.artifact import Artifact
 from scion.artifacts.environments import interpreter
+from scion.artifacts.making import Output
 from scion.config import Config
 from scion.evaluation.variants import Measuring
 from scion.stages import compare_recipes as stage
@@ -86,7 +87,7 @@ def test_a_run_that_was_stopped_measures_nothing_twice(
             texts=None,
             prompts=pico.folder / "prompts.jsonl",
             tasks=PROJECT / "workflow/scion/evaluation/agent/agent_tasks.yaml",
-            output=tmp_path / "compare_recipes",
+            output=Output.at(tmp_path / "compare_recipes"),
             settings=stage.RecipeComparisonSettings(
                 quantization=config.quantization,
                 comparison=config.comparison,

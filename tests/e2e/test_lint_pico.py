@@ -11,6 +11,7 @@ from checkpoints import edit_json
 from conversion import ENVIRONMENT, Conversion, Pico
 from lint_checkpoints import Stored, compressed_scheme, read_tensors, write_tensors
 from scion.architectures.families import QWEN3_5
+from scion.artifacts.making import Output
 from scion.common.errors import ScionError
 from scion.formats.modelopt import HF_QUANT_CONFIG, declared_exclusions
 from scion.lint.config import Lint
@@ -44,7 +45,7 @@ def test_preflight_names_the_stages_that_repair_the_source(
 ) -> None:
     made = lint_source(
         source=conversion.fetch_source,
-        output=tmp_path / "lint_source",
+        output=Output.at(tmp_path / "lint_source"),
         settings=Lint(),
         environment=ENVIRONMENT,
     )
@@ -59,12 +60,14 @@ def test_preflight_refuses_what_no_stage_repairs(pico: Pico, tmp_path: Path) -> 
         lambda config: config["text_config"].update(intermediate_size=400),
     )
     source = fetch_source(
-        location=str(tmp_path / "base"), output=tmp_path / "fetch_source", environment=ENVIRONMENT
+        location=str(tmp_path / "base"),
+        output=Output.at(tmp_path / "fetch_source"),
+        environment=ENVIRONMENT,
     )
     with pytest.raises(ScionError, match="lint finds") as caught:
         lint_source(
             source=source,
-            output=tmp_path / "lint_source",
+            output=Output.at(tmp_path / "lint_source"),
             settings=Lint(),
             environment=ENVIRONMENT,
         )
@@ -75,11 +78,11 @@ def test_preflight_refuses_what_no_stage_repairs(pico: Pico, tmp_path: Path) -> 
 
 def test_the_base_has_no_error_fixed_and_text_only(pico: Pico, tmp_path: Path) -> None:
     source = fetch_source(
-        location=str(pico.base), output=tmp_path / "source", environment=ENVIRONMENT
+        location=str(pico.base), output=Output.at(tmp_path / "source"), environment=ENVIRONMENT
     )
-    fixed = fix_keys(source=source, output=tmp_path / "fixed", environment=ENVIRONMENT)
+    fixed = fix_keys(source=source, output=Output.at(tmp_path / "fixed"), environment=ENVIRONMENT)
     text = extract_text(
-        fixed=fixed, output=tmp_path / "text", text_only=True, environment=ENVIRONMENT
+        fixed=fixed, output=Output.at(tmp_path / "text"), text_only=True, environment=ENVIRONMENT
     )
     assert errors(pico.base) == errors(fixed.folder) == errors(text.folder) == set()
 

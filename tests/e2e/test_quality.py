@@ -16,6 +16,7 @@ import pytest
 from conversion import ENVIRONMENT, Conversion, Pico
 from scion.artifacts.artifact import Artifact
 from scion.artifacts.environments import interpreter
+from scion.artifacts.making import Output
 from scion.common.errors import ScionError
 from scion.engines.config import PICO_LAUNCH, Launch, Serving
 from scion.engines.server import Server
@@ -89,7 +90,7 @@ def evaluate(
         base=base,
         chats=files[0],
         texts=files[1],
-        output=output,
+        output=Output.at(output),
         serving=serving or Serving(),
         launch=launch,
         quality=Quality.model_validate({"samples": len(SHORT), "top_logprobs": TOP, **quality}),
@@ -109,7 +110,10 @@ def measured(
     """One run of the stage: three servers, and one that the engine refuses to start."""
     folder = tmp_path_factory.mktemp("quality")
     base = fetch_source(
-        location=str(pico.base), output=folder / "base", environment=ENVIRONMENT, stage="fetch_base"
+        location=str(pico.base),
+        output=Output.at(folder / "base"),
+        environment=ENVIRONMENT,
+        stage="fetch_base",
     )
     short: dict[str, list[Predictions]] = {}
     by_hand: dict[str, float] = {}

@@ -7,6 +7,7 @@ import pytest
 import measured
 from conversion import Conversion
 from scion.artifacts.artifact import Artifact
+from scion.artifacts.making import Output
 from scion.artifacts.release_check import check_release
 from scion.common.errors import ScionError
 from scion.common.text import number, ratio, share, table
@@ -41,7 +42,7 @@ def rendered(
         sections=SECTIONS,
         tasks=measured.TASKS,
         settings=CardSettings(card=Card(**card), launches=launches),
-        output=folder / "render_card",
+        output=Output.at(folder / "render_card"),
         environment="sha256:tests",
     )
     return made, evidence
@@ -219,26 +220,25 @@ def test_pictures_and_answers_are_sealed_and_checked(
     conversion: Conversion, made: tuple[Artifact, dict[str, Artifact]], folder: Path
 ) -> None:
     card, evidence = made
-    sealed = seal_release(
+    seal_release(
         release=conversion.graft_mtp,
         card=card,
         evidence=evidence,
-        output=folder / "release",
+        output=Output.at(folder / "seal_release"),
         environment="sha256:tests",
     )
-    sums = (sealed.folder / "SHA256SUMS").read_text()
+    sealed = folder / "release"
+    sums = (sealed / "SHA256SUMS").read_text()
     assert "  pictures/speed.svg\n" in sums
-    assert check_release(sealed.folder)[1] == []
+    assert check_release(sealed)[1] == []
     lines = "\n".join(summary(folder))
     assert "agent tasks: 5/5, all cases 107/110 = 97.3 % (92.3–99.1)" in lines
     assert re.search(r"^MTP n=3: +accepted by position \d\d\.\d % \(", lines, re.MULTILINE)
     assert re.search(r"^perplexity: .*; loss \+0\.00", lines, re.MULTILINE)
 
-    picture = sealed.folder / "pictures/speed.svg"
+    picture = sealed / "pictures/speed.svg"
     picture.write_text(picture.read_text().replace("Decode", "decode"))
-    assert [line.split(":")[0] for line in check_release(sealed.folder)[1]] == [
-        "pictures/speed.svg"
-    ]
+    assert [line.split(":")[0] for line in check_release(sealed)[1]] == ["pictures/speed.svg"]
 
 
 def test_a_column_without_content_is_left_out_and_bars_are_escaped() -> None:

@@ -14,7 +14,8 @@ import pytest
 import measured
 from checkpoints import edit_tensor, tiny_config, write_checkpoint
 from commands import check_refusal
-from scion.artifacts.artifact import Artifact, Draft, manifest_root, remake
+from scion.artifacts.artifact import Artifact, Draft, manifest_digests
+from scion.artifacts.making import Output, remake
 from scion.common.files import copy_file, write_json
 from scion.report.comparison.findings import Number, OneSided, Value, compare, title
 from scion.report.comparison.releases import open_release
@@ -61,7 +62,7 @@ def made(
                 write_json(draft.folder / name, content)
 
     return remake(
-        folder / stage,
+        Output.at(folder / stage),
         stage=stage,
         inputs={},
         settings=settings,
@@ -98,7 +99,7 @@ def sealed(
         release=grafted,
         card=card,
         evidence=evidence | {"verify_release": report},
-        output=folder / "release",
+        output=Output.at(folder / "seal_release"),
         environment="sha256:tests",
     )
     return folder
@@ -349,7 +350,7 @@ def test_digests_tell_measured_anew_from_made_otherwise(
     decode(content)["repeats"] = 7
     again = sealed(tmp_path / "again", content)
     found = compared(first, again)
-    assert found["weights"] == f"the same, {Artifact.open(first / 'graft_mtp').root}"
+    assert found["weights"] == f"the same, {Artifact.open(first / 'graft_mtp').content}"
     changed = {stage["name"]: stage["reasons"] for stage in found["stages"] if not stage["same"]}
     assert changed == {
         "measure_serving": ["made from the same; measured anew: serving.json"],
@@ -362,12 +363,16 @@ def test_digests_tell_measured_anew_from_made_otherwise(
 
     other = sealed(tmp_path / "other", content, settings={"a": {"b": 2, "c": ["x" * 99]}})
     found = compared(first, other)
-    assert found["weights"] == "the same bytes in 2 shards, made otherwise (see graft_mtp)"
+    content_digest = Artifact.open(first / "graft_mtp").content
+    assert found["weights"] == f"the same, {content_digest}, made otherwise (see graft_mtp)"
     said, files = reasons(found, "graft_mtp")
     assert said.startswith('settings a.b: 1 in A, 2 in B, a.c: null in A, ["xxx')
     assert len(said) < 100
     assert files == "the same files"
-    assert "made from other release" in reasons(found, "evaluate_quality")
+    # What is measured of the same bytes is measured of the same; who sealed them tells.
+    same = {stage["name"] for stage in found["stages"] if stage["same"]}
+    assert "evaluate_quality" in same
+    assert reasons(found, "seal_release")[0] == "made from other measure_serving, graft_mtp"
 
     sets = [
         sealed(tmp_path / f"sets_{n}", content, settings={"a": {"b": 1}, "sets": [{}, {"n": n}]})
@@ -412,7 +417,7 @@ def test_a_folder_without_a_release_is_refused(first: Path, tmp_path: Path) -> N
     for folder, found in (
         (tmp_path, "no manifest.json"),
         (tmp_path / "missing", "no folder"),
-        (first / "graft_mtp", "stage graft_mtp"),
+        (first / "graft_mtp", "no manifest.json"),
     ):
         done = scion(first, folder)
         assert done.returncode == 2
@@ -433,10 +438,10 @@ def test_another_format_of_release_is_refused(first: Path, tmp_path: Path) -> No
     def change(folder: Path) -> None:
         path = folder / "manifest.json"
         manifest = json.loads(path.read_text()) | {"format": "scion-manifest/9"}
-        path.write_text(json.dumps(manifest | {"root": manifest_root(manifest)}))
+        path.write_text(json.dumps(manifest | {"root": manifest_digests(manifest)["root"]}))
 
     said = broken(first, change, tmp_path)
-    check_refusal(said, "scion-manifest/1", "found:    format scion-manifest/9")
+    check_refusal(said, "scion-manifest/2", "found:    format scion-manifest/9")
 
 
 def test_a_result_that_was_edited_or_removed_is_refused(first: Path, tmp_path: Path) -> None:

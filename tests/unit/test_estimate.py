@@ -20,6 +20,7 @@ from random_checkpoint import generate, shaped_config
 from scion.architectures.inventory import inventory
 from scion.artifacts.artifact import Artifact
 from scion.artifacts.code_digest import module_files
+from scion.artifacts.making import Output
 from scion.checkpoint.shards import Checkpoint, plan_shards
 from scion.common.errors import NoRoomError
 from scion.engines.gpus import find_gpu
@@ -285,7 +286,7 @@ def again(conversion: Conversion, pico: Pico, output: Path) -> Artifact:
     settings = SETTINGS.model_copy(update={"calibration": Calibration(sets=sets), "device": "cpu"})
     return quantize_nvfp4(
         text=conversion.extract_text,
-        output=output,
+        output=Output.at(output),
         settings=settings,
         environment=ENVIRONMENT,
         watch=Watch(),

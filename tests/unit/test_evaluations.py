@@ -11,10 +11,12 @@ import psutil
 import pytest
 
 from canned_server import CONTEXT, Canned, calls, canned_server, message
+from checkpoints import half_made
 from commands import interrupt
 from hub_server import HubServer
-from scion.artifacts.artifact import Artifact, remake
+from scion.artifacts.artifact import Artifact
 from scion.artifacts.environments import interpreter
+from scion.artifacts.making import Output, remake
 from scion.checkpoint.hub import http as hub_http
 from scion.common.errors import ScionError
 from scion.engines.config import PICO_LAUNCH, Serving
@@ -62,7 +64,7 @@ def server() -> Iterator[Canned]:
 def release(tmp_path: Path) -> Artifact:
     """An artifact to name; a named server serves whatever it serves."""
     return remake(
-        tmp_path / "release",
+        Output.at(tmp_path / "release"),
         stage="graft_mtp",
         inputs={},
         settings={},
@@ -91,12 +93,12 @@ class Stages:
     def ifeval(self, dataset: object, **settings: Any) -> dict[str, Any]:
         section = Ifeval(dataset=str(dataset), **settings)
         output = self.folder / "evaluate_ifeval"
-        evaluate_ifeval(output=output, ifeval=section, **self._common)
+        evaluate_ifeval(output=Output.at(output), ifeval=section, **self._common)
         return json.loads((output / "ifeval.json").read_text())
 
     def bfcl(self, **settings: Any) -> dict[str, Any]:
         output = self.folder / "evaluate_bfcl"
-        evaluate_bfcl(output=output, bfcl=Bfcl(**settings), **self._common)
+        evaluate_bfcl(output=Output.at(output), bfcl=Bfcl(**settings), **self._common)
         return json.loads((output / "bfcl.json").read_text())
 
     def lines(self, name: str) -> list[dict[str, Any]]:
@@ -197,8 +199,8 @@ def test_an_interrupted_stage_leaves_nothing(
         stage,
         signal.SIGTERM,
         when=lambda log: bool(server.requests),
-        release=release.folder / "manifest.json",
-        output=tmp_path / stage / "manifest.json",
+        release=tmp_path / "release.json",
+        output=tmp_path / f"{stage}.json",
         settings=json.dumps(settings),
         python="unused",
         evaluator_python=HARNESSES,
@@ -208,6 +210,7 @@ def test_an_interrupted_stage_leaves_nothing(
     assert done.returncode == 130, done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.glob("*evaluate_*")) == []
+    assert half_made(tmp_path) == []
     drivers = [
         process for process in psutil.process_iter() if driver_of(process, tmp_path / "logs")
     ]

@@ -5,6 +5,7 @@ from checkpoints import tiny_config, write_checkpoint
 from conversion import ENVIRONMENT, Conversion
 from scion.architectures.inventory import inventory
 from scion.artifacts.artifact import Artifact
+from scion.artifacts.making import Output
 from scion.checkpoint.shards import Checkpoint
 from scion.stages.extract_text import extract_text
 from scion.stages.fetch_source import fetch_source
@@ -14,10 +15,12 @@ PROCESSORS = {"preprocessor_config.json", "video_preprocessor_config.json"}
 
 def extract(folder: Path, *, text_only: bool) -> tuple[Artifact, Artifact]:
     fixed = fetch_source(
-        location=str(folder), output=folder.parent / "fixed", environment=ENVIRONMENT
+        location=str(folder), output=Output.at(folder.parent / "fixed"), environment=ENVIRONMENT
     )
     output = folder.parent / "text"
-    text = extract_text(fixed=fixed, output=output, text_only=text_only, environment=ENVIRONMENT)
+    text = extract_text(
+        fixed=fixed, output=Output.at(output), text_only=text_only, environment=ENVIRONMENT
+    )
     return fixed, text
 
 

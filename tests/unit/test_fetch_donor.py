@@ -5,6 +5,7 @@ import pytest
 from checkpoints import edit_json, tiny_config, write_checkpoint
 from conversion import ENVIRONMENT, Conversion, Pico
 from scion.artifacts.artifact import Artifact
+from scion.artifacts.making import Output
 from scion.checkpoint.shards import INDEX, Checkpoint
 from scion.common.digest import digest_file
 from scion.common.errors import ScionError
@@ -12,7 +13,7 @@ from scion.stages.fetch_donor import fetch_donor
 
 
 def fetch(folder: Path, output: Path) -> Artifact:
-    return fetch_donor(location=str(folder), output=output, environment=ENVIRONMENT)
+    return fetch_donor(location=str(folder), output=Output.at(output), environment=ENVIRONMENT)
 
 
 def test_only_config_and_head_are_taken(conversion: Conversion, pico: Pico) -> None:

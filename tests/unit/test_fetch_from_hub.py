@@ -8,6 +8,7 @@ import pytest
 from checkpoints import half_made
 from conversion import ENVIRONMENT, Conversion, Pico
 from hub_server import HubServer
+from scion.artifacts.making import Output
 from scion.checkpoint.hub import http as hub_http
 from scion.common.errors import ScionError
 from scion.stages.fetch_donor import fetch_donor
@@ -26,17 +27,24 @@ def test_a_source_from_the_hub_has_the_tensors_of_the_folder(
     hub: HubServer, conversion: Conversion, tmp_path: Path
 ) -> None:
     location = hub.location("owner/agent")
-    made = fetch_source(location=location, output=tmp_path / "out", environment=ENVIRONMENT)
+    made = fetch_source(
+        location=location, output=Output.at(tmp_path / "out"), environment=ENVIRONMENT
+    )
     assert made.tensors() == conversion.fetch_source.tensors()
     assert made.facts["location"] == location
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".store", "out", "out.json"]
+    assert half_made(tmp_path) == []
 
 
 def test_a_source_that_is_there_is_not_asked_for_again(hub: HubServer, tmp_path: Path) -> None:
     location = hub.location("owner/agent")
-    first = fetch_source(location=location, output=tmp_path / "out", environment=ENVIRONMENT)
+    first = fetch_source(
+        location=location, output=Output.at(tmp_path / "out"), environment=ENVIRONMENT
+    )
     asked = len(hub.requests)
-    again = fetch_source(location=location, output=tmp_path / "out", environment=ENVIRONMENT)
+    again = fetch_source(
+        location=location, output=Output.at(tmp_path / "out"), environment=ENVIRONMENT
+    )
     assert again.root == first.root
     assert len(hub.requests) == asked
 
@@ -47,13 +55,15 @@ def test_a_failed_fetch_leaves_no_artifact_and_the_next_moves_only_the_rest(
     location, output = hub.location("owner/agent"), tmp_path / "out"
     hub.fail("model-00002", times=3, status=503)
     with pytest.raises(ScionError):
-        fetch_source(location=location, output=output, environment=ENVIRONMENT)
-    # What has arrived waits beside the artifact's place.
-    assert [path.name for path in tmp_path.iterdir()] == [".out.download"]
+        fetch_source(location=location, output=Output.at(output), environment=ENVIRONMENT)
+    # What has arrived waits in the store.
+    assert [path.name for path in tmp_path.iterdir()] == [".store"]
+    (work,) = (tmp_path / ".store/work").iterdir()
+    assert [path.name for path in work.iterdir()] == ["kept"]
 
     first = (pico.agent / "model-00001-of-00003.safetensors").stat().st_size
     assert hub.sent("model-00001") == first
-    made = fetch_source(location=location, output=output, environment=ENVIRONMENT)
+    made = fetch_source(location=location, output=Output.at(output), environment=ENVIRONMENT)
     assert hub.sent("model-00001") == first
     assert made.check() == []
     assert half_made(tmp_path) == []
@@ -63,7 +73,9 @@ def test_of_a_donor_only_headers_and_head_are_moved(
     hub: HubServer, conversion: Conversion, tmp_path: Path
 ) -> None:
     location = hub.location("owner/base")
-    made = fetch_donor(location=location, output=tmp_path / "out", environment=ENVIRONMENT)
+    made = fetch_donor(
+        location=location, output=Output.at(tmp_path / "out"), environment=ENVIRONMENT
+    )
     assert made.tensors() == conversion.fetch_donor.tensors()
     head = made.facts["mtp_bytes"]
     assert head <= hub.sent(".safetensors/") <= head + 64_000

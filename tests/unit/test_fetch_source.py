@@ -5,12 +5,13 @@ from pathlib import Path
 from checkpoints import tiny_config, write_checkpoint
 from conversion import ENVIRONMENT, Conversion, Pico
 from scion.artifacts.artifact import Artifact
+from scion.artifacts.making import Output
 from scion.common.digest import digest_file
 from scion.stages.fetch_source import fetch_source
 
 
 def fetch(folder: Path, output: Path) -> Artifact:
-    return fetch_source(location=str(folder), output=output, environment=ENVIRONMENT)
+    return fetch_source(location=str(folder), output=Output.at(output), environment=ENVIRONMENT)
 
 
 def test_files_are_linked_and_every_tensor_is_hashed(conversion: Conversion, pico: Pico) -> None:

@@ -8,6 +8,7 @@ from checkpoints import tiny_config, write_checkpoint
 from conversion import ENVIRONMENT, Conversion
 from scion.architectures.inventory import inventory
 from scion.artifacts.artifact import Artifact
+from scion.artifacts.making import Output
 from scion.checkpoint.shards import INDEX, Checkpoint
 from scion.common.errors import ScionError
 from scion.stages.fetch_source import fetch_source
@@ -20,10 +21,10 @@ LANGUAGE, VISION = "model.language_model.", "model.visual."
 def fix(folder: Path) -> tuple[Artifact, Artifact]:
     results = folder.parent
     source = fetch_source(
-        location=str(folder), output=results / "fetch_source", environment=ENVIRONMENT
+        location=str(folder), output=Output.at(results / "fetch_source"), environment=ENVIRONMENT
     )
     output = results / "fix_keys"
-    return source, fix_keys(source=source, output=output, environment=ENVIRONMENT)
+    return source, fix_keys(source=source, output=Output.at(output), environment=ENVIRONMENT)
 
 
 BROKEN: dict[str, Rename] = {
@@ -157,7 +158,7 @@ def test_a_source_edited_after_it_was_fetched_is_refused(tmp_path: Path) -> None
         tmp_path / "model", tiny_config(), rename=lambda name: "language_model." * 3 + name
     )
     source = fetch_source(
-        location=str(folder), output=tmp_path / "fetch_source", environment=ENVIRONMENT
+        location=str(folder), output=Output.at(tmp_path / "fetch_source"), environment=ENVIRONMENT
     )
     shard = folder / "model-00001-of-00002.safetensors"
     with shard.open("r+b") as file:
@@ -166,5 +167,5 @@ def test_a_source_edited_after_it_was_fetched_is_refused(tmp_path: Path) -> None
         file.seek(-1, 2)
         file.write(bytes([last ^ 1]))
     with pytest.raises(ScionError, match="not what fetch_source recorded"):
-        fix_keys(source=source, output=tmp_path / "fix_keys", environment=ENVIRONMENT)
+        fix_keys(source=source, output=Output.at(tmp_path / "fix_keys"), environment=ENVIRONMENT)
     assert not (tmp_path / "fix_keys").exists()

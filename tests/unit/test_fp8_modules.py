@@ -14,6 +14,7 @@ import torch
 from checkpoints import edit_json, edit_tensor
 from conversion import ENVIRONMENT, Conversion
 from scion.artifacts.artifact import Artifact
+from scion.artifacts.making import Output
 from scion.checkpoint.shards import Checkpoint
 from scion.cli.main import main
 from scion.common.errors import ScionError
@@ -146,7 +147,7 @@ def verify(made: Conversion, folder: Path, output: Path) -> Artifact:
         release=Artifact.open(folder),
         text=made.extract_text,
         donor=made.fetch_donor,
-        output=output,
+        output=Output.at(output),
         settings=Lint(),
         environment=ENVIRONMENT,
     )

@@ -5,6 +5,7 @@ import pytest
 
 from checkpoints import tiny_config, write_checkpoint
 from conversion import ENVIRONMENT, Conversion
+from scion.artifacts.making import Output
 from scion.checkpoint.shards import INDEX, Checkpoint
 from scion.common.errors import ScionError
 from scion.stages.fetch_donor import fetch_donor
@@ -50,12 +51,14 @@ def test_config_declares_the_head_and_all_else_is_linked(conversion: Conversion)
 
 def test_a_head_of_another_hidden_size_is_refused(conversion: Conversion, tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "other", tiny_config())
-    donor = fetch_donor(location=str(folder), output=tmp_path / "donor", environment=ENVIRONMENT)
+    donor = fetch_donor(
+        location=str(folder), output=Output.at(tmp_path / "donor"), environment=ENVIRONMENT
+    )
     with pytest.raises(ScionError, match="head does not fit the target") as caught:
         graft_mtp(
             quantized=conversion.quantize_nvfp4,
             donor=donor,
-            output=tmp_path / "release",
+            output=Output.at(tmp_path / "release"),
             environment=ENVIRONMENT,
         )
     assert caught.value.where.endswith("mtp.fc.weight")

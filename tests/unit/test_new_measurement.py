@@ -13,8 +13,9 @@ import pytest
 
 import measured
 from conversion import Conversion
-from scion.artifacts.artifact import Artifact, Draft, remake
+from scion.artifacts.artifact import Artifact, Draft
 from scion.artifacts.code_digest import module_files
+from scion.artifacts.making import Output, remake
 from scion.cli import main as cli
 from scion.common.errors import ScionError
 from scion.common.files import write_json
@@ -49,7 +50,7 @@ Not measured: nobody asked for rhymes.
 
 
 def measure_rhymes(
-    *, release: Artifact, poems: Path, output: Path, environment: str, rhyming: int, seed: int
+    *, release: Artifact, poems: Path, output: Output, environment: str, rhyming: int, seed: int
 ) -> Artifact:
     """A stage as others are; what it measures is told to it."""
 
@@ -116,7 +117,7 @@ class Releases:
             evidence[RECORD.stage] = measure_rhymes(
                 release=self._conversion.graft_mtp,
                 poems=self._poems,
-                output=folder / RECORD.stage,
+                output=Output.at(folder / RECORD.stage),
                 environment=ENVIRONMENT,
                 rhyming=rhyming,
                 seed=seed,
@@ -128,14 +129,14 @@ class Releases:
             sections=[*(TEMPLATES / "sections").iterdir(), self._section],
             tasks=measured.TASKS,
             settings=CardSettings(card=Card(), launches=(PICO_LAUNCH,)),
-            output=folder / "render_card",
+            output=Output.at(folder / "render_card"),
             environment=ENVIRONMENT,
         )
         seal_release(
             release=self._conversion.graft_mtp,
             card=card,
             evidence=evidence,
-            output=folder / "release",
+            output=Output.at(folder / "seal_release"),
             environment=ENVIRONMENT,
         )
         return folder

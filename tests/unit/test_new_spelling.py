@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from conversion import ENVIRONMENT, SAMPLES, Conversion, Pico
 from lint_checkpoints import compressed_scheme
 from scion.artifacts.artifact import Artifact
+from scion.artifacts.making import Output
 from scion.common.errors import ScionError
 from scion.formats.modelopt import FP8, HF_QUANT_CONFIG, NVFP4
 from scion.formats.spellings import SPELLINGS, SpelledTensor, Spelling
@@ -55,7 +56,7 @@ def quantized(
     sets = (CalibrationSet(dataset=str(pico.calibration), samples=SAMPLES),)
     return quantize_nvfp4(
         text=conversion.extract_text,
-        output=tmp_path_factory.mktemp("packed") / "quantize_nvfp4",
+        output=Output.at(tmp_path_factory.mktemp("packed") / "quantize_nvfp4"),
         settings=Quantization(
             recipe="nvfp4_default",
             calibration=Calibration(sets=sets),
@@ -72,7 +73,7 @@ def grafted(quantized: Artifact, conversion: Conversion, tmp_path: Path) -> Arti
     return graft_mtp(
         quantized=quantized,
         donor=conversion.fetch_donor,
-        output=tmp_path / "graft_mtp",
+        output=Output.at(tmp_path / "graft_mtp"),
         environment=ENVIRONMENT,
     )
 
@@ -82,7 +83,7 @@ def verify(release: Artifact, conversion: Conversion, output: Path) -> Artifact:
         release=release,
         text=conversion.extract_text,
         donor=conversion.fetch_donor,
-        output=output,
+        output=Output.at(output),
         settings=Lint(),
         environment=ENVIRONMENT,
     )
@@ -155,7 +156,7 @@ def test_activation_scales_are_taken_from_it(
     settings = {"recipe": "nvfp4_default", "input_scales": str(quantized.folder), "device": "cpu"}
     again = quantize_nvfp4(
         text=conversion.extract_text,
-        output=tmp_path / "again",
+        output=Output.at(tmp_path / "again"),
         settings=Quantization.model_validate(settings),
         environment=ENVIRONMENT,
     )

@@ -14,6 +14,7 @@ from checkpoints import half_made, snapshot
 from conversion import ENVIRONMENT, Pico
 from random_checkpoint import SHAPES, generate, initial, shaped_config
 from scion.architectures.inventory import inventory
+from scion.artifacts.making import Output
 from scion.checkpoint.folder_source import open_source
 from scion.checkpoint.shards import Checkpoint
 from scion.common.errors import ScionError
@@ -85,21 +86,27 @@ def test_lint_misses_the_head_alone(generated: Path) -> None:
 def test_the_stages_take_both(generated: Path, tmp_path: Path) -> None:
     source = fetch_source(
         location=str(generated / "source"),
-        output=tmp_path / "fetch_source",
+        output=Output.at(tmp_path / "fetch_source"),
         environment=ENVIRONMENT,
     )
-    lint_source(source=source, output=tmp_path / "lint", settings=Lint(), environment=ENVIRONMENT)
-    fixed = fix_keys(source=source, output=tmp_path / "fix_keys", environment=ENVIRONMENT)
+    lint_source(
+        source=source, output=Output.at(tmp_path / "lint"), settings=Lint(), environment=ENVIRONMENT
+    )
+    fixed = fix_keys(
+        source=source, output=Output.at(tmp_path / "fix_keys"), environment=ENVIRONMENT
+    )
     assert (fixed.facts["renamed_tensors"], fixed.facts["mtp_missing"]) == (0, True)
     text = extract_text(
-        fixed=fixed, output=tmp_path / "text", text_only=True, environment=ENVIRONMENT
+        fixed=fixed, output=Output.at(tmp_path / "text"), text_only=True, environment=ENVIRONMENT
     )
     # No shard holds a part of the tower, so none is copied: 54 GB less at full size.
     for name, header in Checkpoint.open(text.folder).headers.items():
         original = source.tensors()[next(iter(header.tensors))]["file"]
         assert (text.folder / name).samefile(generated / "source" / original)
     donor = fetch_donor(
-        location=str(generated / "base"), output=tmp_path / "donor", environment=ENVIRONMENT
+        location=str(generated / "base"),
+        output=Output.at(tmp_path / "donor"),
+        environment=ENVIRONMENT,
     )
     assert donor.facts["mtp_tensors"] == 15
 

@@ -10,8 +10,9 @@ import torch
 from modelopt.torch.quantization.qtensor import NVFP4QTensor
 
 from checkpoints import edit_json, edit_tensor
-from conversion import ENVIRONMENT, Conversion, Pico
+from conversion import ENVIRONMENT, Conversion, Pico, copied
 from scion.artifacts.artifact import Artifact
+from scion.artifacts.making import Output
 from scion.checkpoint.shards import INDEX
 from scion.common.errors import ScionError
 from scion.lint.config import Lint
@@ -137,7 +138,7 @@ def verify(conversion: Conversion, release: Artifact, output: Path) -> Artifact:
         release=release,
         text=conversion.extract_text,
         donor=conversion.fetch_donor,
-        output=output,
+        output=Output.at(output),
         settings=Lint(),
         environment=ENVIRONMENT,
     )
@@ -152,10 +153,10 @@ def test_damage_is_found_and_named(
     named: str,
 ) -> None:
     folder = tmp_path / "release"
-    shutil.copytree(conversion.graft_mtp.folder, folder)
+    release = copied(conversion.graft_mtp, folder)
     damage(folder)
     with pytest.raises(ScionError, match=problem) as caught:
-        verify(conversion, Artifact.open(folder), tmp_path / "report")
+        verify(conversion, release, tmp_path / "report")
     assert caught.value.where.startswith(str(folder))
     assert caught.value.where.endswith(named)
     assert not (tmp_path / "report").exists()
@@ -167,11 +168,13 @@ def test_a_head_that_is_not_finite_is_found(
     base = tmp_path / "base"
     shutil.copytree(pico.base, base)
     edit_tensor(base, "mtp.norm.weight", put(0, NAN_BF16))
-    donor = fetch_donor(location=str(base), output=tmp_path / "donor", environment=ENVIRONMENT)
+    donor = fetch_donor(
+        location=str(base), output=Output.at(tmp_path / "donor"), environment=ENVIRONMENT
+    )
     release = graft_mtp(
         quantized=conversion.quantize_nvfp4,
         donor=donor,
-        output=tmp_path / "release",
+        output=Output.at(tmp_path / "release"),
         environment=ENVIRONMENT,
     )
     with pytest.raises(ScionError, match="MTP head is not finite") as caught:
@@ -179,7 +182,7 @@ def test_a_head_that_is_not_finite_is_found(
             release=release,
             text=conversion.extract_text,
             donor=donor,
-            output=tmp_path / "report",
+            output=Output.at(tmp_path / "report"),
             settings=Lint(),
             environment=ENVIRONMENT,
         )

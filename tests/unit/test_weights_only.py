@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from checkpoints import half_made
 from conversion import ENVIRONMENT, Conversion, Pico
 from scion.artifacts.artifact import Artifact
+from scion.artifacts.making import Output
 from scion.checkpoint.shards import INDEX
 from scion.common.errors import ScionError
 from scion.quantization.config import Calibration, CalibrationSet, Quantization
@@ -21,7 +22,7 @@ def convert(conversion: Conversion, output: Path, **settings: object) -> Artifac
     wanted = {"device": "cpu", "max_shard_megabytes": 1, "recipe": "nvfp4_default", **settings}
     return quantize_nvfp4(
         text=conversion.extract_text,
-        output=output,
+        output=Output.at(output),
         settings=Quantization.model_validate(wanted),
         environment=ENVIRONMENT,
     )

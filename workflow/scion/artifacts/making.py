@@ -26,7 +26,7 @@ _NO_RIGHT = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 @dataclass(frozen=True)
-class Target:
+class Output:
     """Where a stage's artifact goes.
 
     Attributes:
@@ -38,6 +38,17 @@ class Target:
     pointer: Path
     store: Store
     copies: Path | None = None
+
+    @classmethod
+    def at(cls, path: Path) -> "Output":
+        """An output for use without a workflow.
+
+        Args:
+            path: Will be a link to the artifact's files. Its pointer gets the same name with
+                `.json` behind it, and `.store` in the same folder keeps the files.
+        """
+        pointer = path.with_name(f"{path.name}.json")
+        return cls(pointer, Store.open([str(path.parent / ".store")]))
 
     def write(self, artifact: Artifact) -> None:
         """Point to an artifact that the store has."""
@@ -52,7 +63,7 @@ class Target:
 
 
 def remake(
-    target: Target,
+    output: Output,
     *,
     stage: str,
     inputs: Mapping[str, Artifact | Path],
@@ -64,7 +75,7 @@ def remake(
     """Give what a stage is asked for: from the store, or by `build` if no recipe gave it yet.
 
     Args:
-        target: Where it goes.
+        output: Where it goes.
         stage: Name of the stage and of its module in `scion.stages`.
         inputs: The artifacts, and plain files such as a template, that the stage reads.
         settings: JSON-able settings of the stage.
@@ -76,7 +87,7 @@ def remake(
     Raises:
         ScionError: What `build` raises; the store can't be used; the code changed meanwhile.
     """
-    store = target.store
+    store = output.store
     try:
         request = {
             "stage": stage,
@@ -99,7 +110,7 @@ def remake(
             else:
                 artifact = _make(store, request, build)
             store.share(artifact)
-            target.write(artifact)
+            output.write(artifact)
     except OSError as error:
         if error.errno in (*_NO_ROOM, *_NO_RIGHT):
             kind = NoRoomError if error.errno in _NO_ROOM else ScionError

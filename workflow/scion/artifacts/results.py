@@ -35,10 +35,11 @@ def show(pointer: Path, artifact: Artifact, store: Store) -> None:
         ScionError: Something else than a link lies there.
     """
     folder = shown_in(pointer)
-    link = folder / artifact.stage
-    if pointer.parent != folder:
-        _link(pointer, folder / f"{artifact.stage}.json")
-    _link(artifact.folder, link)
+    planned = pointer.parent != folder
+    name = artifact.stage if planned else pointer.stem
+    if planned:
+        _link(pointer, folder / f"{name}.json")
+    _link(artifact.folder, folder / name)
     if artifact.stage == SEALED:
         export(artifact, folder / RELEASE, store.known)
     _register(folder, store)

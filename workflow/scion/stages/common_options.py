@@ -10,7 +10,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, TypeVar
 
 from scion.artifacts.artifact import Artifact
-from scion.artifacts.making import Target
+from scion.artifacts.making import Output
 from scion.artifacts.store.store import Store
 from scion.common.errors import ScionError
 
@@ -92,7 +92,7 @@ def read_settings(text: str, model: type[_Settings]) -> _Settings:
         ) from error
 
 
-def run_stage(args: argparse.Namespace, command: Callable[[Target], Artifact]) -> int:
+def run_stage(args: argparse.Namespace, command: Callable[[Output], Artifact]) -> int:
     """Run a stage's `main`, print where its artifact is, with its content digest, last.
 
     SIGTERM unwinds like Ctrl-C, so that the stage removes its half-made artifact and ends its
@@ -112,7 +112,7 @@ def run_stage(args: argparse.Namespace, command: Callable[[Target], Artifact]) -
     signal.signal(signal.SIGTERM, interrupt)
     copies = getattr(args, "copies", None)
     try:
-        artifact = command(Target(args.output, Store.open(args.store), copies))
+        artifact = command(Output(args.output, Store.open(args.store), copies))
     except ScionError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -47,7 +47,7 @@ import torch
 
 from scion.architectures.inventory import inventory
 from scion.artifacts.artifact import Artifact, Draft
-from scion.artifacts.making import Target, remake
+from scion.artifacts.making import Output, remake
 from scion.checkpoint.shards import Checkpoint, read_object
 from scion.common.devices import device_named
 from scion.common.errors import ScionError
@@ -103,7 +103,7 @@ def compare_recipes(
     texts: Path | None,
     prompts: Path,
     tasks: Path,
-    output: Target,
+    output: Output,
     settings: RecipeComparisonSettings,
     python: Path,
     log_folder: Path,
@@ -355,7 +355,7 @@ def main() -> int:
     add_copies(parser)
     arguments = parser.parse_args()
 
-    def command(output: Target) -> Artifact:
+    def command(output: Output) -> Artifact:
         artifact = compare_recipes(
             text=output.store.open_pointer(arguments.text),
             donor=output.store.open_pointer(arguments.donor),

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from scion.artifacts.artifact import Artifact, Draft
-from scion.artifacts.making import Target, remake
+from scion.artifacts.making import Output, remake
 from scion.common.files import write_json
 from scion.engines.config import Launch, Serving
 from scion.engines.server import Server
@@ -49,7 +49,7 @@ class BfclSettings(ServedSettings):
 def evaluate_bfcl(
     *,
     release: Artifact,
-    output: Target,
+    output: Output,
     launch: Launch,
     serving: Serving,
     bfcl: Bfcl,

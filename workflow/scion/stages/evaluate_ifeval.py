@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from scion.artifacts.artifact import Artifact, Draft
-from scion.artifacts.making import Target, remake
+from scion.artifacts.making import Output, remake
 from scion.checkpoint.hub.client import download_files
 from scion.checkpoint.hub.location import HubRepository, parse_location
 from scion.common.digest import digest_file
@@ -71,7 +71,7 @@ class IfevalSettings(ServedSettings):
 def evaluate_ifeval(
     *,
     release: Artifact,
-    output: Target,
+    output: Output,
     launch: Launch,
     serving: Serving,
     ifeval: Ifeval,

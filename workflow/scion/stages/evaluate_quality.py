@@ -39,7 +39,7 @@ from typing import Any
 
 from scion.architectures.families import chat_marks
 from scion.artifacts.artifact import Artifact, Draft
-from scion.artifacts.making import Target, remake
+from scion.artifacts.making import Output, remake
 from scion.checkpoint.shards import CONFIG, read_object
 from scion.common.errors import ScionError
 from scion.common.files import write_json
@@ -79,7 +79,7 @@ def evaluate_quality(
     base: Artifact | None,
     chats: Path,
     texts: Path | None,
-    output: Target,
+    output: Output,
     serving: Serving,
     launch: Launch,
     quality: Quality,

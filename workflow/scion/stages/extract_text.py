@@ -10,7 +10,7 @@ import sys
 from scion.architectures.inventory import inventory
 from scion.architectures.text_only import text_config
 from scion.artifacts.artifact import Artifact, Draft
-from scion.artifacts.making import Target, remake
+from scion.artifacts.making import Output, remake
 from scion.checkpoint.safetensors_file import copy_subset
 from scion.checkpoint.shards import INDEX, Checkpoint, index_headers, shard_name
 from scion.common.digest import in_parallel
@@ -25,7 +25,7 @@ VISION_FILES = (
 )
 
 
-def extract_text(*, fixed: Artifact, output: Target, text_only: bool, environment: str) -> Artifact:
+def extract_text(*, fixed: Artifact, output: Output, text_only: bool, environment: str) -> Artifact:
     """Keep what the text model needs.
 
     Args:

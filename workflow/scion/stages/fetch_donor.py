@@ -16,7 +16,7 @@ from tqdm import tqdm
 from scion.architectures.family import Head
 from scion.architectures.inventory import inventory
 from scion.artifacts.artifact import Artifact, Draft
-from scion.artifacts.making import Target, remake
+from scion.artifacts.making import Output, remake
 from scion.checkpoint.hub.client import RangeReader
 from scion.checkpoint.hub.location import HubRepository, parse_location
 from scion.checkpoint.safetensors_file import (
@@ -74,7 +74,7 @@ class _Hub:
 
 
 def fetch_donor(
-    *, location: str, output: Target, environment: str, planned: str | None = None
+    *, location: str, output: Output, environment: str, planned: str | None = None
 ) -> Artifact:
     """Take the MTP tensors of a checkpoint.
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from scion.artifacts.artifact import Artifact, Draft
-from scion.artifacts.making import Target, remake
+from scion.artifacts.making import Output, remake
 from scion.checkpoint.hub.client import download_files, list_files
 from scion.checkpoint.hub.location import HubRepository, LocalFolder, parse_location
 from scion.checkpoint.shards import Checkpoint
@@ -41,7 +41,7 @@ FILES = (
 def fetch_source(
     *,
     location: str,
-    output: Target,
+    output: Output,
     environment: str,
     planned: str | None = None,
     stage: str = "fetch_source",

@@ -14,7 +14,7 @@ from pathlib import Path
 from scion.architectures.inventory import Inventory, Shape, inventory
 from scion.architectures.sound_names import prefix_rules, sound_names
 from scion.artifacts.artifact import Artifact, Draft
-from scion.artifacts.making import Target, remake
+from scion.artifacts.making import Output, remake
 from scion.checkpoint.safetensors_file import copy_renamed
 from scion.checkpoint.shards import INDEX, Checkpoint, index_headers
 from scion.common.digest import in_parallel
@@ -22,7 +22,7 @@ from scion.common.errors import ScionError
 from scion.stages.common_options import run_stage, stage_parser
 
 
-def fix_keys(*, source: Artifact, output: Target, environment: str) -> Artifact:
+def fix_keys(*, source: Artifact, output: Output, environment: str) -> Artifact:
     """Give every tensor of a checkpoint the name that config.json implies.
 
     Args:

@@ -9,7 +9,7 @@ import sys
 
 from scion.architectures.inventory import inventory
 from scion.artifacts.artifact import Artifact, Draft
-from scion.artifacts.making import Target, remake
+from scion.artifacts.making import Output, remake
 from scion.checkpoint.shards import INDEX, Checkpoint, index_headers
 from scion.common.files import write_json
 from scion.quantization.mtp_head import declare_head, head_shards
@@ -17,7 +17,7 @@ from scion.stages.common_options import run_stage, stage_parser
 
 
 def graft_mtp(
-    *, quantized: Artifact, donor: Artifact, output: Target, environment: str
+    *, quantized: Artifact, donor: Artifact, output: Output, environment: str
 ) -> Artifact:
     """Put a quantized checkpoint and a donor's MTP head together.
 

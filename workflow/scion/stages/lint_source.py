@@ -7,7 +7,7 @@ stage's name; any other error ends the run here, in seconds, before a tensor is 
 import sys
 
 from scion.artifacts.artifact import Artifact, Draft
-from scion.artifacts.making import Target, remake
+from scion.artifacts.making import Output, remake
 from scion.common.files import write_json
 from scion.lint.config import Lint
 from scion.lint.gate import (
@@ -23,7 +23,7 @@ from scion.stages.common_options import add_settings, read_settings, run_stage, 
 REPORT = "lint_source.json"
 
 
-def lint_source(*, source: Artifact, output: Target, settings: Lint, environment: str) -> Artifact:
+def lint_source(*, source: Artifact, output: Output, settings: Lint, environment: str) -> Artifact:
     """Report what is wrong with the source, and refuse what no stage repairs.
 
     Args:

@@ -45,7 +45,7 @@ from pathlib import Path
 from typing import Any
 
 from scion.artifacts.artifact import Artifact, Draft
-from scion.artifacts.making import Target, remake
+from scion.artifacts.making import Output, remake
 from scion.common.digest import digest_file
 from scion.common.errors import ScionError
 from scion.common.files import write_json
@@ -76,7 +76,7 @@ def measure_serving(
     *,
     release: Artifact,
     prompts: Path,
-    output: Target,
+    output: Output,
     serving: Serving,
     launches: Sequence[Launch],
     measurement: Measurement,

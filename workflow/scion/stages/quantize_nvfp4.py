@@ -24,7 +24,7 @@ import torch
 
 from scion.architectures.inventory import inventory
 from scion.artifacts.artifact import Artifact, Draft
-from scion.artifacts.making import Target, remake
+from scion.artifacts.making import Output, remake
 from scion.checkpoint.shards import CONFIG, INDEX, Checkpoint, read_object
 from scion.common.devices import device_named
 from scion.common.errors import NoRoomError, ScionError
@@ -74,7 +74,7 @@ class QuantizationSettings(Section):
 def quantize_nvfp4(
     *,
     text: Artifact,
-    output: Target,
+    output: Output,
     settings: Quantization,
     environment: str,
     watch: Watching | None = None,

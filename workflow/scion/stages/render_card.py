@@ -19,7 +19,7 @@ from huggingface_hub import ModelCardData
 
 from scion.architectures.families import family_of
 from scion.artifacts.artifact import Artifact, Draft
-from scion.artifacts.making import Target, remake
+from scion.artifacts.making import Output, remake
 from scion.artifacts.release_check import CARD
 from scion.checkpoint.shards import CONFIG, read_json
 from scion.common.errors import ScionError
@@ -67,7 +67,7 @@ def render_card(
     sections: Sequence[Path],
     tasks: Path,
     settings: CardSettings,
-    output: Target,
+    output: Output,
     environment: str,
 ) -> Artifact:
     """Render the card of a verified and measured release.

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from scion.artifacts.artifact import Artifact, Draft
-from scion.artifacts.making import Target, remake
+from scion.artifacts.making import Output, remake
 from scion.common.errors import ScionError
 from scion.common.files import write_json
 from scion.engines.config import Launch, Serving
@@ -47,7 +47,7 @@ def run_agent_tasks(
     *,
     release: Artifact,
     tasks: Path,
-    output: Target,
+    output: Output,
     serving: Serving,
     launch: Launch,
     agent_tasks: AgentTasks,

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from scion.artifacts.artifact import TENSORS, Artifact, Draft
-from scion.artifacts.making import Target, remake
+from scion.artifacts.making import Output, remake
 from scion.artifacts.release_check import PROVENANCE, RESULTS, SEALED
 from scion.artifacts.store.store import Store
 from scion.common.files import atomic_file, write_json
@@ -31,7 +31,7 @@ def seal_release(
     release: Artifact,
     card: Artifact,
     evidence: Mapping[str, Artifact],
-    output: Target,
+    output: Output,
     environment: str,
 ) -> Artifact:
     """Put the folder together that is published.

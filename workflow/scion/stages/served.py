@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from scion.artifacts.artifact import Artifact
-from scion.artifacts.making import Target
+from scion.artifacts.making import Output
 from scion.common.section import Section
 from scion.engines.config import Launch, Serving
 from scion.engines.server import Server
@@ -137,7 +137,7 @@ def run_served_stage(
     args = parser.parse_args()
     arguments = vars(args).copy()
 
-    def command(output: Target) -> Artifact:
+    def command(output: Output) -> Artifact:
         sections = read_settings(arguments.pop("settings"), settings)
         for name in {*manifests, *(optional_manifests or {})}:
             path = arguments[name]

@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from scion.architectures.inventory import inventory
 from scion.artifacts.artifact import Artifact, Draft
-from scion.artifacts.making import Target, remake
+from scion.artifacts.making import Output, remake
 from scion.checkpoint.safetensors_file import digest_safetensors
 from scion.checkpoint.shards import Checkpoint
 from scion.common.digest import in_parallel
@@ -60,7 +60,7 @@ def verify_release(
     release: Artifact,
     text: Artifact,
     donor: Artifact,
-    output: Target,
+    output: Output,
     settings: Lint,
     environment: str,
 ) -> Artifact:

@@ -12,13 +12,12 @@ from typing import Any
 
 from scion.artifacts.artifact import FORMAT, MANIFEST, Artifact
 from scion.artifacts.environments import locks_of
-from scion.artifacts.release_check import PROVENANCE, RESULTS
-from scion.checkpoint.shards import read_json
+from scion.artifacts.release_check import PROVENANCE, RESULTS, SEALED
+from scion.checkpoint.shards import read_json, read_object
 from scion.common.digest import digest_file
 from scion.common.errors import ScionError
 from scion.report.comparison.findings import holds_numbers
 
-_SEALED = "seal_release"
 # Names that are told one by one, and letters of a setting.
 _SHOWN, _LETTERS = 4, 40
 
@@ -39,7 +38,7 @@ class Release:
 
     @property
     def weights(self) -> str:
-        """The digest of the grafted checkpoint and all that made it."""
+        """The content digest of the grafted checkpoint."""
         return self.artifact.facts["weights"]
 
     @property
@@ -76,10 +75,11 @@ def open_release(folder: Path) -> Release:
         raise _no_release(
             folder, f"{'no' if folder.is_dir() else 'no folder, hence no'} {MANIFEST}"
         )
-    artifact = Artifact.open(places[0])
-    form = (artifact.manifest.get("format"), artifact.manifest.get("stage"))
-    if form != (FORMAT, _SEALED):
+    manifest = read_object(places[0] / MANIFEST)
+    form = (manifest.get("format"), manifest.get("stage"))
+    if form != (FORMAT, SEALED):
         raise _no_release(places[0] / MANIFEST, f"format {form[0]}, stage {form[1]}")
+    artifact = Artifact.open(places[0])
     contents = {
         name: _sealed_json(artifact, name)
         for name in artifact.files
@@ -95,14 +95,14 @@ def open_release(folder: Path) -> Release:
         for name, content in contents.items()
         if not name.startswith(f"{RESULTS}/")
     }
-    return Release(artifact, {**manifests, _SEALED: artifact.manifest}, results)
+    return Release(artifact, {**manifests, SEALED: artifact.manifest}, results)
 
 
 def _no_release(where: Path, found: str) -> ScionError:
     return ScionError(
         "there is no release to compare",
         where=where,
-        expected=f"a {MANIFEST} of format {FORMAT} and stage {_SEALED}, here or in release/",
+        expected=f"a {MANIFEST} of format {FORMAT} and stage {SEALED}, here or in release/",
         found=found,
         hint="name results/X/release of a run that has ended, or a release that was downloaded",
     )
@@ -125,10 +125,11 @@ def _sealed_json(artifact: Artifact, name: str) -> Any:
 def weights(a: Release, b: Release) -> str:
     """Whether two releases hold the same tensors, in words that start with `the same` if so."""
     if a.weights == b.weights:
-        return f"the same, {a.weights}"
+        roots = {release.manifests["graft_mtp"]["root"] for release in (a, b)}
+        return f"the same, {a.weights}{', made otherwise (see graft_mtp)' * (len(roots) - 1)}"
     differing = _differing(a.shards, b.shards)
     if not differing:
-        return f"the same bytes in {len(a.shards)} shards, made otherwise (see graft_mtp)"
+        return f"the same bytes in {len(a.shards)} shards, other files beside them (see graft_mtp)"
     return f"different in {_some(differing)}"
 
 
