@@ -289,7 +289,7 @@ def again(conversion: Conversion, pico: Pico, output: Path) -> Artifact:
         output=Output.at(output),
         settings=settings,
         environment=ENVIRONMENT,
-        watch=Watch(),
+        watch=Watch,
     )
 
 

@@ -2,15 +2,16 @@
 
 The manifest names every file with size and SHA-256, what the artifact was made from, the settings,
 the code and the locked environment that made it, and three digests: *content* over the files alone,
-*recipe* over all that was asked for, and *root* over the whole manifest. Artifacts with weights hold
-`tensors.json` among their files: for each tensor dtype, shape, file, byte range and the SHA-256 of
-the raw bytes. The form of a manifest is described in docs/store.md.
+*recipe* over all that was asked for, and *root* over the whole manifest. Artifacts with weights
+hold `tensors.json` among their files: for each tensor dtype, shape, file, byte range and the
+SHA-256 of the raw bytes. The form of a manifest is described in docs/store.md.
 
 An artifact's files lie in a store (`scion.artifacts.store`), and its manifest in the pointer that a
 rule declares; a sealed release is a folder that holds both.
 """
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +22,7 @@ from scion.checkpoint.safetensors_file import FileDigest, read_header
 from scion.checkpoint.shards import read_json, read_object
 from scion.common.digest import digest_file, digest_json, in_parallel
 from scion.common.errors import ScionError
-from scion.common.files import reflink_or_link, write_json
+from scion.common.files import reflink_or_link, sync, write_json
 
 FORMAT = "scion-manifest/2"
 MANIFEST = "manifest.json"
@@ -223,28 +224,30 @@ class Draft:
             if path.is_file() and str(path.relative_to(self.folder)) not in self._files
         )
 
-        def hash_one(name: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-            path = self.folder / name
-            digest = self._digest(name)
-            entry = {"size": digest.size, "sha256": digest.sha256}
-            if not name.endswith(".safetensors"):
-                return entry, {}
-            header = read_header(path)
-            rows = {
-                tensor.name: {
-                    "dtype": tensor.dtype,
-                    "shape": list(tensor.shape),
-                    "file": name,
-                    "range": [header.data_start + tensor.begin, header.data_start + tensor.end],
-                    "sha256": digest.tensors[tensor.name],
-                }
-                for tensor in header.tensors.values()
-            }
-            return entry, rows
+        # To the disk while they are hashed: a power cut must not take what an artifact names.
+        with ThreadPoolExecutor(max_workers=1) as disk:
+            synced = [disk.submit(sync, self.folder / name) for name in written]
+            digests = in_parallel(self._digest, written)
+            for each in synced:
+                each.result()
+        for name, digest in zip(written, digests, strict=True):
+            self._files[name] = {"size": digest.size, "sha256": digest.sha256}
+            if name.endswith(".safetensors"):
+                self._tensors |= self._rows(name, digest)
 
-        for name, (entry, rows) in zip(written, in_parallel(hash_one, written), strict=True):
-            self._files[name] = entry
-            self._tensors |= rows
+    def _rows(self, name: str, digest: FileDigest) -> dict[str, dict[str, Any]]:
+        """The tensor table of one file."""
+        header = read_header(self.folder / name)
+        return {
+            tensor.name: {
+                "dtype": tensor.dtype,
+                "shape": list(tensor.shape),
+                "file": name,
+                "range": [header.data_start + tensor.begin, header.data_start + tensor.end],
+                "sha256": digest.tensors[tensor.name],
+            }
+            for tensor in header.tensors.values()
+        }
 
     def _digest(self, name: str) -> FileDigest:
         """What is written is read; what was taken from somebody is often known."""

@@ -16,12 +16,12 @@ from scion.artifacts.artifact import Artifact, Draft
 from scion.artifacts.code_digest import code_digest
 from scion.artifacts.results import show
 from scion.artifacts.store.store import Store, unusable
-from scion.common.digest import digest_json
+from scion.common.digest import digest_json, in_parallel
 from scion.common.errors import NoRoomError, ScionError
 from scion.common.files import copy_file, write_json
 
 # What the system says when it is the place that is at fault, not Scion.
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_RIGHT = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
@@ -89,12 +89,14 @@ def remake(
     """
     store = output.store
     try:
+        files = [source for source in inputs.values() if isinstance(source, Path)]
+        sums = dict(zip(files, in_parallel(store.known.digest, files), strict=True))
         request = {
             "stage": stage,
             "made_from": {
                 name: _artifact_entry(source, by_root=quotes_manifests)
                 if isinstance(source, Artifact)
-                else {"file": source.name, "sha256": store.known.digest(source).sha256}
+                else {"file": source.name, "sha256": sums[source].sha256}
                 for name, source in inputs.items()
             },
             "settings": dict(settings),

@@ -1,4 +1,4 @@
-"""Fetch the bf16 checkpoint: from a local folder by clone or hard link, or from the hub at a commit.
+"""Fetch the bf16 checkpoint: a local folder by clone or hard link, or the hub's at a commit.
 
 Only what a release can use is taken: safetensors shards and their index, config, tokenizer, chat
 template, processor files, licence. Every file and every tensor is hashed here once; later stages
@@ -62,6 +62,8 @@ def fetch_source(
     place = parse_location(location)
     # A local folder counts by what is in it, a repository by its commit.
     here = [] if isinstance(place, HubRepository) else local_files(_local_folder(place))
+    if here:
+        print(f"{stage}: hashing what is new of {len(here)} files", file=sys.stderr)
 
     def build(draft: Draft) -> None:
         if isinstance(place, HubRepository):

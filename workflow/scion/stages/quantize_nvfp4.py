@@ -13,56 +13,25 @@ A run that is stopped leaves its finished layers in the store, under its recipe'
 command goes on after them.
 """
 
-import contextlib
-import importlib.metadata
+import importlib
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
-
-import torch
+from typing import TYPE_CHECKING
 
 from scion.architectures.inventory import inventory
 from scion.artifacts.artifact import Artifact, Draft
 from scion.artifacts.making import Output, remake
-from scion.checkpoint.shards import CONFIG, INDEX, Checkpoint, read_object
-from scion.common.devices import device_named
-from scion.common.errors import NoRoomError, ScionError
+from scion.checkpoint.shards import CONFIG, read_object
 from scion.common.section import Section
-from scion.formats.modelopt import FP8
 from scion.formats.spellings import DEFAULT_SPELLING, Spelling
-from scion.quantization.calibration.batches import pack
-from scion.quantization.calibration.samples import read_samples, summary
 from scion.quantization.config import Quantization
-from scion.quantization.layerwise.stream import QuantizationTarget, Stream
-from scion.quantization.output_files import MODELOPT, copy_kept, lay_out, write_configs
-from scion.quantization.planned_shards import PlannedShards
-from scion.quantization.recipes import recipe
-from scion.quantization.weights_only import pack_all, read_input_scales, scales_digest
 from scion.stages.common_options import add_settings, read_settings, run_stage, stage_parser
 
+if TYPE_CHECKING:
+    import torch
 
-class Watching(Protocol):
-    """What a run tells before it begins and when it has ended.
-
-    `scion.quantization.estimate.watch` listens.
-    """
-
-    def before(
-        self,
-        checkpoint: Checkpoint,
-        settings: Quantization,
-        batches: Sequence[Sequence[int]],
-        *,
-        device: torch.device,
-        work: Path,
-    ) -> None:
-        """Called when the samples are known and nothing is written; may raise to stop the run."""
-        ...
-
-    def after(self) -> None:
-        """Called when the artifact is there, also if it was there before."""
-        ...
+    from scion.quantization.filling import Watching
 
 
 class QuantizationSettings(Section):
@@ -77,7 +46,7 @@ def quantize_nvfp4(
     output: Output,
     settings: Quantization,
     environment: str,
-    watch: Watching | None = None,
+    watch: "Callable[[], Watching] | None" = None,
     spelling: Spelling = DEFAULT_SPELLING,
 ) -> Artifact:
     """Make the NVFP4 checkpoint of a bf16 one.
@@ -87,7 +56,8 @@ def quantize_nvfp4(
         output: Where the artifact goes.
         settings: Recipe, calibration sets, device, shard size.
         environment: Identity of the locked environment.
-        watch: Is told how the run goes; nothing in the artifact depends on it.
+        watch: Makes what is told how the run goes, if there is something to do; nothing in the
+            artifact depends on it.
         spelling: How tensors are named, and the scheme declared.
 
     Returns:
@@ -108,52 +78,17 @@ def quantize_nvfp4(
                 inputs[f"calibration_{number}"] = local
     else:
         # Their values count, not where they were found; and no sample is read.
+        from scion.quantization.weights_only import scales_digest
+
         request |= {"input_scales": scales_digest(given), "calibration": None}
 
     def build(draft: Draft) -> None:
-        checkpoint = Checkpoint.open(text.folder)
-        expected = inventory(checkpoint.config, where=text.folder / "config.json")
-        chosen = recipe(settings.recipe, keep_bf16=settings.keep_bf16, use_fp8=settings.use_fp8)
-        device = device_named(settings.device, where="quantization.device")
-        samples = [] if given else read_samples(checkpoint, settings.calibration)
-        batches = pack(samples, settings.calibration.pack_tokens)
-        if watch is not None and given is None:
-            lengths = [batch.lengths for batch in batches]
-            watch.before(checkpoint, settings, lengths, device=device, work=draft.work)
-        quantized = chosen.quantized(expected)
-        shards = lay_out(
-            checkpoint,
-            quantized,
-            # Finished layers of a run that was stopped.
-            draft.work,
-            request=draft.recipe,
-            max_megabytes=settings.max_shard_megabytes,
-            spelling=spelling,
-        )
-        with _kept_if_stopped(shards):
-            copied = copy_kept(checkpoint, quantized, shards)
-            if given is None:
-                Stream(
-                    checkpoint, expected, [QuantizationTarget(chosen, shards)], batches, device
-                ).run()
-            else:
-                pack_all(checkpoint, list(quantized), expected.groups, given, shards)
-            copied.result()
-            shards.link_into(draft.folder)
-            draft.known_tensors |= shards.digests()
-        draft.link_all(text, but={"config.json", INDEX, *checkpoint.headers})
-        exclude = write_configs(draft.folder, checkpoint, expected, quantized, spelling)
-        draft.facts |= {
-            "quantizer": {"name": MODELOPT, "version": importlib.metadata.version(MODELOPT)},
-            "recipe": chosen.record(),
-            "quantized_modules": len(quantized),
-            "fp8_modules": sum(algorithm == FP8 for algorithm in quantized.values()),
-            "excluded": exclude,
-            "calibration": summary(samples),
-            "input_scales": None if given is None else scales_digest(given),
-        }
+        # Here, because ModelOpt takes seconds to import, and the store may have the artifact.
+        from scion.quantization.filling import fill
 
-    artifact = remake(
+        fill(draft, text, settings, given=given, spelling=spelling, watch=watch and watch())
+
+    return remake(
         output,
         stage="quantize_nvfp4",
         inputs=inputs,
@@ -161,38 +96,24 @@ def quantize_nvfp4(
         environment=environment,
         build=build,
     )
-    if watch is not None:
-        watch.after()
-    return artifact
 
 
-def _given_scales(text: Artifact, settings: Quantization) -> dict[str, torch.Tensor] | None:
+def _given_scales(text: Artifact, settings: Quantization) -> "dict[str, torch.Tensor] | None":
     """The activation scales that the configuration names instead of samples."""
     if settings.input_scales is None:
         return None
+    from scion.quantization.recipes import recipe
+    from scion.quantization.weights_only import read_input_scales
+
     config = read_object(text.folder / CONFIG)
     expected = inventory(config, where=text.folder / CONFIG)
     chosen = recipe(settings.recipe, keep_bf16=settings.keep_bf16)
     return read_input_scales(Path(settings.input_scales), list(chosen.quantized(expected)))
 
 
-@contextlib.contextmanager
-def _kept_if_stopped(shards: PlannedShards) -> Generator[None]:
-    """Close the shards; keep those of a run that was stopped, and say so."""
-    try:
-        yield
-    except ScionError as error:
-        shards.close()
-        # Another source, other samples: nothing of this run can be used then.
-        if not isinstance(error, NoRoomError):
-            shards.discard()
-        raise
-    except KeyboardInterrupt:
-        shards.close()
-        print(f"{len(shards.finished)} finished parts are kept; run again to go on after them")
-        raise
-    finally:
-        shards.close()
+def _watch() -> "Watching":
+    # By name: what it says changes no byte, so its code must not count as the stage's.
+    return importlib.import_module("scion.quantization.estimate.watch").Watch()
 
 
 def main() -> int:
@@ -200,9 +121,6 @@ def main() -> int:
     parser = stage_parser(__doc__, inputs={"text": "pointer of extract_text"})
     add_settings(parser, QuantizationSettings)
     args = parser.parse_args()
-    # By name: what it says changes no byte, so its code must not count as the stage's.
-    watching: Any = importlib.import_module("scion.quantization.estimate.watch")
-
     return run_stage(
         args,
         lambda output: quantize_nvfp4(
@@ -210,7 +128,7 @@ def main() -> int:
             output=output,
             settings=read_settings(args.settings, QuantizationSettings).quantization,
             environment=args.environment,
-            watch=watching.Watch(),
+            watch=_watch,
         ),
     )
 

@@ -326,7 +326,7 @@ def _require_new(folder: Path, mark: Path) -> None:
 
 def unusable(where: object, error: OSError, kind: type[ScionError] = ScionError) -> ScionError:
     """The error, of a kind, for a store that can't be written."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     hints = {
         errno.EROFS: "name a folder that can be written under `store` in the config",
         errno.EACCES: "it is another user's: ask for the right to write, or name another folder "
