@@ -25,10 +25,15 @@ def command(stage: str, **options: object) -> list[str]:
     stores = [path.parent / ".store" for path in read if isinstance(path, Path)]
     own = Path(str(options["output"])).parent / ".store"
     store = next((folder for folder in stores if folder.is_dir()), own)
-    for name, value in {"environment": "sha256:tests", "store": store, **options}.items():
+    for name, value in {"environment": "sha256:commands", "store": store, **options}.items():
         values: list[object] = value if isinstance(value, list) else [value]
         arguments += [f"--{name.replace('_', '-')}", *map(str, values)]
     return [sys.executable, "-m", f"scion.stages.{stage}", *arguments]
+
+
+def pointer(path: Path) -> Path:
+    """The pointer of an artifact that is shown at a path."""
+    return path.with_name(f"{path.name}.json")
 
 
 def run(stage: str, **options: object) -> subprocess.CompletedProcess[str]:

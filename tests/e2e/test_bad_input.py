@@ -24,8 +24,8 @@ from checkpoints import (
     tiny_config,
     write_checkpoint,
 )
-from commands import Earlier, check_refusal, interrupt, run
-from conversion import ENVIRONMENT, Conversion, Pico
+from commands import Earlier, check_refusal, interrupt, pointer, run
+from conversion import ENVIRONMENT, Conversion, Pico, copied
 from scion.artifacts.artifact import Artifact
 from scion.artifacts.making import Output
 from scion.checkpoint.shards import INDEX
@@ -39,20 +39,13 @@ SIGNALS = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids
 
 @pytest.fixture
 def outputs(conversion: Conversion, tmp_path: Path) -> Path:
-    """A folder of results in which every stage has been run before, with another environment."""
-    results = tmp_path / "results"
-    for stage in conversion.folder.iterdir():
-        shutil.copytree(stage, results / stage.name)
-        edit_json(results / stage.name / "manifest.json", reseal)
-    return results
+    """A folder of results, store and all, in which every stage has run in another environment."""
+    return shutil.copytree(conversion.folder, tmp_path / "results", symlinks=True)
 
 
-def reseal(manifest: dict[str, Any]) -> dict[str, Any]:
-    """The same artifact, made in an environment that is no more: the stage wants to remake it."""
-    from scion.artifacts.artifact import manifest_root
-
-    changed = {**manifest, "environment": "sha256:earlier"}
-    return {**changed, "root": manifest_root(changed)}
+def drafts(*folders: Path) -> list[Path]:
+    """What stages have half made in the stores of some folders."""
+    return [path for folder in folders for path in folder.glob(".store/work/*/draft/*")]
 
 
 # A source that can't be used
@@ -141,7 +134,7 @@ def test_a_broken_source_is_refused(
     damage(folder)
     output = outputs / "fetch_source"
     earlier = Earlier(output)
-    done = run("fetch_source", location=folder, output=output / "manifest.json")
+    done = run("fetch_source", location=folder, output=pointer(output))
     assert done.returncode == 1
     # The file that is named is one that the reader can open, not one that was removed again.
     check_refusal(done.stderr, str(folder), *texts)
@@ -152,9 +145,7 @@ def test_a_broken_source_is_refused(
 @pytest.mark.parametrize("revision", ["", "@main", "@0123456"], ids=["none", "branch", "short"])
 def test_an_unpinned_revision_is_refused(outputs: Path, stage: str, revision: str) -> None:
     earlier = Earlier(outputs / stage)
-    done = run(
-        stage, location=f"hf://owner/name{revision}", output=outputs / stage / "manifest.json"
-    )
+    done = run(stage, location=f"hf://owner/name{revision}", output=pointer(outputs / stage))
     assert done.returncode == 1
     check_refusal(done.stderr, "not pinned to a commit", "hf://owner/name", "scion pin")
     earlier.check()
@@ -165,26 +156,22 @@ def test_an_unpinned_revision_is_refused(outputs: Path, stage: str, revision: st
 
 def test_a_donor_without_head_is_refused(outputs: Path, pico: Pico) -> None:
     earlier = Earlier(outputs / "fetch_donor")
-    output = outputs / "fetch_donor/manifest.json"
-    done = run("fetch_donor", location=pico.agent, output=Output.at(output))
+    output = pointer(outputs / "fetch_donor")
+    done = run("fetch_donor", location=pico.agent, output=output)
     assert done.returncode == 1
     check_refusal(done.stderr, "no whole MTP head", str(pico.agent), "15 tensors", "0 tensors")
     earlier.check()
 
 
-def test_a_donor_of_another_hidden_size_is_refused(
-    conversion: Conversion, outputs: Path, tmp_path: Path
-) -> None:
+def test_a_donor_of_another_hidden_size_is_refused(outputs: Path, tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "other", tiny_config())
-    donor = fetch_donor(
-        location=str(folder), output=Output.at(tmp_path / "donor"), environment=ENVIRONMENT
-    )
+    fetch_donor(location=str(folder), output=Output.at(outputs / "donor"), environment=ENVIRONMENT)
     earlier = Earlier(outputs / "graft_mtp")
     done = run(
         "graft_mtp",
-        quantized=conversion.quantize_nvfp4.folder / "manifest.json",
-        donor=donor.folder / "manifest.json",
-        output=outputs / "graft_mtp/manifest.json",
+        quantized=pointer(outputs / "quantize_nvfp4"),
+        donor=pointer(outputs / "donor"),
+        output=pointer(outputs / "graft_mtp"),
     )
     assert done.returncode == 1
     check_refusal(
@@ -207,12 +194,16 @@ def main(stage: str, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int
             signal.signal(number, handler)
 
 
-def quantize_arguments(text: Path, output: Path, dataset: Path, samples: int = 4) -> list[object]:
+def quantize_arguments(
+    outputs: Path, dataset: Path, samples: int = 4, output: Path | None = None
+) -> list[object]:
     calibration = {"sets": [{"dataset": str(dataset), "samples": samples}]}
     settings = {"quantization": {"calibration": calibration, "device": "cpu"}}
     return [
-        *("--text", text / "manifest.json", "--output", output / "manifest.json"),
-        *("--settings", json.dumps(settings), "--environment", "sha256:tests"),
+        *("--text", pointer(outputs / "extract_text")),
+        *("--output", pointer(output or outputs / "quantize_nvfp4")),
+        *("--store", outputs / ".store", "--settings", json.dumps(settings)),
+        *("--environment", "sha256:commands"),
     ]
 
 
@@ -241,7 +232,7 @@ def test_an_unusable_calibration_set_is_refused(
         dataset.write_bytes(content)
     output = outputs / "quantize_nvfp4"
     earlier = Earlier(output)
-    arguments = quantize_arguments(conversion.extract_text.folder, output, dataset)
+    arguments = quantize_arguments(outputs, dataset)
     assert main("quantize_nvfp4", monkeypatch, *arguments) == 1
     errors = capsys.readouterr().err
     check_refusal(errors, "calibration set can't be used", str(dataset), found, "quantization.cali")
@@ -253,6 +244,7 @@ def test_a_weight_that_is_not_finite_is_refused(
     conversion: Conversion,
     pico: Pico,
     outputs: Path,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     value: bytes,
@@ -262,10 +254,14 @@ def test_a_weight_that_is_not_finite_is_refused(
     def spoil(data: bytearray) -> None:
         data[40:42] = value
 
-    edit_tensor(outputs / "extract_text", name, spoil)
+    text = copied(conversion.extract_text, tmp_path / "text")
+    edit_tensor(text.folder, name, spoil)
+    fetch_source(
+        location=str(text.folder), output=Output.at(outputs / "extract_text"), environment="x"
+    )
     output = outputs / "quantize_nvfp4"
     earlier = Earlier(output)
-    arguments = quantize_arguments(outputs / "extract_text", output, pico.calibration)
+    arguments = quantize_arguments(outputs, pico.calibration)
     assert main("quantize_nvfp4", monkeypatch, *arguments) == 1
     check_refusal(capsys.readouterr().err, "a weight is not finite", name, "NaN or infinity")
     earlier.check()
@@ -334,10 +330,10 @@ def check_interrupted(done: subprocess.CompletedProcess[str], earlier: Earlier) 
 
 
 def check_rerun(stage: str, output: Path, **options: object) -> None:
-    done = run(stage, output=output / "manifest.json", **options)
+    done = run(stage, output=pointer(output), **options)
     assert done.returncode == 0, done.stderr
-    assert Artifact.open(output).manifest["environment"] == "sha256:tests"
-    assert Artifact.open(output).complete()
+    assert Artifact.open(output).manifest["environment"] == "sha256:commands"
+    assert Artifact.open(output).check() == []
 
 
 @SIGNALS
@@ -347,17 +343,16 @@ def test_a_stage_that_is_interrupted_while_it_hashes_or_copies_leaves_no_trace(
 ) -> None:
     options: Any = {
         "fetch_source": {"location": wide / "sound"},
-        "fix_keys": {"source": wide / "broken-made/manifest.json"},
-        "extract_text": {"fixed": wide / "sound-made/manifest.json", "text_only": "true"},
+        "fix_keys": {"source": wide / "broken-made.json"},
+        "extract_text": {"fixed": wide / "sound-made.json", "text_only": "true"},
     }[stage]
     output = outputs / stage
     earlier = Earlier(output)
-    partial = outputs / f".{stage}.partial"
     done = interrupt(
         stage,
         number,
-        when=lambda _: any(partial.glob("*.safetensors")),
-        output=output / "manifest.json",
+        when=lambda said: "hashing" in said or bool(drafts(outputs, wide)),
+        output=pointer(output),
         **options,
     )
     check_interrupted(done, earlier)
@@ -373,62 +368,22 @@ def test_fetch_donor_interrupted_while_it_copies_leaves_no_trace(
     folder = write_checkpoint(tmp_path / "donor", config, shards=1, sparse=True)
     output = outputs / "fetch_donor"
     earlier = Earlier(output)
-    partial = outputs / ".fetch_donor.partial/model-mtp.safetensors"
     options = {"location": folder}
+
+    def copying() -> bool:
+        sizes = [path.stat().st_size for path in drafts(outputs)]
+        return any(size > 1_000_000 for size in sizes)
+
     done = interrupt(
         "fetch_donor",
         number,
-        when=lambda _: partial.exists() and partial.stat().st_size > 1_000_000,
-        output=output / "manifest.json",
+        when=lambda _: copying(),
+        output=pointer(output),
         **options,
     )
     check_interrupted(done, earlier)
     if number is signal.SIGTERM:
         check_rerun("fetch_donor", output, **options)
-
-
-@SIGNALS
-@pytest.mark.parametrize(
-    ("stage", "read_from", "blocked"),
-    [
-        ("graft_mtp", "quantize_nvfp4", "config.json"),
-        ("verify_release", "extract_text", "config.json"),
-    ],
-    ids=["graft_mtp", "verify_release"],
-)
-def test_a_stage_that_is_interrupted_while_it_reads_leaves_no_trace(
-    conversion: Conversion,
-    outputs: Path,
-    stage: str,
-    read_from: str,
-    blocked: str,
-    number: signal.Signals,
-) -> None:
-    # These are done in a blink, so one of their inputs is a pipe that nobody writes to.
-    made = {name: conversion.folder / name / "manifest.json" for name in os.listdir(outputs)}
-    made[read_from] = outputs / read_from / "manifest.json"
-    path = next((outputs / read_from).glob(f"{blocked}*"))
-    path.rename(path.with_suffix(".kept"))
-    os.mkfifo(path)
-    options: Any = {
-        "graft_mtp": {"quantized": made["quantize_nvfp4"], "donor": made["fetch_donor"]},
-        "verify_release": {
-            "release": made["graft_mtp"],
-            "text": made["extract_text"],
-            "donor": made["fetch_donor"],
-            "settings": json.dumps({"lint": {}}),
-        },
-    }[stage]
-    output = outputs / stage
-    earlier = Earlier(output)
-    partial = outputs / f".{stage}.partial"
-    done = interrupt(
-        stage, number, when=lambda _: partial.is_dir(), output=output / "manifest.json", **options
-    )
-    check_interrupted(done, earlier)
-    path.with_suffix(".kept").rename(path)
-    if number is signal.SIGTERM:
-        check_rerun(stage, output, **options)
 
 
 def many_rows(pico: Pico, folder: Path) -> Path:
@@ -437,7 +392,9 @@ def many_rows(pico: Pico, folder: Path) -> Path:
     return dataset
 
 
-KEPT_LAYERS = ".quantize_nvfp4.layers"
+def journals(outputs: Path) -> list[str]:
+    """What the journals of half-made layers say."""
+    return [path.read_text() for path in outputs.glob(".store/work/*/kept/layers.jsonl")]
 
 
 def test_quantize_nvfp4_killed_goes_on_after_the_last_finished_layer(
@@ -448,13 +405,12 @@ def test_quantize_nvfp4_killed_goes_on_after_the_last_finished_layer(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    output, text = outputs / "quantize_nvfp4", conversion.extract_text.folder
+    output = outputs / "quantize_nvfp4"
     earlier = Earlier(output)
-    arguments = quantize_arguments(text, output, many_rows(pico, tmp_path), samples=24)
+    arguments = quantize_arguments(outputs, many_rows(pico, tmp_path), samples=24)
     started = [sys.executable, "-m", "scion.stages.quantize_nvfp4", *map(str, arguments)]
-    journal = outputs / KEPT_LAYERS / "layers.jsonl"
     with subprocess.Popen(started, stderr=subprocess.DEVNULL) as process:
-        while not (journal.is_file() and '"part": "model.' in journal.read_text()):
+        while not any('"part": "model.' in journal for journal in journals(outputs)):
             assert process.poll() is None
             time.sleep(0.001)
         process.kill()
@@ -462,12 +418,13 @@ def test_quantize_nvfp4_killed_goes_on_after_the_last_finished_layer(
     assert main("quantize_nvfp4", monkeypatch, *arguments) == 0
     assert "going on after layer" in capsys.readouterr().err
     assert half_made(outputs) == []
-    whole = quantize_arguments(text, tmp_path / "whole", many_rows(pico, tmp_path), samples=24)
-    assert main("quantize_nvfp4", monkeypatch, *whole) == 0
-    assert Artifact.open(output).root == Artifact.open(tmp_path / "whole").root
+    again = Artifact.open(output)
+    (outputs / ".store/records" / f"{again.recipe.removeprefix('sha256:')}.json").unlink()
+    assert main("quantize_nvfp4", monkeypatch, *arguments) == 0
+    assert Artifact.open(output).root == again.root
 
 
-def test_quantize_nvfp4_interrupted_keeps_its_layers_until_it_is_asked_for_something_else(
+def test_quantize_nvfp4_interrupted_keeps_its_layers_for_the_same_request(
     conversion: Conversion,
     pico: Pico,
     outputs: Path,
@@ -475,7 +432,7 @@ def test_quantize_nvfp4_interrupted_keeps_its_layers_until_it_is_asked_for_somet
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    output, text = outputs / "quantize_nvfp4", conversion.extract_text.folder
+    output = outputs / "quantize_nvfp4"
     earlier = Earlier(output)
     seen = list[str]()
 
@@ -488,16 +445,17 @@ def test_quantize_nvfp4_interrupted_keeps_its_layers_until_it_is_asked_for_somet
     stop = threading.Event()
     watcher = threading.Thread(target=press_ctrl_c, daemon=True)
     watcher.start()
-    many = quantize_arguments(text, output, many_rows(pico, tmp_path), samples=1000)
+    many = quantize_arguments(outputs, many_rows(pico, tmp_path), samples=1000)
     assert main("quantize_nvfp4", monkeypatch, *many) == 130
     watcher.join()
     assert "interrupted: no half-made artifact is left" in capfd.readouterr().err
     assert snapshot(output) == earlier.files
-    assert half_made(outputs) == [KEPT_LAYERS]
-    few = quantize_arguments(text, output, pico.calibration, samples=1)
+    assert len(journals(outputs)) == 1
+    few = quantize_arguments(outputs, pico.calibration, samples=1)
     assert main("quantize_nvfp4", monkeypatch, *few) == 0
     assert Artifact.open(output).facts["calibration"]["samples"] == 1
-    assert half_made(outputs) == []
+    # Those of the other request wait for it.
+    assert len(journals(outputs)) == 1
 
 
 # In this process the limit would stay, so the stage runs in one of its own.
@@ -515,7 +473,7 @@ def test_quantize_nvfp4_without_room_on_the_disk_says_so(
 ) -> None:
     output = outputs / "quantize_nvfp4"
     earlier = Earlier(output)
-    arguments = quantize_arguments(conversion.extract_text.folder, output, pico.calibration)
+    arguments = quantize_arguments(outputs, pico.calibration)
     words = ["quantize_nvfp4", *map(str, arguments)]
     done = subprocess.run(
         [sys.executable, "-c", LIMITED, "100000", *words], capture_output=True, text=True

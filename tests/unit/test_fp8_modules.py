@@ -1,7 +1,6 @@
 """Releases whose attention is in FP8: what is declared, checked, told and decoded."""
 
 import json
-import shutil
 import struct
 import sys
 from collections.abc import Callable
@@ -12,7 +11,7 @@ import pytest
 import torch
 
 from checkpoints import edit_json, edit_tensor
-from conversion import ENVIRONMENT, Conversion
+from conversion import ENVIRONMENT, Conversion, copied
 from scion.artifacts.artifact import Artifact
 from scion.artifacts.making import Output
 from scion.checkpoint.shards import Checkpoint
@@ -121,16 +120,16 @@ def test_damage_is_found_and_named(
     problem: str,
 ) -> None:
     folder = tmp_path / "release"
-    shutil.copytree(mixed.graft_mtp.folder, folder)
+    release = copied(mixed.graft_mtp, folder)
     edit_tensor(folder, name, change)
     with pytest.raises(ScionError, match=problem) as caught:
-        verify(mixed, folder, tmp_path / "report")
+        verify(mixed, release, tmp_path / "report")
     assert name.rpartition(".")[0] in caught.value.where
 
 
 def test_a_module_that_is_not_declared_is_found(mixed: Conversion, tmp_path: Path) -> None:
     folder = tmp_path / "release"
-    shutil.copytree(mixed.graft_mtp.folder, folder)
+    release = copied(mixed.graft_mtp, folder)
     for file, key in (("config.json", "quantization_config"), ("hf_quant_config.json", None)):
 
         def edit(config: dict[str, Any], key: str | None = key) -> None:
@@ -139,12 +138,12 @@ def test_a_module_that_is_not_declared_is_found(mixed: Conversion, tmp_path: Pat
 
         edit_json(folder / file, edit)
     with pytest.raises(ScionError, match="lint finds"):
-        verify(mixed, folder, tmp_path / "report")
+        verify(mixed, release, tmp_path / "report")
 
 
-def verify(made: Conversion, folder: Path, output: Path) -> Artifact:
+def verify(made: Conversion, release: Artifact, output: Path) -> Artifact:
     return verify_release(
-        release=Artifact.open(folder),
+        release=release,
         text=made.extract_text,
         donor=made.fetch_donor,
         output=Output.at(output),

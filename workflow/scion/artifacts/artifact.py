@@ -53,7 +53,16 @@ class Artifact:
             folder = path.parent if path.name == MANIFEST else path
             return cls(folder, read_manifest(folder / MANIFEST))
         folder = path.with_name(path.name.removesuffix(".json"))
-        return cls(folder, read_manifest(folder.with_name(f"{folder.name}.json")))
+        pointer = folder.with_name(f"{folder.name}.json")
+        if not pointer.is_file():
+            raise ScionError(
+                "there is no artifact",
+                where=path,
+                expected=f"a release with {MANIFEST}, or results/<release>/<stage>",
+                found=f"no {pointer.name} beside it" if path.exists() else "nothing",
+                hint="run the workflow, or name the folder of a release",
+            )
+        return cls(folder, read_manifest(pointer))
 
     @property
     def stage(self) -> str:
