@@ -127,6 +127,11 @@ def snapshot(folder: Path) -> dict[str, str]:
 
 def half_made(folder: Path) -> list[str]:
     """Hidden files and what is in the store's `work`: what a stage that stopped has left."""
-    hidden = (path for path in folder.rglob(".*") if path.name not in (".store", ".pointers"))
+    hidden = (
+        path
+        for path in folder.rglob(".*")
+        # Half a line of what is known of a file is nothing that anyone reads.
+        if path.name not in (".store", ".pointers") and path.parent.name != "known"
+    )
     work = folder.glob(".store/work/*")
     return sorted(str(path.relative_to(folder)) for path in (*hidden, *work))

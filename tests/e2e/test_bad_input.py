@@ -332,7 +332,7 @@ def check_interrupted(done: subprocess.CompletedProcess[str], earlier: Earlier) 
 def check_rerun(stage: str, output: Path, **options: object) -> None:
     done = run(stage, output=pointer(output), **options)
     assert done.returncode == 0, done.stderr
-    assert Artifact.open(output).manifest["environment"] == "sha256:commands"
+    assert Artifact.open(output).manifest["environment"] == options["environment"]
     assert Artifact.open(output).check() == []
 
 
@@ -346,6 +346,7 @@ def test_a_stage_that_is_interrupted_while_it_hashes_or_copies_leaves_no_trace(
         "fix_keys": {"source": wide / "broken-made.json"},
         "extract_text": {"fixed": wide / "sound-made.json", "text_only": "true"},
     }[stage]
+    options["environment"] = f"sha256:{number.name}"
     output = outputs / stage
     earlier = Earlier(output)
     done = interrupt(
@@ -368,7 +369,7 @@ def test_fetch_donor_interrupted_while_it_copies_leaves_no_trace(
     folder = write_checkpoint(tmp_path / "donor", config, shards=1, sparse=True)
     output = outputs / "fetch_donor"
     earlier = Earlier(output)
-    options = {"location": folder}
+    options: Any = {"location": folder, "environment": f"sha256:{number.name}"}
 
     def copying() -> bool:
         sizes = [path.stat().st_size for path in drafts(outputs)]

@@ -109,6 +109,7 @@ def remake(
             artifact = store.find(recipe)
             if artifact is not None:
                 print(f"{stage}: the store has it", file=sys.stderr)
+                store.tidy(recipe)
             else:
                 artifact = _make(store, request, build)
             store.share(artifact)

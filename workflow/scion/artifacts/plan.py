@@ -19,8 +19,8 @@ from typing import Any
 
 from scion.artifacts.artifact import read_manifest
 from scion.artifacts.code_digest import code_digest
-from scion.artifacts.results import POINTERS, show_all
-from scion.artifacts.store.store import Store
+from scion.artifacts.results import show_all
+from scion.artifacts.store.store import POINTERS, Store
 from scion.common.digest import digest_file, digest_json
 from scion.common.errors import ScionError
 

@@ -16,16 +16,14 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from scion.artifacts.artifact import MANIFEST, Artifact, read_manifest
 from scion.artifacts.release_check import RELEASE, SEALED
 from scion.artifacts.store.known_files import KnownFiles
-from scion.artifacts.store.store import Store
+from scion.artifacts.store.locks import exclusive
+from scion.artifacts.store.store import POINTERS, Store
 from scion.common.errors import ScionError
-from scion.common.files import copy_file, reflink_or_link, write_json
-
-POINTERS = ".pointers"
+from scion.common.files import copy_file, reflink_or_link, to_json, write_json
 
 
 def show(pointer: Path, artifact: Artifact, store: Store) -> None:
@@ -35,14 +33,9 @@ def show(pointer: Path, artifact: Artifact, store: Store) -> None:
         ScionError: Something else than a link lies there.
     """
     folder = shown_in(pointer)
-    planned = pointer.parent != folder
-    name = artifact.stage if planned else pointer.stem
-    if planned:
-        _link(pointer, folder / f"{name}.json")
-    _link(artifact.folder, folder / name)
-    if artifact.stage == SEALED:
-        export(artifact, folder / RELEASE, store.known)
-    _register(folder, store)
+    with _alone(folder, store):
+        _show(pointer, artifact, store)
+        _register(folder, store)
 
 
 def show_all(folder: Path, pointers: Mapping[str, Path], store: Store) -> None:
@@ -53,14 +46,36 @@ def show_all(folder: Path, pointers: Mapping[str, Path], store: Store) -> None:
         pointers: By stage the pointer that answers the configuration, whether or not it is there.
         store: The store.
     """
-    for stage, pointer in pointers.items():
-        with contextlib.suppress(ScionError):
-            manifest = read_manifest(pointer)
-            show(pointer, Artifact(store.place(manifest["content"]), manifest), store)
-            continue
-        for link in (folder / stage, folder / f"{stage}.json"):
-            if link.is_symlink():
-                link.unlink(missing_ok=True)
+    if not folder.is_dir():
+        return
+    with _alone(folder, store):
+        for stage, pointer in pointers.items():
+            manifest = _manifest(pointer)
+            if manifest is not None:
+                _show(pointer, Artifact(store.place(manifest["content"]), manifest), store)
+                continue
+            for link in (folder / stage, folder / f"{stage}.json"):
+                if link.is_symlink():
+                    link.unlink(missing_ok=True)
+        _register(folder, store)
+
+
+def _alone(folder: Path, store: Store) -> contextlib.AbstractContextManager[bool]:
+    """Nobody else changes what a folder shows while the block lasts."""
+    name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+    lock = store.folder / "locks" / f"shown-{name}.lock"
+    return exclusive(lock, waiting=f"waiting for another run to show its results in {folder}")
+
+
+def _show(pointer: Path, artifact: Artifact, store: Store) -> None:
+    folder = shown_in(pointer)
+    planned = pointer.parent != folder
+    name = artifact.stage if planned else pointer.stem
+    if planned:
+        _link(pointer, folder / f"{name}.json")
+    _link(artifact.folder, folder / name)
+    if artifact.stage == SEALED:
+        export(artifact, folder / RELEASE, store.known)
 
 
 def shown_in(pointer: Path) -> Path:
@@ -81,7 +96,8 @@ def _link(target: Path, link: Path) -> None:
             found="a real folder, as versions before the store made it",
             hint=f"move it away, or remove it if nothing in it is needed: rm -r {link}",
         )
-    fresh = link.with_name(f".{link.name}.{uuid4().hex[:8]}")
+    fresh = link.with_name(f".{link.name}.new")
+    fresh.unlink(missing_ok=True)
     try:
         fresh.symlink_to(wanted)
     except OSError as error:
@@ -100,9 +116,11 @@ def export(artifact: Artifact, folder: Path, known: KnownFiles) -> None:
     with contextlib.suppress(ScionError):
         if read_manifest(folder / MANIFEST)["root"] == artifact.root:
             return
-    fresh = folder.with_name(f".{folder.name}.{uuid4().hex[:8]}")
-    earlier = fresh.with_name(f"{fresh.name}.earlier")
+    fresh, earlier = (folder.with_name(f".{folder.name}.{end}") for end in ("new", "earlier"))
     try:
+        # What a run that was killed here has left.
+        known.remove(fresh)
+        known.remove(earlier)
         for name in artifact.files:
             target = fresh / name
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -126,15 +144,17 @@ def _register(folder: Path, store: Store) -> None:
         if (pointer := _manifest(path)) is not None
     }
     own = store.folder.resolve().parent
-    place = folder.resolve()
+    shown = folder.resolve()
     entry: dict[str, Any] = {
         "host": socket.gethostname(),
         # Beside the store by its name alone, so that both may move together.
-        "folder": os.path.relpath(place, own) if place.is_relative_to(own) else str(place),
+        "folder": os.path.relpath(shown, own) if shown.is_relative_to(own) else str(shown),
         "contents": contents,
     }
     name = hashlib.sha256(f"{entry['host']} {entry['folder']}".encode()).hexdigest()[:16]
-    write_json(store.folder / "roots" / f"{name}.json", entry)
+    place = store.folder / "roots" / f"{name}.json"
+    if not place.is_file() or place.read_bytes() != to_json(entry):
+        write_json(place, entry)
 
 
 def _manifest(path: Path) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import fcntl
 import functools
+import glob
 import json
 import os
 import sys
@@ -27,9 +28,13 @@ def atomic_file(path: Path) -> Generator[IO[bytes]]:
     too, the sibling is removed and an earlier file at `path` stays as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_stale(path)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
+            # Tells whoever writes the same file later that this process is alive.
+            with contextlib.suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.fchmod(file.fileno(), 0o666 & ~_umask())
             yield file
             file.flush()
@@ -40,6 +45,14 @@ def atomic_file(path: Path) -> Generator[IO[bytes]]:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
         raise
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove what writers of a file have left that were killed: nobody has it locked."""
+    for stale in path.parent.glob(f".{glob.escape(path.name)}.????????"):
+        with contextlib.suppress(OSError), stale.open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stale.unlink()
 
 
 def _umask() -> int:

@@ -73,7 +73,7 @@ class KnownFiles:
         # Not synced, as `atomic_file` does: what a power cut takes is read again.
         with contextlib.suppress(OSError):
             place.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, name = tempfile.mkstemp(dir=place.parent)
+            descriptor, name = tempfile.mkstemp(dir=place.parent, prefix=".")
             with os.fdopen(descriptor, "wb") as file:
                 file.write(to_json(entry))
             os.replace(name, place)

@@ -9,6 +9,7 @@ import errno
 import os
 import shutil
 import sys
+import time
 from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +19,7 @@ from uuid import uuid4
 
 from scion.artifacts.artifact import TENSORS, Artifact, read_manifest
 from scion.artifacts.store.known_files import KnownFiles
-from scion.artifacts.store.locks import Leases, exclusive
+from scion.artifacts.store.locks import Leases, exclusive, held
 from scion.artifacts.store.remote import Remote
 from scion.artifacts.store.sources import Sources
 from scion.checkpoint.safetensors_file import FileDigest
@@ -29,7 +30,11 @@ from scion.common.files import sync, write_json
 
 FORMAT = "scion-store/1"
 MARK = "scion-store.json"
+# The folder of a release's pointers, what rules declare.
+POINTERS = ".pointers"
 _READ_ONLY = 0o444
+# How long another run may take to write a pointer anew that its Snakemake has just removed.
+_POINTER_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -116,6 +121,7 @@ class Store:
         Raises:
             ScionError: The pointer can't be read, or its artifact is gone or damaged.
         """
+        _wait_for(pointer)
         manifest = read_manifest(pointer)
         if not self.holds(manifest["content"]):
             raise ScionError(
@@ -224,6 +230,16 @@ class Store:
                 with contextlib.suppress(OSError):
                     folder.rmdir()
 
+    def tidy(self, recipe: str) -> None:
+        """Remove what is half made of a recipe whose artifact is there: a run was killed just then.
+
+        Left alone if another process works there.
+        """
+        name = hex_digits(recipe)
+        if (self.folder / "work" / name).is_dir() and not held(self.folder / f"locks/{name}.lock"):
+            with self.claim(recipe, stage="tidying up") as folder:
+                self.known.remove(folder)
+
     def commit(self, folder: Path, manifest: dict[str, Any], written: Collection[str]) -> Artifact:
         """Add a finished folder, and the record of the recipe that gave it.
 
@@ -287,6 +303,13 @@ class Store:
         """
         for remote in self.remotes:
             remote.push(artifact)
+
+
+def _wait_for(pointer: Path) -> None:
+    """Two runs at once: Snakemake removes what a job is to write, though the other run reads it."""
+    end = time.monotonic() + _POINTER_SECONDS
+    while pointer.parent.name == POINTERS and not pointer.exists() and time.monotonic() < end:
+        time.sleep(0.05)
 
 
 def _file_digest(artifact: Artifact, name: str) -> FileDigest:
