@@ -26,6 +26,15 @@ settings.register_profile(
 settings.load_profile("scion")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of this project's tests."""
+    parser.addoption(
+        "--every-step",
+        action="store_true",
+        help="kill stages at each step of their way, not at some (test_store_kills.py; minutes)",
+    )
+
+
 @pytest.fixture(scope="session")
 def pico() -> Pico:
     """The embedded pair. Its folders are read, never written."""
