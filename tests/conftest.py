@@ -56,4 +56,4 @@ def mixed(pico: Pico, tmp_path_factory: pytest.TempPathFactory) -> Conversion:
 @pytest.fixture(scope="session")
 def release(conversion: Conversion) -> Path:
     """The folder of a grafted NVFP4 checkpoint, complete but for its card."""
-    return conversion.graft_mtp.folder
+    return conversion.folder / "graft_mtp"

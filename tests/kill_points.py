@@ -76,10 +76,10 @@ def run(
         return status, int.from_bytes(counter.read(4), "little")
 
 
-def content(folder: Path, arguments: Sequence[str]) -> str | None:
-    """What the pointer that a command writes names."""
+def made(arguments: Sequence[str]) -> str | None:
+    """The root digest that the pointer of a command holds."""
     pointer = Path(arguments[arguments.index("--output") + 1])
-    return json.loads(pointer.read_text())["content"] if pointer.is_file() else None
+    return json.loads(pointer.read_text())["root"] if pointer.is_file() else None
 
 
 def sweep(wanted: dict[str, Any]) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def sweep(wanted: dict[str, Any]) -> dict[str, Any]:
             for name, arguments in (("asked", asked), ("earlier", earlier), ("again", asked)):
                 if arguments:
                     code, _ = run(module, arguments, folder, 0, 0)
-                    outcome[name] = content(folder, arguments) if code == 0 else None
+                    outcome[name] = made(arguments) if code == 0 else None
             outcomes.append({**outcome, "left": half_made(folder)})
             if outcome["asked"] is None:
                 print(Path(place, "log").read_text(), file=sys.stderr)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from checkpoints import half_made
 from conversion import Conversion
 from scion.artifacts.artifact import Artifact
 from scion.artifacts.environments import interpreter
@@ -117,7 +118,7 @@ def test_too_few_passes(
     assert "run_agent_tasks: all tasks: " in errors
     kept = json.loads((tmp_path / "logs/run_agent_tasks.failed.json").read_text())
     assert [len(task["results"]) for task in kept["tasks"]] == [2] * 5
-    assert list((tmp_path / "results").iterdir()) == []
+    assert half_made(tmp_path / "results") == []
 
 
 def test_a_smaller_demand_lets_the_same_answers_pass(
@@ -140,7 +141,7 @@ def test_a_refused_request(conversion: Conversion, server: Server, tmp_path: Pat
         run(conversion, server, tmp_path, path, cases=1)
     assert "task continue_after_tool_result, tokyo_then_paris" in caught.value.where
     assert "max_model_len=2048" in caught.value.found
-    assert list((tmp_path / "results").iterdir()) == []
+    assert half_made(tmp_path / "results") == []
 
 
 def test_a_server_without_tool_parser(conversion: Conversion, tmp_path: Path):
@@ -157,4 +158,4 @@ def test_a_server_without_tool_parser(conversion: Conversion, tmp_path: Path):
             environment="sha256:tests",
         )
     assert "--enable-auto-tool-choice" in caught.value.found
-    assert list((tmp_path / "results").iterdir()) == []
+    assert half_made(tmp_path / "results") == []

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from commands import check_refusal, command, run
+from commands import check_refusal, command, pointer, run
 from scion.artifacts.environments import interpreter
 from scion.engines.config import PICO_LAUNCH, Serving
 from scion.engines.vllm import server as vllm
@@ -43,8 +43,8 @@ class Running:
             stage.removeprefix("evaluate_"): section,
         }
         return {
-            "release": self.release / "manifest.json",
-            "output": folder / stage / "manifest.json",
+            "release": pointer(self.release),
+            "output": pointer(folder / stage),
             "settings": json.dumps(settings),
             "python": SERVING,
             "evaluator_python": HARNESSES,

@@ -1,5 +1,6 @@
 """The script of `nix run`, on real environments and a copy of the code, which stays as it is."""
 
+import json
 import os
 import re
 import shutil
@@ -100,7 +101,7 @@ def test_results_are_made_where_it_is_started_and_the_code_stays(user: User) -> 
     # As in a checkout: no path of the code's copy is in what a digest covers.
     source = Artifact.open(made.folder.parent / "fetch_source")
     assert source.manifest["settings"] == {"location": "resources/pico/pico-agent"}
-    assert str(user.code) not in (made.folder / "manifest.json").read_text()
+    assert str(user.code) not in json.dumps(made.manifest)
     # The environment is named by its place in the store, and by the locks, as uv's are.
     locks = digest_json({"uv.lock.neutral": digest_file(PROJECT / "uv.lock.neutral")})
     assert made.manifest["environment"] == f"{user.programs.parent} {locks}"
@@ -131,7 +132,7 @@ def test_the_template_s_release_is_planned(user: User) -> None:
     planned = user.run("--configfile", "release.yaml", "--dry-run")
     assert planned.returncode == 0, planned.stdout + planned.stderr
     told = planned.stdout + planned.stderr
-    assert "results/my-agent-27b-nvfp4-text-mtp/release/manifest.json" in told
+    assert "results/my-agent-27b-nvfp4-text-mtp/.pointers/seal_release-" in told
     refused = user.run("--configfile", "release.yaml")
     assert refused.returncode != 0
     assert "is not pinned to a commit" in refused.stdout + refused.stderr

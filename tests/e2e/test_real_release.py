@@ -41,4 +41,4 @@ def test_a_run_is_refused_with_the_command_that_pins_it(project: ProjectCopy) ->
     assert done.returncode != 0
     assert "hf://kai-os/Carnice-V2-27b" in output
     assert f"scion pin {CONFIG}" in output
-    assert not list(Path(project.folder, "results").rglob("manifest.json"))
+    assert not list(Path(project.folder, "results").rglob(".pointers/*.json"))

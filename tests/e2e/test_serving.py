@@ -18,7 +18,8 @@ from typing import Any
 import psutil
 import pytest
 
-from commands import interrupt
+from checkpoints import half_made
+from commands import interrupt, pointer
 from conversion import Conversion
 from fault_server import (
     Change,
@@ -31,7 +32,9 @@ from fault_server import (
     truncated,
     without_lines,
 )
+from scion.artifacts.artifact import Draft
 from scion.artifacts.environments import interpreter
+from scion.artifacts.making import Output, remake
 from scion.checkpoint.safetensors_file import read_header
 from scion.engines.config import Launch, Serving
 from scion.engines.server import Server
@@ -67,13 +70,23 @@ def prompts(tmp_path: Path) -> Path:
     return path
 
 
+def write_old(draft: Draft) -> None:
+    (draft.folder / "serving.json").write_text(OLD)
+
+
 @pytest.fixture
 def output(tmp_path: Path) -> Path:
-    """The manifest to make; an earlier artifact lies there."""
+    """The pointer to make; an earlier artifact is shown beside it."""
     folder = tmp_path / "results" / "measure_serving"
-    folder.mkdir(parents=True)
-    (folder / "serving.json").write_text(OLD)
-    return folder / "manifest.json"
+    remake(
+        Output.at(folder),
+        stage="measure_serving",
+        inputs={},
+        settings={"old": True},
+        environment="sha256:test",
+        build=write_old,
+    )
+    return pointer(folder)
 
 
 def arguments(
@@ -87,9 +100,10 @@ def arguments(
     }
     return [
         *(sys.executable, "-m", "scion.stages.measure_serving"),
-        *("--release", str(release / "manifest.json"), "--prompts", str(prompts)),
+        *("--release", str(pointer(release)), "--prompts", str(prompts)),
         *("--output", str(output), "--environment", "sha256:test"),
-        *("--python", str(PYTHON), "--log-folder", str(output.parents[2] / "logs")),
+        *("--store", str(release.parent / ".store")),
+        *("--python", str(PYTHON), "--log-folder", str(output.parents[1] / "logs")),
         *("--settings", json.dumps(settings)),
     ]
 
@@ -109,8 +123,8 @@ def check_refusal(done: subprocess.CompletedProcess[str], output: Path, *texts: 
 
 
 def assert_untouched(output: Path) -> None:
-    assert (output.parent / "serving.json").read_text() == OLD
-    assert [path.name for path in output.parents[1].iterdir()] == ["measure_serving"]
+    assert (output.with_suffix("") / "serving.json").read_text() == OLD
+    assert half_made(output.parent) == []
 
 
 def started_by_vllm(port: int) -> list[psutil.Process]:
@@ -262,7 +276,7 @@ def through(
 def test_a_named_server_is_measured(proxy: Proxy, release: Path, prompts: Path, output: Path):
     done = through(proxy, release, prompts, output)
     assert done.returncode == 0, done.stderr
-    result = json.loads((output.parent / "serving.json").read_text())
+    result = json.loads((output.with_suffix("") / "serving.json").read_text())
     (measured,) = result["runs"]
     assert measured["command"] is None
     assert [(row["tokens"], row["parallel"], row["repeats"]) for row in measured["speed"]] == [
@@ -272,7 +286,7 @@ def test_a_named_server_is_measured(proxy: Proxy, release: Path, prompts: Path, 
     assert all(row["ratio_to_baseline"] is None for row in measured["speed"])
     rows = [(row["set"], row["thinking"], row["prompts"]) for row in measured["acceptance"]]
     assert rows == [("chat", False, 1), ("chat", True, 1), ("all", None, 1)]
-    assert len((output.parent / "timings.jsonl").read_text().splitlines()) == 10
+    assert len((output.with_suffix("") / "timings.jsonl").read_text().splitlines()) == 10
 
 
 @pytest.mark.parametrize(
@@ -357,22 +371,22 @@ def test_interrupt_while_the_server_starts(conversion: Conversion, port: int, tm
         "run_agent_tasks",
         signal.SIGTERM,
         when=starting,
-        release=conversion.graft_mtp.folder / "manifest.json",
+        release=pointer(conversion.folder / "graft_mtp"),
         settings=json.dumps(settings),
         python=PYTHON,
         log_folder=tmp_path / "logs",
-        output=tmp_path / "results" / "run_agent_tasks" / "manifest.json",
+        output=tmp_path / "results" / "run_agent_tasks.json",
         tasks=PROJECT / "workflow/scion/evaluation/agent/agent_tasks.yaml",
     )
     assert done.returncode == 130, done.stderr
     _, alive = psutil.wait_procs(seen, timeout=2)
     assert alive == []
-    assert list((tmp_path / "results").iterdir()) == []
+    assert not list((tmp_path / "results").glob("*"))
 
 
 def test_killed_stage_leaves_no_server(release: Path, prompts: Path, output: Path, port: int):
     command = arguments(release, prompts, output, {"port": port})
-    log = output.parents[2] / "logs" / "measure_serving.pico.n0.server.log"
+    log = output.parents[1] / "logs" / "measure_serving.pico.n0.server.log"
     stage = subprocess.Popen(command, stderr=subprocess.DEVNULL, text=True)
     try:
         wait_for("Using KeptWeightsNvFp4LinearKernel", log, stage)
@@ -383,7 +397,7 @@ def test_killed_stage_leaves_no_server(release: Path, prompts: Path, output: Pat
     assert len(processes) >= 3, "guard, front end and engine"
     _, alive = psutil.wait_procs(processes, timeout=30)
     assert alive == []
-    assert (output.parent / "serving.json").read_text() == OLD
+    assert (output.with_suffix("") / "serving.json").read_text() == OLD
 
 
 def test_kept_weights_change_no_bit():
