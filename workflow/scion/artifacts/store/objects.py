@@ -27,6 +27,10 @@ _SIDE_BY_SIDE = 8
 _LARGEST_READ = 64 << 20
 # Services where an upload that was cut leaves nothing to be seen.
 _APPEAR_WHOLE = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"})
+# s3fs repeats a request five times, and botocore each of these five times, with waits: of a server
+# that hangs up nobody would hear for minutes.
+_S3_TRIES = 2
+_S3_CONFIG = {"retries": {"mode": "standard", "total_max_attempts": 4}}
 _VARIABLES = "AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or AWS_PROFILE)"
 
 _Answer = TypeVar("_Answer")
@@ -114,9 +118,16 @@ class Objects:
         # Half a second that runs without stores elsewhere need not pay.
         from fsspec.core import url_to_fs
 
+        s3 = self._protocol in ("s3", "s3a")
+        options = {"config_kwargs": _S3_CONFIG} if s3 else {}
         with _explained(self.url):
             # Another process may add to it at any time.
-            return url_to_fs(self.url, use_listings_cache=False, skip_instance_cache=True)
+            files, path = url_to_fs(
+                self.url, use_listings_cache=False, skip_instance_cache=True, **options
+            )
+        if s3:
+            files.retries = _S3_TRIES
+        return files, path
 
     @property
     def _protocol(self) -> str:
