@@ -36,7 +36,8 @@ class Config(Section):
         default=("results/.store",),
         min_length=1,
         description="where artifacts are kept: a folder, which releases, checkouts and users may "
-        "share; then stores elsewhere to take from and to add to, such as s3://bucket/prefix",
+        "share; then stores elsewhere to take from and to add to, such as s3://bucket/prefix; "
+        "nothing is added to one with ?readonly behind it",
     )
     source: str = Field(
         default="resources/pico/pico-agent",

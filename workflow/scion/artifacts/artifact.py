@@ -130,23 +130,40 @@ def read_manifest(path: Path) -> dict[str, Any]:
     Raises:
         ScionError: The file can't be read, has another format, or one of its digests is wrong.
     """
-    manifest = read_object(path)
+    return check_manifest(
+        read_object(path),
+        where=path,
+        hint="remove the file and run the workflow again: it makes the artifact anew",
+    )
+
+
+def check_manifest(manifest: dict[str, Any], *, where: object, hint: str) -> dict[str, Any]:
+    """Return a manifest whose digests are those of its content.
+
+    Args:
+        manifest: What was read.
+        where: Where, for the error.
+        hint: What to do if it is wrong.
+
+    Raises:
+        ScionError: It has another format, or one of its digests is wrong.
+    """
     if manifest.get("format") != FORMAT:
         raise ScionError(
             "the file is no manifest of this format",
-            where=path,
+            where=where,
             expected=FORMAT,
             found=manifest.get("format", "no format"),
-            hint="run the workflow again: it makes the artifact anew",
+            hint=hint,
         )
     for name, wanted in manifest_digests(manifest).items():
         if manifest.get(name) != wanted:
             raise ScionError(
                 f"the manifest's {name} digest is not that of its content",
-                where=path,
+                where=where,
                 expected=wanted,
                 found=manifest.get(name),
-                hint="the file was edited: remove it and run the workflow again",
+                hint=hint,
             )
     return manifest
 

@@ -15,7 +15,8 @@ them.
 
 Begin with `scion.artifacts.store.store.Store`. The other modules of this package: `known_files`,
 whose digests are trusted while inode, size and times of a file stay the same; `locks`, which die
-with their process; `sources`; `remote`, stores elsewhere; `housekeeping`, for `scion store`.
+with their process; `sources`; `remote`, stores elsewhere, and `objects`, what they are made of;
+`file_tables`, what others say of files; `housekeeping`, for `scion store`.
 
 May import: common, checkpoint, and the modules of `scion.artifacts` that describe one artifact.
 

@@ -20,7 +20,7 @@ from uuid import uuid4
 from scion.artifacts.artifact import TENSORS, Artifact, read_manifest
 from scion.artifacts.store.known_files import KnownFiles
 from scion.artifacts.store.locks import Leases, exclusive, held
-from scion.artifacts.store.remote import Remote
+from scion.artifacts.store.remote import FORMAT, MARK, Remote
 from scion.artifacts.store.sources import Sources
 from scion.checkpoint.safetensors_file import FileDigest
 from scion.checkpoint.shards import read_object
@@ -28,8 +28,6 @@ from scion.common.digest import digest_file, in_parallel
 from scion.common.errors import ScionError
 from scion.common.files import sync, write_json
 
-FORMAT = "scion-store/1"
-MARK = "scion-store.json"
 # The folder of a release's pointers, what rules declare.
 POINTERS = ".pointers"
 _READ_ONLY = 0o444
@@ -280,7 +278,7 @@ class Store:
             return artifact
         print(f"{manifest['stage']}: {remote.url} has it", file=sys.stderr)
         with self.claim(manifest["content"], stage=f"pull of {manifest['stage']}") as work:
-            pulled = remote.pull(manifest, work / "pulled", self._files_here())
+            pulled = remote.pull(manifest, work / "pulled", self.known, self._files_here())
             return self.commit(work / "pulled", manifest, pulled)
 
     def _files_here(self) -> Mapping[str, Path]:
