@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from scion.artifacts.artifact import Artifact, Draft
-from scion.artifacts.making import Target, remake
+from scion.artifacts.making import Output, remake
 from scion.artifacts.store.store import Store
 from scion.common.digest import digest_file
 
@@ -60,7 +60,7 @@ def take(store: Store, *, name: str = "one") -> Artifact:
 
 def _ask(store: Store, build: Callable[[Draft], None], name: str) -> Artifact:
     return remake(
-        Target(store.folder.parent / "pointers" / f"{name}.json", store),
+        Output(store.folder.parent / "pointers" / f"{name}.json", store),
         stage=STAGE,
         inputs={},
         settings={"name": name},
