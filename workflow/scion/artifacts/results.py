@@ -11,7 +11,6 @@ Links show what the last run made or found; the workflow never reads them.
 import contextlib
 import hashlib
 import os
-import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,9 +20,10 @@ from scion.artifacts.artifact import MANIFEST, Artifact, read_manifest
 from scion.artifacts.release_check import RELEASE, SEALED
 from scion.artifacts.store.known_files import KnownFiles
 from scion.artifacts.store.locks import exclusive
+from scion.artifacts.store.roots import register
 from scion.artifacts.store.store import POINTERS, Store
 from scion.common.errors import ScionError
-from scion.common.files import copy_file, reflink_or_link, to_json, write_json
+from scion.common.files import copy_file, reflink_or_link, write_json
 
 
 def show(pointer: Path, artifact: Artifact, store: Store) -> None:
@@ -35,7 +35,7 @@ def show(pointer: Path, artifact: Artifact, store: Store) -> None:
     folder = shown_in(pointer)
     with _alone(folder, store):
         _show(pointer, artifact, store)
-        _register(folder, store)
+        register(folder, store.folder)
 
 
 def show_all(folder: Path, pointers: Mapping[str, Path], store: Store) -> None:
@@ -52,12 +52,14 @@ def show_all(folder: Path, pointers: Mapping[str, Path], store: Store) -> None:
         for stage, pointer in pointers.items():
             manifest = _manifest(pointer)
             if manifest is not None:
-                _show(pointer, Artifact(store.place(manifest["content"]), manifest), store)
+                artifact = Artifact(store.place(manifest["content"]), manifest)
+                _show(pointer, artifact, store)
+                store.note_use(artifact)
                 continue
             for link in (folder / stage, folder / f"{stage}.json"):
                 if link.is_symlink():
                     link.unlink(missing_ok=True)
-        _register(folder, store)
+        register(folder, store.folder)
 
 
 def _alone(folder: Path, store: Store) -> contextlib.AbstractContextManager[bool]:
@@ -134,27 +136,6 @@ def export(artifact: Artifact, folder: Path, known: KnownFiles) -> None:
     finally:
         known.remove(fresh)
         known.remove(earlier)
-
-
-def _register(folder: Path, store: Store) -> None:
-    """Note in the store that the artifacts that a folder shows are in use."""
-    contents = {
-        path.name: pointer["content"]
-        for path in sorted(folder.glob("*.json"))
-        if (pointer := _manifest(path)) is not None
-    }
-    own = store.folder.resolve().parent
-    shown = folder.resolve()
-    entry: dict[str, Any] = {
-        "host": socket.gethostname(),
-        # Beside the store by its name alone, so that both may move together.
-        "folder": os.path.relpath(shown, own) if shown.is_relative_to(own) else str(shown),
-        "contents": contents,
-    }
-    name = hashlib.sha256(f"{entry['host']} {entry['folder']}".encode()).hexdigest()[:16]
-    place = store.folder / "roots" / f"{name}.json"
-    if not place.is_file() or place.read_bytes() != to_json(entry):
-        write_json(place, entry)
 
 
 def _manifest(path: Path) -> dict[str, Any] | None:

@@ -75,6 +75,8 @@ class KnownFiles:
             place.parent.mkdir(parents=True, exist_ok=True)
             descriptor, name = tempfile.mkstemp(dir=place.parent, prefix=".")
             with os.fdopen(descriptor, "wb") as file:
+                # Else a store's other users would read all files again, each after the other.
+                os.fchmod(file.fileno(), 0o644)
                 file.write(to_json(entry))
             os.replace(name, place)
 

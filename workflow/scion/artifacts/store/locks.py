@@ -71,16 +71,46 @@ def held(path: Path) -> bool:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
-    except PermissionError:
-        # Another user's: better taken for held than removed.
-        return True
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            # Another user's: better taken for held than removed.
+            return True
+        raise
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
+    except OSError as error:
+        if error.errno in _NO_LOCKS:
+            # Nobody can tell: better taken for held, too.
+            return True
+        raise
     finally:
         os.close(descriptor)
     return False
+
+
+@contextlib.contextmanager
+def unheld(path: Path) -> Generator[bool]:
+    """Take a lock for the block if nobody holds it; never wait.
+
+    Yields:
+        Whether it was taken. False as well if that can't be told.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except PermissionError:
+        yield False
+        return
+    try:
+        taken = False
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Otherwise somebody else has removed the file since it was opened.
+            taken = os.fstat(descriptor).st_ino == path.stat().st_ino
+        yield taken
+    finally:
+        os.close(descriptor)
 
 
 class Leases:
@@ -116,15 +146,17 @@ class Leases:
         return descriptor
 
     def leased(self) -> set[str]:
-        """What living processes need; the files of dead ones are removed."""
+        """What living processes need."""
         names: set[str] = set()
         for path in sorted(self.folder.glob("*.json")):
             if held(path):
                 with contextlib.suppress(ScionError):
                     names.update(_names(read_json(path)))
-            else:
-                path.unlink(missing_ok=True)
         return names
+
+    def stale(self) -> list[Path]:
+        """The files that dead processes left. Trust it only while `closed` lasts."""
+        return [path for path in sorted(self.folder.glob("*.json")) if not held(path)]
 
     def closed(self) -> contextlib.AbstractContextManager[bool]:
         """No lease begins while the block lasts."""

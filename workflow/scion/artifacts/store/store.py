@@ -139,7 +139,14 @@ class Store:
                 found="; ".join(damage),
                 hint=f"it was moved to {aside}: run again, and it is made anew",
             )
+        self.note_use(artifact)
         return artifact
+
+    def note_use(self, artifact: Artifact) -> None:
+        """Stamp the record of an artifact with the time, for `scion store` to tell its last use."""
+        # Another user's, in a store that is only read, or gone: it is a hint and no more.
+        with contextlib.suppress(OSError):
+            os.utime(self.record(artifact.recipe))
 
     def find(self, recipe: str) -> Artifact | None:
         """What a recipe gave, here or in a store elsewhere; None if nobody has it whole.
@@ -173,6 +180,7 @@ class Store:
                 print(f"{artifact.folder}: {line}", file=sys.stderr)
             print(f"moved to {aside}; it is made anew", file=sys.stderr)
             return None
+        self.note_use(artifact)
         return artifact
 
     def damage(self, artifact: Artifact, *, read_all: bool = False) -> list[str]:
@@ -252,9 +260,17 @@ class Store:
             (folder / name).chmod(_READ_ONLY)
         for path in (*(folder / name for name in written), *_folders(folder)):
             sync(path)
+        # The recipe's lease does not say yet which content it stands for.
+        with self.leases.lease([manifest["content"]]):
+            self._enter(folder, artifact)
+            write_json(self.record(manifest["recipe"]), manifest)
+        return artifact
+
+    def _enter(self, folder: Path, artifact: Artifact) -> None:
+        """Make a finished folder an entry, unless there is a sound one of the same content."""
         self.artifacts.mkdir(exist_ok=True)
-        if self.holds(manifest["content"]) and self.damage(artifact):
-            self.set_aside(manifest["content"])
+        if self.holds(artifact.content) and self.damage(artifact):
+            self.set_aside(artifact.content)
         try:
             folder.rename(artifact.folder)
         except OSError as error:
@@ -267,15 +283,14 @@ class Store:
         sync(self.artifacts)
         for name in artifact.files:
             self.known.remember(artifact.folder / name, _file_digest(artifact, name))
-        write_json(self.record(manifest["recipe"]), manifest)
-        return artifact
 
     def _pull(self, remote: Remote, manifest: dict[str, Any]) -> Artifact:
         """Bring an artifact here from a store elsewhere, unless its bytes are here already."""
         artifact = Artifact(self.place(manifest["content"]), manifest)
-        if self.holds(manifest["content"]) and not self.damage(artifact):
-            write_json(self.record(manifest["recipe"]), manifest)
-            return artifact
+        with self.leases.lease([manifest["content"]]):
+            if self.holds(manifest["content"]) and not self.damage(artifact):
+                write_json(self.record(manifest["recipe"]), manifest)
+                return artifact
         print(f"{manifest['stage']}: {remote.url} has it", file=sys.stderr)
         with self.claim(manifest["content"], stage=f"pull of {manifest['stage']}") as work:
             pulled = remote.pull(manifest, work / "pulled", self.known, self._files_here())
