@@ -13,6 +13,7 @@ from scion.cli.acceptance import add_acceptance
 from scion.cli.compare import add_compare
 from scion.cli.estimate import add_estimate
 from scion.cli.launch import add_launch
+from scion.cli.store import add_store
 from scion.common.errors import ScionError, exit_on_error
 from scion.lint.options import add_lint
 
@@ -37,6 +38,7 @@ def main() -> int:
     add_estimate(commands.add_parser, _estimate)
     add_launch(commands.add_parser, _launch)
     add_compare(commands.add_parser, _compare)
+    add_store(commands.add_parser, _store)
     args = parser.parse_args()
     return exit_on_error(lambda: args.run(args))
 
@@ -149,6 +151,12 @@ def _compare(args: argparse.Namespace) -> int:
     from scion.cli.compare import compare_releases
 
     return compare_releases(args)
+
+
+def _store(args: argparse.Namespace) -> int:
+    from scion.cli.store import store_command
+
+    return store_command(args)
 
 
 if __name__ == "__main__":

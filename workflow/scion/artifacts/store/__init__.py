@@ -8,6 +8,7 @@
     sources/                    what plans call the files of local checkpoints
     damaged/                    entries that were found to be other than their digest
     roots/, leases/, locks/     what must not be removed, and who is at work
+    trash-<random>/             what a prune is deleting
 
 A *recipe* is the digest of a request: inputs by content, settings, meaning of the code, locked
 environment. A *content* is the digest of a table of files: equal bytes have one name, whoever made
@@ -15,8 +16,9 @@ them.
 
 Begin with `scion.artifacts.store.store.Store`. The other modules of this package: `known_files`,
 whose digests are trusted while inode, size and times of a file stay the same; `locks`, which die
-with their process; `sources`; `remote`, stores elsewhere, and `objects`, what they are made of;
-`file_tables`, what others say of files; `housekeeping`, for `scion store`.
+with their process; `roots`, folders of results; `sources`; `remote`, stores elsewhere, and
+`objects`, what they are made of; `file_tables`, what others say of files. For `scion store` there
+are `survey`, which looks, `listing`, which tells, `audit` (`verify`) and `housekeeping` (`prune`).
 
 May import: common, checkpoint, and the modules of `scion.artifacts` that describe one artifact.
 
