@@ -1,12 +1,11 @@
 """The command line of `scion store`: what is in the store, whether it is sound, what may go."""
 
 import argparse
-import contextlib
 import json
 import os
 import re
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -142,9 +141,7 @@ def store_command(args: argparse.Namespace) -> int:
     from scion.artifacts.store.survey import open_store
 
     run = {"ls": _ls, "du": _du, "verify": _verify, "prune": _prune}[args.command]
-    with _reader_may_leave():
-        return run(open_store(args.store or _default_store()), args)
-    return 0
+    return run(open_store(args.store or _default_store()), args)
 
 
 def _default_store() -> Path:
@@ -153,12 +150,10 @@ def _default_store() -> Path:
     return Path(read_config(_DEFAULT).store[0] if _DEFAULT.is_file() else _FALLBACK)
 
 
-@contextlib.contextmanager
-def _reader_may_leave() -> Generator[None]:
-    """Whoever reads the output, such as `head`, may have had enough of it."""
+def _print(text: str) -> None:
+    """Print; whoever reads it, such as `head`, may have had enough of it."""
     try:
-        yield
-        sys.stdout.flush()
+        print(text, flush=True)
     except BrokenPipeError:
         # Else Python would complain once more when it flushes at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -168,7 +163,7 @@ def _ls(store: "Store", args: argparse.Namespace) -> int:
     from scion.artifacts.store.listing import Listing
 
     listing = Listing.of(store)
-    _print_record_or_lines(listing.record(), listing.lines(), as_json=args.json)
+    _print(_json(listing.record()) if args.json else "\n".join(listing.lines()))
     return 0
 
 
@@ -176,12 +171,12 @@ def _du(store: "Store", args: argparse.Namespace) -> int:
     from scion.artifacts.store.listing import Usage
 
     usage = Usage.of(store)
-    _print_record_or_lines(usage.record(), usage.lines(), as_json=args.json)
+    _print(_json(usage.parts) if args.json else "\n".join(usage.lines()))
     return 0
 
 
-def _print_record_or_lines(record: object, lines: list[str], *, as_json: bool) -> None:
-    print(json.dumps(record, indent=1, ensure_ascii=False) if as_json else "\n".join(lines))
+def _json(record: object) -> str:
+    return json.dumps(record, indent=1, ensure_ascii=False)
 
 
 def _verify(store: "Store", args: argparse.Namespace) -> int:
@@ -189,28 +184,22 @@ def _verify(store: "Store", args: argparse.Namespace) -> int:
     from scion.common.text import size
 
     audit = verify(store)
-    for problem in audit.problems:
-        print(problem)
-    for line in repair(store, audit) if args.repair else ():
-        print(f"repaired: {line}")
-    print(
-        f"{store.folder}: {audit.artifacts} artifacts, {audit.records} records, "
-        f"{size(audit.size)} read; problems: {len(audit.problems)}"
-    )
+    lines = [str(problem) for problem in audit.problems]
+    if args.repair:
+        lines += [f"repaired: {line}" for line in repair(store, audit)]
+    counts = f"{audit.artifacts} artifacts, {audit.records} records, {size(audit.size)} read"
+    lines.append(f"{store.folder}: {counts}; problems: {len(audit.problems)}")
+    _print("\n".join(lines))
     return 1 if audit.problems else 0
 
 
 def _prune(store: "Store", args: argparse.Namespace) -> int:
-    from scion.artifacts.store.housekeeping import Rules, prune
+    from scion.artifacts.store.housekeeping import Doomed, Rules, prune
     from scion.artifacts.store.listing import doomed_lines
 
+    def say(doomed: Doomed) -> None:
+        _print("\n".join(doomed_lines(store, doomed, dry_run=args.dry_run)))
+
     rules = Rules(args.keep, args.older_than, tuple(args.forget))
-    prune(
-        store,
-        rules,
-        dry_run=args.dry_run,
-        say=lambda doomed: print(
-            "\n".join(doomed_lines(store, doomed, dry_run=args.dry_run)), flush=True
-        ),
-    )
+    prune(store, rules, dry_run=args.dry_run, say=say)
     return 0

@@ -103,7 +103,7 @@ class Listing:
 
 @dataclass(frozen=True)
 class Usage:
-    """Bytes of a store by what they are for."""
+    """Bytes of a store by what they are for, as `--json` prints them."""
 
     parts: dict[str, int]
 
@@ -136,10 +136,6 @@ class Usage:
                 "rest": Inodes.of(rest).size,
             }
         )
-
-    def record(self) -> dict[str, int]:
-        """All of it for programs."""
-        return self.parts
 
     def lines(self) -> list[str]:
         """A line for each part."""
