@@ -30,11 +30,11 @@ _NAMES = {
     "artifacts": r"[0-9a-f]{64}",
     "records": r"[0-9a-f]{64}\.json|\..*",
     "work": r"[0-9a-f]{64}(-[0-9a-f]{8})?",
-    "known": r"\d+\.json|tmp.*",
+    "known": r"\d+\.json|\..*",
     "sources": r"[0-9a-f]{64}\.json|\..*",
     "roots": r"[0-9a-f]{16}\.json|\..*",
     "leases": r"\d+-[0-9a-f]{8}\.json",
-    "locks": r"([0-9a-f]{64}|leases|prune)\.lock",
+    "locks": r"([0-9a-f]{64}|leases|prune|shown-[0-9a-f]{16})\.lock",
     "damaged": r".*",
 }
 

@@ -231,9 +231,8 @@ def _small(survey: Survey, kept: set[str], doomed: Doomed) -> list[Path]:
     for path in inside(folder / "sources") if not survey.leased else ():
         if _old(path, _CACHE_DAYS) and _content(path) not in kept:
             found.append(path)
-    for name in ("records", "roots", "sources"):
+    for name in ("records", "roots", "sources", "known"):
         found += [path for path in (folder / name).glob(".*") if _old(path, _LEFTOVER_DAYS)]
-    found += [path for path in (folder / "known").glob("tmp*") if _old(path, _LEFTOVER_DAYS)]
     return sorted(set(found))
 
 
