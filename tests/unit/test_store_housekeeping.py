@@ -301,10 +301,18 @@ def test_half_made_work(place: Place, scion: Scion) -> None:
     try:
         scion("prune")
         assert work.exists()
+        assert "half-made" not in scion("prune", "--dry-run")[1]
         assert "being made: " in scion("ls")[1]
-        age(work / "kept/layer", 8)
     finally:
         end(holder)
+    # Somebody who will soon begin to work there.
+    holder = child(LEASE, place.store.folder, f"sha256:{work.name}")
+    try:
+        scion("prune")
+        assert work.exists()
+    finally:
+        end(holder)
+    assert "half-made" in scion("prune", "--dry-run")[1]
     scion("prune", "--older-than", "9")
     assert work.exists()
     scion("prune")
