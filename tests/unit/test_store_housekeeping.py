@@ -134,7 +134,7 @@ def test_what_links_show_is_kept_and_older_configurations_go(place: Place, scion
     assert place.pointer("new").exists()
     assert (place.root / "one/demo/file.txt").read_text().startswith("new")
     assert str(old.folder) in printed
-    assert re.search(r"remove 1 artifacts .* 1.00 kB freed", printed)
+    assert re.search(r"remove artifacts: 1, .* 1.00 kB freed", printed)
     assert scion("verify")[0] == 0
 
 
@@ -522,7 +522,7 @@ def test_a_flipped_bit_is_named_and_repaired(place: Place, scion: Scion) -> None
     code, printed, _ = scion("verify")
     assert code == 1
     assert f"{path}: expected {made.files['file.txt']['sha256']}, found " in printed
-    assert "1 artifacts, 1 records, 1.00 kB read; problems: 1" in printed.splitlines()[-1]
+    assert "artifacts: 1, records: 1, read: 1.00 kB; problems: 1" in printed.splitlines()[-1]
     assert scion("verify", "--repair")[0] == 1
     assert scion("verify")[0] == 0
     assert "damaged: " in scion("ls")[1]
@@ -574,7 +574,7 @@ def test_a_store_that_was_just_made_is_sound(place: Place, scion: Scion) -> None
     code, printed, _ = scion("verify")
     assert (code, len(printed.splitlines())) == (0, 1)
     # Two names of one file are read once.
-    assert "1.00 kB read" in printed
+    assert "read: 1.00 kB" in printed
 
 
 # Showing

@@ -187,7 +187,7 @@ def _verify(store: "Store", args: argparse.Namespace) -> int:
     lines = [str(problem) for problem in audit.problems]
     if args.repair:
         lines += [f"repaired: {line}" for line in repair(store, audit)]
-    counts = f"{audit.artifacts} artifacts, {audit.records} records, {size(audit.size)} read"
+    counts = f"artifacts: {audit.artifacts}, records: {audit.records}, read: {size(audit.size)}"
     lines.append(f"{store.folder}: {counts}; problems: {len(audit.problems)}")
     _print("\n".join(lines))
     return 1 if audit.problems else 0

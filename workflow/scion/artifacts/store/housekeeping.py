@@ -159,13 +159,13 @@ def decide(store: Store, rules: Rules) -> Doomed:
 
 def _living(survey: Survey, rules: Rules, doomed: Doomed) -> list[Root]:
     """The roots that count; the others are noted as gone."""
-    forgotten = {Path(os.path.abspath(folder)) for folder in rules.forget}
-    missed = forgotten - {Path(os.path.abspath(root.folder)) for root in survey.roots}
+    forgotten = {folder.resolve() for folder in rules.forget}
+    missed = forgotten - {root.folder.resolve() for root in survey.roots}
     for folder in sorted(missed):
         doomed.notes.append(f"{folder}: no root of this store; nothing to forget")
     living: list[Root] = []
     for root in survey.roots:
-        forget = Path(os.path.abspath(root.folder)) in forgotten
+        forget = root.folder.resolve() in forgotten
         if root.alive and forget:
             doomed.notes.append(f"{root.folder}: still there, so it is not forgotten")
         if root.alive or (root.lasting and not forget):

@@ -167,7 +167,7 @@ def doomed_lines(store: Store, doomed: Doomed, *, dry_run: bool) -> list[str]:
     }.items():
         lines += [f"{verb} {path}: {kind}" for path in paths]
     small = len(doomed.roots) + len(doomed.records) + len(doomed.small) + len(doomed.locks)
-    total = f"{len(doomed.artifacts)} artifacts and {small} small files"
+    total = f"artifacts: {len(doomed.artifacts)}, small files: {small}"
     ending = "would be freed" if dry_run else "freed"
     return [*lines, f"{store.folder}: {verb} {total}; {size(doomed.freed)} {ending}"]
 
