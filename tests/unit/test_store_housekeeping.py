@@ -501,6 +501,21 @@ def test_what_another_user_made_is_left(
     assert f"{old.folder}: another user's" in printed
 
 
+def test_bytes_that_another_user_made_before_are_taken(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = place.make("a", build=write_text("same"))
+    real = Path.chmod
+
+    def chmod(path: Path, mode: int) -> None:
+        if theirs.folder == path:
+            raise PermissionError(1, "Operation not permitted")
+        real(path, mode)
+
+    monkeypatch.setattr(Path, "chmod", chmod)
+    assert place.make("b", build=write_text("same")).content == theirs.content
+
+
 # Verifying
 
 

@@ -278,8 +278,10 @@ class Store:
                 raise
             # Another recipe gave the same bytes.
             self.known.remove(folder)
-        for path in _folders(artifact.folder):
-            path.chmod(0o555)
+        # Another user's, who gave the same bytes before, are so already.
+        with contextlib.suppress(PermissionError):
+            for path in _folders(artifact.folder):
+                path.chmod(0o555)
         sync(self.artifacts)
         for name in artifact.files:
             self.known.remember(artifact.folder / name, _file_digest(artifact, name))
