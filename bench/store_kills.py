@@ -104,17 +104,19 @@ class Clone:
         }
 
     def drop(self, chance: random.Random) -> None:
-        """Remove the records of some stages, or of all."""
-        records = list((self.folder / "results/.store/records").glob("*.json"))
-        for record in records:
-            if chance.random() < 0.6:
-                record.unlink()
+        """Remove some artifacts with the records that name them, and at times what shows them."""
+        store = self.folder / "results/.store"
+        by_content: dict[str, list[Path]] = {}
+        for record in store.glob("records/*.json"):
+            content = json.loads(record.read_text())["content"].removeprefix("sha256:")
+            by_content.setdefault(content, []).append(record)
+        for content, records in sorted(by_content.items()):
+            if chance.random() < 0.5:
+                for record in records:
+                    record.unlink()
+                shutil.rmtree(store / "artifacts" / content)
         if chance.random() < 0.3:
             shutil.rmtree(self.results, ignore_errors=True)
-        else:
-            for pointer in (self.results / ".pointers").glob("*.json"):
-                if chance.random() < 0.6:
-                    pointer.unlink()
 
     def processes(self) -> list[psutil.Process]:
         """The processes that run anything of this clone."""
@@ -164,7 +166,7 @@ def one(
     began = time.monotonic()
     first = clone.start(command)
     try:
-        first.wait(timeout=chance.uniform(1.0, 120.0 if served else 28.0))
+        first.wait(timeout=chance.uniform(0.5, 120.0 if served else 17.0))
         sent = "it had ended"
     except subprocess.TimeoutExpired:
         sent = stop(clone, first, kind, number)
@@ -189,7 +191,8 @@ def one(
     end = time.monotonic() + 20
     while clone.processes() and time.monotonic() < end:
         time.sleep(0.5)
-    there = clone.contents(MEASURED)
+    # What the last stage does not need was perhaps not made again.
+    made, there = clone.contents(WEIGHTS), clone.contents(MEASURED)
     result = {
         "kind": kind,
         "configuration": configuration,
@@ -197,7 +200,7 @@ def one(
         "sent": sent,
         "after_seconds": round(moment, 1),
         "second_run": second.returncode,
-        "same_contents": clone.contents(WEIGHTS) == known[configuration],
+        "same_contents": made.items() <= known[configuration].items() and WEIGHTS[-1] in made,
         "measured": len(there) == len(MEASURED) if served else None,
         "verify": verify.returncode,
         "left": [" ".join(process.cmdline())[:200] for process in clone.processes()],
