@@ -111,7 +111,7 @@ class Clone:
             content = json.loads(record.read_text())["content"].removeprefix("sha256:")
             by_content.setdefault(content, []).append(record)
         for content, records in sorted(by_content.items()):
-            if chance.random() < 0.5:
+            if chance.random() < 0.35:
                 for record in records:
                     record.unlink()
                 shutil.rmtree(store / "artifacts" / content)
@@ -166,7 +166,7 @@ def one(
     began = time.monotonic()
     first = clone.start(command)
     try:
-        first.wait(timeout=chance.uniform(0.5, 120.0 if served else 17.0))
+        first.wait(timeout=chance.uniform(0.5, 100.0 if served else 13.0))
         sent = "it had ended"
     except subprocess.TimeoutExpired:
         sent = stop(clone, first, kind, number)

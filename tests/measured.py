@@ -1,7 +1,9 @@
 """Result files of all measuring stages as they look, with intervals by the real estimators."""
 
 import random
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from scion.artifacts.artifact import Artifact, Draft
@@ -308,8 +310,14 @@ _FILES = {
 }
 
 
-def artifacts(content: dict[str, Any], *, release: Artifact, folder: Path) -> dict[str, Artifact]:
-    """The results as artifacts of their stages."""
+def artifacts(
+    content: dict[str, Any],
+    *,
+    release: Artifact,
+    folder: Path,
+    outputs: Mapping[str, Output] = MappingProxyType({}),
+) -> dict[str, Artifact]:
+    """The results as artifacts of their stages, in a folder unless `outputs` says otherwise."""
     results: dict[str, Artifact] = {}
     for stage, result in content.items():
         inputs: dict[str, Artifact | Path] = {"release": release}
@@ -320,7 +328,7 @@ def artifacts(content: dict[str, Any], *, release: Artifact, folder: Path) -> di
             write_json(draft.folder / name, result)
 
         results[stage] = remake(
-            Output.at(folder / stage),
+            outputs.get(stage) or Output.at(folder / stage),
             stage=stage,
             inputs=inputs,
             settings={},

@@ -43,6 +43,13 @@ class ProjectCopy:
             text=True,
         )
 
+    def pointers(self, *options: str) -> dict[str, Path]:
+        """By rule the pointers that are missing, as `snakemake -n` names them."""
+        done = self.run("snakemake", "-n", *options)
+        assert done.returncode == 0, done.stderr + done.stdout
+        found = re.findall(r"output: (\S*/(\w+)-[0-9a-f]{16}\.json)", done.stdout + done.stderr)
+        return {rule: self.folder / path for path, rule in found}
+
     def planned(self, *options: str) -> set[str]:
         """The rules that `snakemake -n` would run."""
         done = self.run("snakemake", "-n", *options)

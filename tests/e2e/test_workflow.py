@@ -133,7 +133,7 @@ def test_the_hub_understands_the_card(results: Path) -> None:
     assert metadata["license"] == "apache-2.0"
     assert metadata["base_model"] == "example/pico-agent"
     assert metadata["base_model_relation"] == "quantized"
-    assert Artifact.open(results / "graft_mtp").root in card.text
+    assert Artifact.open(results / "graft_mtp").content in card.text
 
 
 def test_the_card_quotes_what_was_measured(results: Path, runs: dict[int, dict[str, Any]]) -> None:
@@ -152,7 +152,7 @@ def test_a_sealed_release_can_be_checked_by_whoever_downloads_it(
     shutil.copytree(results / "release", downloaded)
     sound = finished.run("scion", "check", str(downloaded))
     assert sound.returncode == 0, sound.stderr
-    assert Artifact.open(results / "graft_mtp").root in sound.stdout
+    assert Artifact.open(results / "graft_mtp").content in sound.stdout
 
     card = downloaded / "README.md"
     card.write_text(card.read_text().replace("5 of 5", "6 of 5"))
@@ -161,13 +161,11 @@ def test_a_sealed_release_can_be_checked_by_whoever_downloads_it(
     assert "README.md: expected" in edited.stderr
 
 
-@pytest.mark.parametrize(("stage", "folder"), [("render_card", None), ("seal_release", "release")])
-def test_an_interrupted_card_or_seal_leaves_the_earlier_one(
-    finished: ProjectCopy, results: Path, tmp_path: Path, stage: str, folder: str | None
+@pytest.mark.parametrize("stage", ["render_card", "seal_release"])
+def test_an_interrupted_card_or_seal_leaves_nothing(
+    finished: ProjectCopy, results: Path, tmp_path: Path, stage: str
 ) -> None:
-    output = tmp_path / (folder or stage)
-    shutil.copytree(results / output.name, output)
-    earlier = Earlier(output)
+    store = results.parent / ".store"
     own: Any = {
         "render_card": {
             "template": finished.folder / "workflow/templates/card.md.jinja",
@@ -175,19 +173,24 @@ def test_an_interrupted_card_or_seal_leaves_the_earlier_one(
             "tasks": finished.folder / "workflow/scion/evaluation/agent/agent_tasks.yaml",
             "settings": json.dumps({"card": {}, "launches": [LAUNCH]}),
         },
-        "seal_release": {"card": results / "render_card/manifest.json"},
+        "seal_release": {"card": results / "render_card.json"},
     }[stage]
+    earlier = Earlier(results / "release")
     done = interrupt(
         stage,
         signal.SIGTERM,
-        when=lambda _said: (tmp_path / f".{output.name}.partial").exists(),
-        release=results / "graft_mtp/manifest.json",
-        evidence=[results / name / "manifest.json" for name in EVIDENCE],
-        output=output / "manifest.json",
+        when=lambda _said: any(store.glob("work/*/draft")),
+        release=results / "graft_mtp.json",
+        evidence=[results / f"{name}.json" for name in EVIDENCE],
+        output=tmp_path / f"{stage}.json",
+        store=store,
         **own,
     )
     assert done.returncode == 130, done.stderr
+    assert list(tmp_path.iterdir()) == []
     earlier.check()
+    verified = finished.run("scion", "store", "verify")
+    assert verified.returncode == 0, verified.stdout + verified.stderr
 
 
 def test_a_finished_run_has_nothing_left_to_do(finished: ProjectCopy) -> None:

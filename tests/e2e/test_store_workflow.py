@@ -1,0 +1,341 @@
+"""What a run gives must be what its configuration asks for, whatever happened before or meanwhile.
+
+The conversion stages of the embedded pair, by the project's own rules, in copies of the project.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from conversion import SAMPLES
+from project_copy import ProjectCopy
+from scion.artifacts.artifact import Artifact
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+RELEASE = "pico-agent-nvfp4-text-mtp"
+STAGES = (
+    *("fetch_source", "fetch_donor", "lint_source", "fix_keys", "extract_text"),
+    *("quantize_nvfp4", "graft_mtp", "verify_release"),
+)
+BELOW_QUANTIZE = {"quantize_nvfp4", "graft_mtp", "verify_release"}
+UNTIL = ("--until", "verify_release")
+FEWER, MORE = "fewer.yaml", "more.yaml"
+
+
+def configuration(project: ProjectCopy, name: str, samples: int, **values: object) -> None:
+    sets = {"sets": [{"samples": samples}]}
+    quantization = {"recipe": "nvfp4_default", "calibration": sets}
+    content = json.dumps({"quantization": quantization, **values})
+    (project.folder / name).write_text(content)
+
+
+def make(folder: Path) -> ProjectCopy:
+    project = ProjectCopy.make(folder)
+    configuration(project, FEWER, SAMPLES)
+    configuration(project, MORE, SAMPLES + 1)
+    return project
+
+
+def run(project: ProjectCopy, name: str, *options: str) -> str:
+    done = project.run("snakemake", "--cores", "all", "--configfile", name, *UNTIL, *options)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-8000:]
+    return done.stdout + done.stderr
+
+
+def contents(project: ProjectCopy) -> dict[str, str]:
+    """The content of each stage's artifact, as the folder of results shows it."""
+    results = project.folder / "results" / RELEASE
+    shown = {stage: Artifact.open(results / stage) for stage in STAGES}
+    assert all(artifact.check() == [] for artifact in shown.values())
+    return {stage: artifact.content for stage, artifact in shown.items()}
+
+
+def verify(project: ProjectCopy) -> None:
+    done = project.run("scion", "store", "verify")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> ProjectCopy:
+    """A project in which both configurations were made; `contents` of each in `right`."""
+    return make(tmp_path_factory.mktemp("whole"))
+
+
+@pytest.fixture(scope="module")
+def right(whole: ProjectCopy) -> dict[str, dict[str, str]]:
+    """What undisturbed runs give."""
+    found: dict[str, dict[str, str]] = {}
+    for name in (MORE, FEWER):
+        run(whole, name)
+        found[name] = contents(whole)
+    assert found[MORE]["quantize_nvfp4"] != found[FEWER]["quantize_nvfp4"]
+    return found
+
+
+@pytest.fixture
+def project(
+    whole: ProjectCopy, right: dict[str, dict[str, str]], tmp_path: Path
+) -> Iterator[ProjectCopy]:
+    """A copy of that project in which only FEWER was made; sources and all are its own."""
+    copy = make(tmp_path / "project")
+    shutil.copytree(whole.folder / "results", copy.folder / "results", symlinks=True)
+    store = copy.folder / "results/.store"
+    for record in store.glob("records/*.json"):
+        if json.loads(record.read_text())["content"] in set(right[MORE].values()) - set(
+            right[FEWER].values()
+        ):
+            record.unlink()
+    prune(copy)
+    run(copy, FEWER)
+    yield copy
+    verify(copy)
+
+
+def prune(project: ProjectCopy) -> None:
+    done = project.run("scion", "store", "prune")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def both_are_right(project: ProjectCopy, right: dict[str, dict[str, str]]) -> None:
+    """The same command, the older configuration's, and the same again: each gives its own."""
+    for name in (MORE, FEWER, MORE):
+        run(project, name)
+        assert contents(project) == right[name]
+
+
+def kill_stage(project: ProjectCopy, stage: str) -> None:
+    """Start MORE, and kill the process of one stage as soon as it works in the store."""
+    command = [Path(sys.executable).with_name("snakemake"), "--cores", "all", "--configfile", MORE]
+    with subprocess.Popen(
+        [*command, *UNTIL],
+        cwd=project.folder,
+        env={**os.environ, "PYTHONPATH": str(project.folder / "workflow")},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        while not (at_work := stage_processes(process.pid, stage)):
+            assert process.poll() is None
+            time.sleep(0.02)
+        while not any(project.folder.glob("results/.store/work/*/*")):
+            assert process.poll() is None
+            time.sleep(0.002)
+        at_work[0].send_signal(signal.SIGKILL)
+        assert process.wait() != 0
+
+
+def stage_processes(ancestor: int, stage: str) -> list[psutil.Process]:
+    found: list[psutil.Process] = []
+    for process in psutil.Process(ancestor).children(recursive=True):
+        try:
+            if process.cmdline()[1:3] == ["-m", f"scion.stages.{stage}"]:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def test_a_stage_that_is_killed_over_an_older_artifact_does_not_leave_it_for_the_new_one(
+    project: ProjectCopy, right: dict[str, dict[str, str]]
+) -> None:
+    kill_stage(project, "quantize_nvfp4")
+    both_are_right(project, right)
+
+
+def test_a_job_that_fails_after_its_stage_ended_well_mixes_nothing(
+    project: ProjectCopy, right: dict[str, dict[str, str]]
+) -> None:
+    log = project.folder / "logs" / RELEASE / "quantize_nvfp4.log"
+    log.unlink()
+    # As a full disk below logs/ does: `tee` fails, and the job with it.
+    log.symlink_to("/dev/full")
+    done = project.run("snakemake", "--cores", "all", "--configfile", MORE, *UNTIL)
+    assert done.returncode != 0
+    run(project, FEWER)
+    assert contents(project) == right[FEWER]
+    log.unlink(missing_ok=True)
+    both_are_right(project, right)
+
+
+def edit(path: Path, *, keep_times: bool) -> None:
+    """Change the last byte of a shard, in place."""
+    before = path.stat()
+    with path.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        last = file.read(1)
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([last[0] ^ 1]))
+    if keep_times:
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize("keep_times", [False, True], ids=["edited", "edited, its date put back"])
+def test_a_source_that_is_edited_in_place_is_another_source(
+    project: ProjectCopy, right: dict[str, dict[str, str]], keep_times: bool
+) -> None:
+    shard = next((project.folder / "resources/pico/pico-agent").glob("model-00001*"))
+    edit(shard, keep_times=keep_times)
+    if keep_times:
+        # No date tells, so a plan sees nothing; the first stage that reads it does.
+        done = project.run("snakemake", "--cores", "all", "--configfile", MORE, *UNTIL)
+        assert done.returncode != 0
+        assert "not what it was" in done.stdout + done.stderr
+        first = project.run("snakemake", "--cores", "all", "--configfile", MORE, *UNTIL)
+        if first.returncode:
+            assert "changed while the workflow ran" in first.stdout + first.stderr
+    run(project, MORE)
+    made = contents(project)
+    assert made["fetch_source"] != right[MORE]["fetch_source"]
+    assert made["extract_text"] != right[MORE]["extract_text"]
+    edit(shard, keep_times=False)
+    both_are_right(project, right)
+
+
+def nothing(project: ProjectCopy) -> None:
+    assert project.planned("--configfile", FEWER, *UNTIL) == set()
+
+
+def set_clock_back(project: ProjectCopy) -> None:
+    """What is there has dates of three days from now."""
+    later = time.time() + 3 * 24 * 3600
+    for path in (project.folder / "results").rglob("*"):
+        os.utime(path, (later, later), follow_symlinks=False)
+
+
+def move(project: ProjectCopy) -> None:
+    (project.folder / "results").rename(project.folder / "elsewhere")
+    (project.folder / "elsewhere").rename(project.folder / "results")
+
+
+def copy_without_times(project: ProjectCopy) -> None:
+    subprocess.run(["cp", "-rd", "results", "copy"], cwd=project.folder, check=True)
+    shutil.rmtree(project.folder / "results")
+    (project.folder / "copy").rename(project.folder / "results")
+
+
+def forget(project: ProjectCopy) -> None:
+    for name in (".snakemake", "logs"):
+        shutil.rmtree(project.folder / name)
+
+
+def touch_all(project: ProjectCopy) -> None:
+    for path in project.folder.rglob("*"):
+        if not path.is_symlink() and ".venv" not in path.parts:
+            os.utime(path)
+
+
+UNCHANGED: dict[str, Callable[[ProjectCopy], object]] = {
+    "the clock three days back": set_clock_back,
+    "moved": move,
+    "copied without times": copy_without_times,
+    "without Snakemake's memory": forget,
+}
+
+
+@pytest.mark.parametrize("change", UNCHANGED.values(), ids=UNCHANGED)
+def test_what_is_there_counts_whatever_dates_and_places_say(
+    project: ProjectCopy,
+    right: dict[str, dict[str, str]],
+    change: Callable[[ProjectCopy], object],
+) -> None:
+    change(project)
+    nothing(project)
+    both_are_right(project, right)
+
+
+def test_touching_everything_makes_nothing_anew(
+    project: ProjectCopy, right: dict[str, dict[str, str]]
+) -> None:
+    touch_all(project)
+    said = run(project, FEWER)
+    # Whether they changed can't be known before they were read.
+    assert "fetch_source: the store has it" in said
+    assert "taking" not in said
+    nothing(project)
+    assert contents(project) == right[FEWER]
+
+
+@pytest.mark.parametrize("stage", ["fetch_source", "quantize_nvfp4"])
+def test_an_artifact_that_is_gone_is_made_again(
+    project: ProjectCopy, right: dict[str, dict[str, str]], stage: str
+) -> None:
+    place = (project.folder / "results" / RELEASE / stage).resolve()
+    shutil.rmtree(place)
+    assert stage in project.planned("--configfile", FEWER)
+    done = project.run("snakemake", "--cores", "all", "--configfile", FEWER, stage)
+    assert done.returncode == 0, done.stdout + done.stderr
+    run(project, FEWER)
+    assert contents(project) == right[FEWER]
+
+
+def test_a_comment_plans_nothing_and_a_constant_what_it_reaches(project: ProjectCopy) -> None:
+    code = project.folder / "workflow/scion"
+    for path in (code / "stages/fix_keys.py", code / "common/errors.py"):
+        path.write_text(f"# A remark.\n{path.read_text()}")
+    nothing(project)
+    packer = code / "quantization/packing.py"
+    packer.write_text(f"{packer.read_text()}\n_REVISION = 2\n")
+    assert project.planned("--configfile", FEWER, *UNTIL) == BELOW_QUANTIZE
+
+
+def test_code_that_makes_the_same_bytes_makes_nothing_else_anew(
+    project: ProjectCopy, right: dict[str, dict[str, str]]
+) -> None:
+    stage = project.folder / "workflow/scion/stages/fix_keys.py"
+    stage.write_text(f"{stage.read_text()}\n_REVISION = 2\n")
+    said = run(project, FEWER)
+    assert "fix_keys: the store has it" not in said
+    for name in ("extract_text", *BELOW_QUANTIZE):
+        assert f"{name}: the store has it" in said
+    assert contents(project) == right[FEWER]
+
+
+def start(project: ProjectCopy, name: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [Path(sys.executable).with_name("snakemake"), "--cores", "2", "--configfile", name, *UNTIL],
+        cwd=project.folder,
+        env={**os.environ, "PYTHONPATH": str(project.folder / "workflow")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("names", [(MORE, MORE), (MORE, FEWER, MORE, FEWER)], ids=len)
+def test_runs_at_once_in_one_checkout(
+    project: ProjectCopy, right: dict[str, dict[str, str]], names: tuple[str, ...]
+) -> None:
+    shutil.rmtree(project.folder / "results")
+    runs = [start(project, name) for name in names]
+    said = [run.communicate()[0] for run in runs]
+    assert [run.returncode for run in runs] == [0] * len(runs), "".join(said)
+    both_are_right(project, right)
+
+
+def test_two_checkouts_at_once_on_one_store(
+    project: ProjectCopy, right: dict[str, dict[str, str]], tmp_path: Path
+) -> None:
+    projects = [project, make(tmp_path / "other")]
+    for each in projects:
+        configuration(each, "shared.yaml", SAMPLES, store=[str(tmp_path / "shared")])
+    runs = [start(each, "shared.yaml") for each in projects]
+    said = [run.communicate()[0] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], "".join(said)
+    for each in projects:
+        assert contents(each) == right[FEWER]
+    made = sum(text.count(f"{stage}: sha256") for stage in STAGES for text in said)
+    had = sum(text.count("the store has it") for text in said)
+    assert made == 2 * len(STAGES)
+    # fetch_source and fetch_donor may be made by both before either has ended.
+    assert had >= len(STAGES) - 2
+    both = projects[1].run("scion", "store", "verify", "--store", str(tmp_path / "shared"))
+    assert both.returncode == 0, both.stdout + both.stderr
