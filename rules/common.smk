@@ -2,8 +2,8 @@
 
 Every rule is planned first, by `plan(…)`, which says what its stage reads and how it is asked; the
 rule then declares what the plan says. A rule's output is a pointer, a small JSON file whose name
-carries the digest of all of that: it exists if, and only if, what is asked for now was made. Inputs
-are `ancient`, because names answer for them and dates say nothing.
+carries the digest of all of that: it exists if, and only if, what is asked for now was made. Dates
+say nothing: the plan gives all pointers one date, and plain files are `ancient`.
 """
 
 import atexit
@@ -122,7 +122,7 @@ def plan(stage, *, reads=None, evidence=(), files=None, local=None, environment,
     if evidence:
         pointers["evidence"] = [str(PLAN.stages[name].pointer) for name in evidence]
     return SimpleNamespace(
-        input={name: ancient(value) for name, value in {**pointers, **files}.items()},
+        input={**pointers, **{name: ancient(value) for name, value in files.items()}},
         params={**options, "environment": environment, "store": CONFIG.store},
         pointer=str(planned.pointer),
         copies=str(planned.copies),

@@ -12,6 +12,7 @@ what they are called in one.
 """
 
 import contextlib
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,8 @@ from scion.common.digest import digest_file, digest_json
 from scion.common.errors import ScionError
 
 _KEY_DIGITS = 16
+# Of every pointer, in seconds: the first second of 1970 is over.
+_DATE = 1
 
 
 @dataclass(frozen=True)
@@ -98,15 +101,22 @@ class Plan:
         )
         name = f"{stage}-{key.removeprefix('sha256:')[:_KEY_DIGITS]}.json"
         planned = PlannedStage(stage, key, self.folder / POINTERS / name, upstream)
-        self._remove_if_dangling(planned.pointer)
+        self._look_at(planned.pointer)
         self.stages[stage] = planned
         return planned
 
-    def _remove_if_dangling(self, pointer: Path) -> None:
+    def _look_at(self, pointer: Path) -> None:
+        """Remove a pointer that names nothing any more; take the date off another.
+
+        Snakemake runs a rule whose input is newer than its output. Here names tell, so all
+        pointers get one date, whenever they were written and wherever they were copied to.
+        """
         if not pointer.is_file():
             return
         with contextlib.suppress(ScionError):
             if self.store.holds(read_manifest(pointer)["content"]):
+                with contextlib.suppress(OSError):
+                    os.utime(pointer, (_DATE, _DATE))
                 return
         # Another process may have done the same.
         pointer.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Collection, Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -206,14 +206,26 @@ class Store:
         return [line for line in in_parallel(look, artifact.files) if line is not None]
 
     def set_aside(self, content: str) -> Path:
-        """Move an entry that is not what its name says out of the way, and return where it is."""
+        """Move an entry that is not what its name says out of the way, and return where it is.
+
+        No record says any more that some recipe gave it.
+        """
         place = self.place(content)
         aside = self.folder / "damaged" / f"{place.name[:16]}-{uuid4().hex[:8]}"
         aside.parent.mkdir(exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
             place.chmod(0o755)
             place.rename(aside)
+        for record, manifest in self.manifests():
+            if manifest["content"] == content:
+                record.unlink(missing_ok=True)
         return aside
+
+    def manifests(self) -> Iterator[tuple[Path, dict[str, Any]]]:
+        """Every record that can be read, with its file."""
+        for path in sorted(self.records.glob("*.json")):
+            with contextlib.suppress(ScionError):
+                yield path, read_manifest(path)
 
     # Writing
 
@@ -301,13 +313,11 @@ class Store:
     def _files_here(self) -> Mapping[str, Path]:
         """A file of the store by hex SHA-256, for those that several artifacts share."""
         files: dict[str, Path] = {}
-        for path in sorted(self.records.glob("*.json")):
-            with contextlib.suppress(ScionError):
-                manifest = read_manifest(path)
-                folder = self.place(manifest["content"])
-                for name, entry in manifest["files"].items():
-                    if (folder / name).is_file():
-                        files.setdefault(entry["sha256"], folder / name)
+        for _, manifest in self.manifests():
+            folder = self.place(manifest["content"])
+            for name, entry in manifest["files"].items():
+                if (folder / name).is_file():
+                    files.setdefault(entry["sha256"], folder / name)
         return files
 
     def share(self, artifact: Artifact) -> None:
