@@ -300,7 +300,7 @@ def test_a_comment_plans_nothing_and_a_constant_what_it_reaches(project: Project
     for path in (code / "stages/fix_keys.py", code / "common/errors.py"):
         path.write_text(f"# A remark.\n{path.read_text()}")
     nothing(project)
-    packer = code / "quantization/packing.py"
+    packer = code / "formats/packing_kernels.py"
     packer.write_text(f"{packer.read_text()}\n_REVISION = 2\n")
     assert project.planned("--configfile", FEWER, *UNTIL) == BELOW_QUANTIZE
 
@@ -350,10 +350,7 @@ def test_two_checkouts_at_once_on_one_store(
     assert [run.returncode for run in runs] == [0, 0], "".join(said)
     for each in projects:
         assert contents(each) == right[FEWER]
-    made = sum(text.count(f"{stage}: sha256") for stage in STAGES for text in said)
-    had = sum(text.count("the store has it") for text in said)
-    assert made == 2 * len(STAGES)
-    # fetch_source and fetch_donor may be made by both before either has ended.
-    assert had >= len(STAGES) - 2
+    # Whoever came second waited, or found it.
+    assert sum(text.count("estimate for nvfp4_default") for text in said) == 1
     both = projects[1].run("scion", "store", "verify", "--store", str(tmp_path / "shared"))
     assert both.returncode == 0, both.stdout + both.stderr
