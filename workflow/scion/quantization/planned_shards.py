@@ -6,6 +6,7 @@ journal names the layers that are finished with the digests of their tensors: a 
 goes on after them, once their bytes are found to be those.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -23,6 +24,7 @@ from scion.checkpoint.safetensors_file import Tensor
 from scion.checkpoint.shards import Piece, index_headers, shard_header
 from scion.common.digest import digest_file, in_parallel
 from scion.common.errors import NoRoomError
+from scion.common.files import link_or_copy
 from scion.formats.spellings import SpelledTensor
 
 _JOURNAL = "layers.jsonl"
@@ -69,9 +71,21 @@ class PlannedShards:
         """The parts that an earlier run has finished; a fresh folder where there is none."""
         lines = _read_journal(self.folder / _JOURNAL)
         if lines and lines[0] == {"request": request} and self._complete():
-            finished = {line["part"]: line["sha256"] for line in lines[1:]}
-            if all(in_parallel(self._unchanged, _pairs(finished.values()))):
-                return finished
+            with (self.folder / _JOURNAL).open("ab") as journal:
+                # Or the next line would be written behind one that was cut off.
+                journal.write(b"\n")
+            parts: dict[str, dict[str, str]] = {
+                part: sums
+                for line in lines[1:]
+                if isinstance(part := line.get("part"), str)
+                and isinstance(sums := line.get("sha256"), dict)
+            }
+            whole = in_parallel(
+                lambda sums: all(map(self._unchanged, sums.items())), parts.values()
+            )
+            return {
+                part: sums for (part, sums), kept in zip(parts.items(), whole, strict=True) if kept
+            }
         self.discard()
         self.folder.mkdir(parents=True)
         try:
@@ -194,20 +208,22 @@ class PlannedShards:
     def link_into(self, folder: Path) -> None:
         """Give the finished shards their names in `folder`, with the index; no byte is copied."""
         for shard in self._plan:
-            os.link(self.folder / shard, folder / shard)
+            link_or_copy(self.folder / shard, folder / shard)
         index_headers(folder, self._plan)
 
 
-def _pairs(tables: Iterable[Mapping[str, str]]) -> list[tuple[str, str]]:
-    return [pair for table in tables for pair in table.items()]
-
-
 def _read_journal(path: Path) -> list[dict[str, Any]]:
-    """The lines of the journal; the last one is left out if it was cut off."""
+    """The lines of the journal that can be read; the last one may have been cut off."""
     if not path.is_file():
         return []
-    whole, _, _ = path.read_text().rpartition("\n")
-    return [json.loads(line) for line in whole.splitlines()]
+    lines: list[dict[str, Any]] = []
+    # A damaged line costs the part that it names, no other.
+    for line in path.read_text(errors="replace").splitlines():
+        with contextlib.suppress(ValueError):
+            entry = json.loads(line)
+            if isinstance(entry, dict):
+                lines.append(cast("dict[str, Any]", entry))
+    return lines
 
 
 def _reserve(path: Path, header: bytes, data_size: int) -> None:
