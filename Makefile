@@ -71,6 +71,8 @@ lock:  ## Lock anew: uv, its neutral form, the flake, what wheels need (UPGRADE=
 bench: setup  ## Run the benchmarks one after another; each ends with a line of JSON
 	@for script in bench/*.py; do echo "== $$script" >&2; $(BIN)/python "$$script"; done
 
-clean:  ## Remove what runs made; environments and downloads stay
+# Folders of artifacts are read-only. The files keep their modes: some are links of a source's own.
+clean:  ## Remove what runs made; environments, downloads and a store outside of results/ stay
+	@if [[ -d results ]]; then find results -type d ! -perm -u=w -exec chmod u+w {} +; fi
 	rm -rf results logs benchmarks .snakemake .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path '*/.venv/*' -prune -exec rm -rf {} +

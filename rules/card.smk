@@ -1,7 +1,8 @@
 """Write the model card with its pictures, and seal the release.
 
 Input: the artifacts of all stages, the card's template and those of its sections.
-Output: the artifacts render_card and release, the folder that is published.
+Output: the artifacts render_card and seal_release, which the workflow puts into
+`results/<release>/release`, the folder that is published.
 
 `snakemake --report report.zip` shows the pictures and the card; it needs no network. A single
 report.html would hold the pictures as `data:…;filename=…` links, under which Chromium 147 shows no

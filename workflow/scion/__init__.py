@@ -1,14 +1,14 @@
 """Scion: reproducible NVFP4 releases of Qwen3.5/3.6 checkpoints, with MTP head and proof.
 
 The package is what the Snakemake rules call. A stage is one plain function that turns artifacts
-into an artifact: a folder of files, and a `manifest.json` that says what each is and what it was
-made from. The packages lie in layers; each imports only from those above it in this list:
+into an artifact: a folder of files, and a manifest that says what each is and what it was made
+from. The packages lie in layers; each imports only from those above it in this list:
 
 - `scion.common`: errors, files, digests, text; what every package needs.
 - `scion.architectures`: what a config.json implies; one row an architecture family.
 - `scion.formats`: NVFP4 and FP8, and how a release spells and declares them.
 - `scion.checkpoint`: safetensors, shards and index as one mapping, in a folder or on the hub.
-- `scion.artifacts`: manifests, digests, the code's and the environment's identity, the check.
+- `scion.artifacts`: manifests, the store, plans, identity of code and environment, the check.
 - `scion.engines`: what vLLM, SGLang and TensorRT-LLM make of a checkpoint; flags, server, memory.
 - `scion.lint`: what is wrong with a checkpoint.
 - `scion.quantization`: recipes, calibration, layer by layer; the graft's checks; the estimate.
