@@ -421,6 +421,22 @@ def test_finished_layers_whose_bytes_changed_are_made_again(
     assert differing(quantize(source, chosen, samples, tmp_path), before) == []
 
 
+@pytest.mark.parametrize("damage", ["garbage", "cut off", "no digests"])
+def test_a_damaged_line_of_the_journal_costs_its_part_alone(
+    source: Path, samples: list[Sample], tmp_path: Path, damage: str
+) -> None:
+    chosen = recipe("nvfp4_default")
+    before = quantize(source, chosen, samples, tmp_path)
+    journal = tmp_path / "layers.jsonl"
+    request, *lines = journal.read_text().splitlines()
+    ways = {"garbage": "\x00{", "cut off": lines[-1][:30], "no digests": '{"part": "x"}'}
+    journal.write_text("\n".join([request, *lines[:-1], ways[damage]]))
+    stream, finish = prepare(source, chosen, samples, tmp_path)
+    assert len(stream.targets[0].shards.finished) == len(lines) - 1
+    finish()
+    assert differing(quantize(source, chosen, samples, tmp_path), before) == []
+
+
 def test_another_request_begins_anew(source: Path, samples: list[Sample], tmp_path: Path) -> None:
     quantize(source, recipe("nvfp4_default"), samples, tmp_path)
     checkpoint = Checkpoint.open(source)

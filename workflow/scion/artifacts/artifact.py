@@ -27,6 +27,11 @@ from scion.common.files import reflink_or_link, sync, write_json
 FORMAT = "scion-manifest/2"
 MANIFEST = "manifest.json"
 TENSORS = "tensors.json"
+_MAKE_ANEW = "remove the file and run the workflow again: it makes the artifact anew"
+_DOWNLOAD_ANEW = (
+    "download the release again, or make it again; one of another format is checked by the "
+    "version of Scion that sealed it"
+)
 # What a recipe is the digest of.
 REQUEST = ("stage", "made_from", "settings", "code", "environment")
 
@@ -51,7 +56,7 @@ class Artifact:
         """
         if path.name == MANIFEST or (path / MANIFEST).is_file():
             folder = path.parent if path.name == MANIFEST else path
-            return cls(folder, read_manifest(folder / MANIFEST))
+            return cls(folder, read_manifest(folder / MANIFEST, hint=_DOWNLOAD_ANEW))
         folder = path.with_name(path.name.removesuffix(".json"))
         pointer = folder.with_name(f"{folder.name}.json")
         if not pointer.is_file():
@@ -124,8 +129,12 @@ class Artifact:
         return lines + [line for line in in_parallel(compare, self.files) if line is not None]
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
+def read_manifest(path: Path, *, hint: str = _MAKE_ANEW) -> dict[str, Any]:
     """Read a manifest, whether a pointer, a record or a release holds it.
+
+    Args:
+        path: The file.
+        hint: What to do if it can't be used.
 
     Raises:
         ScionError: The file can't be read, has another format, or one of its digests is wrong.
@@ -133,7 +142,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return check_manifest(
         read_object(path),
         where=path,
-        hint="remove the file and run the workflow again: it makes the artifact anew",
+        hint=hint,
     )
 
 

@@ -85,6 +85,8 @@ def _check(args: argparse.Namespace) -> None:
     print(f"{args.folder}: {len(artifact.files)} files are what the manifest says")
     if "weights" in artifact.facts:
         print(f"weights: {artifact.facts['weights']}")
+    else:
+        print(f"content: {artifact.content}")
     print(f"root:    {artifact.root}")
 
 

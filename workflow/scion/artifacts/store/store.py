@@ -55,6 +55,14 @@ class Store:
             ScionError: The folder holds something else, has another format, or can't be made.
         """
         folder = Path(locations[0])
+        if "://" in locations[0]:
+            raise ScionError(
+                "the first location of a store is a folder on this machine",
+                where="store",
+                expected="a folder such as results/.store, then stores elsewhere",
+                found=locations[0],
+                hint=f"set `store: [results/.store, {locations[0]}]` in the config",
+            )
         mark = folder / MARK
         try:
             if not mark.exists():
