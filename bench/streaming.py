@@ -86,7 +86,7 @@ def checkpoint(folder: Path, shape: dict[str, Any], layers: int, *, device: str)
         for path in source.iterdir():
             path.rename(draft.folder / path.name)
 
-    artifact = remake(
+    remake(
         Output.at(folder / "text"),
         stage="extract_text",
         inputs={},
@@ -94,7 +94,7 @@ def checkpoint(folder: Path, shape: dict[str, Any], layers: int, *, device: str)
         environment="sha256:benchmark",
         build=move,
     )
-    return artifact.folder
+    return folder / "text"
 
 
 def run(way: str, source: Path, out: Path, warm: Path, args: Any, *extra: str) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from typing import Any
 from support.measure import Candidate, Result, compare, cores, machine, unwind_when_ended
 
 from scion.artifacts.artifact import Artifact
+from scion.artifacts.store.store import Store
 
 SUPPORT = Path(__file__).parent / "support"
 # By the name of a ratio: how much a stage may cost beside its yardstick, and megabytes of memory.
@@ -52,6 +53,11 @@ def stage(name: str, output: Path, **options: Path | str) -> list[str]:
     ]
 
 
+def pointer(path: Path) -> Path:
+    """The pointer of an artifact that is shown at a path."""
+    return path.with_name(f"{path.name}.json")
+
+
 def copy_and_hash(files: Iterable[Path], target: Path, hasher: str) -> list[str]:
     """Copy files into `target`, then hash the copies, one process a core."""
     script = (
@@ -71,8 +77,22 @@ def peers(files: Sequence[Path], target: Path) -> dict[str, Candidate]:
 
 
 def fresh(command: Sequence[str], target: Path) -> Candidate:
-    """A command that finds nothing at `target`."""
-    return Candidate(command, lambda: shutil.rmtree(target, ignore_errors=True))
+    """A command that finds nothing at `target`, nor in the store what it is to make there."""
+    return Candidate(command, lambda: forget(target))
+
+
+def forget(target: Path) -> None:
+    """Remove what was made, from the store too, so that it is made again."""
+    named = pointer(target)
+    if named.is_file():
+        store = Store.open([str(target.parent / ".store")])
+        artifact = Artifact.open(target)
+        store.record(artifact.recipe).unlink(missing_ok=True)
+        store.known.remove(store.place(artifact.content))
+        named.unlink()
+    if target.is_symlink():
+        target.unlink()
+    shutil.rmtree(target, ignore_errors=True)
 
 
 def measure(folder: Path, *, gigabytes: float, repeat: int) -> dict[str, Any]:
@@ -137,7 +157,7 @@ def fix_keys(folder: Path, repeat: int) -> dict[str, Result]:
     }
     hashing = {
         **peers([source], scratch),
-        "fix_keys": fresh(stage("fix_keys", scratch, source=source), scratch),
+        "fix_keys": fresh(stage("fix_keys", scratch, source=pointer(source)), scratch),
     }
     # A copy alone is short, and on a virtual machine its time varies twofold.
     return {**compared(copying, scratch, 3 * repeat), **compared(hashing, scratch, repeat)}
@@ -146,8 +166,8 @@ def fix_keys(folder: Path, repeat: int) -> dict[str, Result]:
 def extract_text(folder: Path, repeat: int) -> dict[str, Result]:
     """The shards that hold a part of the tower are written anew; here that is nearly all."""
     fixed, scratch = folder / "fix_keys", folder / "scratch"
-    call(stage("fix_keys", fixed, source=folder / "fetch_source"))
-    command = stage("extract_text", scratch, fixed=fixed, **{"text-only": "true"})
+    call(stage("fix_keys", fixed, source=pointer(folder / "fetch_source")))
+    command = stage("extract_text", scratch, fixed=pointer(fixed), **{"text-only": "true"})
     table = Artifact.open(fixed).tensors()
     names = {row["file"] for name, row in table.items() if "visual" in name}
     rewritten = [fixed / name for name in sorted(names)]
@@ -160,9 +180,9 @@ def graft_mtp(folder: Path, repeat: int) -> dict[str, Result]:
     """The head is linked, and hashed already; the yardstick writes and hashes its bytes."""
     donor, scratch = folder / "fetch_donor", folder / "scratch"
     text, quantized = folder / "extract_text", folder / "quantize_nvfp4"
-    call(stage("extract_text", text, fixed=folder / "fix_keys", **{"text-only": "true"}))
+    call(stage("extract_text", text, fixed=pointer(folder / "fix_keys"), **{"text-only": "true"}))
     call([sys.executable, str(SUPPORT / "stand_in.py"), text, quantized])
-    command = stage("graft_mtp", scratch, quantized=quantized, donor=donor)
+    command = stage("graft_mtp", scratch, quantized=pointer(quantized), donor=pointer(donor))
     head = [donor / name for name in shards(Artifact.open(donor))]
     return compared({**peers(head, scratch), "graft_mtp": fresh(command, scratch)}, scratch, repeat)
 
@@ -170,7 +190,7 @@ def graft_mtp(folder: Path, repeat: int) -> dict[str, Result]:
 def compared(candidates: dict[str, Candidate], scratch: Path, repeat: int) -> dict[str, Result]:
     """Measure, and clear away what is left; all write to one place, so all find equal memory."""
     results = compare(candidates, repeat=repeat)
-    shutil.rmtree(scratch, ignore_errors=True)
+    forget(scratch)
     return results
 
 
