@@ -150,13 +150,15 @@ def pairs(group: dict[str, Result]) -> list[tuple[str, str]]:
 def fix_keys(folder: Path, repeat: int) -> dict[str, Result]:
     """All shards are copied, each with a new header."""
     source, scratch = folder / "fetch_source", folder / "scratch"
-    rename = [sys.executable, str(SUPPORT / "rename_only.py"), str(source), str(scratch)]
+    # Where its files are: `cp` would copy the link.
+    files = source.resolve()
+    rename = [sys.executable, str(SUPPORT / "rename_only.py"), str(files), str(scratch)]
     copying = {
-        "cp": fresh(["cp", "-r", str(source), str(scratch)], scratch),
+        "cp": fresh(["cp", "-r", str(files), str(scratch)], scratch),
         "fix_keys without hashing": fresh(rename, scratch),
     }
     hashing = {
-        **peers([source], scratch),
+        **peers([files], scratch),
         "fix_keys": fresh(stage("fix_keys", scratch, source=pointer(source)), scratch),
     }
     # A copy alone is short, and on a virtual machine its time varies twofold.
