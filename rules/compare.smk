@@ -45,7 +45,8 @@ rule compare_recipes:
     threads: ALL_THREADS
     params:
         **COMPARE_RECIPES.params,
-        copies=COMPARE_RECIPES.copies,
+        # By a function, as in rules/card.smk.
+        copies=lambda wildcards: COMPARE_RECIPES.copies,
         python=SERVING_PYTHON,
         log_folder=f"logs/{RELEASE}",
     shell:
