@@ -92,7 +92,7 @@ SERVING_PYTHON = str(prefix(SERVING_FOLDER) / "bin/python")
 
 
 def plan(stage, *, reads=None, evidence=(), files=None, local=None, environment, **options):
-    """Plan a stage, and say what its rule declares: `input` and `params` by name, `pointer`, `log`.
+    """Plan a stage; what is returned has all that its rule declares, by name.
 
     Args:
         stage: Name of stage and rule.
