@@ -5,7 +5,7 @@
 In a clone of this repository, over the embedded pair, one after the other: the conversion up to
 `verify_release` is run, and run again after each of several changes; then the card is written and
 sealed, and a second release is made that differs in its card alone. No server runs: what it would
-have measured is planted (`support/plant.py`), as the tests of the report do. `strace` (Linux)
+have measured is planted (`tests/plant.py`), as the tests of the report do. `strace` (Linux)
 counts what `snakemake` and all that it starts read and write of files below `results/` and
 `resources/`:
 
@@ -101,8 +101,7 @@ class Clone:
         subprocess.run(["git", "clone", "--quiet", PROJECT, folder], check=True)
         for environment in (PROJECT / ".venv", *PROJECT.glob("envs/*/.venv")):
             (folder / environment.relative_to(PROJECT)).symlink_to(environment.resolve())
-        paths = [str(folder / "workflow"), str(folder / "tests")]
-        self.environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+        self.environment = {**os.environ, "PYTHONPATH": str(folder / "workflow")}
         self._configure("few", samples)
         self._configure("more", samples + 1)
         self._configure("second", samples, release=SECOND, card={"title": "A second card"})
@@ -134,7 +133,7 @@ class Clone:
         """Put measured results where the workflow looks for them; bring what they are beside."""
         self.run(configuration, *UNTIL_MEASURED)
         release = self.folder / "results" / RELEASE
-        script = str(PROJECT / "bench/support/plant.py")
+        script = str(PROJECT / "tests/plant.py")
         command = [sys.executable, script, str(self.folder), str(release)]
         subprocess.run(
             [*command, "--configfile", configuration],
@@ -168,8 +167,8 @@ def cases(clone: Clone) -> list[Case]:
     def template() -> None:
         clone.add(TEMPLATE, "\nA remark.\n")
 
-    # Back from there: the other samples were asked for last.
     def others() -> Run:
+        """So that there is a way back, both times."""
         return clone.run("more.yaml", *UNTIL)
 
     second = "second.yaml"

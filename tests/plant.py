@@ -1,6 +1,6 @@
 """Put measured results in the place of those that servers would give, in a clone of this project.
 
-    python bench/support/plant.py CLONE RELEASE [OPTION ...]
+    python tests/plant.py CLONE RELEASE [OPTION ...]
 
 RELEASE is a folder of results that has `graft_mtp`; the options are those of `snakemake`. What is
 planted is what the tests of the report plant. Its recipe is not that of the real stages. Another
