@@ -22,7 +22,7 @@ from scion.artifacts.artifact import read_manifest
 from scion.artifacts.code_digest import code_digest
 from scion.artifacts.results import show_all
 from scion.artifacts.store.store import POINTERS, Store
-from scion.common.digest import digest_file, digest_json
+from scion.common.digest import digest_json
 from scion.common.errors import ScionError
 
 _KEY_DIGITS = 16
@@ -93,7 +93,7 @@ class Plan:
                 "stage": stage,
                 "reads": {planned.name: planned.key for planned in upstream},
                 # A file that is missing is for Snakemake to tell.
-                "files": [[path.name, path.is_file() and digest_file(path)] for path in files],
+                "files": [[path.name, path.is_file() and self._digest(path)] for path in files],
                 "settings": dict(settings),
                 "code": code_digest(f"scion.stages.{stage}"),
                 "environment": environment,
@@ -104,6 +104,10 @@ class Plan:
         self._look_at(planned.pointer)
         self.stages[stage] = planned
         return planned
+
+    def _digest(self, path: Path) -> str:
+        """The digest of a plain file; one that did not change since an earlier plan is not read."""
+        return self.store.known.digest(path).sha256
 
     def _look_at(self, pointer: Path) -> None:
         """Remove a pointer that names nothing any more; take the date off another.
