@@ -33,4 +33,4 @@ rule all:
 
 onstart:
     require_pinned_sources()
-    PLAN.keep()
+    begin_store()

@@ -86,6 +86,7 @@ rule render_card:
             --output {output.pointer:q} \
             --copies {params.copies:q} \
             --store {params.store:q} \
+            --plan {params.plan:q} \
             --environment {params.environment:q} \
             2>&1 | tee {log:q}
         """
@@ -119,6 +120,7 @@ rule seal_release:
             --evidence {input.evidence:q} \
             --output {output:q} \
             --store {params.store:q} \
+            --plan {params.plan:q} \
             --environment {params.environment:q} \
             2>&1 | tee {log:q}
         """

@@ -18,7 +18,8 @@ from scion.common.section import Section
 from scion.common.digest import digest_file, digest_json
 from scion.artifacts.environments import identity, prefix
 from scion.artifacts.plan import Plan
-from scion.artifacts.store.store import Store
+from scion.artifacts.store.sources import appearance
+from scion.artifacts.store.store import Store, unusable
 from scion.common.errors import ScionError
 from scion.checkpoint.hub.location import HubRepository, LocalFolder, parse_location
 from scion.stages.fetch_source import local_files, usable_files
@@ -43,7 +44,7 @@ def or_end(function, *arguments, **named):
 
 CONFIG = or_end(load_config, config, where=", ".join(CONFIG_FILES))
 RELEASE = CONFIG.release
-STORE = or_end(Store.open, CONFIG.store)
+STORE = or_end(Store.open, CONFIG.store, begin=False)
 PLAN = Plan(Path("results", RELEASE), STORE)
 
 
@@ -109,7 +110,7 @@ def plan(stage, *, reads=None, evidence=(), files=None, local=None, environment,
     }
     if local is not None:
         # Nothing of a repository of the hub, whose commit says it all.
-        options["planned"] = STORE.sources.name(stage, local) if local else []
+        options["planned"] = STORE.sources.name(stage, local, STORE.known) if local else []
     planned = or_end(
         PLAN.add,
         stage,
@@ -123,7 +124,14 @@ def plan(stage, *, reads=None, evidence=(), files=None, local=None, environment,
         pointers["evidence"] = [str(PLAN.stages[name].pointer) for name in evidence]
     return SimpleNamespace(
         input={**pointers, **{name: ancient(value) for name, value in files.items()}},
-        params={**options, "environment": environment, "store": CONFIG.store},
+        params={
+            **options,
+            # How they look tells the stage whether they changed; their name is what counts.
+            **({"planned": [options["planned"], appearance(stage, local)]} if local else {}),
+            "environment": environment,
+            "store": CONFIG.store,
+            "plan": planned.expectation,
+        },
         pointer=str(planned.pointer),
         copies=str(planned.copies),
         log=f"logs/{RELEASE}/{stage}.log",
@@ -150,6 +158,15 @@ def local_file(location):
     return location if isinstance(parse_location(location), LocalFolder) else []
 
 
+def begin_store():
+    """Make the store if it is new, and keep what this run needs from being pruned."""
+    or_end(Store.open, CONFIG.store)
+    try:
+        PLAN.keep()
+    except OSError as error:
+        raise WorkflowError(f"\nerror: {unusable(STORE.folder, error)}")
+
+
 def require_pinned_sources():
     """Refuse to run before every repository is named with its commit."""
     base = [CONFIG.quality.base] if CONFIG.quality.base else []
@@ -163,8 +180,12 @@ def require_pinned_sources():
 def show_results():
     """Let results/ show what this configuration has, whether or not anything had to be made."""
     # Neither a dry run nor `--lint` or `--report` changes anything.
-    if workflow.executor_plugin is not None and not workflow.dryrun and not workflow.touch:
+    if workflow.executor_plugin is None or workflow.dryrun or workflow.touch:
+        return
+    try:
         PLAN.show()
+    except (ScionError, OSError) as error:
+        print(f"error: the results can't be shown: {error}", file=sys.stderr)
 
 
 if workflow.is_main_process:

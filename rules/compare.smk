@@ -64,6 +64,7 @@ rule compare_recipes:
             --output {output.pointer:q} \
             --copies {params.copies:q} \
             --store {params.store:q} \
+            --plan {params.plan:q} \
             --environment {params.environment:q} \
             2>&1 | tee {log:q}
         """

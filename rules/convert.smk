@@ -30,6 +30,7 @@ rule lint_source:
             --settings {params.settings:q} \
             --output {output:q} \
             --store {params.store:q} \
+            --plan {params.plan:q} \
             --environment {params.environment:q} \
             2>&1 | tee {log:q}
         """
@@ -61,6 +62,7 @@ rule fix_keys:
             --source {input.source:q} \
             --output {output:q} \
             --store {params.store:q} \
+            --plan {params.plan:q} \
             --environment {params.environment:q} \
             2>&1 | tee {log:q}
         """
@@ -93,6 +95,7 @@ rule extract_text:
             --text-only {params.text_only:q} \
             --output {output:q} \
             --store {params.store:q} \
+            --plan {params.plan:q} \
             --environment {params.environment:q} \
             2>&1 | tee {log:q}
         """

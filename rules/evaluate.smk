@@ -47,6 +47,7 @@ rule evaluate_quality:
             --log-folder {params.log_folder:q} \
             --output {output:q} \
             --store {params.store:q} \
+            --plan {params.plan:q} \
             --environment {params.environment:q} \
             2>&1 | tee {log:q}
         """
@@ -91,6 +92,7 @@ rule evaluate_ifeval:
             --log-folder {params.log_folder:q} \
             --output {output:q} \
             --store {params.store:q} \
+            --plan {params.plan:q} \
             --environment {params.environment:q} \
             2>&1 | tee {log:q}
         """
@@ -129,6 +131,7 @@ rule evaluate_bfcl:
             --log-folder {params.log_folder:q} \
             --output {output:q} \
             --store {params.store:q} \
+            --plan {params.plan:q} \
             --environment {params.environment:q} \
             2>&1 | tee {log:q}
         """

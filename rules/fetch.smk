@@ -32,6 +32,7 @@ rule fetch_source:
             --planned {params.planned:q} \
             --output {output:q} \
             --store {params.store:q} \
+            --plan {params.plan:q} \
             --environment {params.environment:q} \
             2>&1 | tee {log:q}
         """
@@ -63,6 +64,7 @@ rule fetch_donor:
             --planned {params.planned:q} \
             --output {output:q} \
             --store {params.store:q} \
+            --plan {params.plan:q} \
             --environment {params.environment:q} \
             2>&1 | tee {log:q}
         """
@@ -96,6 +98,7 @@ if CONFIG.quality.base:
                 --planned {params.planned:q} \
                 --output {output:q} \
                 --store {params.store:q} \
+                --plan {params.plan:q} \
                 --environment {params.environment:q} \
                 2>&1 | tee {log:q}
             """

@@ -29,6 +29,7 @@ rule graft_mtp:
             --donor {input.donor:q} \
             --output {output:q} \
             --store {params.store:q} \
+            --plan {params.plan:q} \
             --environment {params.environment:q} \
             2>&1 | tee {log:q}
         """

@@ -42,6 +42,7 @@ rule measure_serving:
             --log-folder {params.log_folder:q} \
             --output {output:q} \
             --store {params.store:q} \
+            --plan {params.plan:q} \
             --environment {params.environment:q} \
             2>&1 | tee {log:q}
         """
@@ -80,6 +81,7 @@ rule run_agent_tasks:
             --log-folder {params.log_folder:q} \
             --output {output:q} \
             --store {params.store:q} \
+            --plan {params.plan:q} \
             --environment {params.environment:q} \
             2>&1 | tee {log:q}
         """

@@ -35,6 +35,7 @@ rule quantize_nvfp4:
             --settings {params.settings:q} \
             --output {output:q} \
             --store {params.store:q} \
+            --plan {params.plan:q} \
             --environment {params.environment:q} \
             2>&1 | tee {log:q}
         """

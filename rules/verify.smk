@@ -33,6 +33,7 @@ rule verify_release:
             --settings {params.settings:q} \
             --output {output:q} \
             --store {params.store:q} \
+            --plan {params.plan:q} \
             --environment {params.environment:q} \
             2>&1 | tee {log:q}
         """

@@ -195,14 +195,6 @@ def test_a_source_that_is_edited_in_place_is_another_source(
         fetch = ("--until", "fetch_source", "--configfile", MORE)
         assert project.run("snakemake", "--cores", "all", *fetch).returncode == 0
     edit(shard, keep_times=keep_times)
-    if keep_times:
-        # No date tells, so a plan sees nothing; the first stage that reads it does.
-        done = project.run("snakemake", "--cores", "all", "--configfile", MORE, *UNTIL)
-        assert done.returncode != 0
-        assert "not what it was" in done.stdout + done.stderr
-        first = project.run("snakemake", "--cores", "all", "--configfile", MORE, *UNTIL)
-        if first.returncode:
-            assert "changed while the workflow ran" in first.stdout + first.stderr
     run(project, MORE)
     made = contents(project)
     assert made["fetch_source"] != right[MORE]["fetch_source"]
@@ -265,6 +257,38 @@ def test_what_is_there_counts_whatever_dates_and_places_say(
     change(project)
     nothing(project)
     both_are_right(project, right)
+
+
+def test_a_dry_run_with_another_store_changes_nothing(project: ProjectCopy) -> None:
+    configuration(project, "other.yaml", SAMPLES, store=["other-store"])
+    before = listing(project.folder / "results")
+    assert set(STAGES) <= project.planned("--configfile", "other.yaml", *UNTIL)
+    assert listing(project.folder / "results") == before
+    assert not (project.folder / "other-store").exists()
+    nothing(project)
+
+
+def listing(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+def test_code_that_is_edited_during_a_run_does_not_stand_under_the_old_name(
+    project: ProjectCopy, right: dict[str, dict[str, str]]
+) -> None:
+    stage = project.folder / "workflow/scion/stages/extract_text.py"
+    before = stage.read_text()
+    shutil.rmtree(project.folder / "results")
+    with start(project, FEWER) as run_by_hand:
+        while not any((project.folder / "results").glob(f"{RELEASE}/.pointers/fetch_*.json")):
+            assert run_by_hand.poll() is None
+            time.sleep(0.01)
+        stage.write_text(f"{before}\nEDITED = 1\n")
+        said = run_by_hand.communicate()[0]
+    assert run_by_hand.returncode != 0
+    assert "something was edited since the run was planned" in said
+    stage.write_text(before)
+    run(project, FEWER)
+    assert contents(project) == right[FEWER]
 
 
 def test_touching_everything_makes_nothing_anew(

@@ -2,6 +2,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from checkpoints import half_made, snapshot, write_safetensors
 from scion.artifacts import code_digest as provenance
 from scion.artifacts.artifact import Artifact, Draft, manifest_digests
-from scion.artifacts.making import Output, remake
+from scion.artifacts.making import Expectation, Output, remake
 from scion.artifacts.store.store import Store
 from scion.common.digest import digest_file
 from scion.common.errors import ScionError
@@ -237,6 +238,55 @@ def test_what_a_stopped_build_kept_is_there_again_and_goes_with_the_artifact(
     make(output, go_on)
     assert (output / "file.txt").read_text() == "kept"
     assert half_made(output.parent) == []
+
+
+def test_what_a_plan_took_for_granted_must_still_hold(tmp_path: Path) -> None:
+    template, code = tmp_path / "template", provenance.code_digest("scion.stages.demo")
+    template.write_text("1")
+    planned = Expectation(code, (("template", digest_file(template)),))
+    output = replace(Output.at(tmp_path / "demo"), plan=Expectation.read(planned.to_json()))
+    request: dict[str, Any] = {"stage": "demo", "settings": {}, "environment": "sha256:e"}
+    inputs = {"template": template}
+    remake(output, inputs=inputs, build=write_text("x"), **request)
+    template.write_text("2")
+    with pytest.raises(ScionError, match="edited since the run was planned"):
+        remake(output, inputs=inputs, build=refuse, **request)
+    template.write_text("1")
+    other = replace(output, plan=replace(planned, code="sha256:earlier"))
+    with pytest.raises(ScionError, match="edited since the run was planned"):
+        remake(other, inputs=inputs, build=refuse, **request)
+
+
+@pytest.mark.parametrize("keep_times", [False, True])
+def test_a_source_that_is_edited_before_its_artifact_is_whole_makes_none(
+    tmp_path: Path, keep_times: bool
+) -> None:
+    source = tmp_path / "source.txt"
+    source.write_text("before")
+    times = source.stat()
+
+    def build(draft: Draft) -> None:
+        draft.take(source, "taken.txt")
+        if not (draft.folder / "taken.txt").samefile(source):
+            pytest.skip("files are cloned here, so an edit reaches nothing")
+        draft.hash_files()
+        source.write_text("beyond")
+        if keep_times:
+            os.utime(source, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+    with pytest.raises(ScionError, match="changed while the artifact was made"):
+        make(tmp_path / "results/demo", build)
+    assert not (tmp_path / "results/demo.json").exists()
+    assert half_made(tmp_path / "results") == []
+
+
+def test_a_record_under_another_recipe_s_name_is_not_taken_for_it(output: Path) -> None:
+    make(output, write_text("second"), settings={"a": 2})
+    first = make(output, refuse)
+    second = make(output, refuse, settings={"a": 2})
+    store = store_of(output)
+    shutil.copy(store.record(second.recipe), store.record(first.recipe))
+    assert make(output, write_text("first")).root == first.root
 
 
 def test_entries_are_read_only_and_a_source_keeps_its_mode(tmp_path: Path) -> None:

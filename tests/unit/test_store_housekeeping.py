@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -398,8 +398,8 @@ def test_a_content_is_leased_while_it_enters_the_store(
     leased: list[set[str]] = []
     real = Store._enter
 
-    def enter(store: Store, folder: Path, artifact: Artifact) -> None:
-        real(store, folder, artifact)
+    def enter(store: Store, folder: Path, artifact: Artifact, written: Collection[str]) -> None:
+        real(store, folder, artifact, written)
         leased.append(store.leases.leased() & {artifact.content})
         doomed = housekeeping.decide(store, housekeeping.Rules())
         assert doomed.artifacts == []

@@ -6,6 +6,7 @@ stops a stage, and wherever, there is either the artifact that was asked for or 
 """
 
 import errno
+import json
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -26,6 +27,54 @@ _NO_RIGHT = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 @dataclass(frozen=True)
+class Expectation:
+    """What a run's plan took for granted of a stage, and its pointer's name answers for.
+
+    Attributes:
+        code: Digest of the stage's code.
+        files: Name and hex SHA-256 of each plain file that it reads; None for one that was missing.
+    """
+
+    code: str
+    files: tuple[tuple[str, str | None], ...] = ()
+
+    @classmethod
+    def read(cls, text: str) -> "Expectation":
+        """Read what `to_json` wrote."""
+        content = json.loads(text)
+        return cls(content["code"], tuple((name, sha256) for name, sha256 in content["files"]))
+
+    def to_json(self) -> str:
+        """As the option `--plan` of a stage has it."""
+        return json.dumps({"code": self.code, "files": self.files})
+
+    def require(self, code: str, files: Mapping[str, str]) -> None:
+        """Refuse to go on under a name that stands for something else.
+
+        Args:
+            code: Digest of the stage's code now.
+            files: Hex SHA-256 by name of the plain files that it has read.
+
+        Raises:
+            ScionError: Code or files were edited since the run was planned.
+        """
+        planned: dict[str, set[str | None]] = {}
+        for name, sha256 in self.files:
+            planned.setdefault(name, set()).add(sha256)
+        edited = [
+            name for name, sha256 in files.items() if sha256 not in planned.get(name, {sha256})
+        ]
+        if code != self.code or edited:
+            raise ScionError(
+                "something was edited since the run was planned",
+                where=", ".join(edited) or "the stage's code, or what it imports",
+                expected="what was there when the run began",
+                found="another content",
+                hint="run again: what is there now is taken",
+            )
+
+
+@dataclass(frozen=True)
 class Output:
     """Where a stage's artifact goes.
 
@@ -33,11 +82,13 @@ class Output:
         pointer: The JSON file that will hold its manifest, what a rule declares.
         store: What keeps its files.
         copies: A folder for copies of its pictures and texts, which `snakemake --report` takes up.
+        plan: What the run's plan expects; None without one.
     """
 
     pointer: Path
     store: Store
     copies: Path | None = None
+    plan: Expectation | None = None
 
     @classmethod
     def at(cls, path: Path) -> "Output":
@@ -91,6 +142,7 @@ def remake(
     try:
         files = [source for source in inputs.values() if isinstance(source, Path)]
         sums = dict(zip(files, in_parallel(store.known.digest, files), strict=True))
+        code = code_digest(f"scion.stages.{stage}")
         request = {
             "stage": stage,
             "made_from": {
@@ -100,9 +152,11 @@ def remake(
                 for name, source in inputs.items()
             },
             "settings": dict(settings),
-            "code": code_digest(f"scion.stages.{stage}"),
+            "code": code,
             "environment": environment,
         }
+        if output.plan is not None:
+            output.plan.require(code, {path.name: sums[path].sha256 for path in files})
         recipe = digest_json(request)
         needed = [source.content for source in inputs.values() if isinstance(source, Artifact)]
         with store.leases.lease([*needed, recipe]):

@@ -12,14 +12,17 @@ what they are called in one.
 """
 
 import contextlib
+import itertools
 import os
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scion.artifacts.artifact import read_manifest
+from scion.artifacts.artifact import Artifact, read_manifest
 from scion.artifacts.code_digest import code_digest
+from scion.artifacts.making import Expectation
 from scion.artifacts.results import show_all
 from scion.artifacts.store.store import POINTERS, Store
 from scion.common.digest import digest_json
@@ -39,12 +42,14 @@ class PlannedStage:
         key: Digest of all that decides what it makes.
         pointer: What its rule declares.
         reads: The stages that it reads from, whose pointers are its rule's inputs.
+        expectation: What the stage must find of code and plain files when it runs, as JSON.
     """
 
     name: str
     key: str
     pointer: Path
     reads: tuple["PlannedStage", ...]
+    expectation: str
 
     @property
     def copies(self) -> Path:
@@ -77,9 +82,6 @@ class Plan:
     ) -> PlannedStage:
         """Plan a stage.
 
-        A pointer of the right name whose artifact is gone from the store is removed: it answers
-        nothing, and the workflow makes it again.
-
         Args:
             stage: Its name, and that of its module in `scion.stages`.
             reads: The stages it reads from; they were added before.
@@ -88,20 +90,24 @@ class Plan:
             environment: Identity of its environment.
         """
         upstream = tuple(self.stages[name] for name in reads)
+        # A file that is missing is for Snakemake to tell.
+        sums = [(path, self._digest(path) if path.is_file() else None) for path in files]
+        code = code_digest(f"scion.stages.{stage}")
         key = digest_json(
             {
                 "stage": stage,
                 "reads": {planned.name: planned.key for planned in upstream},
-                # A file that is missing is for Snakemake to tell.
-                "files": [[path.name, path.is_file() and self._digest(path)] for path in files],
+                "files": [[path.name, sha256] for path, sha256 in sums],
                 "settings": dict(settings),
-                "code": code_digest(f"scion.stages.{stage}"),
+                "code": code,
                 "environment": environment,
             }
         )
-        name = f"{stage}-{key.removeprefix('sha256:')[:_KEY_DIGITS]}.json"
-        planned = PlannedStage(stage, key, self.folder / POINTERS / name, upstream)
-        self._look_at(planned.pointer)
+        self._require_no_folder(stage)
+        name = f"{stage}-{key.removeprefix('sha256:')[:_KEY_DIGITS]}"
+        expected = Expectation(code, tuple((path.name, sha256) for path, sha256 in sums))
+        pointer = self._pointer(stage, name)
+        planned = PlannedStage(stage, key, pointer, upstream, expected.to_json())
         self.stages[stage] = planned
         return planned
 
@@ -109,21 +115,50 @@ class Plan:
         """The digest of a plain file; one that did not change since an earlier plan is not read."""
         return self.store.known.digest(path).sha256
 
-    def _look_at(self, pointer: Path) -> None:
-        """Remove a pointer that names nothing any more; take the date off another.
+    def _pointer(self, stage: str, name: str) -> Path:
+        """The pointer of a stage: one that is there and whose artifact is sound, or a new one.
+
+        One whose artifact is gone or damaged answers nothing; another store may have its artifact,
+        so it stays, and the next name is taken.
+        """
+        for number in itertools.count(1):
+            suffix = "" if number == 1 else f"-{number}"
+            pointer = self.folder / POINTERS / f"{name}{suffix}.json"
+            if not pointer.is_file() or self._is_sound(stage, pointer):
+                return pointer
+        raise AssertionError("a count ends")
+
+    def _is_sound(self, stage: str, pointer: Path) -> bool:
+        """Whether a pointer's artifact is here as it was made; takes the date off the pointer.
 
         Snakemake runs a rule whose input is newer than its output. Here names tell, so all
         pointers get one date, whenever they were written and wherever they were copied to.
         """
-        if not pointer.is_file():
-            return
-        with contextlib.suppress(ScionError):
-            if self.store.holds(read_manifest(pointer)["content"]):
-                with contextlib.suppress(OSError):
-                    os.utime(pointer, (_DATE, _DATE))
-                return
-        # Another process may have done the same.
-        pointer.unlink(missing_ok=True)
+        try:
+            manifest = read_manifest(pointer)
+        except ScionError:
+            return False
+        artifact = Artifact(self.store.place(manifest["content"]), manifest)
+        if artifact.stage != stage or not artifact.folder.is_dir():
+            return False
+        if damage := self.store.damage(artifact):
+            for line in damage:
+                print(f"{artifact.folder}: {line}; it is made anew", file=sys.stderr)
+            return False
+        with contextlib.suppress(OSError):
+            os.utime(pointer, (_DATE, _DATE))
+        return True
+
+    def _require_no_folder(self, stage: str) -> None:
+        place = self.folder / stage
+        if place.is_dir() and not place.is_symlink():
+            raise ScionError(
+                "a folder lies where a link into the store belongs",
+                where=place,
+                expected="nothing, or a link of an earlier run",
+                found="a real folder, as versions before the store made it",
+                hint=f"move {self.folder} away, or remove it if nothing in it is needed",
+            )
 
     def all_of(self, stage: str) -> list[PlannedStage]:
         """A stage and all that it is made from, each once."""

@@ -90,13 +90,14 @@ def _link(target: Path, link: Path) -> None:
     wanted = os.path.relpath(target, link.parent)
     if link.is_symlink() and os.readlink(link) == wanted:
         return
-    if link.is_dir() and not link.is_symlink():
+    # A copy of a pointer is what a file system without symbolic links has.
+    if link.exists() and not link.is_symlink() and (link.is_dir() or target.is_dir()):
         raise ScionError(
-            "a folder lies where a link into the store belongs",
+            "something else lies where a link into the store belongs",
             where=link,
             expected="nothing, or a link of an earlier run",
-            found="a real folder, as versions before the store made it",
-            hint=f"move it away, or remove it if nothing in it is needed: rm -r {link}",
+            found="a folder" if link.is_dir() else "a file",
+            hint=f"move it away, or remove it if nothing in it is needed: {link}",
         )
     fresh = link.with_name(f".{link.name}.new")
     fresh.unlink(missing_ok=True)

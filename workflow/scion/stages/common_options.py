@@ -10,7 +10,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, TypeVar
 
 from scion.artifacts.artifact import Artifact
-from scion.artifacts.making import Output
+from scion.artifacts.making import Expectation, Output
 from scion.artifacts.store.store import Store
 from scion.common.errors import ScionError
 
@@ -47,6 +47,11 @@ def stage_parser(description: str | None, *, inputs: Mapping[str, str]) -> argpa
         nargs="+",
         metavar="LOCATION",
         help="folder that keeps artifacts, then stores elsewhere such as s3://bucket/prefix",
+    )
+    parser.add_argument(
+        "--plan",
+        metavar="JSON",
+        help="what the workflow's plan expects of code and files; the stage stops if they changed",
     )
     parser.add_argument(
         "--environment",
@@ -112,7 +117,8 @@ def run_stage(args: argparse.Namespace, command: Callable[[Output], Artifact]) -
     signal.signal(signal.SIGTERM, interrupt)
     copies = getattr(args, "copies", None)
     try:
-        artifact = command(Output(args.output, Store.open(args.store), copies))
+        plan = None if args.plan is None else Expectation.read(args.plan)
+        artifact = command(Output(args.output, Store.open(args.store), copies, plan))
     except ScionError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

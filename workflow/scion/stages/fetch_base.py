@@ -7,7 +7,7 @@ all of its weights. Nothing of it goes into the release.
 import sys
 
 from scion.stages.common_options import run_stage, stage_parser
-from scion.stages.fetch_source import add_location, fetch_source
+from scion.stages.fetch_source import add_location, fetch_source, planned_source
 
 
 def main() -> int:
@@ -21,7 +21,7 @@ def main() -> int:
             location=args.location,
             output=output,
             environment=args.environment,
-            planned=args.planned,
+            planned=planned_source(args),
             stage="fetch_base",
         ),
     )

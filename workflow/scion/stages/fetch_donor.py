@@ -31,7 +31,7 @@ from scion.checkpoint.shards import CONFIG, INDEX, SINGLE, parse_object, parse_w
 from scion.common.digest import digest_json, read_chunks
 from scion.common.errors import ScionError
 from scion.stages.common_options import run_stage, stage_parser
-from scion.stages.fetch_source import add_location, usable_files
+from scion.stages.fetch_source import add_location, planned_source, usable_files
 
 STAGE = "fetch_donor"
 MTP_SHARD = "model-mtp.safetensors"
@@ -74,7 +74,7 @@ class _Hub:
 
 
 def fetch_donor(
-    *, location: str, output: Output, environment: str, planned: str | None = None
+    *, location: str, output: Output, environment: str, planned: tuple[str, str] | None = None
 ) -> Artifact:
     """Take the MTP tensors of a checkpoint.
 
@@ -82,7 +82,7 @@ def fetch_donor(
         location: A local folder, or `hf://owner/name@<commit>`.
         output: Where the artifact goes: config.json and `model-mtp.safetensors`.
         environment: Identity of the locked environment.
-        planned: What the plan of this run calls the files of a local folder.
+        planned: What the plan of this run calls the files of a local folder, and how they looked.
 
     Raises:
         ScionError: The donor has no MTP head, its files can't be read, or they changed since the
@@ -115,7 +115,8 @@ def fetch_donor(
     )
     if not isinstance(place, HubRepository):
         files, content = usable_files(place.path), artifact.content
-        output.store.sources.note(STAGE, files, planned=planned, content=content)
+        # A part of them was read, and nothing of them is linked.
+        output.store.sources.note(STAGE, files, planned=planned, content=content, read=False)
     return artifact
 
 
@@ -265,7 +266,7 @@ def main() -> int:
             location=args.location,
             output=output,
             environment=args.environment,
-            planned=args.planned,
+            planned=planned_source(args),
         ),
     )
 

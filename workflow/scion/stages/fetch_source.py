@@ -43,7 +43,7 @@ def fetch_source(
     location: str,
     output: Output,
     environment: str,
-    planned: str | None = None,
+    planned: tuple[str, str] | None = None,
     stage: str = "fetch_source",
 ) -> Artifact:
     """Bring a checkpoint here and record the digest of every file and tensor.
@@ -52,7 +52,7 @@ def fetch_source(
         location: A local folder, or `hf://owner/name@<commit>`.
         output: Where the artifact goes.
         environment: Identity of the locked environment.
-        planned: What the plan of this run calls the files of a local folder.
+        planned: What the plan of this run calls the files of a local folder, and how they looked.
         stage: The stage that fetches; its name stands in the manifest.
 
     Raises:
@@ -93,7 +93,7 @@ def fetch_source(
     )
     if here:
         content = artifact.content
-        output.store.sources.note(stage, here, planned=planned, content=content)
+        output.store.sources.note(stage, here, planned=planned, content=content, read=True)
     return artifact
 
 
@@ -153,7 +153,7 @@ def main() -> int:
             location=args.location,
             output=output,
             environment=args.environment,
-            planned=args.planned,
+            planned=planned_source(args),
         ),
     )
 
@@ -165,10 +165,16 @@ def add_location(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--planned",
-        nargs="?",
+        nargs="*",
         metavar="DIGEST",
-        help="what the plan of the run calls the files of a local folder",
+        help="what the plan of the run calls the files of a local folder, and how they looked",
     )
+
+
+def planned_source(args: argparse.Namespace) -> tuple[str, str] | None:
+    """The two values of `--planned`, if they were given."""
+    values = args.planned or []
+    return (values[0], values[1]) if len(values) == 2 else None
 
 
 if __name__ == "__main__":

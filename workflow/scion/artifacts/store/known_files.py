@@ -68,6 +68,9 @@ class KnownFiles:
         self._remember(_signature(path.stat()), digest)
 
     def _remember(self, signature: list[int], digest: FileDigest) -> None:
+        if not self.folder.parent.is_dir():
+            # A plan's store that no run has begun yet.
+            return
         entry = {"signature": signature, "sha256": digest.sha256, "tensors": dict(digest.tensors)}
         place = self._place(signature)
         # Not synced, as `atomic_file` does: what a power cut takes is read again.
@@ -90,10 +93,13 @@ class KnownFiles:
             target: Its new name.
             how: `link_or_copy`, `reflink_or_link` or `copy_file` of `scion.common.files`.
         """
-        digest = self.get(source)
+        before, digest = source.stat(), self.get(source)
         how(source, target)
-        if digest is not None:
-            for path in (source, target):
+        after = source.stat()
+        # A link moves the time of the status; anything else is an edit.
+        edited = before.st_size != after.st_size or before.st_mtime_ns != after.st_mtime_ns
+        if digest is not None and not edited:
+            for path in dict.fromkeys((target, source)):
                 self.remember(path, digest)
 
     def remove(self, folder: Path) -> None:
@@ -124,6 +130,11 @@ def read_digest(path: Path, *, tensors: Mapping[str, str] | None = None) -> File
     if path.suffix != ".safetensors":
         return FileDigest(path.stat().st_size, digest_file(path), {})
     return digest_safetensors(path, known=tensors)
+
+
+def unchanged(before: os.stat_result, after: os.stat_result) -> bool:
+    """Whether a file is what it was, as far as its size, inode and times tell."""
+    return _signature(before) == _signature(after)
 
 
 def _signature(found: os.stat_result) -> list[int]:

@@ -2,8 +2,8 @@
 
 How a file looks is its name, size, inode and modification time. Files that look otherwise but turn
 out to have the same content, touched or replaced by equal ones, are called what the first such
-files were called: so the plan is what it was. Files whose content changed though they look the same
-are noticed when they are read.
+files were called: so the plan is what it was. Files that look as before, but whose status changed
+since they were read (`KnownFiles`), get a name of their own, and are read again.
 """
 
 import contextlib
@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from scion.artifacts.store.known_files import KnownFiles
 from scion.checkpoint.shards import read_object
 from scion.common.digest import digest_json
 from scion.common.errors import ScionError
@@ -27,38 +28,58 @@ class Sources:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def name(self, stage: str, paths: Iterable[Path]) -> str:
-        """What a plan calls the files that a stage is to take; none of them is read."""
-        looks = _looks(stage, paths)
-        entry = self._entry(looks)
-        return looks if entry is None else entry["name"]
-
-    def note(self, stage: str, paths: Iterable[Path], *, planned: str | None, content: str) -> None:
-        """Note what files gave, once a stage has read them.
+    def name(self, stage: str, paths: Iterable[Path], known: KnownFiles) -> str:
+        """What a plan calls the files that a stage is to take; none of them is read.
 
         Args:
             stage: The stage.
             paths: The files.
-            planned: What the plan of this run called them; None without a plan.
+            known: What the store knows of files that it holds or has read.
+        """
+        paths = list(paths)
+        looks = appearance(stage, paths)
+        entry = self._entry(looks)
+        if entry is None:
+            return looks
+        if all(known.get(path) is not None for path in paths) or not entry["read"]:
+            return entry["name"]
+        return digest_json([looks, [path.stat().st_ctime_ns for path in paths]])
+
+    def note(
+        self,
+        stage: str,
+        paths: Iterable[Path],
+        *,
+        planned: tuple[str, str] | None,
+        content: str,
+        read: bool,
+    ) -> None:
+        """Note what files gave, once a stage has taken them.
+
+        Args:
+            stage: The stage.
+            paths: The files.
+            planned: What the plan of this run called them, and how they looked; None without one.
             content: Digest of the artifact that they gave.
+            read: They were read whole, so that `KnownFiles` tells of a change of any.
 
         Raises:
             ScionError: They changed since the run was planned, so its names are not theirs.
         """
         paths = list(paths)
-        looks = _looks(stage, paths)
-        entry = self._entry(looks)
-        changed = entry is not None and entry["content"] != content
-        moved = planned not in (None, looks, self.name(stage, paths))
-        same = self._entry(digest_json([stage, content]))
-        name = same["name"] if same else digest_json([looks, content]) if changed else looks
+        looks = appearance(stage, paths)
+        name, seen = planned or (looks, looks)
+        entry, same = self._entry(looks), self._entry(digest_json([stage, content]))
+        # The plan took them for what they were, and they were not.
+        changed = entry is not None and entry["content"] != content and entry["name"] == name
+        name = same["name"] if same else digest_json([looks, content]) if changed else name
         for key in (looks, digest_json([stage, content])):
-            write_json(self._place(key), {"name": name, "content": content})
-        if changed or moved:
+            write_json(self._place(key), {"name": name, "content": content, "read": read})
+        if changed or seen != looks:
             raise ScionError(
-                "the checkpoint's files changed while the workflow ran",
-                where=next(iter(paths)).parent,
-                expected="the files that were there when the run was planned",
+                "the checkpoint's files changed since the run was planned",
+                where=paths[0].parent,
+                expected="the files that were there then",
                 found="other content under the same size and time"
                 if changed
                 else "other sizes, times or inodes",
@@ -67,14 +88,17 @@ class Sources:
 
     def _entry(self, key: str) -> dict[str, Any] | None:
         with contextlib.suppress(ScionError):
-            return read_object(self._place(key))
+            entry = read_object(self._place(key))
+            if all(isinstance(entry.get(part), str) for part in ("name", "content")):
+                return {"read": False, **entry}
         return None
 
     def _place(self, key: str) -> Path:
         return self.folder / f"{key.removeprefix('sha256:')}.json"
 
 
-def _looks(stage: str, paths: Iterable[Path]) -> str:
+def appearance(stage: str, paths: Iterable[Path]) -> str:
+    """How the files that a stage takes look: a digest."""
     files = [(path.name, path.stat()) for path in paths]
     return digest_json(
         [stage, sorted([name, s.st_ino, s.st_size, s.st_mtime_ns] for name, s in files)]

@@ -18,7 +18,7 @@ from typing import Any
 from uuid import uuid4
 
 from scion.artifacts.artifact import TENSORS, Artifact, read_manifest
-from scion.artifacts.store.known_files import KnownFiles
+from scion.artifacts.store.known_files import KnownFiles, unchanged
 from scion.artifacts.store.locks import Leases, exclusive, held
 from scion.artifacts.store.remote import FORMAT, MARK, Remote
 from scion.artifacts.store.sources import Sources
@@ -48,8 +48,12 @@ class Store:
     remotes: tuple[Remote, ...] = ()
 
     @classmethod
-    def open(cls, locations: Sequence[str]) -> "Store":
-        """Open a store by its locations, a local folder first; a folder that is new is made.
+    def open(cls, locations: Sequence[str], *, begin: bool = True) -> "Store":
+        """Open a store by its locations, a local folder first.
+
+        Args:
+            locations: The folder, then stores elsewhere.
+            begin: Make it if it is new; otherwise it is taken for empty, and nothing is written.
 
         Raises:
             ScionError: The folder holds something else, has another format, or can't be made.
@@ -67,6 +71,8 @@ class Store:
         try:
             if not mark.exists():
                 _require_new(folder, mark)
+                if not begin:
+                    return cls(folder, tuple(Remote(location) for location in locations[1:]))
                 write_json(mark, {"format": FORMAT})
         except OSError as error:
             raise unusable(folder, error) from error
@@ -178,6 +184,9 @@ class Store:
         except ScionError as error:
             print(f"{error}\nit is made anew", file=sys.stderr)
             return None
+        if manifest["recipe"] != recipe:
+            print(f"{path}: it holds another recipe's manifest; it is made anew", file=sys.stderr)
+            return None
         artifact = Artifact(self.place(manifest["content"]), manifest)
         if not artifact.folder.is_dir():
             print(f"{path}: its artifact is gone from the store; it is made anew", file=sys.stderr)
@@ -204,10 +213,11 @@ class Store:
             if not path.is_file():
                 return f"{name}: missing"
             known = None if read_all else self.known.get(path)
+            before = path.stat()
             sha256 = digest_file(path) if known is None else known.sha256
             if sha256 != entry["sha256"]:
                 return f"{name}: expected {entry['sha256']}, found {sha256}"
-            if known is None:
+            if known is None and unchanged(before, path.stat()):
                 self.known.remember(path, _file_digest(artifact, name))
             return None
 
@@ -274,7 +284,18 @@ class Store:
             manifest: Its manifest.
             written: Names of the files that are new and nobody else's: they become read-only. A
                 link of somebody's source keeps its mode, for it is the same file.
+
+        Raises:
+            ScionError: A file is not any more what it was when it was hashed.
         """
+        if damage := self.damage(Artifact(folder, manifest)):
+            raise ScionError(
+                "a file changed while the artifact was made",
+                where=folder,
+                expected="files that nobody writes to",
+                found="; ".join(damage),
+                hint="run again, and leave the source alone meanwhile: its files are hard-linked",
+            )
         artifact = Artifact(self.place(manifest["content"]), manifest)
         for name in written:
             (folder / name).chmod(_READ_ONLY)
@@ -282,17 +303,20 @@ class Store:
             sync(path)
         # The recipe's lease does not say yet which content it stands for.
         with self.leases.lease([manifest["content"]]):
-            self._enter(folder, artifact)
+            self._enter(folder, artifact, written)
             write_json(self.record(manifest["recipe"]), manifest)
         return artifact
 
-    def _enter(self, folder: Path, artifact: Artifact) -> None:
+    def _enter(self, folder: Path, artifact: Artifact, written: Collection[str]) -> None:
         """Make a finished folder an entry, unless there is a sound one of the same content."""
         self.artifacts.mkdir(exist_ok=True)
         if self.holds(artifact.content) and self.damage(artifact):
             self.set_aside(artifact.content)
         try:
             folder.rename(artifact.folder)
+            # Read-only now, which their status tells.
+            for name in written:
+                self.known.remember(artifact.folder / name, _file_digest(artifact, name))
         except OSError as error:
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                 raise
@@ -303,8 +327,6 @@ class Store:
             for path in _folders(artifact.folder):
                 path.chmod(0o555)
         sync(self.artifacts)
-        for name in artifact.files:
-            self.known.remember(artifact.folder / name, _file_digest(artifact, name))
 
     def _pull(self, remote: Remote, manifest: dict[str, Any]) -> Artifact:
         """Bring an artifact here from a store elsewhere, unless its bytes are here already."""
@@ -367,8 +389,9 @@ def hex_digits(digest: str) -> str:
 
 def _require_new(folder: Path, mark: Path) -> None:
     """A store is not begun among files of something else."""
+    # What a plan remembers of files before any run is nothing else.
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    found = sorted(name for name in names if not name.startswith("."))
+    found = sorted(name for name in names if not name.startswith(".") and name != "known")
     # Looked for again: another process may have begun it just now.
     if found and not mark.exists():
         raise ScionError(
