@@ -106,7 +106,8 @@ def plan(stage, *, reads=None, evidence=(), files=None, local=None, environment,
     """
     reads, files = dict(reads or {}), dict(files or {})
     paths = {
-        name: [value] if isinstance(value, str) else list(value) for name, value in files.items()
+        name: [value] if isinstance(value, str) else [path for path in value if path]
+        for name, value in files.items()
     }
     if local is not None:
         # Nothing of a repository of the hub, whose commit says it all.
@@ -123,7 +124,7 @@ def plan(stage, *, reads=None, evidence=(), files=None, local=None, environment,
     if evidence:
         pointers["evidence"] = [str(PLAN.stages[name].pointer) for name in evidence]
     return SimpleNamespace(
-        input={**pointers, **{name: ancient(value) for name, value in files.items()}},
+        input={**pointers, **{name: ancient(value) for name, value in paths.items()}},
         params={
             **options,
             # How they look tells the stage whether they changed; their name is what counts.

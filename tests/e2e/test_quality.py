@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from checkpoints import half_made
 from conversion import ENVIRONMENT, Conversion, Pico
 from scion.artifacts.artifact import Artifact
 from scion.artifacts.environments import interpreter
@@ -266,7 +267,9 @@ def test_refusals_leave_no_score(
     assert where in caught.value.where
     assert not output.exists()
     if output.parent.exists():
-        assert [path.name for path in output.parent.iterdir()] in ([], ["logs"])
+        left = {path.name for path in output.parent.iterdir()} - {"logs", ".store"}
+        assert left == set()
+        assert half_made(output.parent) == []
 
 
 @pytest.mark.parametrize("missing", [0, 1])
@@ -278,7 +281,8 @@ def test_missing_files(
     with pytest.raises(ScionError, match="can't be used") as caught:
         evaluate(conversion, (paths[0], paths[1]), tmp_path / "evaluate_quality")
     assert caught.value.where == str(tmp_path / "absent.jsonl")
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == [".store"]
+    assert half_made(tmp_path) == []
 
 
 def test_sound_source_has_the_tensors_of_fixed(conversion: Conversion):

@@ -36,6 +36,7 @@ from scion.artifacts.artifact import Draft
 from scion.artifacts.environments import interpreter
 from scion.artifacts.making import Output, remake
 from scion.checkpoint.safetensors_file import read_header
+from scion.common.errors import ScionError
 from scion.engines.config import Launch, Serving
 from scion.engines.server import Server
 from scion.engines.vllm import server as vllm
@@ -174,21 +175,26 @@ def test_taken_port(release: Path, prompts: Path, output: Path, listener: int):
 
 
 def test_server_that_dies_while_loading(
-    release: Path, prompts: Path, output: Path, port: int, tmp_path: Path
+    release: Path, port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
+    """A stage would have refused such a release, so the server is asked without one."""
+    monkeypatch.chdir(PROJECT)
     broken = tmp_path / "broken"
     shutil.copytree(release, broken)
+    for path in broken.iterdir():
+        path.chmod(0o644)
     # Its header is whole, so that vLLM comes as far as the weights, and its data end early.
     shard = min(broken.glob("*.safetensors"))
     os.truncate(shard, read_header(shard).data_start + 100)
-    done = run(arguments(broken, prompts, output, {"port": port}))
-    check_refusal(
-        done,
-        output,
-        "error: the server died while loading weights",
-        "measure_serving.pico.n0.server.log",
-        "SafetensorError",  # the log's own cause
+    serving, log = Serving(port=port), tmp_path / "logs/server.log"
+    started = vllm.serve(
+        broken, name="release", launch=LAUNCH, serving=serving, python=PYTHON, log=log
     )
+    with pytest.raises(ScionError, match="died while loading weights") as caught, started:
+        raise AssertionError("it serves what can't be read")
+    # The log's own cause.
+    assert "SafetensorError" in str(caught.value)
+    assert str(log) in str(caught.value)
     assert started_by_vllm(port) == []
 
 

@@ -355,6 +355,8 @@ def main() -> int:
     add_copies(parser)
     arguments = parser.parse_args()
 
+    made: list[Artifact] = []
+
     def command(output: Output) -> Artifact:
         artifact = compare_recipes(
             text=output.store.open_pointer(arguments.text),
@@ -369,10 +371,13 @@ def main() -> int:
             log_folder=arguments.log_folder,
             environment=arguments.environment,
         )
-        _say(best_line(read_object(artifact.folder / RESULT)))
+        made.append(artifact)
         return artifact
 
-    return run_stage(arguments, command)
+    code = run_stage(arguments, command)
+    for artifact in made:
+        _say(best_line(read_object(artifact.folder / RESULT)))
+    return code
 
 
 if __name__ == "__main__":
