@@ -143,7 +143,9 @@ def run_served_stage(
             path = arguments[name]
             arguments[name] = None if path is None else output.store.open_pointer(path)
         arguments["output"] = output
-        del arguments["store"]
+        # What the output was made of.
+        for name in ("store", "plan"):
+            del arguments[name]
         return stage(
             **arguments, **{name: getattr(sections, name) for name in settings.model_fields}
         )
