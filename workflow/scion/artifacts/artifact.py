@@ -10,6 +10,7 @@ An artifact's files lie in a store (`scion.artifacts.store`), and its manifest i
 rule declares; a sealed release is a folder that holds both.
 """
 
+import contextlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -144,6 +145,13 @@ def read_manifest(path: Path, *, hint: str = _MAKE_ANEW) -> dict[str, Any]:
         where=path,
         hint=hint,
     )
+
+
+def find_manifest(path: Path) -> dict[str, Any] | None:
+    """As `read_manifest`; None where that raises."""
+    with contextlib.suppress(ScionError):
+        return read_manifest(path)
+    return None
 
 
 def check_manifest(manifest: dict[str, Any], *, where: object, hint: str) -> dict[str, Any]:

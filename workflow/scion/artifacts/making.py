@@ -5,7 +5,6 @@ the store whole, by one rename; its record is written after it, and the pointer 
 stops a stage, and wherever, there is either the artifact that was asked for or none.
 """
 
-import errno
 import json
 import sys
 from collections.abc import Callable, Mapping
@@ -16,14 +15,10 @@ from typing import Any
 from scion.artifacts.artifact import Artifact, Draft
 from scion.artifacts.code_digest import code_digest
 from scion.artifacts.results import show
-from scion.artifacts.store.store import Store, unusable
+from scion.artifacts.store.store import UNUSABLE, Store, unusable
 from scion.common.digest import digest_json, in_parallel
-from scion.common.errors import NoRoomError, ScionError
+from scion.common.errors import ScionError
 from scion.common.files import copy_file, write_json
-
-# What the system says when it is the place that is at fault, not Scion.
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_NO_RIGHT = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 @dataclass(frozen=True)
@@ -169,9 +164,8 @@ def remake(
             store.share(artifact)
             output.write(artifact)
     except OSError as error:
-        if error.errno in (*_NO_ROOM, *_NO_RIGHT):
-            kind = NoRoomError if error.errno in _NO_ROOM else ScionError
-            raise unusable(store.folder, error, kind) from error
+        if error.errno in UNUSABLE:
+            raise unusable(store.folder, error) from error
         raise
     return artifact
 

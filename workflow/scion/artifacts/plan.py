@@ -12,7 +12,6 @@ what they are called in one.
 """
 
 import contextlib
-import itertools
 import os
 import sys
 from collections.abc import Iterable, Mapping
@@ -20,13 +19,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scion.artifacts.artifact import Artifact, read_manifest
+from scion.artifacts.artifact import Artifact, find_manifest
 from scion.artifacts.code_digest import code_digest
 from scion.artifacts.making import Expectation
-from scion.artifacts.results import show_all
+from scion.artifacts.results import require_link, show_all
 from scion.artifacts.store.store import POINTERS, Store
-from scion.common.digest import digest_json
-from scion.common.errors import ScionError
+from scion.common.digest import digest_json, hex_digits
 
 _KEY_DIGITS = 16
 # Of every pointer, in seconds: the first second of 1970 is over.
@@ -103,8 +101,8 @@ class Plan:
                 "environment": environment,
             }
         )
-        self._require_no_folder(stage)
-        name = f"{stage}-{key.removeprefix('sha256:')[:_KEY_DIGITS]}"
+        require_link(self.folder / stage)
+        name = f"{stage}-{hex_digits(key)[:_KEY_DIGITS]}"
         expected = Expectation(code, tuple((path.name, sha256) for path, sha256 in sums))
         pointer = self._pointer(stage, name)
         planned = PlannedStage(stage, key, pointer, upstream, expected.to_json())
@@ -121,12 +119,11 @@ class Plan:
         One whose artifact is gone or damaged answers nothing; another store may have its artifact,
         so it stays, and the next name is taken.
         """
-        for number in itertools.count(1):
-            suffix = "" if number == 1 else f"-{number}"
-            pointer = self.folder / POINTERS / f"{name}{suffix}.json"
-            if not pointer.is_file() or self._is_sound(stage, pointer):
-                return pointer
-        raise AssertionError("a count ends")
+        pointer, number = self.folder / POINTERS / f"{name}.json", 1
+        while pointer.is_file() and not self._is_sound(stage, pointer):
+            number += 1
+            pointer = pointer.with_name(f"{name}-{number}.json")
+        return pointer
 
     def _is_sound(self, stage: str, pointer: Path) -> bool:
         """Whether a pointer's artifact is here as it was made; takes the date off the pointer.
@@ -134,9 +131,8 @@ class Plan:
         Snakemake runs a rule whose input is newer than its output. Here names tell, so all
         pointers get one date, whenever they were written and wherever they were copied to.
         """
-        try:
-            manifest = read_manifest(pointer)
-        except ScionError:
+        manifest = find_manifest(pointer)
+        if manifest is None:
             return False
         artifact = Artifact(self.store.place(manifest["content"]), manifest)
         if artifact.stage != stage or not artifact.folder.is_dir():
@@ -148,17 +144,6 @@ class Plan:
         with contextlib.suppress(OSError):
             os.utime(pointer, (_DATE, _DATE))
         return True
-
-    def _require_no_folder(self, stage: str) -> None:
-        place = self.folder / stage
-        if place.is_dir() and not place.is_symlink():
-            raise ScionError(
-                "a folder lies where a link into the store belongs",
-                where=place,
-                expected="nothing, or a link of an earlier run",
-                found="a real folder, as versions before the store made it",
-                hint=f"move {self.folder} away, or remove it if nothing in it is needed",
-            )
 
     def all_of(self, stage: str) -> list[PlannedStage]:
         """A stage and all that it is made from, each once."""

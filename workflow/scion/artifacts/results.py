@@ -14,9 +14,8 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from scion.artifacts.artifact import MANIFEST, Artifact, read_manifest
+from scion.artifacts.artifact import MANIFEST, Artifact, find_manifest
 from scion.artifacts.release_check import RELEASE, SEALED
 from scion.artifacts.store.known_files import KnownFiles
 from scion.artifacts.store.locks import exclusive
@@ -50,7 +49,7 @@ def show_all(folder: Path, pointers: Mapping[str, Path], store: Store) -> None:
         return
     with _alone(folder, store):
         for stage, pointer in pointers.items():
-            manifest = _manifest(pointer)
+            manifest = find_manifest(pointer)
             if manifest is not None:
                 artifact = Artifact(store.place(manifest["content"]), manifest)
                 _show(pointer, artifact, store)
@@ -90,15 +89,9 @@ def _link(target: Path, link: Path) -> None:
     wanted = os.path.relpath(target, link.parent)
     if link.is_symlink() and os.readlink(link) == wanted:
         return
-    # A copy of a pointer is what a file system without symbolic links has.
-    if link.exists() and not link.is_symlink() and (link.is_dir() or target.is_dir()):
-        raise ScionError(
-            "something else lies where a link into the store belongs",
-            where=link,
-            expected="nothing, or a link of an earlier run",
-            found="a folder" if link.is_dir() else "a file",
-            hint=f"move it away, or remove it if nothing in it is needed: {link}",
-        )
+    if link.is_dir() or target.is_dir():
+        require_link(link)
+    # Else a copy of a pointer may lie there, where there are no symbolic links.
     fresh = link.with_name(f".{link.name}.new")
     fresh.unlink(missing_ok=True)
     try:
@@ -111,14 +104,30 @@ def _link(target: Path, link: Path) -> None:
     fresh.replace(link)
 
 
+def require_link(path: Path) -> None:
+    """Refuse to go on where a link into the store belongs and something else lies.
+
+    Raises:
+        ScionError: A folder lies there, as versions before the store made it, or a file.
+    """
+    if path.exists() and not path.is_symlink():
+        raise ScionError(
+            "something else lies where a link into the store belongs",
+            where=path,
+            expected="nothing, or a link of an earlier run",
+            found="a folder, as versions before the store made it" if path.is_dir() else "a file",
+            hint=f"move {path.parent} away, or remove this if nothing in it is needed: {path}",
+        )
+
+
 def export(artifact: Artifact, folder: Path, known: KnownFiles) -> None:
     """Put a sealed release into a real folder that can be uploaded; weights are not copied.
 
     A folder that holds this release already is left alone, whatever its owner did to it.
     """
-    with contextlib.suppress(ScionError):
-        if read_manifest(folder / MANIFEST)["root"] == artifact.root:
-            return
+    there = find_manifest(folder / MANIFEST)
+    if there is not None and there["root"] == artifact.root:
+        return
     fresh, earlier = (folder.with_name(f".{folder.name}.{end}") for end in ("new", "earlier"))
     try:
         # What a run that was killed here has left.
@@ -137,9 +146,3 @@ def export(artifact: Artifact, folder: Path, known: KnownFiles) -> None:
     finally:
         known.remove(fresh)
         known.remove(earlier)
-
-
-def _manifest(path: Path) -> dict[str, Any] | None:
-    with contextlib.suppress(ScionError):
-        return read_manifest(path)
-    return None

@@ -29,6 +29,11 @@ def digest_json(value: Any) -> str:
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
+def hex_digits(digest: str) -> str:
+    """`sha256:<hex>` without its first word, as files and tables have it."""
+    return digest.removeprefix("sha256:")
+
+
 def read_chunks(path: Path, *, offset: int = 0, size: int | None = None) -> Iterator[bytes]:
     """The bytes of `path` from `offset` on (`size` of them, or to the end), `CHUNK` at a time."""
     with path.open("rb", buffering=0) as file:

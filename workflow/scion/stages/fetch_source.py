@@ -144,7 +144,20 @@ def _download(repository: HubRepository, folder: Path) -> None:
 
 def main() -> int:
     """Parse arguments and run the stage."""
-    parser = stage_parser(__doc__, inputs={})
+    return run_fetch(__doc__, stage="fetch_source")
+
+
+def run_fetch(description: str | None, *, stage: str) -> int:
+    """The `main` of a stage that fetches a whole checkpoint.
+
+    Args:
+        description: The stage module's docstring.
+        stage: The stage.
+
+    Returns:
+        The exit code.
+    """
+    parser = stage_parser(description, inputs={})
     add_location(parser)
     args = parser.parse_args()
     return run_stage(
@@ -154,6 +167,7 @@ def main() -> int:
             output=output,
             environment=args.environment,
             planned=planned_source(args),
+            stage=stage,
         ),
     )
 

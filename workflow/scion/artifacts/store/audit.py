@@ -109,10 +109,6 @@ def _repaired(store: Store, audit: Audit) -> list[str]:
     for content in sorted(damaged):
         lines.append(f"{store.place(content)}: moved to {store.set_aside(content)}")
     idle = {problem.record for problem in audit.problems if problem.record}
-    for path in sorted(store.records.glob("[!.]*.json")):
-        with contextlib.suppress(ScionError):
-            if read_manifest(path)["content"] in damaged:
-                idle.add(path)
     for path in sorted(idle):
         aside = store.folder / "damaged" / f"{path.name}-{uuid4().hex[:8]}"
         aside.parent.mkdir(exist_ok=True)

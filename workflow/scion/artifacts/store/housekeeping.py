@@ -28,6 +28,7 @@ from scion.artifacts.store.survey import (
     trash_of,
 )
 from scion.checkpoint.shards import read_object
+from scion.common.digest import hex_digits
 from scion.common.errors import ScionError
 
 _DAY = 86400.0
@@ -134,7 +135,7 @@ def decide(store: Store, rules: Rules) -> Doomed:
         for path, manifest in survey.records.items()
         if manifest is not None and manifest["content"] not in kept
     ]
-    leased = {name.removeprefix("sha256:") for name in survey.leased}
+    leased = {hex_digits(name) for name in survey.leased}
     doomed.work = [
         path
         for path in survey.work()

@@ -51,7 +51,7 @@ class KnownFiles:
         if known is not None and (known.tensors or path.suffix != ".safetensors"):
             return known
         before = _signature(path.stat())
-        found = read_digest(path, tensors=tensors)
+        found = _read(path, tensors=tensors)
         if _signature(path.stat()) != before:
             raise ScionError(
                 "a file changed while it was read",
@@ -125,7 +125,7 @@ class KnownFiles:
         return self.folder / f"{signature[0]}.json"
 
 
-def read_digest(path: Path, *, tensors: Mapping[str, str] | None = None) -> FileDigest:
+def _read(path: Path, *, tensors: Mapping[str, str] | None = None) -> FileDigest:
     """Read a file, whatever is known of it."""
     if path.suffix != ".safetensors":
         return FileDigest(path.stat().st_size, digest_file(path), {})

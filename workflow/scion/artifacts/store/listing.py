@@ -17,6 +17,7 @@ from scion.artifacts.store.survey import (
     newest,
     trash_of,
 )
+from scion.common.digest import hex_digits
 from scion.common.text import size
 
 _DIGITS = 12
@@ -83,7 +84,7 @@ class Listing:
         record = self.record()
         rows = [
             (
-                row["content"].removeprefix("sha256:")[:_DIGITS],
+                hex_digits(row["content"])[:_DIGITS],
                 ", ".join(row["stages"]) or "no record",
                 ", ".join(Path(folder).name for folder in row["shown_by"])
                 or ("in use" if row["leased"] else "nobody"),

@@ -25,7 +25,7 @@ from scion.artifacts.store.known_files import KnownFiles
 from scion.artifacts.store.objects import Objects
 from scion.checkpoint.safetensors_file import FileDigest
 from scion.checkpoint.shards import parse_object
-from scion.common.digest import digest_file, read_chunks
+from scion.common.digest import digest_file, hex_digits, read_chunks
 from scion.common.errors import ScionError
 from scion.common.files import copy_file, to_json
 
@@ -73,7 +73,7 @@ class Remote:
         Raises:
             ScionError: The store can't be read, or the manifest is not one of this recipe.
         """
-        name = f"records/{_hex(recipe)}.json"
+        name = f"records/{hex_digits(recipe)}.json"
         raw = self._objects.read(name) if self._begun else None
         if raw is None:
             return None
@@ -172,7 +172,7 @@ class Remote:
                 self._objects.upload(artifact.folder / name, f"files/{sha256}")
                 bar.update(artifact.files[name]["size"])
         if there is None:
-            name = f"records/{_hex(artifact.recipe)}.json"
+            name = f"records/{hex_digits(artifact.recipe)}.json"
             self._objects.write(name, to_json(artifact.manifest))
 
     @cached_property
@@ -288,8 +288,3 @@ def _bar(title: str, files: Mapping[str, Mapping[str, Any]], names: Iterable[str
     """A bar over the bytes of the files that move; none if no file does."""
     total = sum(files[name]["size"] for name in names)
     return tqdm(total=total, unit="B", unit_scale=True, desc=title, disable=not total)
-
-
-def _hex(digest: str) -> str:
-    """`sha256:<hex>` as an object's name."""
-    return digest.removeprefix("sha256:")

@@ -6,7 +6,6 @@ A folder that lies beside the store, or below that, is named from there, so that
 together; any other by its whole path, which means something on its own host only.
 """
 
-import contextlib
 import hashlib
 import os
 import socket
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scion.artifacts.artifact import read_manifest
+from scion.artifacts.artifact import find_manifest
 from scion.artifacts.store.store import POINTERS
 from scion.checkpoint.shards import read_object
 from scion.common.errors import ScionError
@@ -51,7 +50,7 @@ class Root:
     def pointers(self) -> Iterator[tuple[Path, str]]:
         """Each pointer of the folder, shown or of an older configuration, with its content."""
         for path in sorted((self.folder / POINTERS).glob("*.json")):
-            manifest = _manifest(path)
+            manifest = find_manifest(path)
             if manifest is not None:
                 yield path, manifest["content"]
 
@@ -78,7 +77,7 @@ def register(folder: Path, store: Path) -> None:
 
 def shown(folder: Path) -> dict[str, str]:
     """The contents that a folder's links show, by the links' names."""
-    manifests = {path.name: _manifest(path) for path in sorted(folder.glob("*.json"))}
+    manifests = {path.name: find_manifest(path) for path in sorted(folder.glob("*.json"))}
     return {name: found["content"] for name, found in manifests.items() if found is not None}
 
 
@@ -129,9 +128,3 @@ def _there(path: Path) -> bool:
     except OSError:
         return True
     return True
-
-
-def _manifest(path: Path) -> dict[str, Any] | None:
-    with contextlib.suppress(ScionError):
-        return read_manifest(path)
-    return None

@@ -13,7 +13,7 @@ from typing import Any
 
 from scion.artifacts.store.known_files import KnownFiles
 from scion.checkpoint.shards import read_object
-from scion.common.digest import digest_json
+from scion.common.digest import digest_json, hex_digits
 from scion.common.errors import ScionError
 from scion.common.files import write_json
 
@@ -94,7 +94,7 @@ class Sources:
         return None
 
     def _place(self, key: str) -> Path:
-        return self.folder / f"{key.removeprefix('sha256:')}.json"
+        return self.folder / f"{hex_digits(key)}.json"
 
 
 def appearance(stage: str, paths: Iterable[Path]) -> str:

@@ -17,20 +17,23 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from scion.artifacts.artifact import TENSORS, Artifact, read_manifest
+from scion.artifacts.artifact import TENSORS, Artifact, find_manifest, read_manifest
 from scion.artifacts.store.known_files import KnownFiles, unchanged
 from scion.artifacts.store.locks import Leases, exclusive, held
 from scion.artifacts.store.remote import FORMAT, MARK, Remote
 from scion.artifacts.store.sources import Sources
 from scion.checkpoint.safetensors_file import FileDigest
 from scion.checkpoint.shards import read_object
-from scion.common.digest import digest_file, in_parallel
-from scion.common.errors import ScionError
+from scion.common.digest import digest_file, hex_digits, in_parallel
+from scion.common.errors import NoRoomError, ScionError
 from scion.common.files import sync, write_json
 
 # The folder of a release's pointers, what rules declare.
 POINTERS = ".pointers"
 _READ_ONLY = 0o444
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# What the system says when it is the place that is at fault, not Scion.
+UNUSABLE = (*_FULL, errno.EROFS, errno.EACCES, errno.EPERM)
 # How long another run may take to write a pointer anew that its Snakemake has just removed.
 _POINTER_SECONDS = 30.0
 
@@ -67,12 +70,13 @@ class Store:
                 found=locations[0],
                 hint=f"set `store: [results/.store, {locations[0]}]` in the config",
             )
+        store = cls(folder, tuple(Remote(location) for location in locations[1:]))
         mark = folder / MARK
         try:
             if not mark.exists():
                 _require_new(folder, mark)
                 if not begin:
-                    return cls(folder, tuple(Remote(location) for location in locations[1:]))
+                    return store
                 write_json(mark, {"format": FORMAT})
         except OSError as error:
             raise unusable(folder, error) from error
@@ -86,7 +90,7 @@ class Store:
                 hint="name another folder under `store` in the config, or use the version of Scion "
                 "that made this one",
             )
-        return cls(folder, tuple(Remote(location) for location in locations[1:]))
+        return store
 
     @property
     def artifacts(self) -> Path:
@@ -242,8 +246,9 @@ class Store:
     def manifests(self) -> Iterator[tuple[Path, dict[str, Any]]]:
         """Every record that can be read, with its file."""
         for path in sorted(self.records.glob("*.json")):
-            with contextlib.suppress(ScionError):
-                yield path, read_manifest(path)
+            manifest = find_manifest(path)
+            if manifest is not None:
+                yield path, manifest
 
     # Writing
 
@@ -382,11 +387,6 @@ def _folders(folder: Path) -> list[Path]:
     return [folder, *(path for path in folder.rglob("*") if path.is_dir())]
 
 
-def hex_digits(digest: str) -> str:
-    """`sha256:<hex>` as a file's name."""
-    return digest.removeprefix("sha256:")
-
-
 def _require_new(folder: Path, mark: Path) -> None:
     """A store is not begun among files of something else."""
     # What a plan remembers of files before any run is nothing else.
@@ -403,16 +403,16 @@ def _require_new(folder: Path, mark: Path) -> None:
         )
 
 
-def unusable(where: object, error: OSError, kind: type[ScionError] = ScionError) -> ScionError:
-    """The error, of a kind, for a store that can't be written."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+def unusable(where: object, error: OSError) -> ScionError:
+    """The error for a store that can't be written; a `NoRoomError` if it is full."""
+    full = error.errno in _FULL
     hints = {
         errno.EROFS: "name a folder that can be written under `store` in the config",
         errno.EACCES: "it is another user's: ask for the right to write, or name another folder "
         "under `store` in the config",
     }
     free = shutil.disk_usage(os.path.dirname(str(where)) or ".").free if full else 0
-    return kind(
+    return (NoRoomError if full else ScionError)(
         "the store can't be written",
         where=error.filename or where,
         expected="room on the disk" if full else "a folder that this user may write to",

@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from scion.artifacts.artifact import read_manifest
+from scion.artifacts.artifact import find_manifest
 from scion.artifacts.store.locks import held
 from scion.artifacts.store.roots import Root, read_roots
 from scion.artifacts.store.store import MARK, Store
@@ -140,7 +140,7 @@ class Survey:
         # Leases first: what a process that ends now has made is in the roots that are read then.
         leased = store.leases.leased()
         roots = read_roots(store.folder)
-        records = {path: _manifest(path) for path in sorted(store.records.glob("[!.]*.json"))}
+        records = {path: find_manifest(path) for path in sorted(store.records.glob("[!.]*.json"))}
         by_content: dict[str, dict[Path, dict[str, Any]]] = {}
         for path, manifest in records.items():
             if manifest is not None:
@@ -161,7 +161,7 @@ class Survey:
         for name in self.leased:
             if name.startswith("sha256:"):
                 contents |= {name, recipes.get(name, name)}
-            elif (manifest := _manifest(Path(name))) is not None:
+            elif (manifest := find_manifest(Path(name))) is not None:
                 contents.add(manifest["content"])
         return contents
 
@@ -237,9 +237,3 @@ def _entry(folder: Path, by_content: dict[str, dict[Path, dict[str, Any]]]) -> E
         with contextlib.suppress(FileNotFoundError):
             stamps.append(path.stat().st_mtime)
     return Entry(content, folder, manifests, max(stamps, default=0.0), Inodes.of([folder]))
-
-
-def _manifest(path: Path) -> dict[str, Any] | None:
-    with contextlib.suppress(ScionError):
-        return read_manifest(path)
-    return None
