@@ -27,7 +27,7 @@ called for it. Nor do data files: a stage is handed those as inputs.
 import ast
 import functools
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,6 +71,9 @@ class _Source:
     is_face: bool
 
 
+_Reader = Callable[[Path], _Source]
+
+
 def module_files(module: str) -> list[Path]:
     """The source files that a module of this package runs, its own among them.
 
@@ -83,7 +86,22 @@ def module_files(module: str) -> list[Path]:
     Raises:
         ScionError: A declared folder is not there.
     """
-    files: set[Path] = set()
+    return sorted(_sources(module))
+
+
+def code_digest(module: str) -> str:
+    """One digest over what the files that `module_files` names mean, with their names."""
+    home = _PACKAGE.parent
+    sources = _sources(module)
+    return digest_json(
+        {path.relative_to(home).as_posix(): sources[path].meaning for path in sources}
+    )
+
+
+def _sources(module: str) -> dict[Path, _Source]:
+    """What the files that `module_files` names say; each is read once."""
+    read = functools.cache(_read)
+    files: dict[Path, _Source] = {}
     seen: set[_Import] = set()
     waiting = [_Import(module, None, None)]
     while waiting:
@@ -92,21 +110,14 @@ def module_files(module: str) -> list[Path]:
             continue
         seen.add(imported)
         path = _file(imported.module)
-        for run in (*_packages_with_code(imported.module), *([path] if path else [])):
-            source = _read(run)
-            files.add(run)
-            files.update(_declared(run, source))
+        for run in (*_packages_with_code(imported.module, read), *([path] if path else [])):
+            source = read(run)
+            files[run] = source
+            files |= {declared: read(declared) for declared in _declared(run, source)}
             waiting += source.imports
         if path is None:
-            waiting += _handed_on(imported)
-    return sorted(files)
-
-
-def code_digest(module: str) -> str:
-    """One digest over what the files that `module_files` names mean, with their names."""
-    home = _PACKAGE.parent
-    files = module_files(module)
-    return digest_json({path.relative_to(home).as_posix(): _read(path).meaning for path in files})
+            waiting += _handed_on(imported, read)
+    return files
 
 
 def _declared(path: Path, source: _Source) -> Iterator[Path]:
@@ -124,7 +135,7 @@ def _declared(path: Path, source: _Source) -> Iterator[Path]:
         yield from files
 
 
-def _handed_on(imported: _Import) -> Iterator[_Import]:
+def _handed_on(imported: _Import, read: _Reader) -> Iterator[_Import]:
     """What importing from a package means, beside the code of its `__init__.py`."""
     if imported.name is not None:
         member = f"{imported.module}.{imported.name}"
@@ -132,18 +143,18 @@ def _handed_on(imported: _Import) -> Iterator[_Import]:
             yield _Import(member, None, None)
             return
     init = _init(imported.module)
-    source = _read(init) if init is not None else None
+    source = read(init) if init is not None else None
     for handed in source.imports if source is not None and source.is_face else ():
         if imported.name is None or handed.binding in (imported.name, None):
             yield handed
 
 
-def _packages_with_code(module: str) -> Iterator[Path]:
+def _packages_with_code(module: str, read: _Reader) -> Iterator[Path]:
     """The `__init__.py` of a module and of all packages above it, where they are no faces."""
     parts = module.split(".")
     for length in range(1, len(parts) + 1):
         path = _init(".".join(parts[:length]))
-        if path is not None and not _read(path).is_face:
+        if path is not None and not read(path).is_face:
             yield path
 
 

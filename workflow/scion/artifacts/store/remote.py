@@ -15,9 +15,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING, Any
 
 from scion.artifacts.artifact import Artifact, check_manifest
 from scion.artifacts.store.file_tables import check_files
@@ -28,6 +26,9 @@ from scion.checkpoint.shards import parse_object
 from scion.common.digest import digest_file, hex_digits, read_chunks
 from scion.common.errors import ScionError
 from scion.common.files import copy_file, to_json
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 FORMAT = "scion-store/1"
 MARK = "scion-store.json"
@@ -286,5 +287,8 @@ def _has_digest(path: Path, sha256: str, known: KnownFiles) -> bool:
 
 def _bar(title: str, files: Mapping[str, Mapping[str, Any]], names: Iterable[str]) -> "tqdm[Any]":
     """A bar over the bytes of the files that move; none if no file does."""
+    # Late: it takes a tenth of the time of a short stage, and most stages move nothing.
+    from tqdm import tqdm
+
     total = sum(files[name]["size"] for name in names)
     return tqdm(total=total, unit="B", unit_scale=True, desc=title, disable=not total)
