@@ -86,19 +86,24 @@ def right(whole: ProjectCopy) -> dict[str, dict[str, str]]:
 def project(
     whole: ProjectCopy, right: dict[str, dict[str, str]], tmp_path: Path
 ) -> Iterator[ProjectCopy]:
-    """A copy of that project in which only FEWER was made; sources and all are its own."""
+    """A copy of that project, FEWER's release in it; sources and all are its own."""
     copy = make(tmp_path / "project")
     shutil.copytree(whole.folder / "results", copy.folder / "results", symlinks=True)
-    store = copy.folder / "results/.store"
-    for record in store.glob("records/*.json"):
-        if json.loads(record.read_text())["content"] in set(right[MORE].values()) - set(
-            right[FEWER].values()
-        ):
-            record.unlink()
-    prune(copy)
     run(copy, FEWER)
     yield copy
     verify(copy)
+
+
+@pytest.fixture
+def without_more(project: ProjectCopy, right: dict[str, dict[str, str]]) -> ProjectCopy:
+    """The same, and its store has nothing that MORE alone has made."""
+    of_more = set(right[MORE].values()) - set(right[FEWER].values())
+    results = project.folder / "results"
+    for named in (*results.glob(".store/records/*.json"), *results.glob("*/.pointers/*.json")):
+        if json.loads(named.read_text())["content"] in of_more:
+            named.unlink()
+    prune(project)
+    return project
 
 
 def prune(project: ProjectCopy) -> None:
@@ -145,14 +150,14 @@ def stage_processes(ancestor: int, stage: str) -> list[psutil.Process]:
 
 
 def test_a_stage_that_is_killed_over_an_older_artifact_does_not_leave_it_for_the_new_one(
-    project: ProjectCopy, right: dict[str, dict[str, str]]
+    without_more: ProjectCopy, right: dict[str, dict[str, str]]
 ) -> None:
-    kill_stage(project, "quantize_nvfp4")
-    both_are_right(project, right)
+    kill_stage(without_more, "quantize_nvfp4")
+    both_are_right(without_more, right)
 
 
 def test_a_job_that_fails_after_its_stage_ended_well_mixes_nothing(
-    project: ProjectCopy,
+    without_more: ProjectCopy,
     right: dict[str, dict[str, str]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -164,12 +169,12 @@ def test_a_job_that_fails_after_its_stage_ended_well_mixes_nothing(
     tee.chmod(0o755)
     with monkeypatch.context() as patch:
         patch.setenv("PATH", f"{tee.parent}:{os.environ['PATH']}")
-        done = project.run("snakemake", "--cores", "all", "--configfile", MORE, *UNTIL)
+        done = without_more.run("snakemake", "--cores", "all", "--configfile", MORE, *UNTIL)
     assert done.returncode != 0
     assert "quantize_nvfp4: sha256" in done.stdout + done.stderr
-    run(project, FEWER)
-    assert contents(project) == right[FEWER]
-    both_are_right(project, right)
+    run(without_more, FEWER)
+    assert contents(without_more) == right[FEWER]
+    both_are_right(without_more, right)
 
 
 def edit(path: Path, *, keep_times: bool) -> None:
