@@ -15,6 +15,11 @@ _MODELOPT = {
 }
 _COMPRESSED = {"nvfp4-pack-quantized": NVFP4, "float-quantized": FP8, "dense": PLAIN}
 _MIXED = "MIXED_PRECISION"
+_BLOCK_ALGORITHMS = frozenset(("FP8_PB_WO", "FP8_BLOCK_SCALES"))
+_MODELOPT_BLOCK = (128, 128)
+# What vLLM and SGLang make of the numbers in `kv_cache_scheme`.
+# https://github.com/sgl-project/sglang/blob/v0.5.23/python/sglang/srt/layers/quantization/modelopt_quant.py
+_CACHES = {("float", 8): "FP8", ("float", 4): "NVFP4", ("int", 8): "INT8"}
 
 
 def upper(value: object) -> str | None:
@@ -79,3 +84,37 @@ def _named(scheme: Mapping[str, Any]) -> set[str]:
     )
     names = {name for name in (scheme.get("format"), *formats) if isinstance(name, str)}
     return names - {"mixed-precision"}
+
+
+def fp8_block(scheme: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Outputs and inputs that share a scale in block-quantized FP8; None where nothing says so."""
+    groups = scheme.get("config_groups")
+    declared = groups.values() if isinstance(groups, dict) else ()
+    weights = [group.get("weights") for group in declared if isinstance(group, dict)]
+    sizes = [part.get("block_structure") for part in weights if isinstance(part, dict)]
+    for size in (scheme.get("weight_block_size"), *sizes):
+        match size:
+            case [int(rows), int(columns)] if rows > 0 and columns > 0:
+                return rows, columns
+            case _:
+                continue
+    return _MODELOPT_BLOCK if _algorithms(scheme) & _BLOCK_ALGORITHMS else None
+
+
+def cache_algorithm(declared: object) -> str | None:
+    """The algorithm of the KV cache as hf_quant_config.json names it; None for 16 bits.
+
+    Args:
+        declared: `kv_cache_scheme`, which is numbers as compressed-tensors describes them or a
+            name, or `kv_cache_quant_algo`, a name.
+    """
+    if not isinstance(declared, dict):
+        return upper(declared)
+    numbers = (declared.get("type"), declared.get("num_bits"))
+    return _CACHES.get(numbers, f"{numbers[0]} of {numbers[1]} bits")
+
+
+def declared_cache(scheme: Mapping[str, Any]) -> str | None:
+    """The algorithm of the KV cache that a declaration asks for, in either file's spelling."""
+    keys = ("kv_cache_scheme", "kv_cache_quant_algo")
+    return next((named for key in keys if (named := cache_algorithm(scheme.get(key)))), None)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from scion.architectures.families import family_of
 from scion.common.errors import ScionError
 from scion.lint.subject import Subject
 
@@ -53,7 +54,8 @@ class Rule:
         title: One line.
         explanation: What happens, and why: the function's docstring.
         repair: How to repair it.
-        command: Where Scion can repair it, the command.
+        command: Where Scion can repair it, the command: of Scion's workflow, which takes the
+            families that releases are made of. Results for others are without.
         stage: The stage of the workflow that repairs it, if one does.
         holds_for: The engines and versions that the fault depends on; None: all.
         seen: Where it was seen: addresses.
@@ -133,12 +135,20 @@ def run(subject: Subject, rules: Iterable[Rule]) -> list[Result]:
         rules: Those that apply; deep ones need a local checkpoint.
     """
     results = [
-        Result(rule, finding)
+        Result(_within_reach(rule, subject), finding)
         for rule in rules
         for finding in grouped(merge_engines(rule.check(subject)))
     ]
     order = list(Severity)
     return sorted(results, key=lambda result: (order.index(result.rule.severity), result.rule.code))
+
+
+def _within_reach(rule: Rule, subject: Subject) -> Rule:
+    """The rule without its command where that refuses a checkpoint of this family."""
+    if rule.command is None:
+        return rule
+    family = family_of(subject.config)
+    return rule if family is not None and family.released else replace(rule, command=None)
 
 
 def merge_engines(findings: Iterable[Finding]) -> Iterator[Finding]:
