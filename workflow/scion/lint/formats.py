@@ -19,7 +19,7 @@ _BLOCK_ALGORITHMS = frozenset(("FP8_PB_WO", "FP8_BLOCK_SCALES"))
 _MODELOPT_BLOCK = (128, 128)
 # What vLLM and SGLang make of the numbers in `kv_cache_scheme`.
 # https://github.com/sgl-project/sglang/blob/v0.5.23/python/sglang/srt/layers/quantization/modelopt_quant.py
-_CACHES = {("float", 8): "FP8", ("float", 4): "NVFP4", ("int", 8): "INT8"}
+_CACHES = {"float8": "FP8", "float4": "NVFP4", "int8": "INT8"}
 
 
 def upper(value: object) -> str | None:
@@ -110,11 +110,37 @@ def cache_algorithm(declared: object) -> str | None:
     """
     if not isinstance(declared, dict):
         return upper(declared)
-    numbers = (declared.get("type"), declared.get("num_bits"))
-    return _CACHES.get(numbers, f"{numbers[0]} of {numbers[1]} bits")
+    kind, bits = declared.get("type"), declared.get("num_bits")
+    return _CACHES.get(f"{kind}{bits}", f"{kind} of {bits} bits")
 
 
 def declared_cache(scheme: Mapping[str, Any]) -> str | None:
     """The algorithm of the KV cache that a declaration asks for, in either file's spelling."""
     keys = ("kv_cache_scheme", "kv_cache_quant_algo")
     return next((named for key in keys if (named := cache_algorithm(scheme.get(key)))), None)
+
+
+def is_weight_only(scheme: Mapping[str, Any], module: str) -> bool:
+    """Whether the scheme leaves a module's inputs alone, so that there is no scale of them."""
+    algorithm = upper(_layer_algorithm(scheme, module) or scheme.get("quant_algo"))
+    if algorithm is not None and algorithm.startswith("W4A16"):
+        return True
+    groups = scheme.get("config_groups")
+    declared = groups.values() if isinstance(groups, dict) else ()
+    four_bits = [group for group in declared if isinstance(group, dict) and _bits(group) != 8]
+    return bool(four_bits) and all(group.get("input_activations") is None for group in four_bits)
+
+
+def _layer_algorithm(scheme: Mapping[str, Any], module: str) -> object:
+    """What mixed precision declares for a module, or for the experts that it is one of."""
+    layers = scheme.get("quantized_layers")
+    while isinstance(layers, dict) and module:
+        if isinstance(entry := layers.get(module), dict):
+            return entry.get("quant_algo")
+        module = module.rpartition(".")[0]
+    return None
+
+
+def _bits(group: Mapping[str, Any]) -> object:
+    weights = group.get("weights")
+    return weights.get("num_bits") if isinstance(weights, dict) else None

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from scion.engines import facts
+from scion.lint.formats import is_weight_only
 from scion.lint.modules import NVFP4
 from scion.lint.rule import Finding, Severity, rule
 from scion.lint.subject import Subject
@@ -65,6 +66,7 @@ def input_scale_unset(subject: Subject) -> Iterable[Finding]:
                 module is not None
                 and module.stored == NVFP4
                 and decision.algorithm == NVFP4
+                and is_weight_only(subject.declared, name)
                 and not any(suffix in module.tensors for suffix in _INPUT_SCALES)
             ):
                 yield Finding(subject.names_file, name, "a scale of its inputs", "none", named)

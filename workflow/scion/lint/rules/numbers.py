@@ -3,10 +3,9 @@
 import math
 import statistics
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from scion.formats.modelopt import BLOCK
-from scion.lint.formats import upper
+from scion.lint.formats import is_weight_only
 from scion.lint.modules import FP8, GLOBAL_SCALES, KV_SCALES, NVFP4, PLAIN, Module
 from scion.lint.rule import Finding, Severity, rule, workflow_until
 from scion.lint.subject import Subject
@@ -19,7 +18,7 @@ _WEIGHT_SCALES = {
     "weight_global_scale": (NVFP4,),
     "weight_scale": (FP8,),
 }
-_INPUT_SCALES = dict.fromkeys(("input_scale", "input_global_scale"), (NVFP4,))
+_INPUT_SCALES = {"input_scale": (NVFP4,), "input_global_scale": (NVFP4,)}
 # What a scale of 1 allows for: the largest code of NVFP4 and of its block scales; that of FP8.
 _LARGEST_NVFP4, _LARGEST_FP8 = 6 * 448, 448
 
@@ -182,7 +181,7 @@ def scales_incomplete(subject: Subject) -> Iterable[Finding]:
     """
     for name, module in subject.judged_modules.items():
         scales = set(module.scales)
-        needed = _needed(module, weight_only=_weight_only(subject.declared, name))
+        needed = _needed(module, weight_only=is_weight_only(subject.declared, name))
         if module.stored in (None, PLAIN):
             problem = bool(scales)
         else:
@@ -203,32 +202,6 @@ def _needed(module: Module, *, weight_only: bool) -> list[set[str]]:
     scales = {"weight_scale", "weight_global_scale" if compressed else "weight_scale_2"}
     activations = {"input_global_scale" if compressed else "input_scale"}
     return [scales if weight_only else scales | activations]
-
-
-def _weight_only(scheme: Mapping[str, Any], module: str) -> bool:
-    """Whether the scheme leaves a module's inputs alone, so that there is no scale of them."""
-    algorithm = upper(_layer_algorithm(scheme, module) or scheme.get("quant_algo"))
-    if algorithm is not None and algorithm.startswith("W4A16"):
-        return True
-    groups = scheme.get("config_groups")
-    declared = groups.values() if isinstance(groups, dict) else ()
-    four_bits = [group for group in declared if isinstance(group, dict) and _bits(group) != 8]
-    return bool(four_bits) and all(group.get("input_activations") is None for group in four_bits)
-
-
-def _layer_algorithm(scheme: Mapping[str, Any], module: str) -> object:
-    """What mixed precision declares for a module, or for the experts that it is one of."""
-    layers = scheme.get("quantized_layers")
-    while isinstance(layers, dict) and module:
-        if isinstance(entry := layers.get(module), dict):
-            return entry.get("quant_algo")
-        module = module.rpartition(".")[0]
-    return None
-
-
-def _bits(group: Mapping[str, Any]) -> object:
-    weights = group.get("weights")
-    return weights.get("num_bits") if isinstance(weights, dict) else None
 
 
 RULES = (
