@@ -7,7 +7,6 @@ from lint_cases import Case
 from lint_checkpoints import Stored, edit_tensors, llama, nvfp4
 from published import block_fp8_scheme, fp8_block
 
-
 WIDE_ATTENTION = llama(num_attention_heads=8)
 """Eight heads of 16, and an MLP of 64."""
 
