@@ -8,6 +8,7 @@ from lint_checkpoints import Stored, drop_tensors, edit_tensors, nvfp4
 from scion.formats.modelopt import BLOCK
 
 LAYER = "model.language_model.layers.0"
+ATTENTION = "model.language_model.layers.1.self_attn"
 
 
 def quantize_delta_net(folder: Path) -> None:
@@ -31,6 +32,10 @@ def quantize_weights_alone(folder: Path) -> None:
     )
 
 
+def drop_scales_of_inputs(folder: Path) -> None:
+    drop_tensors(folder, lambda name: name.endswith(".self_attn.q_proj.input_scale"))
+
+
 def leave_a_scale_of_awq(folder: Path) -> None:
     def change(tensors: dict[str, Stored]) -> None:
         tensors[f"{LAYER}.mlp.down_proj.pre_quant_scale"] = Stored("BF16", (64,), bytes(128))
@@ -49,6 +54,8 @@ CASES = [
         engines=("vllm==0.28.0",),
         subject=f"{LAYER}.linear_attn.in_proj_qkv",
     ),
+    Case("S511", drop_scales_of_inputs, "FP8", "fp8", subject=f"{ATTENTION}.q_proj"),
+    Case("S511", drop_scales_of_inputs, "FP8 beside NVFP4", "mixed", engines=("sglang",)),
     Case("S512", leave_a_scale_of_awq, "NVFP4", "modelopt"),
     Case("S512", leave_a_scale_of_awq, "FP8", "fp8"),
 ]

@@ -220,6 +220,30 @@ def test_a_command_is_offered_where_the_workflow_takes_the_checkpoint(tmp_path: 
         assert "graft" in result.rule.repair
 
 
+@pytest.mark.parametrize(
+    ("spelling", "pattern"), [("modelopt", "mtp*"), ("compressed-tensors", "re:.*mtp")]
+)
+def test_the_pattern_that_is_advised_excludes_the_head(
+    spelling: Spelling, pattern: str, tmp_path: Path
+) -> None:
+    folder = sound(tmp_path / "model", spelling=spelling, config=qwen35())
+    [advised] = [entry.repair for entry in RULES if entry.code == "M304"]
+    assert f"`{pattern}`" in advised
+
+    def exclude(*patterns: str) -> Callable[[dict[str, Any]], None]:
+        def change(config: dict[str, Any]) -> None:
+            scheme = config["quantization_config"]
+            kept = [name for name in scheme["ignore"] if "mtp" not in name]
+            scheme["ignore"] = [*kept, *patterns]
+
+        return change
+
+    edit_json(folder / "config.json", exclude())
+    assert "M304" in codes(folder)
+    edit_json(folder / "config.json", exclude(pattern))
+    assert "M304" not in codes(folder)
+
+
 def test_what_was_not_judged_is_not_called_clean(tmp_path: Path) -> None:
     folder = made(tmp_path)
     subject = opened(folder)

@@ -131,6 +131,14 @@ def is_weight_only(scheme: Mapping[str, Any], module: str) -> bool:
     return bool(four_bits) and all(group.get("input_activations") is None for group in four_bits)
 
 
+def is_static_fp8(scheme: Mapping[str, Any], module: str) -> bool:
+    """Whether the scheme scales a module's inputs by one number that the checkpoint holds."""
+    if method_of(scheme) == "fp8":
+        return scheme.get("activation_scheme") == "static"
+    algorithm = upper(_layer_algorithm(scheme, module) or scheme.get("quant_algo"))
+    return method_of(scheme) == "modelopt" and algorithm == "FP8"
+
+
 def _layer_algorithm(scheme: Mapping[str, Any], module: str) -> object:
     """What mixed precision declares for a module, or for the experts that it is one of."""
     layers = scheme.get("quantized_layers")

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterable
 
+from scion.architectures.inventory import EXPERTS
 from scion.engines import facts
-from scion.lint.formats import is_weight_only
-from scion.lint.modules import NVFP4
+from scion.engines.releases import EngineRelease
+from scion.lint.formats import is_static_fp8, is_weight_only
+from scion.lint.modules import NVFP4, Module
 from scion.lint.rule import Finding, Severity, rule
 from scion.lint.subject import Subject
 
@@ -40,9 +42,10 @@ def scalar_scales_in_tensorrt(subject: Subject) -> Iterable[Finding]:
     "input-scale-unset",
     Severity.ERROR,
     "an engine quantizes inputs by a scale that is not there",
-    repair="declare W4A16_NVFP4, which vLLM knows from 0.21 on, serve with vLLM 0.29 or later, or "
-    "calibrate the inputs",
-    holds_for=f"{facts.INPUT_SCALE_UNSET}, where it builds the module as W4A4",
+    repair="calibrate the inputs; or, of NVFP4, declare W4A16_NVFP4, which vLLM knows from 0.21 on, "
+    "or serve with vLLM 0.29 or later",
+    holds_for=f"NVFP4: {facts.NVFP4_INPUT_SCALE_UNSET}, where it builds W4A4; "
+    f"FP8: {', '.join(map(str, facts.FP8_INPUT_SCALE_UNSET))}",
     seen=(
         "https://github.com/vllm-project/vllm/issues/54189",
         "https://github.com/vllm-project/vllm/pull/54427",
@@ -50,26 +53,35 @@ def scalar_scales_in_tensorrt(subject: Subject) -> Iterable[Finding]:
     ),
 )
 def input_scale_unset(subject: Subject) -> Iterable[Finding]:
-    """The checkpoint holds NVFP4 of weights alone, and the engine builds W4A4.
+    """An engine registers a parameter for the scale, and no tensor fills it.
 
     `quant_algo: NVFP4` is W4A4 to vLLM before 0.29, even where every group's `input_activations` is
-    null. The parameter for `input_scale` is memory as it was allocated until a tensor fills it, and
-    nothing looks whether one did. A mixture of experts multiplies its weights' scales by it: where
-    the memory holds zeros, every expert is silent, and the model repeats one token. From 0.29 on
-    such a declaration is served as W4A16, which reads no scale of inputs.
+    null. The parameter is then memory as it was allocated, and nothing looks whether it was filled.
+    A mixture of experts multiplies its weights' scales by it: where the memory holds zeros, every
+    expert is silent, and the model repeats one token. From 0.29 on such a declaration is served as
+    W4A16, which reads no scale of inputs. In static FP8 both engines mark an unset scale by the
+    smallest float32 number, and linear layers divide by that.
     """
     for engine, decisions in subject.decisions.items():
-        named = facts.INPUT_SCALE_UNSET.among((engine,))
-        for name, decision in decisions.items() if named else ():
+        for name, decision in decisions.items():
             module = subject.judged_modules.get(name)
-            if (
-                module is not None
-                and module.stored == NVFP4
-                and decision.algorithm == NVFP4
-                and is_weight_only(subject.declared, name)
-                and not any(suffix in module.tensors for suffix in _INPUT_SCALES)
-            ):
-                yield Finding(subject.names_file, name, "a scale of its inputs", "none", named)
+            if module is None or any(suffix in module.tensors for suffix in _INPUT_SCALES):
+                continue
+            if decision.algorithm == module.stored and _reads_inputs(subject, engine, module):
+                engines = (str(engine),)
+                yield Finding(subject.names_file, name, "a scale of its inputs", "none", engines)
+
+
+def _reads_inputs(subject: Subject, engine: EngineRelease, module: Module) -> bool:
+    """Whether an engine that builds a module as it is stored takes an unset scale of its inputs.
+
+    A missing scale of NVFP4 whose inputs are declared is another rule's, whatever the engine.
+    """
+    if module.stored == NVFP4:
+        unset = facts.NVFP4_INPUT_SCALE_UNSET.holds_for(engine)
+        return unset and is_weight_only(subject.declared, module.name)
+    unset = any(fact.holds_for(engine) for fact in facts.FP8_INPUT_SCALE_UNSET)
+    return unset and EXPERTS not in module.name and is_static_fp8(subject.declared, module.name)
 
 
 @rule(

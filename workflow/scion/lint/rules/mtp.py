@@ -70,7 +70,10 @@ def _undrafted(subject: Subject) -> Iterable[Finding]:
         if not any(_NAMED_HEAD(name) or any(part in name for part in behind) for name in names):
             expected = f"the MTP layers that {key}: {declared} declares"
             yield Finding(
-                subject.names_file, f"mtp.* or layers.{last}.*", expected, "no such tensor"
+                subject.names_file,
+                f"{QWEN3_5_HEAD.prefix}* or layers.{last}.*",
+                expected,
+                "no such tensor",
             )
 
 
@@ -143,8 +146,8 @@ def _layers(head: Head, names: Iterable[str]) -> int:
     "mtp-quantized-by-mistake",
     Severity.ERROR,
     "the scheme and the MTP head's tensors disagree",
-    repair="exclude what of the head is stored plain, and no more: the whole head with `mtp*` in "
-    "ModelOpt's lists, in both files alike, with `re:.*mtp.*` in compressed-tensors'",
+    repair="exclude what of the head is stored plain, and no more: all of it with `mtp*` in both of "
+    "ModelOpt's files, with `re:.*mtp` in compressed-tensors",
     command=workflow_until("quantize_nvfp4"),
     holds_for=f"{QWEN3_5_HEAD.fc} of Qwen3.5 in NVFP4: {facts.MTP_FC_QUANTIZED}",
     seen=(
