@@ -42,8 +42,8 @@ def scalar_scales_in_tensorrt(subject: Subject) -> Iterable[Finding]:
     "input-scale-unset",
     Severity.ERROR,
     "an engine quantizes inputs by a scale that is not there",
-    repair="calibrate the inputs; or, of NVFP4, declare W4A16_NVFP4, which vLLM knows from 0.21 on, "
-    "or serve with vLLM 0.29 or later",
+    repair="calibrate the inputs; or, of NVFP4, declare W4A16_NVFP4, which vLLM knows from 0.21 "
+    "on, or serve with vLLM 0.29 or later",
     holds_for=f"NVFP4: {facts.NVFP4_INPUT_SCALE_UNSET}, where it builds W4A4; "
     f"FP8: {', '.join(map(str, facts.FP8_INPUT_SCALE_UNSET))}",
     seen=(

@@ -146,8 +146,8 @@ def _layers(head: Head, names: Iterable[str]) -> int:
     "mtp-quantized-by-mistake",
     Severity.ERROR,
     "the scheme and the MTP head's tensors disagree",
-    repair="exclude what of the head is stored plain, and no more: all of it with `mtp*` in both of "
-    "ModelOpt's files, with `re:.*mtp` in compressed-tensors",
+    repair="exclude what of the head is stored plain, and no more: all of it with `mtp*` in "
+    "config.json and hf_quant_config.json alike, with `re:.*mtp` in compressed-tensors",
     command=workflow_until("quantize_nvfp4"),
     holds_for=f"{QWEN3_5_HEAD.fc} of Qwen3.5 in NVFP4: {facts.MTP_FC_QUANTIZED}",
     seen=(
