@@ -23,6 +23,8 @@ CONFIGS = (
     "model_configs"
 )
 """Copies of published config.json and hf_quant_config.json."""
+FP8_BLOCK = 16
+"""In proportion to the other dimensions: blocks are 128 wide where layers have thousands."""
 
 
 @dataclass
@@ -110,8 +112,8 @@ def filled(dtype: str, *shape: int, byte: bytes = b"\x30") -> Stored:
 def fp8_block(
     module: str, shape: tuple[int, int], *, suffix: str = "weight_scale_inv"
 ) -> dict[str, Stored]:
-    """DeepSeek's and Qwen's FP8: a scale for each 128 x 128 numbers."""
-    blocks = (math.ceil(shape[0] / 128), math.ceil(shape[1] / 128))
+    """DeepSeek's and Qwen's FP8: a scale for each block, theirs of 128 x 128 numbers."""
+    blocks = (math.ceil(shape[0] / FP8_BLOCK), math.ceil(shape[1] / FP8_BLOCK))
     return {
         f"{module}.weight": filled("F8_E4M3", *shape),
         f"{module}.{suffix}": plain(f"{module}.{suffix}", blocks),
@@ -321,7 +323,7 @@ def block_fp8_scheme(exclude: Iterable[str] = ()) -> dict[str, Any]:
         "activation_scheme": "dynamic",
         "fmt": "e4m3",
         "quant_method": "fp8",
-        "weight_block_size": [128, 128],
+        "weight_block_size": [FP8_BLOCK, FP8_BLOCK],
         **({"modules_to_not_convert": names} if names else {}),
     }
 

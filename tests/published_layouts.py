@@ -6,6 +6,7 @@ from typing import Any
 from lint_checkpoints import Stored, fp8, nvfp4, scalar
 from published import (
     CONFIGS,
+    FP8_BLOCK,
     FP8_GROUP,
     MODELOPT,
     NVFP4_GROUP,
@@ -36,6 +37,10 @@ ATTENTION = r"(linear_attn\.(in_proj_qkv|in_proj_z|out_proj)|self_attn\.[qkvo]_p
 MLP = r"mlp\.(experts\.\d+\.|shared_expert\.)?(gate|up|down)_proj\."
 _NVIDIA_27B = f"{CONFIGS}/nvidia--Qwen3.6-27B-NVFP4_config.json"
 _NVIDIA_35B = f"{CONFIGS}/nvidia--Qwen3.6-35B-A3B-NVFP4_config.json"
+
+
+NO_CACHE_SCALES = frozenset({"Q411"})
+"""Declared with an FP8 cache, and published without its scales."""
 
 
 def _f32(layout: Layout, *parts: str) -> Layout:
@@ -206,7 +211,9 @@ def nvidia_qwen36_35b_a3b_nvfp4() -> Layout:
     scheme["config_groups"]["group_1"]["input_activations"] = NVFP4_GROUP
     config = qwen35(moe=True, scheme=scheme)
     mirrors = "nvidia/Qwen3.6-35B-A3B-NVFP4"
-    layout = Layout(mirrors, _NVIDIA_35B, config, declared, frozenset({"Q410"}), "vllm>=0.23")
+    layout = Layout(
+        mirrors, _NVIDIA_35B, config, declared, NO_CACHE_SCALES | {"Q410"}, "vllm>=0.23"
+    )
     layout.quantize(Q + ATTENTION, fp8).quantize(Q + MLP, nvfp4).quantize("lm_head", nvfp4)
     return layout.stack_experts(r"mtp\.")
 
@@ -226,7 +233,7 @@ def nvidia_qwen35_397b_a17b_nvfp4() -> Layout:
     config = qwen35(layers=12, moe=True, scheme=scheme)
     source = f"{CONFIGS}/nvidia--Qwen3.5-397B-A17B-NVFP4_config.json"
     declared = hf_quant("NVFP4", exclude)
-    layout = Layout("nvidia/Qwen3.5-397B-A17B-NVFP4", source, config, declared)
+    layout = Layout("nvidia/Qwen3.5-397B-A17B-NVFP4", source, config, declared, NO_CACHE_SCALES)
     return layout.quantize(rf"{Q}mlp\.experts\.", nvfp4)
 
 
@@ -235,7 +242,7 @@ def nvidia_qwen35_122b_a10b_nvfp4() -> Layout:
     config = qwen35(moe=True, scheme=modelopt_scheme("NVFP4", exclude))
     source = f"{CONFIGS}/nvidia--Qwen3.5-122B-A10B-NVFP4_config.json"
     declared = hf_quant("NVFP4", exclude)
-    layout = Layout("nvidia/Qwen3.5-122B-A10B-NVFP4", source, config, declared)
+    layout = Layout("nvidia/Qwen3.5-122B-A10B-NVFP4", source, config, declared, NO_CACHE_SCALES)
     return layout.quantize(rf"{Q}mlp\.experts\.", nvfp4)
 
 
@@ -282,7 +289,9 @@ def nvidia_qwen3_235b_a22b_instruct_nvfp4() -> Layout:
     config = decoder("qwen3_moe", scheme=modelopt_scheme("NVFP4", exclude), **QWEN3_MOE)
     source = "https://github.com/sgl-project/sglang/pull/18189"
     declared = hf_quant("NVFP4", exclude)
-    layout = Layout("nvidia/Qwen3-235B-A22B-Instruct-2507-NVFP4", source, config, declared)
+    layout = Layout(
+        "nvidia/Qwen3-235B-A22B-Instruct-2507-NVFP4", source, config, declared, NO_CACHE_SCALES
+    )
     return layout.quantize(rf"{P}{MLP}", nvfp4)
 
 
@@ -306,7 +315,7 @@ def modelopt_llama_fp8_both_files() -> Layout:
     """What a recent ModelOpt writes; nothing else but the head is excluded."""
     source = "https://github.com/NVIDIA/Model-Optimizer/blob/main/modelopt/torch/export"
     config = decoder(scheme=modelopt_scheme("FP8", ["lm_head"]))
-    layout = Layout("ModelOpt FP8", source, config, hf_quant("FP8", ["lm_head"]))
+    layout = Layout("ModelOpt FP8", source, config, hf_quant("FP8", ["lm_head"]), NO_CACHE_SCALES)
     return layout.quantize(rf"{P}({ATTENTION}|{MLP})", fp8)
 
 
@@ -316,7 +325,9 @@ def modelopt_tied_nvfp4() -> Layout:
     config = decoder("qwen3", scheme=modelopt_scheme("NVFP4", []), tie_word_embeddings=True)
     declared = hf_quant("NVFP4", [])
     declared["quantization"]["exclude_modules"] = None
-    layout = Layout("ModelOpt NVFP4 of Qwen3-0.6B", source, config, declared, sound_in="vllm>=0.25")
+    layout = Layout(
+        "ModelOpt NVFP4 of Qwen3-0.6B", source, config, declared, NO_CACHE_SCALES, "vllm>=0.25"
+    )
     return layout.quantize(rf"{P}({ATTENTION}|{MLP})", nvfp4)
 
 
@@ -395,7 +406,7 @@ def redhat_llama31_8b_fp8_static() -> Layout:
 def redhat_llama31_8b_fp8_block() -> Layout:
     """Block scales called weight_scale."""
     group = compressed_group("float-quantized", ["Linear"])
-    group["weights"] |= {"strategy": "block", "block_structure": [128, 128]}
+    group["weights"] |= {"strategy": "block", "block_structure": [FP8_BLOCK, FP8_BLOCK]}
     group["input_activations"] |= {"strategy": "group", "group_size": 128}
     source = "https://github.com/vllm-project/llm-compressor/issues/1758"
     config = decoder(scheme=compressed([group], ["lm_head"]))
@@ -448,7 +459,7 @@ def qwen3_32b_fp8_static() -> Layout:
     del scheme["quant_method"], scheme["config_groups"]["group_0"]["targets"]
     source = f"{CONFIGS}/Qwen--Qwen3-32B-FP8-Static-PerTensor_config.json"
     config, declared = decoder("qwen3", scheme=scheme), hf_quant("FP8", ["lm_head"])
-    expected = frozenset({"Q403", "Q409"})
+    expected = NO_CACHE_SCALES | {"Q403", "Q409"}
     layout = Layout("Qwen/Qwen3-32B-FP8-Static-PerTensor", source, config, declared, expected)
     return layout.quantize(rf"{P}({ATTENTION}|{MLP})", fp8)
 
@@ -643,8 +654,8 @@ def foreign() -> list[Layout]:
         _foreign("compressed-tensors W4A16", compressed([_int_group()], ["lm_head"]), _wna16),
         _foreign("compressed-tensors W8A8", w8a8, _int8),
         _foreign("compressed-tensors MXFP4", compressed([mxfp4], ["lm_head"]), _packed_mxfp4),
-        _foreign("ModelOpt W4A8_AWQ", awq, _awq_of_modelopt, "Q407"),
-        _foreign("ModelOpt MXFP8", mxfp8, _mxfp8, "Q407"),
+        _foreign("ModelOpt W4A8_AWQ", awq, _awq_of_modelopt, "Q407", *NO_CACHE_SCALES),
+        _foreign("ModelOpt MXFP8", mxfp8, _mxfp8, "Q407", *NO_CACHE_SCALES),
     ]
 
 

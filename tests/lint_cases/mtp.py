@@ -4,7 +4,14 @@ from pathlib import Path
 
 from checkpoints import edit_json
 from lint_cases import Case
-from lint_checkpoints import Stored, drop_tensors, edit_tensors, nvfp4, rename_tensors
+from lint_checkpoints import (
+    Stored,
+    drop_tensors,
+    edit_tensors,
+    llama,
+    nvfp4,
+    rename_tensors,
+)
 from scion.architectures.families import QWEN3_5_HEAD
 from scion.formats.modelopt import HF_QUANT_CONFIG
 
@@ -83,8 +90,41 @@ def respell(folder: Path) -> None:
     )
 
 
+def declare_one_of_an_unknown_family(folder: Path) -> None:
+    """GLM's heads are one more layer behind the last; this one was never saved."""
+    edit_json(
+        folder / "config.json",
+        lambda config: config.update(model_type="glm4_moe", num_nextn_predict_layers=1),
+    )
+
+
+def quantize_its_mlp(folder: Path) -> None:
+    def change(tensors: dict[str, Stored]) -> None:
+        for part in ("gate_proj", "up_proj", "down_proj"):
+            module = f"mtp.layers.0.mlp.{part}"
+            rows, columns = tensors.pop(f"{module}.weight").shape
+            tensors.update(nvfp4(module, (rows, columns), compressed=True))
+
+    edit_tensors(folder, change)
+
+
 CASES = [
     Case("M301", drop_head, "bf16", subject="mtp.*"),
+    Case(
+        "M301",
+        declare_one_of_an_unknown_family,
+        "unknown family",
+        config=llama(),
+        subject="mtp.* or layers.2.*",
+    ),
+    Case(
+        "M306",
+        quantize_its_mlp,
+        "0.28",
+        spelling="compressed-tensors",
+        engines=("vllm==0.28.0",),
+        subject="mtp.layers.0.mlp.gate_proj",
+    ),
     Case("M301", drop_head, "NVFP4", spelling="modelopt"),
     Case("M302", drop_fc, "fc missing", subject="mtp.fc.weight"),
     Case("M302", move_below_model, "model.mtp", spelling="modelopt"),

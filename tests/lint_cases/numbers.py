@@ -3,9 +3,8 @@
 import struct
 from pathlib import Path
 
-from checkpoints import edit_json
 from lint_cases import Case
-from lint_checkpoints import Stored, edit_tensors, llama, nvfp4, scalar
+from lint_checkpoints import Stored, edit_tensors, scalar
 
 LAYER = "model.language_model.layers.0"
 ATTENTION = "model.language_model.layers.1.self_attn"
@@ -38,35 +37,48 @@ def invert_a_zero(folder: Path) -> None:
     set_scalar(folder, f"{LAYER}.mlp.down_proj.input_global_scale", float("inf"))
 
 
-def narrow(folder: Path) -> None:
-    """A module of 24 inputs, which are no whole number of blocks."""
+def invert(folder: Path, *suffixes: str) -> None:
+    """Rename scales from one spelling to the other, and leave the numbers as they are."""
 
     def change(tensors: dict[str, Stored]) -> None:
-        tensors |= nvfp4("model.layers.0.mlp.down_proj", (32, 24))
+        for name, tensor in tensors.items():
+            if name.endswith(suffixes):
+                [value] = struct.unpack("<f", tensor.data)
+                tensor.data = struct.pack("<f", 1 / value)
 
     edit_tensors(folder, change)
 
 
-def quantize_48_inputs(folder: Path) -> None:
-    """48 inputs: whole blocks, but not 32 of them at a time."""
+def invert_scales_of_weights(folder: Path) -> None:
+    invert(folder, ".weight_scale_2", ".weight_global_scale")
 
+
+def invert_a_scale_of_fp8(folder: Path) -> None:
+    invert(folder, f"{ATTENTION}.q_proj.weight_scale")
+
+
+def invert_scales_of_inputs(folder: Path) -> None:
+    invert(folder, ".input_scale", ".input_global_scale")
+
+
+def add_cache_scales(folder: Path, **parts: Stored) -> None:
     def change(tensors: dict[str, Stored]) -> None:
-        module = "model.layers.0.mlp.down_proj"
-        del tensors[f"{module}.weight"]
-        tensors |= nvfp4(module, (32, 48))
+        for part, scale in parts.items():
+            tensors[f"{ATTENTION}.{part}_proj.{part}_scale"] = scale
 
     edit_tensors(folder, change)
 
 
-def quantize_down(folder: Path) -> None:
-    """64 inputs: 16 on each of 4 GPUs, 8 on each of 8."""
+def add_an_infinite_cache_scale(folder: Path) -> None:
+    add_cache_scales(folder, k=scalar(float("inf")), v=scalar(0.1))
 
-    def change(tensors: dict[str, Stored]) -> None:
-        module = "model.layers.0.mlp.down_proj"
-        del tensors[f"{module}.weight"]
-        tensors |= nvfp4(module, (32, 64))
 
-    edit_tensors(folder, change)
+def add_an_infinite_cache_scale_in_bf16(folder: Path) -> None:
+    add_cache_scales(folder, v=Stored("BF16", (1,), b"\x80\x7f"))
+
+
+def add_cache_scales_of_channels(folder: Path) -> None:
+    add_cache_scales(folder, v=Stored("F32", (16,), bytes(64)))
 
 
 def reshape_a_scale(folder: Path) -> None:
@@ -98,21 +110,6 @@ def add_a_scale(folder: Path) -> None:
     edit_tensors(folder, change)
 
 
-def quantize_delta_net(folder: Path) -> None:
-    def change(tensors: dict[str, Stored]) -> None:
-        for part in ("in_proj_qkv", "in_proj_z"):
-            module = f"{LAYER}.linear_attn.{part}"
-            rows, columns = tensors.pop(f"{module}.weight").shape
-            tensors.update(nvfp4(module, (rows, columns)))
-
-    edit_tensors(folder, change)
-
-
-def widen(folder: Path) -> None:
-    """66 rows of gate and up, which 4 GPUs can't share; the twin's 64 they can."""
-    edit_json(folder / "config.json", lambda config: config.update(intermediate_size=66))
-
-
 CASES = [
     Case(
         "S501",
@@ -125,14 +122,28 @@ CASES = [
     Case("S502", zero_a_scale, "zero", "modelopt", subject=f"{LAYER}.mlp.down_proj.input_scale"),
     Case("S502", break_a_scale, "NaN", "modelopt"),
     Case("S502", invert_a_zero, "infinite", "compressed-tensors"),
-    Case("S503", narrow, "24 inputs", config=llama()),
-    Case("S503", quantize_down, "8 inputs on each of 8", config=llama(), tensor_parallel=(8,)),
-    Case("S504", quantize_48_inputs, "48 inputs", config=llama(intermediate_size=48)),
-    Case("S504", quantize_down, "16 inputs on each of 4", config=llama(), tensor_parallel=(4,)),
-    Case("S505", widen, "66 rows on 4", config=llama(), tensor_parallel=(4,)),
+    Case("S502", add_an_infinite_cache_scale, "cache", "modelopt"),
+    Case("S502", add_an_infinite_cache_scale_in_bf16, "cache in bf16", "modelopt"),
+    Case("S509", invert_scales_of_weights, "weight_scale_2", "modelopt"),
+    Case("S509", invert_scales_of_weights, "weight_global_scale", "compressed-tensors"),
+    Case(
+        "S509",
+        invert_a_scale_of_fp8,
+        "FP8",
+        "mixed",
+        subject=f"{ATTENTION}.q_proj.weight_scale",
+    ),
+    Case("S509", invert_scales_of_inputs, "input_scale", "modelopt"),
+    Case("S509", invert_scales_of_inputs, "input_global_scale", "compressed-tensors"),
+    Case(
+        "S506",
+        add_cache_scales_of_channels,
+        "cache",
+        "modelopt",
+        subject=f"{ATTENTION}.v_proj.v_scale",
+    ),
     Case("S506", reshape_a_scale, "flat", "modelopt"),
     Case("S506", store_a_scale_in_bf16, "bf16", "modelopt"),
     Case("S507", drop_a_scale, "missing", "modelopt", subject=f"{LAYER}.mlp.down_proj"),
     Case("S507", add_a_scale, "stray", "modelopt", subject="lm_head"),
-    Case("S508", quantize_delta_net, "TensorRT-LLM", engines=("tensorrt-llm",)),
 ]

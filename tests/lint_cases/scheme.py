@@ -6,7 +6,7 @@ from typing import Any
 
 from checkpoints import edit_json
 from lint_cases import Case
-from lint_checkpoints import Stored, edit_tensors, nvfp4, plain, rename_tensors, scalar
+from lint_checkpoints import Stored, edit_tensors, nvfp4, plain, rename_tensors
 from scion.architectures.families import QWEN3_5_HEAD
 from scion.formats.modelopt import HF_QUANT_CONFIG
 
@@ -85,14 +85,6 @@ def quantize_head(folder: Path) -> None:
 def include_head(folder: Path) -> None:
     scheme = json.loads((folder / "config.json").read_bytes())["quantization_config"]
     set_exclusions(folder, *(name for name in scheme["ignore"] if name != "lm_head"))
-
-
-def add_cache_scales(folder: Path) -> None:
-    def change(tensors: dict[str, Stored]) -> None:
-        tensors[f"{ATTENTION}.k_proj.k_scale"] = scalar(0.1)
-        tensors[f"{ATTENTION}.v_proj.v_scale"] = scalar(0.1)
-
-    edit_tensors(folder, change)
 
 
 def drift(folder: Path) -> None:
@@ -183,7 +175,6 @@ CASES = [
     Case("Q403", restore_down, "plain yet declared", spelling="modelopt"),
     Case("Q404", quantize_head, "quantized yet excluded", spelling="modelopt", subject="lm_head"),
     Case("Q404", include_head, "plain yet declared", spelling="modelopt", subject="lm_head"),
-    Case("Q405", add_cache_scales, "k_scale", spelling="modelopt"),
     Case("Q406", drift, "list", spelling="modelopt", subject="ignore"),
     Case("Q406", drift_in_group_size, "group size", spelling="modelopt", subject="group_size"),
     Case("Q406", drift_in_group_of_groups, "groups", spelling="modelopt", subject="group_size"),

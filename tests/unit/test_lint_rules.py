@@ -2,12 +2,16 @@ from pathlib import Path
 
 import pytest
 
+import lint_cases.cache
 import lint_cases.deep
+import lint_cases.engine_scales
 import lint_cases.files
+import lint_cases.foreign
 import lint_cases.mtp
 import lint_cases.names
 import lint_cases.numbers
 import lint_cases.scheme
+import lint_cases.sizes
 import lint_cases.tokenizer
 from lint_cases import Case
 from lint_checkpoints import llama, qwen35, sound
@@ -24,7 +28,11 @@ CASES = [
         lint_cases.names,
         lint_cases.mtp,
         lint_cases.scheme,
+        lint_cases.cache,
+        lint_cases.foreign,
         lint_cases.numbers,
+        lint_cases.sizes,
+        lint_cases.engine_scales,
         lint_cases.tokenizer,
         lint_cases.deep,
     )

@@ -11,6 +11,7 @@ from scion.engines.releases import Affected, EngineRelease
 
 _VLLM = "https://github.com/vllm-project/vllm"
 _FILES = f"{_VLLM}/blob/v{{}}/vllm/model_executor"
+_SGLANG = "https://github.com/sgl-project/sglang/blob/v0.5.23/python/sglang/srt"
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ TIED_HEAD_REFUSED = _fact("vllm>=0.24,<0.25", f"{_VLLM}/issues/45543")
 # The loader skips `lm_head.*` where the head is tied, without comparing it.
 TIED_HEAD_DROPPED = (
     _fact("vllm<0.29", f"{_VLLM}/pull/51665"),
-    _fact("sglang", "https://github.com/sgl-project/sglang/blob/v0.5.23/python/sglang/srt/models"),
+    _fact("sglang", f"{_SGLANG}/models"),
 )
 # Up to 0.24 qwen3_5.py renames cache scales itself; reported for 0.27.1, and open.
 CACHE_SCALES_LOST = _fact("vllm>=0.25", f"{_VLLM}/issues/54623")
@@ -68,6 +69,29 @@ SERVED_WEIGHT_ONLY = _fact(
 MISSING_SHARD_UNNOTICED = _fact("vllm<0.26", f"{_VLLM}/issues/34859")
 # `consolidated*.safetensors` are looked for first, and read instead of all others.
 CONSOLIDATED_FIRST = _fact("vllm", f"{_FILES.format('0.33.0')}/model_loader/default_loader.py")
+# Both stop at a share of a block-quantized FP8 layer that is no whole number of blocks (read off
+# vLLM 0.32 and SGLang 0.5.23; a padded layout was proposed for vLLM, and is open).
+FP8_BLOCKS_SPLIT = (
+    _fact("vllm", f"{_VLLM}/issues/52997"),
+    _fact("sglang", "https://github.com/sgl-project/sglang/issues/26107"),
+)
+# vLLM 0.32 splits the scales of routed experts further (`refine_fp8_moe_block_shape`), 0.28 stops;
+# in which release between them that came was not looked up.
+FP8_EXPERT_BLOCKS_SPLIT = (
+    _fact("vllm<0.29", f"{_VLLM}/issues/54178"),
+    _fact("sglang", "https://github.com/sgl-project/sglang/issues/26107"),
+)
+# It builds by `modules_in_block_to_quantize`, by parts of names; SGLang 0.5.23 reads no such list.
+GPTQ_LIST_READ = _fact("vllm", f"{_FILES.format('0.32.0')}/layers/quantization/utils/gptq_utils.py")
+# The activation scale of a module that is built as W4A4 is `torch.empty` until it is loaded.
+NVFP4_INPUT_SCALE_UNSET = _fact("vllm", f"{_VLLM}/issues/54189")
+# That of a linear layer in static FP8 is the smallest float32 number (read off 0.32 and 0.5.23).
+FP8_INPUT_SCALE_UNSET = (
+    _fact("vllm", f"{_FILES.format('0.32.0')}/layers/quantization/modelopt.py"),
+    _fact("sglang", f"{_SGLANG}/layers/quantization/modelopt_quant.py"),
+)
+# Reported: an NVFP4 draft model of compressed-tensors fails under CUDA graphs.
+NVFP4_HEAD_UNDER_GRAPHS = _fact("vllm>=0.28,<0.29", f"{_VLLM}/issues/54997")
 # Reported: five MTP tensors of compressed-tensors checkpoints are dropped.
 SGLANG_MTP_DROPPED = _fact("sglang<=0.5.23", "https://github.com/sgl-project/sglang/issues/35797")
 # Reported: 0-dimensional scales of quantized in_proj_qkv and in_proj_z crash the repacking.

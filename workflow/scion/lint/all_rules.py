@@ -5,7 +5,20 @@ sizes, T tokenizer and templates, D what only the tensors' data shows.
 """
 
 from scion.lint.rule import Rule
-from scion.lint.rules import declarations, deep, files, mtp, names, numbers, scheme, tokenizer
+from scion.lint.rules import (
+    cache,
+    declarations,
+    deep,
+    engine_scales,
+    files,
+    foreign,
+    mtp,
+    names,
+    numbers,
+    scheme,
+    sizes,
+    tokenizer,
+)
 
 RULES: tuple[Rule, ...] = (
     *files.RULES,
@@ -13,7 +26,11 @@ RULES: tuple[Rule, ...] = (
     *mtp.RULES,
     *scheme.RULES,
     *declarations.RULES,
+    *cache.RULES,
+    *foreign.RULES,
     *numbers.RULES,
+    *sizes.RULES,
+    *engine_scales.RULES,
     *tokenizer.RULES,
     *deep.RULES,
 )

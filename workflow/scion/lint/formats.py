@@ -15,6 +15,11 @@ _MODELOPT = {
 }
 _COMPRESSED = {"nvfp4-pack-quantized": NVFP4, "float-quantized": FP8, "dense": PLAIN}
 _MIXED = "MIXED_PRECISION"
+_BLOCK_ALGORITHMS = frozenset(("FP8_PB_WO", "FP8_BLOCK_SCALES"))
+_MODELOPT_BLOCK = (128, 128)
+# What vLLM and SGLang make of the numbers in `kv_cache_scheme`.
+# https://github.com/sgl-project/sglang/blob/v0.5.23/python/sglang/srt/layers/quantization/modelopt_quant.py
+_CACHES = {"float8": "FP8", "float4": "NVFP4", "int8": "INT8"}
 
 
 def upper(value: object) -> str | None:
@@ -79,3 +84,71 @@ def _named(scheme: Mapping[str, Any]) -> set[str]:
     )
     names = {name for name in (scheme.get("format"), *formats) if isinstance(name, str)}
     return names - {"mixed-precision"}
+
+
+def fp8_block(scheme: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Outputs and inputs that share a scale in block-quantized FP8; None where nothing says so."""
+    groups = scheme.get("config_groups")
+    declared = groups.values() if isinstance(groups, dict) else ()
+    weights = [group.get("weights") for group in declared if isinstance(group, dict)]
+    sizes = [part.get("block_structure") for part in weights if isinstance(part, dict)]
+    for size in (scheme.get("weight_block_size"), *sizes):
+        match size:
+            case [int(rows), int(columns)] if rows > 0 and columns > 0:
+                return rows, columns
+            case _:
+                continue
+    return _MODELOPT_BLOCK if _algorithms(scheme) & _BLOCK_ALGORITHMS else None
+
+
+def cache_algorithm(declared: object) -> str | None:
+    """The algorithm of the KV cache as hf_quant_config.json names it; None for 16 bits.
+
+    Args:
+        declared: `kv_cache_scheme`, which is numbers as compressed-tensors describes them or a
+            name, or `kv_cache_quant_algo`, a name.
+    """
+    if not isinstance(declared, dict):
+        return upper(declared)
+    kind, bits = declared.get("type"), declared.get("num_bits")
+    return _CACHES.get(f"{kind}{bits}", f"{kind} of {bits} bits")
+
+
+def declared_cache(scheme: Mapping[str, Any]) -> str | None:
+    """The algorithm of the KV cache that a declaration asks for, in either file's spelling."""
+    keys = ("kv_cache_scheme", "kv_cache_quant_algo")
+    return next((named for key in keys if (named := cache_algorithm(scheme.get(key)))), None)
+
+
+def is_weight_only(scheme: Mapping[str, Any], module: str) -> bool:
+    """Whether the scheme leaves a module's inputs alone, so that there is no scale of them."""
+    algorithm = upper(_layer_algorithm(scheme, module) or scheme.get("quant_algo"))
+    if algorithm is not None and algorithm.startswith("W4A16"):
+        return True
+    groups = scheme.get("config_groups")
+    declared = groups.values() if isinstance(groups, dict) else ()
+    four_bits = [group for group in declared if isinstance(group, dict) and _bits(group) != 8]
+    return bool(four_bits) and all(group.get("input_activations") is None for group in four_bits)
+
+
+def is_static_fp8(scheme: Mapping[str, Any], module: str) -> bool:
+    """Whether the scheme scales a module's inputs by one number that the checkpoint holds."""
+    if method_of(scheme) == "fp8":
+        return scheme.get("activation_scheme") == "static"
+    algorithm = upper(_layer_algorithm(scheme, module) or scheme.get("quant_algo"))
+    return method_of(scheme) == "modelopt" and algorithm == "FP8"
+
+
+def _layer_algorithm(scheme: Mapping[str, Any], module: str) -> object:
+    """What mixed precision declares for a module, or for the experts that it is one of."""
+    layers = scheme.get("quantized_layers")
+    while isinstance(layers, dict) and module:
+        if isinstance(entry := layers.get(module), dict):
+            return entry.get("quant_algo")
+        module = module.rpartition(".")[0]
+    return None
+
+
+def _bits(group: Mapping[str, Any]) -> object:
+    weights = group.get("weights")
+    return weights.get("num_bits") if isinstance(weights, dict) else None

@@ -87,8 +87,7 @@ def _unread_scalars(subject: Subject) -> int:
     # The property is there once a rule has asked for it; to ask here would move what none needs.
     if "scalars" not in vars(subject):
         return 0
-    scalars = sum(tensor.dtype == "F32" and tensor.size == 4 for tensor in subject.tensors.values())
-    return scalars - len(subject.scalars)
+    return len(subject.scalar_tensors) - len(subject.scalars)
 
 
 def text(reports: Iterable[Report], *, colour: bool) -> str:
@@ -137,7 +136,8 @@ def _summary(report: Report) -> str:
     tensors = plural(len(subject.tensors), "tensor")
     files = plural(len(subject.headers), "file")
     engines = engine_list(map(str, subject.engines))
-    clean = "clean" if subject.inventory else "nothing found in the little that could be checked"
+    judged = subject.inventory is not None and subject.formats is not None
+    clean = "clean" if judged else "nothing found in the little that could be checked"
     return (
         f"{', '.join(totals) or clean}: {tensors} in {files} of {printable(subject.source.name)}; "
         f"judged for {engines}{_split(subject.tensor_parallel)}{_moved(subject.source.traffic)}"

@@ -5,8 +5,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from scion.architectures.families import family_of
 from scion.common.errors import ScionError
 from scion.lint.subject import Subject
+
+_WORKFLOW = "snakemake "
 
 
 class Severity(StrEnum):
@@ -53,8 +56,9 @@ class Rule:
         title: One line.
         explanation: What happens, and why: the function's docstring.
         repair: How to repair it.
-        command: Where Scion can repair it, the command.
-        stage: The stage of the workflow that repairs it, if one does.
+        command: Where Scion can repair it, the command. One of the workflow is in results for
+            checkpoints of the families that it takes, and in no others.
+        stage: The stage of the workflow that repairs it, if one does; likewise.
         holds_for: The engines and versions that the fault depends on; None: all.
         seen: Where it was seen: addresses.
         deep: Whether it reads tensor data, which only `--deep` does.
@@ -114,7 +118,7 @@ def rule(
 
 def workflow_until(stage: str) -> str:
     """The command that runs a release's workflow up to the stage that repairs something."""
-    return f"snakemake --cores all --configfile config/releases/X.yaml --until {stage}"
+    return f"{_WORKFLOW}--cores all --configfile config/releases/X.yaml --until {stage}"
 
 
 @dataclass(frozen=True)
@@ -133,12 +137,21 @@ def run(subject: Subject, rules: Iterable[Rule]) -> list[Result]:
         rules: Those that apply; deep ones need a local checkpoint.
     """
     results = [
-        Result(rule, finding)
+        Result(_within_reach(rule, subject), finding)
         for rule in rules
         for finding in grouped(merge_engines(rule.check(subject)))
     ]
     order = list(Severity)
     return sorted(results, key=lambda result: (order.index(result.rule.severity), result.rule.code))
+
+
+def _within_reach(rule: Rule, subject: Subject) -> Rule:
+    """The rule without what Scion's workflow does, where that refuses the checkpoint."""
+    if rule.command is None or not rule.command.startswith(_WORKFLOW):
+        return rule
+    family = family_of(subject.config)
+    known = family is not None and family.released
+    return rule if known else replace(rule, command=None, stage=None)
 
 
 def merge_engines(findings: Iterable[Finding]) -> Iterator[Finding]:

@@ -82,6 +82,7 @@ def _invocation(reports: Iterable[Report]) -> dict[str, Any]:
 
 
 def _results(reports: Iterable[Report], rules: Sequence[Rule]) -> Iterator[dict[str, Any]]:
+    places = {rule.code: place for place, rule in enumerate(rules)}
     for report in reports:
         seen = Counter[str]()
         for result in report.results:
@@ -89,7 +90,7 @@ def _results(reports: Iterable[Report], rules: Sequence[Rule]) -> Iterator[dict[
             seen[identity] += 1
             yield {
                 "ruleId": result.rule.code,
-                "ruleIndex": rules.index(result.rule),
+                "ruleIndex": places[result.rule.code],
                 "level": result.rule.severity,
                 "message": {"text": message(result)},
                 "locations": [_location(report, result.finding)],

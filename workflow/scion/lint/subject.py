@@ -1,10 +1,12 @@
 """A checkpoint as the rules see it: files, configs, headers and small tensors, each read once."""
 
+import math
 import struct
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 from scion.architectures.inventory import Inventory, implied
@@ -17,6 +19,14 @@ from scion.engines.releases import EngineRelease
 from scion.formats.modelopt import HF_QUANT_CONFIG
 from scion.lint.formats import declared_formats, method_of
 from scion.lint.modules import Module, modules_of
+
+_NUMBERS: Mapping[str, Callable[[bytes], tuple[float, ...]]] = {
+    "F32": struct.Struct("<f").unpack,
+    "F16": struct.Struct("<e").unpack,
+    # The upper half of a float32.
+    "BF16": lambda raw: struct.unpack("<f", bytes(2) + raw),
+}
+"""How to read one number of a dtype."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +104,11 @@ class Subject:
             name: self.headers[shards[0]].tensors[name] for name, shards in self.holders.items()
         }
 
+    @property
+    def stored_names(self) -> Iterable[str]:
+        """The names of every tensor in any file, those that no index names included."""
+        return chain.from_iterable(header.tensors for header in self.headers.values())
+
     @cached_property
     def modules(self) -> dict[str, Module]:
         """The tensors gathered by module."""
@@ -148,6 +163,11 @@ class Subject:
         """
         return declared_formats(self.declared)
 
+    @property
+    def judged_modules(self) -> Mapping[str, Module]:
+        """The modules; none under a scheme that lint does not know, whose bytes mean otherwise."""
+        return {} if self.formats is None else self.modules
+
     def json(self, name: str) -> Mapping[str, Any] | None:
         """The object in a JSON file; None where the file is absent or too costly to read.
 
@@ -167,14 +187,22 @@ class Subject:
         return INDEX if self.index is not None else self.shards[0]
 
     @cached_property
+    def scalar_tensors(self) -> list[Tensor]:
+        """The tensors of a single floating-point number: scales, for the most part."""
+        return [
+            tensor
+            for tensor in self.tensors.values()
+            if tensor.dtype in _NUMBERS and math.prod(tensor.shape) == 1
+        ]
+
+    @cached_property
     def scalars(self) -> dict[str, float]:
-        """The value of every float32 scalar that could be read (on a hub, not all may)."""
+        """The value of every such tensor that could be read (on a hub, not all may)."""
         by_shard: dict[str, list[Tensor]] = defaultdict(list)
-        for tensor in self.tensors.values():
-            if tensor.dtype == "F32" and tensor.size == 4:
-                by_shard[self.shard_of(tensor.name)].append(tensor)
+        for tensor in self.scalar_tensors:
+            by_shard[self.shard_of(tensor.name)].append(tensor)
         contents = self.source.small(by_shard)
-        return {name: struct.unpack("<f", raw)[0] for name, raw in contents.items()}
+        return {name: _NUMBERS[self.tensors[name].dtype](raw)[0] for name, raw in contents.items()}
 
     @cached_property
     def decisions(self) -> dict[EngineRelease, dict[str, Decision]]:

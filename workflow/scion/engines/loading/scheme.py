@@ -153,3 +153,16 @@ def _group_algorithm(weights: Mapping[str, Any], activations: object) -> str:
     if kind == "float" and bits == 8:
         return "FP8"
     return f"{kind}{bits}".upper()
+
+
+def weights_only(declared: Mapping[str, Any]) -> bool:
+    """Whether there are groups, and each declares no activations."""
+    config_groups = declared.get("config_groups")
+    return (
+        isinstance(config_groups, dict)
+        and bool(config_groups)
+        and all(
+            isinstance(group, dict) and group.get("input_activations") is None
+            for group in config_groups.values()
+        )
+    )

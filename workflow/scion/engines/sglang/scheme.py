@@ -17,6 +17,7 @@ from scion.engines.loading.scheme import (
     mapping,
     names,
     recipes,
+    weights_only,
 )
 from scion.engines.releases import EngineRelease
 from scion.formats.modelopt import HF_QUANT_CONFIG
@@ -129,11 +130,15 @@ def _modelopt(
         _check_first_group(release, declared, where)
     exclude = _exclusions(release, keys, where, nested=nested, fp8=algorithm == "FP8")
     scheme = Scheme("modelopt", algorithm, exclude)
-    if keys is inside or not inside.get("exclude_modules"):
-        return scheme, []
-    place = f"{where}.quantization.exclude_modules"
-    text = f"{release} ignores {place} and quantizes what it names"
-    return scheme, [SchemeProblem(refused=False, where=place, text=text, source=MODELOPT)]
+    problems: list[SchemeProblem] = []
+    if algorithm == "NVFP4" and weights_only(declared):
+        text = f"{release} serves it as W4A4, with 1 for each input scale that is not there"
+        problems.append(SchemeProblem(False, f"{where}.config_groups", text, MODELOPT))
+    if keys is not inside and inside.get("exclude_modules"):
+        place = f"{where}.quantization.exclude_modules"
+        text = f"{release} ignores {place} and quantizes what it names"
+        problems.append(SchemeProblem(False, place, text, MODELOPT))
+    return scheme, problems
 
 
 def _is_known(algorithm: object) -> bool:

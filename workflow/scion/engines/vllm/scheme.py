@@ -19,6 +19,7 @@ from scion.engines.loading.scheme import (
     mapping,
     names,
     recipes,
+    weights_only,
 )
 from scion.engines.releases import EngineRelease, affects
 from scion.formats.modelopt import HF_QUANT_CONFIG
@@ -174,7 +175,7 @@ def _modelopt(
             inner.get("quantized_layers"), where=f"{where}.quantized_layers", release=release
         )
         return Scheme(_MIXED, exclude=exclude, layers=layers), problems
-    if algorithm == "NVFP4" and _weights_only(declared) and affects("vllm>=0.29", release):
+    if algorithm == "NVFP4" and weights_only(declared) and affects("vllm>=0.29", release):
         text = f"{release} serves it as W4A16: each group's input_activations is null"
         problems.append(_reinterpreted(release, f"{where}.config_groups", text))
         algorithm = "W4A16_NVFP4"
@@ -223,19 +224,6 @@ def _exclusions(
             return [], [_reinterpreted(release, place, text)]
         key = "exclude_modules"
     return names(inner.get(key, []), where=f"{where}.{key}", release=release), []
-
-
-def _weights_only(declared: Mapping[str, Any]) -> bool:
-    """Whether there are groups, and each declares no activations."""
-    config_groups = declared.get("config_groups")
-    return (
-        isinstance(config_groups, dict)
-        and bool(config_groups)
-        and all(
-            isinstance(group, dict) and group.get("input_activations") is None
-            for group in config_groups.values()
-        )
-    )
 
 
 def _reinterpreted(release: EngineRelease, where: str, text: str) -> SchemeProblem:

@@ -6,7 +6,7 @@ from typing import Any
 from scion.engines import facts
 from scion.engines.registry.decisions import scheme_problems
 from scion.formats.modelopt import HF_QUANT_CONFIG
-from scion.lint.formats import method_of, upper
+from scion.lint.formats import declared_cache, method_of, upper
 from scion.lint.rule import Finding, Severity, rule, workflow_until
 from scion.lint.subject import Subject
 
@@ -80,19 +80,14 @@ def cache_declarations_differ(subject: Subject) -> Iterable[Finding]:
 
     Engines take the cache's type from the file that they take the scheme from: vLLM from
     config.json's `kv_cache_scheme`, TensorRT-LLM from hf_quant_config.json's
-    `kv_cache_quant_algo`, SGLang from the second where the first is incomplete.
+    `kv_cache_quant_algo`, SGLang from the second where the first is incomplete. ModelOpt spells an
+    FP8 cache as numbers in the first file and every other one by its name; four bits of floating
+    point are NVFP4 to both engines.
     """
     other = _other(subject)
     if other is not None:
-        first, second = _cache(subject.scheme), upper(other.get("kv_cache_quant_algo"))
-        yield from _differences([("kv_cache", first, second)])
-
-
-def _cache(scheme: Mapping[str, Any]) -> str | None:
-    """The cache's algorithm as hf_quant_config.json would name it."""
-    cache = scheme.get("kv_cache_scheme")
-    eight_bits = isinstance(cache, dict) and (cache.get("type"), cache.get("num_bits"))
-    return "FP8" if eight_bits == ("float", 8) else upper(cache)
+        caches = declared_cache(subject.scheme), declared_cache(other)
+        yield from _differences([("kv_cache", *caches)])
 
 
 def _listed(scheme: Mapping[str, Any], key: str) -> set[str]:
@@ -139,7 +134,8 @@ def _shown(value: object, beside: object) -> str:
     "declaration-refused",
     Severity.ERROR,
     "an engine refuses the quantization declaration",
-    repair="write the keys that the engine asks for",
+    repair="write the keys that the engine asks for; where it does not know the algorithm, serve "
+    "with an engine that does, or quantize again",
     command=_QUANTIZE,
 )
 def declaration_refused(subject: Subject) -> Iterable[Finding]:
@@ -157,15 +153,17 @@ def declaration_refused(subject: Subject) -> Iterable[Finding]:
     "declaration-reinterpreted",
     Severity.WARNING,
     "an engine reads the declaration in another way than it is written",
-    repair="declare what was meant: W4A16_NVFP4 for weights alone, or input_activations for W4A4",
+    repair="declare what was meant, under the keys that this engine reads: W4A16_NVFP4 for weights "
+    "alone, or input_activations for W4A4",
     command=_QUANTIZE,
-    holds_for=f"weights-only groups: {facts.SERVED_WEIGHT_ONLY}",
+    holds_for=f"weights-only groups: {facts.SERVED_WEIGHT_ONLY}, sglang",
 )
 def declaration_reinterpreted(subject: Subject) -> Iterable[Finding]:
     """The engine starts, and serves something else.
 
     Newer vLLM serves NVFP4 as weight-only W4A16 where every `config_groups[*].input_activations` is
-    null, without a word: numbers measured as W4A4 are then not those of the server.
+    null, without a word: numbers measured as W4A4 are then not those of the server. SGLang serves
+    the same declaration as W4A4, by a scale of 1 where the inputs have none.
     """
     yield from _scheme_findings(subject, refused=False)
 

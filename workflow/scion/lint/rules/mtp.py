@@ -1,11 +1,13 @@
 """Rules over the multi-token-prediction head: whether a server can draft with it."""
 
+import re
 from collections.abc import Iterable
 
-from scion.architectures.families import QWEN3_5_HEAD, head_prefixes, in_head
+from scion.architectures.families import FAMILIES, QWEN3_5_HEAD, head_prefixes, in_head
 from scion.architectures.family import Head
 from scion.checkpoint.shards import CONFIG
 from scion.engines import facts
+from scion.lint.formats import method_of
 from scion.lint.mismatches import mismatches
 from scion.lint.modules import NVFP4
 from scion.lint.rule import Finding, Severity, rule, workflow_until
@@ -13,6 +15,8 @@ from scion.lint.rules.names import weight_of
 from scion.lint.subject import Subject
 
 _GRAFT = workflow_until("graft_mtp")
+_NAMED_HEAD = re.compile(r"(^|\.)(mtp|nextn)").search
+_MOST_LAYERS = 8
 
 
 @rule(
@@ -20,7 +24,8 @@ _GRAFT = workflow_until("graft_mtp")
     "mtp-dropped",
     Severity.ERROR,
     "config.json declares an MTP head, and none of its tensors is there",
-    repair="graft the tensors of the base model's MTP head back, bit for bit",
+    repair="graft the tensors of the base model's MTP head back, bit for bit; or declare 0 layers, "
+    "and serve without drafts",
     command=_GRAFT,
     stage="graft_mtp",
     seen=(
@@ -28,6 +33,7 @@ _GRAFT = workflow_until("graft_mtp")
         "https://github.com/NVIDIA/Model-Optimizer/issues/733",
         "https://github.com/ModelCloud/GPTQModel/issues/2643",
         "https://github.com/vllm-project/vllm/issues/35548",
+        "https://github.com/NVIDIA/Model-Optimizer/issues/750",
     ),
 )
 def mtp_dropped(subject: Subject) -> Iterable[Finding]:
@@ -37,15 +43,38 @@ def mtp_dropped(subject: Subject) -> Iterable[Finding]:
     saved from such a model, fine-tune or quantization, has none, while config.json still declares
     them. A server that is asked to draft then loads uninitialised memory: it accepts 0 % of the
     drafts and is slower than without, and nothing says why, since vLLM checks for missing weights
-    in unquantized models only.
+    in unquantized models only. Quantizers that build the decoder's layers alone lose the heads of
+    DeepSeek's and GLM's families too, which are one more layer behind the last.
     """
     expected = subject.inventory
-    head = expected.family.head if expected is not None else None
-    if expected is None or head is None or not expected.mtp or not expected.mtp_declared:
-        return
-    if not any(in_head(name) for name in subject.tensors):
-        found = "none of them"
-        yield Finding(subject.names_file, f"{head.prefix}*", f"{len(expected.mtp)} tensors", found)
+    if expected is None or expected.family.head is None:
+        yield from _undrafted(subject)
+    elif expected.mtp and expected.mtp_declared and not any(map(in_head, subject.tensors)):
+        where, count = f"{expected.family.head.prefix}*", f"{len(expected.mtp)} tensors"
+        yield Finding(subject.names_file, where, count, "none of them")
+
+
+def _undrafted(subject: Subject) -> Iterable[Finding]:
+    """The head that config.json declares, of an architecture that is not known, if it is nowhere.
+
+    Such heads have names of their own (`mtp.*`, `model.mtp_layers.*`, `model.mtp_block.*`), or lie
+    behind the decoder's last layer, under the next number. They may be in a file of their own.
+    """
+    text, names = subject.text_config, subject.stored_names
+    last = text.get("num_hidden_layers")
+    for key in dict.fromkeys(row.head.layers_key for row in FAMILIES.values() if row.head):
+        declared = text.get(key)
+        if not isinstance(declared, int) or not isinstance(last, int) or declared < 1:
+            continue
+        behind = tuple(f".layers.{last + layer}." for layer in range(min(declared, _MOST_LAYERS)))
+        if not any(_NAMED_HEAD(name) or any(part in name for part in behind) for name in names):
+            expected = f"the MTP layers that {key}: {declared} declares"
+            yield Finding(
+                subject.names_file,
+                f"{QWEN3_5_HEAD.prefix}* or layers.{last}.*",
+                expected,
+                "no such tensor",
+            )
 
 
 @rule(
@@ -117,7 +146,8 @@ def _layers(head: Head, names: Iterable[str]) -> int:
     "mtp-quantized-by-mistake",
     Severity.ERROR,
     "the scheme and the MTP head's tensors disagree",
-    repair="exclude the whole head with `mtp*`, in config.json and hf_quant_config.json alike",
+    repair="exclude what of the head is stored plain, and no more: all of it with `mtp*` in "
+    "config.json and hf_quant_config.json alike, with `re:.*mtp` in compressed-tensors",
     command=workflow_until("quantize_nvfp4"),
     holds_for=f"{QWEN3_5_HEAD.fc} of Qwen3.5 in NVFP4: {facts.MTP_FC_QUANTIZED}",
     seen=(
@@ -167,4 +197,37 @@ def mtp_in_sglang(subject: Subject) -> Iterable[Finding]:
         yield Finding(CONFIG, "quantization_config", "quant_method modelopt", found, engines)
 
 
-RULES = (mtp_dropped, mtp_incomplete, mtp_undeclared, mtp_quantized_by_mistake, mtp_in_sglang)
+@rule(
+    "M306",
+    "quantized-head-under-graphs",
+    Severity.WARNING,
+    "an NVFP4 head of compressed-tensors drafts nothing under CUDA graphs",
+    repair='serve with --enforce-eager or --compilation-config \'{"cudagraph_mode": "NONE"}\', '
+    "or keep the head in bf16 or FP8",
+    holds_for=str(facts.NVFP4_HEAD_UNDER_GRAPHS),
+    seen=("https://github.com/vllm-project/vllm/issues/54997",),
+)
+def quantized_head_under_graphs(subject: Subject) -> Iterable[Finding]:
+    """VLLM captures the draft model's NVFP4 layers in a graph that computes something else.
+
+    Reported of 0.28 on a B200: no draft of a head whose MLP is NVFP4 was accepted, 92 of 100
+    without graphs. The same layers are right in the target model, and a head in bf16 or FP8 is
+    right in graphs. Whether other releases do so is not known.
+    """
+    engines = facts.NVFP4_HEAD_UNDER_GRAPHS.among(subject.engines)
+    if engines and method_of(subject.scheme) == "compressed-tensors":
+        yield from (
+            Finding(subject.names_file, name, "bf16 or FP8 in an MTP head", NVFP4, engines)
+            for name, module in subject.modules.items()
+            if in_head(name) and module.stored == NVFP4
+        )
+
+
+RULES = (
+    mtp_dropped,
+    mtp_incomplete,
+    mtp_undeclared,
+    mtp_quantized_by_mistake,
+    mtp_in_sglang,
+    quantized_head_under_graphs,
+)

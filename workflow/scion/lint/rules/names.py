@@ -22,6 +22,8 @@ _CACHE_SCALES = (
     *(*KV_SCALES, "q_scale", "kv_scale", "prob_scale", "output_scale"),
     *("q_zero_point", "k_zero_point", "v_zero_point"),
 )
+# Another rule's.
+_AWQ_SCALE = "pre_quant_scale"
 _BUFFERS = ("inv_freq", "cos_cached", "sin_cached")
 
 
@@ -81,7 +83,7 @@ def _is_left_out(name: str, *, tied: bool) -> bool:
     """Whether engines don't look for a module of that name; a tied head has its own rule."""
     above, _, last = name.rpartition(".")
     rotary = last in _BUFFERS and above.endswith(("rotary_emb", "rotary_pos_emb"))
-    return last in _CACHE_SCALES or rotary or (tied and above == HEAD)
+    return last in (*_CACHE_SCALES, _AWQ_SCALE) or rotary or (tied and above == HEAD)
 
 
 @rule(

@@ -1,24 +1,26 @@
 """Rules over scales and sizes: whether the numbers of a scheme can be right, and can be served."""
 
 import math
+import statistics
 from collections.abc import Iterable, Mapping
-from typing import Any
 
-from scion.engines import facts
 from scion.formats.modelopt import BLOCK
-from scion.lint.formats import upper
-from scion.lint.modules import FP8, GLOBAL_SCALES, NVFP4, PLAIN, Module
+from scion.lint.formats import is_weight_only
+from scion.lint.modules import FP8, GLOBAL_SCALES, KV_SCALES, NVFP4, PLAIN, Module
 from scion.lint.rule import Finding, Severity, rule, workflow_until
 from scion.lint.subject import Subject
 
 _QUANTIZE = workflow_until("quantize_nvfp4")
-# Layers whose input is split over the GPUs of a tensor-parallel server; all others split their
-# output. https://github.com/vllm-project/vllm/blob/main/vllm/model_executor/models/qwen3_next.py
-_SPLIT_INPUT = (".o_proj", ".out_proj", ".down_proj")
-# Layers that every GPU holds whole.
-_WHOLE = (".gate", ".shared_expert_gate", ".fc", "lm_head")
-_SM120_ALIGNMENT = 32
-_SCALARS = frozenset((*GLOBAL_SCALES, "weight_scale"))
+_SCALARS = frozenset((*GLOBAL_SCALES, "weight_scale", *KV_SCALES))
+# The formats in which a scale is the largest number over the largest code.
+_WEIGHT_SCALES = {
+    "weight_scale_2": (NVFP4,),
+    "weight_global_scale": (NVFP4,),
+    "weight_scale": (FP8,),
+}
+_INPUT_SCALES = {"input_scale": (NVFP4,), "input_global_scale": (NVFP4,)}
+# What a scale of 1 allows for: the largest code of NVFP4 and of its block scales; that of FP8.
+_LARGEST_NVFP4, _LARGEST_FP8 = 6 * 448, 448
 
 
 @rule(
@@ -53,15 +55,19 @@ def fused_scales_differ(subject: Subject) -> Iterable[Finding]:
     "S502",
     "bad-scale",
     Severity.ERROR,
-    "a global scale is NaN, infinite, zero or negative",
-    repair="calibrate again with more or other samples; a zero means that the module saw no signal",
+    "a global scale, or one of the KV cache, is NaN, infinite, zero or negative",
+    repair="calibrate again with more or other samples; a zero means that the module saw no "
+    "signal. The cache can do without its scales: engines then take 1",
     command=_QUANTIZE,
+    seen=("https://github.com/sgl-project/sglang/pull/40243",),
 )
 def bad_scale(subject: Subject) -> Iterable[Finding]:
     """Every number of the layer is multiplied or divided by this one.
 
     Zero comes from calibration without samples, or of an expert that no sample reached; NaN and
-    infinity from an overflow in calibration, or from 1/0 when scales are respelt.
+    infinity from an overflow in calibration, or from 1/0 when scales are respelt. An infinite
+    `k_scale` passes the engines' own check for a positive number and reaches the attention; of a
+    negative one vLLM and SGLang take the other of the two, or 1.
     """
     for name, value in subject.scalars.items():
         if name.rpartition(".")[2] in _SCALARS and not (math.isfinite(value) and value > 0):
@@ -69,80 +75,48 @@ def bad_scale(subject: Subject) -> Iterable[Finding]:
 
 
 @rule(
-    "S503",
-    "block-misfit",
+    "S509",
+    "implausible-scale",
     Severity.ERROR,
-    "an NVFP4 weight's input is no multiple of 16",
-    repair="keep the module in bf16, and exclude it",
-    command=_QUANTIZE,
+    "a global scale stands for numbers that no model has",
+    repair="write its reciprocal where it was carried over from the other spelling: "
+    "weight_global_scale = 1 / weight_scale_2, input_global_scale = 1 / input_scale",
+    seen=("https://github.com/modular/modular/issues/6600",),
 )
-def block_misfit(subject: Subject) -> Iterable[Finding]:
-    """NVFP4 scales 16 inputs at a time; on each GPU there must be a whole number of such blocks.
+def implausible_scale(subject: Subject) -> Iterable[Finding]:
+    """A scale is the largest number over the largest code, and weights are far below 1.
 
-    Layers whose input is split over GPUs (`o_proj`, `out_proj`, `down_proj`) are judged under each
-    tensor-parallel size that is asked for.
+    NVFP4's largest code times its largest block scale is 2688, so `weight_scale_2` above 1 says
+    that some weight exceeds 2688; FP8's `weight_scale` above 1, that one exceeds 448. They are near
+    0.0001 in fact. compressed-tensors stores the reciprocal, `weight_global_scale`, which is
+    thousands; tensors that were renamed from one spelling to the other and not inverted load
+    without a word, and the model speaks noise. Inputs do reach such sizes in single layers, so
+    theirs are judged together: half of a checkpoint's layers never see inputs beyond 2688.
     """
-    for size in subject.tensor_parallel:
-        for name, columns in _inputs(subject, size):
-            if columns % BLOCK:
-                expected = f"a multiple of {BLOCK}{_over(size)}"
-                yield Finding(subject.names_file, name, expected, f"{columns:g} inputs")
+    sizes: dict[str, dict[str, float]] = {}
+    for name, value in subject.scalars.items():
+        module, _, suffix = name.rpartition(".")
+        stored = subject.stored(module) if subject.formats is not None else None
+        known = (*_WEIGHT_SCALES.get(suffix, ()), *_INPUT_SCALES.get(suffix, ()))
+        if stored in known and math.isfinite(value) and value > 0:
+            size = 1 / value if suffix.endswith("_global_scale") else value
+            sizes.setdefault(suffix, {})[name] = size
+    for suffix, scales in sizes.items():
+        if suffix in _WEIGHT_SCALES or statistics.median(scales.values()) > 1:
+            yield from _implausible(subject, {n: s for n, s in scales.items() if s > 1})
 
 
-@rule(
-    "S504",
-    "sm120-misfit",
-    Severity.WARNING,
-    "an NVFP4 weight's input is no multiple of 32 on a GPU",
-    repair="serve with fewer GPUs, or keep the module in bf16; other GPUs than SM120 are fine",
-    holds_for="vllm on SM120 (RTX 50, RTX PRO 6000)",
-    seen=("https://github.com/vllm-project/vllm/issues/48898",),
-)
-def sm120_misfit(subject: Subject) -> Iterable[Finding]:
-    """The FP4 kernels of SM120 read 32 inputs at a time, and garbage past the end.
-
-    A split over GPUs can leave 16 more than a multiple of 32 on each. Nothing is raised; the layer
-    returns noise.
-    """
-    for size in subject.tensor_parallel:
-        for name, columns in _inputs(subject, size):
-            if columns % BLOCK == 0 and columns % _SM120_ALIGNMENT:
-                expected = f"a multiple of {_SM120_ALIGNMENT}{_over(size)}"
-                yield Finding(subject.names_file, name, expected, f"{columns:g} inputs")
-
-
-def _inputs(subject: Subject, size: int) -> Iterable[tuple[str, float]]:
-    """Name and inputs a GPU of each NVFP4 module when split over `size` GPUs."""
-    for name, module in _judged(subject).items():
-        if module.stored == NVFP4 and module.shape:
-            split = size if name.endswith(_SPLIT_INPUT) else 1
-            yield name, module.shape[-1] / split
-
-
-def _over(size: int) -> str:
-    return f" on each of {size} GPUs" if size > 1 else ""
-
-
-@rule(
-    "S505",
-    "indivisible",
-    Severity.ERROR,
-    "a layer can't be split over the GPUs that were asked for",
-    repair="serve with a number of GPUs that divides heads and widths",
-)
-def indivisible(subject: Subject) -> Iterable[Finding]:
-    """Tensor parallelism gives each GPU an equal share of a layer's outputs, or of its inputs.
-
-    Engines stop where the share is not whole. Key and value heads are the exception: where there
-    are fewer than GPUs, each is held by several.
-    """
-    linear = subject.inventory.linear if subject.inventory else {}
-    for size in subject.tensor_parallel:
-        for name, (rows, columns) in linear.items():
-            parts = columns if name.endswith(_SPLIT_INPUT) else rows
-            replicated = name.endswith((".k_proj", ".v_proj", *_WHOLE)) or ".visual." in name
-            if parts % size and not replicated and name in subject.modules:
-                yield Finding(subject.names_file, name, f"a multiple of {size}", f"{parts}")
+def _implausible(subject: Subject, sizes: Mapping[str, float]) -> Iterable[Finding]:
+    """One finding for all, which names the worst; each size is what a scale stands for."""
+    if not sizes:
+        return
+    name = max(sizes, key=lambda name: sizes[name])
+    module, _, suffix = name.rpartition(".")
+    largest = sizes[name] * (_LARGEST_FP8 if subject.stored(module) == FP8 else _LARGEST_NVFP4)
+    kind = "weights" if suffix in _WEIGHT_SCALES else "inputs"
+    expected = "above 1" if suffix.endswith("_global_scale") else "below 1"
+    found = f"{subject.scalars[name]:g}, as if {kind} reached {largest:g}"
+    yield Finding(subject.shard_of(name), name, expected, found, (), len(sizes))
 
 
 @rule(
@@ -150,8 +124,10 @@ def indivisible(subject: Subject) -> Iterable[Finding]:
     "scale-layout",
     Severity.ERROR,
     "a scale has another shape or dtype than the format asks for",
-    repair="quantize again: NVFP4 takes F8_E4M3 [N, K/16] block scales and F32 global scales",
+    repair="quantize again: NVFP4 takes F8_E4M3 [N, K/16] block scales and F32 global scales, the "
+    "KV cache one number a layer",
     command=_QUANTIZE,
+    seen=("https://github.com/sgl-project/sglang/pull/40243",),
 )
 def scale_layout(subject: Subject) -> Iterable[Finding]:
     """Kernels take the layout for granted.
@@ -159,15 +135,20 @@ def scale_layout(subject: Subject) -> Iterable[Finding]:
     `weight_scale` of NVFP4 is F8_E4M3 of [N, K/16] in plain row order; `weight_scale_2` and
     `input_scale` are single float32 numbers. Scales that were swizzled, padded or written for
     blocks of 32 (MXFP4) load where only the byte count is checked, and scale the wrong blocks.
+    `k_scale` and `v_scale` of the KV cache are single numbers too, or one for each key-value head
+    where compressed-tensors declares the strategy `attn_head`; engines stop at any other.
     """
-    for name, module in _judged(subject).items():
+    for name, module in subject.judged_modules.items():
         if module.stored == NVFP4:
             yield from _layout(subject, name, module)
-
-
-def _judged(subject: Subject) -> Mapping[str, Module]:
-    """The modules; none under a scheme that lint does not know, whose bytes mean something else."""
-    return {} if subject.formats is None else subject.modules
+    cache = subject.declared.get("kv_cache_scheme")
+    by_head = isinstance(cache, dict) and cache.get("strategy") == "attn_head"
+    for name, tensor in subject.tensors.items() if subject.formats is not None else ():
+        count = math.prod(tensor.shape)
+        heads = subject.text_config.get("num_key_value_heads")
+        if name.rpartition(".")[2] in KV_SCALES and count != 1 and not (by_head and count == heads):
+            found = f"{tensor.dtype} {list(tensor.shape)}"
+            yield Finding(subject.shard_of(name), name, "one number", found)
 
 
 def _layout(subject: Subject, name: str, module: Module) -> Iterable[Finding]:
@@ -198,9 +179,9 @@ def scales_incomplete(subject: Subject) -> Iterable[Finding]:
     completeness; a scale beside a plain weight stops the loader with an unknown parameter. Copying
     single tensors between checkpoints makes such halves.
     """
-    for name, module in _judged(subject).items():
+    for name, module in subject.judged_modules.items():
         scales = set(module.scales)
-        needed = _needed(module, weight_only=_weight_only(subject.declared, name))
+        needed = _needed(module, weight_only=is_weight_only(subject.declared, name))
         if module.stored in (None, PLAIN):
             problem = bool(scales)
         else:
@@ -223,63 +204,10 @@ def _needed(module: Module, *, weight_only: bool) -> list[set[str]]:
     return [scales if weight_only else scales | activations]
 
 
-def _weight_only(scheme: Mapping[str, Any], module: str) -> bool:
-    """Whether the scheme leaves a module's inputs alone, so that there is no scale of them."""
-    algorithm = upper(_layer_algorithm(scheme, module) or scheme.get("quant_algo"))
-    if algorithm is not None and algorithm.startswith("W4A16"):
-        return True
-    groups = scheme.get("config_groups")
-    declared = groups.values() if isinstance(groups, dict) else ()
-    four_bits = [group for group in declared if isinstance(group, dict) and _bits(group) != 8]
-    return bool(four_bits) and all(group.get("input_activations") is None for group in four_bits)
-
-
-def _layer_algorithm(scheme: Mapping[str, Any], module: str) -> object:
-    """What mixed precision declares for a module, or for the experts that it is one of."""
-    layers = scheme.get("quantized_layers")
-    while isinstance(layers, dict) and module:
-        if isinstance(entry := layers.get(module), dict):
-            return entry.get("quant_algo")
-        module = module.rpartition(".")[0]
-    return None
-
-
-def _bits(group: Mapping[str, Any]) -> object:
-    weights = group.get("weights")
-    return weights.get("num_bits") if isinstance(weights, dict) else None
-
-
-@rule(
-    "S508",
-    "scalar-scales-in-tensorrt",
-    Severity.ERROR,
-    "TensorRT-LLM can't repack the delta net's 0-dimensional scales",
-    repair="keep in_proj_qkv and in_proj_z in bf16 for TensorRT-LLM, or serve with vLLM or SGLang",
-    holds_for=str(facts.TENSORRT_SCALAR_SCALES),
-    seen=("https://github.com/NVIDIA/Model-Optimizer/issues/1933",),
-)
-def scalar_scales_in_tensorrt(subject: Subject) -> Iterable[Finding]:
-    """TensorRT-LLM repacks quantized `in_proj_qkv` and `in_proj_z`, and crashes on their scales.
-
-    It splits the scales along their first dimension; `weight_scale_2` and `input_scale` of ModelOpt
-    have none. As reported; not tried here.
-    """
-    engines = facts.TENSORRT_SCALAR_SCALES.among(subject.engines)
-    if engines:
-        yield from (
-            Finding(subject.names_file, name, "bf16", NVFP4, engines)
-            for name, module in subject.modules.items()
-            if name.endswith((".in_proj_qkv", ".in_proj_z")) and module.stored == NVFP4
-        )
-
-
 RULES = (
     fused_scales_differ,
     bad_scale,
-    block_misfit,
-    sm120_misfit,
-    indivisible,
+    implausible_scale,
     scale_layout,
     scales_incomplete,
-    scalar_scales_in_tensorrt,
 )

@@ -5,12 +5,12 @@
 
 from collections.abc import Iterable
 
-from scion.architectures.families import family_of, in_head
+from scion.architectures.families import in_head
 from scion.checkpoint.shards import CONFIG
 from scion.engines import facts
 from scion.lint.formats import method_of
 from scion.lint.mismatches import mismatches
-from scion.lint.modules import HEAD, KV_SCALES, NVFP4
+from scion.lint.modules import HEAD, NVFP4
 from scion.lint.rule import Finding, Severity, rule, workflow_until
 from scion.lint.subject import Subject
 
@@ -126,35 +126,6 @@ def head_mismatch(subject: Subject) -> Iterable[Finding]:
 
 
 @rule(
-    "Q405",
-    "cache-scales-ignored",
-    Severity.WARNING,
-    "calibrated KV-cache scales that vLLM does not load for this family",
-    repair="say so on the card, or leave the scales out: FP8 caches then run at scale 1.0 too",
-    holds_for=str(facts.CACHE_SCALES_LOST),
-    seen=(
-        "https://github.com/vllm-project/vllm/issues/54623",
-        "https://github.com/vllm-project/vllm/pull/34719",
-    ),
-)
-def cache_scales_ignored(subject: Subject) -> Iterable[Finding]:
-    """The checkpoint has `k_scale` and `v_scale`, and an FP8 cache runs at scale 1.0 all the same.
-
-    Up to 0.24 vLLM's loader of this family renamed such tensors itself; since then a generic one
-    should, and reports say that it does not (0.27.1 and later, open). The server's log tells:
-    "Using KV cache scaling factor 1.0 for fp8_e4m3".
-    """
-    engines = facts.CACHE_SCALES_LOST.among(subject.engines)
-    family = family_of(subject.config)
-    if engines and family is not None and family.decoder.delta_net == "split":
-        yield from (
-            Finding(subject.names_file, name, "no cache scales", "a calibrated one", engines)
-            for name in subject.tensors
-            if name.rpartition(".")[2] in KV_SCALES
-        )
-
-
-@rule(
     "Q408",
     "undeclared-format",
     Severity.ERROR,
@@ -188,6 +159,5 @@ RULES = (
     partly_quantized_group,
     exclusions_mismatch,
     head_mismatch,
-    cache_scales_ignored,
     undeclared_format,
 )
