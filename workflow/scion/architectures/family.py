@@ -140,6 +140,8 @@ class Family:
         text_model_type: The model_type of a nested family's language model alone, whose config.json
             is flat; None where there is no such.
         text_architecture: The class of that.
+        reads_nested: Whether transformers' class of the language model alone takes the nested
+            prefix as well, and writes it.
         nested_prefix: What the language model's tensors begin with under a nested config.
         flat_prefix: What they begin with under a flat one, and in transformers' class of the
             language model alone.
@@ -165,6 +167,7 @@ class Family:
     nested: bool = False
     text_model_type: str | None = None
     text_architecture: str | None = None
+    reads_nested: bool = False
     nested_prefix: str = "model.language_model."
     flat_prefix: str = "model."
     vision_prefix: str = "model.visual."

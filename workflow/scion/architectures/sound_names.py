@@ -2,7 +2,8 @@
 
 Exports that save a wrapped model repeat a module's prefix in every key, or leave one out. Each key
 belongs to the expected name with which it shares the longest run of trailing parts, if whatever
-stands before that is made of the model's own prefixes.
+stands before that is made of the model's own prefixes. What PEFT puts around a model and around the layers
+that it adapts is taken off first.
 """
 
 from collections import Counter
@@ -10,6 +11,9 @@ from collections.abc import Iterable, Mapping
 
 from scion.architectures.inventory import Inventory
 from scion.common.errors import ScionError
+
+# https://github.com/huggingface/peft/blob/v0.21.2/src/peft/tuners/tuners_utils.py
+_PEFT_MODEL, _PEFT_LAYER = "base_model.model.", ".base_layer."
 
 
 class SoundNames:
@@ -30,6 +34,7 @@ class SoundNames:
 
     def of(self, key: str) -> str | None:
         """The expected name that a key means; None where it fits none, or more than one."""
+        key = without_peft(key)
         if key in self._wanted:
             return key
         pieces = key.split(".")
@@ -42,13 +47,23 @@ class SoundNames:
         return None
 
 
+def without_peft(key: str) -> str:
+    """A tensor's name without what PEFT has put around the model and its adapted layers."""
+    return key.removeprefix(_PEFT_MODEL).replace(_PEFT_LAYER, ".")
+
+
 def prefix_rules(names: Mapping[str, str]) -> Counter[tuple[str, str]]:
-    """How often each wrong prefix stands for which right one.
+    """How often each wrong prefix stands for which right one; PEFT's stands for none.
 
     Args:
         names: Expected name by key; keys that are right count for nothing.
     """
-    return Counter(_rule(old, new) for old, new in names.items() if old != new)
+    rules = Counter[tuple[str, str]]()
+    for key, new in names.items():
+        old = without_peft(key)
+        rules.update([(_PEFT_MODEL, "")] * (old != key))
+        rules.update([_rule(old, new)] * (old != new))
+    return rules
 
 
 def _rule(old: str, new: str) -> tuple[str, str]:

@@ -5,11 +5,22 @@ sizes, T tokenizer and templates, D what only the tensors' data shows.
 """
 
 from scion.lint.rule import Rule
-from scion.lint.rules import declarations, deep, files, mtp, names, numbers, scheme, tokenizer
+from scion.lint.rules import (
+    declarations,
+    deep,
+    files,
+    layouts,
+    mtp,
+    names,
+    numbers,
+    scheme,
+    tokenizer,
+)
 
 RULES: tuple[Rule, ...] = (
     *files.RULES,
     *names.RULES,
+    *layouts.RULES,
     *mtp.RULES,
     *scheme.RULES,
     *declarations.RULES,

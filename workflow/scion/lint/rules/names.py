@@ -2,87 +2,18 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import lru_cache
 from itertools import pairwise
 
-from scion.architectures.families import FAMILIES, family_of, in_head, text_only_classes
-from scion.architectures.sound_names import SoundNames, prefix_rules
+from scion.architectures.families import FAMILIES, family_of, text_only_classes
+from scion.architectures.sound_names import prefix_rules, without_peft
 from scion.checkpoint.shards import CONFIG
 from scion.engines import facts
 from scion.lint.formats import method_of
-from scion.lint.modules import HEAD, KV_SCALES, SCALES, WEIGHTS
+from scion.lint.modules import HEAD
+from scion.lint.naming import Names, names_of, weight_of
 from scion.lint.rule import Finding, Severity, rule, workflow_until
+from scion.lint.stacks import PACKED_STACK
 from scion.lint.subject import Subject
-
-# Scales of attention's cache and products, and buffers of older checkpoints: engines rename the
-# former and drop the latter.
-# https://github.com/vllm-project/vllm/blob/v0.33.0/vllm/model_executor/models/utils.py
-_CACHE_SCALES = (
-    *(*KV_SCALES, "q_scale", "kv_scale", "prob_scale", "output_scale"),
-    *("q_zero_point", "k_zero_point", "v_zero_point"),
-)
-_BUFFERS = ("inv_freq", "cos_cached", "sin_cached")
-
-
-@dataclass(frozen=True)
-class _Names:
-    """The tensor names of a checkpoint beside those that its config.json implies.
-
-    Attributes:
-        renamed: Expected name of each key that carries another prefix; scales as `.weight`.
-        unexpected: Keys that fit nothing.
-        missing: Expected names of the language model that nothing stands for.
-        missing_vision: Those of the vision tower.
-    """
-
-    renamed: dict[str, str]
-    unexpected: list[str]
-    missing: list[str]
-    missing_vision: list[str]
-
-
-@lru_cache(maxsize=1)
-def _names(subject: Subject) -> _Names | None:
-    """None where the architecture is not known. The MTP head is left to its own rules."""
-    expected = subject.inventory
-    if expected is None:
-        return None
-    sound = SoundNames((*expected.tensors, *expected.stacked))
-    renamed: dict[str, str] = {}
-    unexpected: list[str] = []
-    there: set[str] = set()
-    for name in subject.tensors:
-        weight = weight_of(name)
-        meant = weight if in_head(name) else sound.of(weight)
-        if meant is None:
-            unexpected.append(name)
-            continue
-        there.add(meant)
-        if meant != weight:
-            renamed[weight] = meant
-    for stack in there.intersection(expected.stacked):
-        there.update(expected.stacked[stack].members)
-    return _Names(
-        renamed,
-        [name for name in unexpected if not _is_left_out(name, tied=HEAD not in expected.linear)],
-        [name for name in expected.language if name not in there],
-        [name for name in expected.vision if name not in there],
-    )
-
-
-def weight_of(name: str) -> str:
-    """The unquantized tensor that a tensor of a quantized module stands for."""
-    module, _, suffix = name.rpartition(".")
-    return f"{module}.weight" if suffix in (*WEIGHTS, *SCALES) else name
-
-
-def _is_left_out(name: str, *, tied: bool) -> bool:
-    """Whether engines don't look for a module of that name; a tied head has its own rule."""
-    above, _, last = name.rpartition(".")
-    rotary = last in _BUFFERS and above.endswith(("rotary_emb", "rotary_pos_emb"))
-    return last in _CACHE_SCALES or rotary or (tied and above == HEAD)
-
 
 @rule(
     "N201",
@@ -106,14 +37,14 @@ def repeated_prefix(subject: Subject) -> Iterable[Finding]:
     tensors, leaves random weights in their place, and says so only in a warning, so that whatever
     is quantized or measured after that is noise.
     """
-    names = _names(subject)
+    names = names_of(subject)
     for (found, sound), count in sorted(_prefixes(names, repeated=True).items()):
         yield Finding(
             subject.names_file, found, f"prefix {sound!r}", f"prefix {found!r}", (), count
         )
 
 
-def _prefixes(names: _Names | None, *, repeated: bool) -> Counter[tuple[str, str]]:
+def _prefixes(names: Names | None, *, repeated: bool) -> Counter[tuple[str, str]]:
     """Wrong and right prefixes of the renamed keys: those that repeat a part, or the others."""
     rules = prefix_rules(names.renamed) if names else Counter[tuple[str, str]]()
     return Counter({pair: count for pair, count in rules.items() if _repeats(pair[0]) is repeated})
@@ -139,7 +70,7 @@ def unexpected_tensor(subject: Subject) -> Iterable[Finding]:
     modules (adapters that were not merged, for one), or config.json has fewer layers than were
     saved.
     """
-    names = _names(subject) if subject.formats is not None else None
+    names = names_of(subject) if subject.formats is not None else None
     yield from (
         Finding(subject.names_file, name, f"a tensor of {_about(subject)}", "no such module")
         for name in (names.unexpected if names else ())
@@ -162,14 +93,14 @@ def missing_tensor(subject: Subject) -> Iterable[Finding]:
     checks completeness for unquantized models only, and serves the memory as it was allocated
     otherwise.
     """
-    names = _names(subject) if subject.formats is not None else None
+    names = names_of(subject) if subject.formats is not None else None
     yield from (
         Finding(subject.names_file, name, f"a tensor of {_about(subject)}", "no such tensor")
         for name in (_missing(subject, names) if names else ())
     )
 
 
-def _missing(subject: Subject, names: _Names) -> list[str]:
+def _missing(subject: Subject, names: Names) -> list[str]:
     """A tower that is missing as a whole is another rule's."""
     count = len(subject.inventory.vision) if subject.inventory else 0
     tower = names.missing_vision
@@ -194,16 +125,21 @@ def wrong_shape(subject: Subject) -> Iterable[Finding]:
     a tensor, or, where a fused layer hides the difference, read the wrong rows. A vocabulary that
     was extended without `vocab_size` shows here too.
     """
-    expected = subject.inventory
-    if expected is None or subject.formats is None:
+    expected, names = subject.inventory, names_of(subject)
+    if expected is None or names is None or subject.formats is None:
         return
-    stacked = {name: stack.shape for name, stack in expected.stacked.items()}
+    stacked = {
+        name: stack.shape
+        for name, stack in expected.stacked.items()
+        if name not in subject.stacks or subject.stacks[name].stored != PACKED_STACK
+    }
     shapes = {**expected.tensors, **stacked}
     for name, tensor in subject.tensors.items():
         module = subject.modules.get(name.rpartition(".")[0])
         holds_weight = module is not None and tensor is module.weight
         found = module.shape if module and holds_weight else tensor.shape
-        wanted = shapes.get(weight_of(name) if holds_weight else name)
+        meant = weight_of(name) if holds_weight else without_peft(name)
+        wanted = shapes.get(names.renamed.get(meant, meant))
         if wanted is not None and found != wanted:
             yield Finding(subject.names_file, name, f"{list(wanted)}", f"{list(found or ())}")
 
@@ -230,7 +166,7 @@ def text_only_naming(subject: Subject) -> Iterable[Finding]:
     both. vLLM knows the second class from 0.27 on, takes nested names under it from 0.28 on, and
     flat names under the first never.
     """
-    names = _names(subject)
+    names = names_of(subject)
     for (found, sound), count in sorted(_prefixes(names, repeated=False).items()):
         refusing = _refusing(subject, found, sound)
         if refusing or {found, sound} != _language_prefixes(subject):
@@ -286,7 +222,7 @@ def tower_missing(subject: Subject) -> Iterable[Finding]:
     `--language-model-only`; transformers fills it with random numbers, and answers about images
     with nonsense.
     """
-    names = _names(subject)
+    names = names_of(subject)
     count = len(subject.inventory.vision) if subject.inventory else 0
     if names and count and len(names.missing_vision) == count:
         expected = f"the {count} tensors of the tower, or no vision_config"
@@ -348,7 +284,7 @@ def head_beside_tied_embeddings(subject: Subject) -> Iterable[Finding]:
 
 
 def _is_tied(subject: Subject) -> bool:
-    return subject.inventory is not None and HEAD not in subject.inventory.linear
+    return subject.inventory is not None and subject.inventory.tied
 
 
 RULES = (
