@@ -4,6 +4,7 @@ import pytest
 
 import lint_cases.deep
 import lint_cases.files
+import lint_cases.layouts
 import lint_cases.mtp
 import lint_cases.names
 import lint_cases.numbers
@@ -22,6 +23,7 @@ CASES = [
     for theme in (
         lint_cases.files,
         lint_cases.names,
+        lint_cases.layouts,
         lint_cases.mtp,
         lint_cases.scheme,
         lint_cases.numbers,

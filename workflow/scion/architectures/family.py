@@ -150,6 +150,7 @@ class Family:
         fused: The layers that engines build of several modules, by their name.
         kept: Ends of the names of modules in decoder layers that stay bf16 in every recipe. They
             have to be those that ModelOpt's own configurations leave out: recipes add none.
+        zero_centred: Ends of the names of norms that multiply by 1 + w, and so hold numbers near 0.
         embeddings: Ends of the names of tables that rows are looked up in: of two dimensions, but
             no weights to multiply with.
         chat: What stands around turns; None where no release of the family is made.
@@ -174,6 +175,7 @@ class Family:
     head: Head | None = None
     fused: Fused = field(default_factory=lambda: {**FUSED_ATTENTION, **FUSED_MLP})
     kept: tuple[str, ...] = ()
+    zero_centred: tuple[str, ...] = ()
     embeddings: tuple[str, ...] = ("embed_tokens", "pos_embed")
     chat: ChatMarks | None = None
     parsers: Mapping[str, ServerParsers] = field(default_factory=dict)

@@ -2,8 +2,8 @@
 
 Exports that save a wrapped model repeat a module's prefix in every key, or leave one out. Each key
 belongs to the expected name with which it shares the longest run of trailing parts, if whatever
-stands before that is made of the model's own prefixes. What PEFT puts around a model and around the layers
-that it adapts is taken off first.
+stands before that is made of the model's own prefixes. What PEFT puts around a model and
+its layers is taken off first.
 """
 
 from collections import Counter

@@ -79,12 +79,18 @@ def variant_of(config: Mapping[str, Any], names: Collection[str], *, embeds: boo
     if family is None:
         return GENERATES
     ending = "none" if embeds else _ending(config, family)
-    if not family.nested and family.reads_nested:
-        if any(name.startswith(family.nested_prefix) for name in names):
-            return Variant(ending, "nested")
+    both = family.reads_nested and not family.nested
+    if both and any(name.startswith(family.nested_prefix) for name in names):
+        return Variant(ending, "nested")
     if ending == "none" and f"{_bare(family.embedding)}.weight" in names:
         return Variant(ending, "bare")
     return Variant(ending)
+
+
+def is_released(config: Mapping[str, Any]) -> bool:
+    """Whether the workflow makes releases of what a config.json names: no classifiers, say."""
+    family = family_of(config)
+    return family is not None and family.released and _ending(config, family) == "lm_head"
 
 
 def _bare(prefix: str) -> str:

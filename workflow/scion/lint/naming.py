@@ -86,7 +86,9 @@ def _is_left_out(name: str, expected: Inventory) -> bool:
     above, _, last = name.rpartition(".")
     rotary = last in _BUFFERS and above.endswith(("rotary_emb", "rotary_pos_emb"))
     headless = expected.tied or expected.ending == "none"
-    return last in _CACHE_SCALES or rotary or (headless and above == HEAD) or _is_end(name, expected)
+    return (
+        last in _CACHE_SCALES or rotary or (headless and above == HEAD) or _is_end(name, expected)
+    )
 
 
 def _is_end(name: str, expected: Inventory) -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from scion.architectures.variant import is_released
 from scion.common.errors import ScionError
 from scion.lint.subject import Subject
 
@@ -53,8 +54,9 @@ class Rule:
         title: One line.
         explanation: What happens, and why: the function's docstring.
         repair: How to repair it.
-        command: Where Scion can repair it, the command.
-        stage: The stage of the workflow that repairs it, if one does.
+        command: Where Scion can repair it, the command; results have it only for checkpoints that
+            the workflow takes.
+        stage: The stage of the workflow that repairs it, if one does; as `command`.
         holds_for: The engines and versions that the fault depends on; None: all.
         seen: Where it was seen: addresses.
         deep: Whether it reads tensor data, which only `--deep` does.
@@ -138,7 +140,17 @@ def run(subject: Subject, rules: Iterable[Rule]) -> list[Result]:
         for finding in grouped(merge_engines(rule.check(subject)))
     ]
     order = list(Severity)
-    return sorted(results, key=lambda result: (order.index(result.rule.severity), result.rule.code))
+    return sorted(
+        (_repairable(subject, result) for result in results),
+        key=lambda result: (order.index(result.rule.severity), result.rule.code),
+    )
+
+
+def _repairable(subject: Subject, result: Result) -> Result:
+    """The result without a stage of the workflow, where the workflow refuses the checkpoint."""
+    if result.rule.command is None or is_released(subject.config):
+        return result
+    return replace(result, rule=replace(result.rule, stage=None, command=None))
 
 
 def merge_engines(findings: Iterable[Finding]) -> Iterator[Finding]:

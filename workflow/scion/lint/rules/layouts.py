@@ -14,10 +14,9 @@ ADAPTER_CONFIG, ADAPTER = "adapter_config.json", "adapter_model.safetensors"
     "N209",
     "packed-experts",
     Severity.ERROR,
-    "experts are quantized as one tensor, which no engine reads",
+    "experts are quantized as one tensor, which vLLM and SGLang do not read",
     repair="quantize the experts one by one (`experts.0.gate_proj`, …), as ModelOpt does where it "
     "knows the model's class, or leave the stack in bf16 and exclude it: `*.mlp.experts*`",
-    command=workflow_until("quantize_nvfp4"),
     seen=(
         "https://github.com/vllm-project/vllm/issues/46641",
         "https://github.com/vllm-project/vllm/issues/49638",
@@ -39,7 +38,8 @@ def packed_experts(subject: Subject) -> Iterable[Finding]:
     for stack in subject.stacks.values():
         if stack.stored == PACKED_STACK:
             found = ", ".join(
-                f"*{part.name[len(stack.name) :]} {part.dtype}" for part in stack.parts
+                f"*{part.name[len(stack.name) :]} {part.dtype}"
+                for part in sorted(stack.parts, key=lambda part: part.name)
             )
             yield Finding(subject.names_file, stack.name, "each expert by itself, or bf16", found)
 
@@ -114,7 +114,7 @@ def mlx_layout(subject: Subject) -> Iterable[Finding]:
     seen=("https://github.com/huggingface/peft/issues/1381",),
 )
 def adapter_beside_weights(subject: Subject) -> Iterable[Finding]:
-    """transformers applies the adapter to whatever it loads; vLLM and SGLang do not.
+    """With PEFT, transformers applies the adapter to whatever it loads; vLLM and SGLang do not.
 
     `from_pretrained` looks for adapter_config.json first. From a folder it loads the weights and
     applies the adapter on top: to merged weights for a second time, so that what is quantized or

@@ -15,6 +15,7 @@ from scion.lint.rule import Finding, Severity, rule, workflow_until
 from scion.lint.stacks import PACKED_STACK
 from scion.lint.subject import Subject
 
+
 @rule(
     "N201",
     "repeated-prefix",
@@ -60,7 +61,8 @@ def _repeats(prefix: str) -> bool:
     "unexpected-tensor",
     Severity.ERROR,
     "a tensor that config.json does not imply",
-    repair="check that config.json and the shards are of the same model and revision",
+    repair="check that config.json and the shards are of the same model and revision; merge "
+    "adapters (`lora_A`, `lora_B`) into the weights",
 )
 def unexpected_tensor(subject: Subject) -> Iterable[Finding]:
     """A key names no module of the architecture, whatever prefix is taken away.
@@ -150,10 +152,8 @@ def wrong_shape(subject: Subject) -> Iterable[Finding]:
     Severity.ERROR,
     "tensor names and architecture don't fit each other",
     repair="name the tensors as config.json's model_type implies: `model.language_model.` under a "
-    "nested config, `model.` under a flat one",
+    "nested config, `model.` under a flat one; no tensor byte has to move",
     command=workflow_until("fix_keys"),
-    holds_for=f"flat names under a nested config: {facts.NESTED_CLASS_NESTED_ONLY}; nested under a "
-    f"flat one: {facts.TEXT_CLASS_FLAT_ONLY}; text-only classes: {facts.TEXT_CLASS_UNKNOWN}",
     stage="fix_keys",
     seen=("https://github.com/QwenLM/Qwen3.8/issues/64",),
 )
@@ -161,39 +161,62 @@ def text_only_naming(subject: Subject) -> Iterable[Finding]:
     """A text-only copy of a multimodal model is named half one way, half the other.
 
     The family has two spellings: under `Qwen3_5ForConditionalGeneration` the language model is
-    `model.language_model.…`, under `Qwen3_5ForCausalLM` it is `model.…`. transformers reads each
-    class by its own spelling alone and gives random weights to what it does not find. SGLang takes
-    both. vLLM knows the second class from 0.27 on, takes nested names under it from 0.28 on, and
-    flat names under the first never.
+    `model.language_model.…`, under `Qwen3_5ForCausalLM` it is `model.…`. The second class takes the
+    first spelling as well, in transformers, which writes it so, and in newer engines. The first
+    class takes its own alone in vLLM, which stops, and in transformers, which gives random weights
+    to what it does not find; SGLang takes both.
     """
-    names = names_of(subject)
-    for (found, sound), count in sorted(_prefixes(names, repeated=False).items()):
-        refusing = _refusing(subject, found, sound)
-        if refusing or {found, sound} != _language_prefixes(subject):
+    own = family_of(subject.config)
+    for (found, sound), count in sorted(_prefixes(names_of(subject), repeated=False).items()):
+        flat = own is not None and (found, sound) == (own.flat_prefix, own.nested_prefix)
+        refusing = facts.NESTED_CLASS_NESTED_ONLY.among(subject.engines) if flat else ()
+        # Below the class of the language model alone both are right, even side by side.
+        if not flat or (refusing and own is not None and own.nested):
             expected = f"prefix {sound!r} under {_about(subject)}"
             yield Finding(subject.names_file, found, expected, f"prefix {found!r}", refusing, count)
-    yield from _unregistered(subject)
 
 
-def _refusing(subject: Subject, found: str, sound: str) -> tuple[str, ...]:
-    """The engines that don't load names of one spelling under a config of the other."""
-    family = family_of(subject.config)
-    flat_in_nested = family is not None and (found, sound) == (
-        family.flat_prefix,
-        family.nested_prefix,
-    )
-    fact = facts.NESTED_CLASS_NESTED_ONLY if flat_in_nested else facts.TEXT_CLASS_FLAT_ONLY
-    return fact.among(subject.engines)
+@rule(
+    "N212",
+    "nested-names-in-text-class",
+    Severity.ERROR,
+    "an engine takes the language model's class under flat names alone",
+    repair="serve with a later vLLM, or take `language_model.` out of the names",
+    holds_for=str(facts.TEXT_CLASS_FLAT_ONLY),
+)
+def nested_names_in_text_class(subject: Subject) -> Iterable[Finding]:
+    """The class is that of the language model alone, its tensors are `model.language_model.…`.
+
+    So transformers writes it, and reads it back. vLLM before 0.28 stops at names that it does not
+    know.
+    """
+    own, expected = family_of(subject.config), subject.inventory
+    engines = facts.TEXT_CLASS_FLAT_ONLY.among(subject.engines)
+    if engines and own and expected and own.prefix != expected.family.prefix == own.nested_prefix:
+        nested = expected.family.prefix
+        yield from (
+            Finding(subject.names_file, nested, f"prefix {own.prefix!r}", f"{nested!r}", engines)
+            for name in subject.tensors
+            if name.startswith(nested)
+        )
 
 
-def _language_prefixes(subject: Subject) -> set[str]:
-    """The two prefixes that the language model of the family may have; none if it is unknown."""
-    family = family_of(subject.config)
-    return {family.nested_prefix, family.flat_prefix} if family is not None else set()
+@rule(
+    "N213",
+    "text-class-unknown",
+    Severity.ERROR,
+    "an engine does not know the class of the language model alone",
+    repair="serve with a later vLLM, or publish the model as its whole class: below `text_config`, "
+    "with names of `model.language_model.`, served with --language-model-only",
+    holds_for=str(facts.TEXT_CLASS_UNKNOWN),
+    seen=("https://github.com/QwenLM/Qwen3.8/issues/64",),
+)
+def text_class_unknown(subject: Subject) -> Iterable[Finding]:
+    """`architectures` names the class of a multimodal family's language model.
 
-
-def _unregistered(subject: Subject) -> Iterable[Finding]:
-    """Engines that don't know the class of a text-only model."""
+    vLLM registers `Qwen3_5ForCausalLM` and `Qwen3_5MoeForCausalLM` from 0.27 on, and stops at the
+    name before.
+    """
     names = subject.config.get("architectures")
     for name in names if isinstance(names, list) else ():
         engines = facts.TEXT_CLASS_UNKNOWN.among(subject.engines)
@@ -208,7 +231,8 @@ def _unregistered(subject: Subject) -> Iterable[Finding]:
     "tower-missing",
     Severity.WARNING,
     "config.json declares a vision tower that is not there",
-    repair="take `vision_config` out of config.json, or serve with --language-model-only",
+    repair="serve with --language-model-only, take the tower's tensors from the base model, or "
+    "publish the language model alone: `text_config` as config.json, with its text-only class",
     command=workflow_until("extract_text"),
     stage="extract_text",
     holds_for="vllm, sglang",
@@ -220,12 +244,13 @@ def tower_missing(subject: Subject) -> Iterable[Finding]:
     A text-only copy that kept the config of its multimodal source. vLLM builds the tower and stops
     with a ValueError about weights that were not initialized, unless it is told
     `--language-model-only`; transformers fills it with random numbers, and answers about images
-    with nonsense.
+    with nonsense. Taking `vision_config` out changes neither: the class then builds the tower of
+    its default sizes.
     """
     names = names_of(subject)
     count = len(subject.inventory.vision) if subject.inventory else 0
     if names and count and len(names.missing_vision) == count:
-        expected = f"the {count} tensors of the tower, or no vision_config"
+        expected = f"the {count} tensors of the tower"
         yield Finding(CONFIG, "vision_config", expected, "no tensor of it")
 
 
@@ -234,7 +259,8 @@ def tower_missing(subject: Subject) -> Iterable[Finding]:
     "tied-embeddings",
     Severity.ERROR,
     "an engine refuses tied embeddings in a ModelOpt checkpoint",
-    repair="serve with a later vLLM, or untie: write lm_head.weight, a copy of the embeddings",
+    repair="serve with a later vLLM, or untie: write lm_head.weight, a copy of the embeddings, set "
+    "tie_word_embeddings to false, and exclude lm_head in both declarations",
     holds_for=f"ModelOpt checkpoints: {facts.TIED_HEAD_REFUSED}",
     seen=("https://github.com/vllm-project/vllm/issues/45543",),
 )
@@ -293,6 +319,8 @@ RULES = (
     missing_tensor,
     wrong_shape,
     text_only_naming,
+    nested_names_in_text_class,
+    text_class_unknown,
     tower_missing,
     tied_embeddings,
     head_beside_tied_embeddings,
