@@ -141,7 +141,7 @@ class Family:
             is flat; None where there is no such.
         text_architecture: The class of that.
         reads_nested: Whether transformers' class of the language model alone takes the nested
-            prefix as well, and writes it.
+            prefix as well.
         nested_prefix: What the language model's tensors begin with under a nested config.
         flat_prefix: What they begin with under a flat one, and in transformers' class of the
             language model alone.

@@ -2,8 +2,8 @@
 
 A class that generates text ends in a head over the vocabulary, a classifier in one over its labels,
 a base model, as embedding models are published, in none. transformers writes a base model's tensors
-without `model.`, and the language model of a nested family under the nested prefix, and reads both
-back.
+without `model.`. The language model of a nested family alone it reads from a whole checkpoint's
+names too, and then writes it with these.
 """
 
 import re

@@ -162,7 +162,7 @@ def text_only_naming(subject: Subject) -> Iterable[Finding]:
 
     The family has two spellings: under `Qwen3_5ForConditionalGeneration` the language model is
     `model.language_model.…`, under `Qwen3_5ForCausalLM` it is `model.…`. The second class takes the
-    first spelling as well, in transformers, which writes it so, and in newer engines. The first
+    first spelling as well, in transformers and in newer engines. The first
     class takes its own alone in vLLM, which stops, and in transformers, which gives random weights
     to what it does not find; SGLang takes both.
     """
@@ -187,8 +187,8 @@ def text_only_naming(subject: Subject) -> Iterable[Finding]:
 def nested_names_in_text_class(subject: Subject) -> Iterable[Finding]:
     """The class is that of the language model alone, its tensors are `model.language_model.…`.
 
-    So transformers writes it, and reads it back. vLLM before 0.28 stops at names that it does not
-    know.
+    So transformers writes what it has read from the whole model, and reads it back. vLLM before
+    0.28 stops at names that it does not know.
     """
     own, expected = family_of(subject.config), subject.inventory
     engines = facts.TEXT_CLASS_FLAT_ONLY.among(subject.engines)
@@ -232,7 +232,8 @@ def text_class_unknown(subject: Subject) -> Iterable[Finding]:
     Severity.WARNING,
     "config.json declares a vision tower that is not there",
     repair="serve with --language-model-only, take the tower's tensors from the base model, or "
-    "publish the language model alone: `text_config` as config.json, with its text-only class",
+    "publish the language model alone: `text_config` as config.json, with its text-only class, and "
+    "names and lists without `language_model.`",
     command=workflow_until("extract_text"),
     stage="extract_text",
     holds_for="vllm, sglang",
