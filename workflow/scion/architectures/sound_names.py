@@ -9,6 +9,8 @@ its layers is taken off first.
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
+from scion.architectures.families import in_head
+from scion.architectures.family import Family
 from scion.architectures.inventory import Inventory
 from scion.common.errors import ScionError
 
@@ -21,10 +23,13 @@ class SoundNames:
 
     Args:
         wanted: Every name that config.json implies.
+        family: The row that it follows from.
     """
 
-    def __init__(self, wanted: Iterable[str]) -> None:
+    def __init__(self, wanted: Iterable[str], family: Family) -> None:
         self._wanted = frozenset(wanted)
+        head = [family.head.prefix] if family.head else []
+        self._prefixes = (family.prefix, family.vision_prefix, *head)
         self._parts = {part for name in self._wanted for part in name.split(".")}
         self._by_suffix: dict[str, list[str]] = {}
         for name in self._wanted:
@@ -39,12 +44,23 @@ class SoundNames:
             return key
         pieces = key.split(".")
         for start in range(len(pieces)):
-            names = self._by_suffix.get(".".join(pieces[start:]))
+            suffix = ".".join(pieces[start:])
+            names = self._by_suffix.get(suffix)
             if names is not None:
+                names = names if len(names) == 1 else self._whole(names, suffix, key)
                 # Whatever stands before must be the model's own prefixes over again.
                 repeated = all(piece in self._parts for piece in pieces[:start])
                 return names[0] if len(names) == 1 and repeated else None
         return None
+
+    def _whole(self, names: list[str], suffix: str, key: str) -> list[str]:
+        """Those of which a suffix is all that stands behind a prefix of the model's.
+
+        Layers of the head end like those of the decoder; a key that means them has the head's
+        prefix.
+        """
+        candidates = {prefix + suffix for prefix in self._prefixes}.intersection(names)
+        return [name for name in candidates if in_head(name) == in_head(key)]
 
 
 def without_peft(key: str) -> str:
@@ -94,7 +110,7 @@ def sound_names(keys: Iterable[str], expected: Inventory, *, where: object) -> d
             no key.
     """
     wanted = {**expected.language, **expected.vision, **expected.mtp}
-    sound = SoundNames(wanted)
+    sound = SoundNames(wanted, expected.family)
     names = {key: sound.of(key) for key in keys}
     unknown = [key for key, name in names.items() if name is None]
     counts = Counter(name for name in names.values() if name is not None)

@@ -44,7 +44,7 @@ def names_of(subject: Subject) -> Names | None:
     expected = subject.inventory
     if expected is None:
         return None
-    sound = SoundNames((*expected.tensors, *expected.stacked))
+    sound = SoundNames((*expected.tensors, *expected.stacked), expected.family)
     stack_of = {
         tensor.name: stack.name for stack in subject.stacks.values() for tensor in stack.parts
     }
