@@ -105,7 +105,7 @@ CASES = [
     Case("N204", widen, "packed", spelling="modelopt"),
     Case("N204", extend_vocabulary, "vocabulary", subject=f"{NESTED}embed_tokens.weight"),
     Case("N205", flatten_names, "flat names under a nested config", subject="model."),
-    Case("N205", rename_class, "class unknown to 0.19.1", engines=("vllm==0.19.1",)),
+    Case("N213", rename_class, "0.19.1", engines=("vllm==0.19.1",)),
     Case("N206", drop_tower, "tower", config=qwen35()),
     Case(
         "N207",

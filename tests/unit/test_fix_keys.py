@@ -6,6 +6,7 @@ import pytest
 
 from checkpoints import tiny_config, write_checkpoint
 from conversion import ENVIRONMENT, Conversion
+from lint_cases.layouts import in_peft
 from scion.architectures.inventory import inventory
 from scion.artifacts.artifact import Artifact
 from scion.artifacts.making import Output
@@ -39,6 +40,11 @@ BROKEN: dict[str, Rename] = {
         VISION, "model.language_model.visual."
     ),
     "both prefixes again": lambda name: f"{LANGUAGE}{name}",
+    "language_model left out": lambda name: name.replace(LANGUAGE, "model."),
+    "PEFT's wrappers": in_peft,
+    "PEFT's wrappers around a repeated prefix": lambda name: in_peft(
+        name.replace(LANGUAGE, LANGUAGE + "language_model.")
+    ),
     "model left out": lambda name: (
         name.removeprefix("model.") if name.startswith(LANGUAGE) else name
     ),

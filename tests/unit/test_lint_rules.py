@@ -7,6 +7,7 @@ import lint_cases.deep
 import lint_cases.engine_scales
 import lint_cases.files
 import lint_cases.foreign
+import lint_cases.layouts
 import lint_cases.mtp
 import lint_cases.names
 import lint_cases.numbers
@@ -26,6 +27,7 @@ CASES = [
     for theme in (
         lint_cases.files,
         lint_cases.names,
+        lint_cases.layouts,
         lint_cases.mtp,
         lint_cases.scheme,
         lint_cases.cache,

@@ -31,6 +31,12 @@ _KEPT_OF_DELTA_NET = (
     "linear_attn.in_proj_ba",
 )
 _KEPT_OF_EXPERTS = ("mlp.gate", "mlp.shared_expert_gate")
+# All but the delta net's own.
+_ZERO_CENTRED = (
+    *("input_layernorm", "post_attention_layernorm", "self_attn.q_norm", "self_attn.k_norm"),
+    *("model.norm", "language_model.norm", "mtp.norm"),
+    *("mtp.pre_fc_norm_hidden", "mtp.pre_fc_norm_embedding"),
+)
 
 LLAMA = Family(
     model_type="llama",
@@ -74,6 +80,7 @@ QWEN3_NEXT = Family(
     # The published config.json has no key for it; vLLM and SGLang take one layer for granted.
     head=Head("mtp.", "num_nextn_predict_layers", default=1),
     kept=_KEPT_OF_DELTA_NET + _KEPT_OF_EXPERTS,
+    zero_centred=_ZERO_CENTRED,
 )
 QWEN3_5_HEAD = Head("mtp.", "mtp_num_hidden_layers")
 QWEN3_5 = Family(
@@ -84,9 +91,11 @@ QWEN3_5 = Family(
     nested=True,
     text_model_type="qwen3_5_text",
     text_architecture="Qwen3_5ForCausalLM",
+    reads_nested=True,
     head=QWEN3_5_HEAD,
     fused={**FUSED_ATTENTION, **FUSED_MLP, **FUSED_DELTA_NET},
     kept=_KEPT_OF_DELTA_NET,
+    zero_centred=_ZERO_CENTRED,
     chat=ChatMarks("<|im_start|>assistant\n", "<|im_end|>"),
     parsers={
         "vllm": ServerParsers("qwen3_xml", "qwen3"),
@@ -117,9 +126,11 @@ QWEN3_5_MOE = Family(
     nested=True,
     text_model_type="qwen3_5_moe_text",
     text_architecture="Qwen3_5MoeForCausalLM",
+    reads_nested=True,
     head=QWEN3_5_HEAD,
     fused={**FUSED_ATTENTION, **FUSED_MLP, **FUSED_DELTA_NET},
     kept=_KEPT_OF_DELTA_NET + _KEPT_OF_EXPERTS,
+    zero_centred=_ZERO_CENTRED,
 )
 
 _ROWS = (LLAMA, QWEN2, QWEN3, QWEN3_MOE, QWEN3_NEXT, QWEN3_5, QWEN3_5_MOE)

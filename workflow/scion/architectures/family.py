@@ -140,6 +140,8 @@ class Family:
         text_model_type: The model_type of a nested family's language model alone, whose config.json
             is flat; None where there is no such.
         text_architecture: The class of that.
+        reads_nested: Whether transformers' class of the language model alone takes the nested
+            prefix as well.
         nested_prefix: What the language model's tensors begin with under a nested config.
         flat_prefix: What they begin with under a flat one, and in transformers' class of the
             language model alone.
@@ -148,6 +150,7 @@ class Family:
         fused: The layers that engines build of several modules, by their name.
         kept: Ends of the names of modules in decoder layers that stay bf16 in every recipe. They
             have to be those that ModelOpt's own configurations leave out: recipes add none.
+        zero_centred: Ends of the names of norms that multiply by 1 + w, and so hold numbers near 0.
         embeddings: Ends of the names of tables that rows are looked up in: of two dimensions, but
             no weights to multiply with.
         chat: What stands around turns; None where no release of the family is made.
@@ -165,12 +168,14 @@ class Family:
     nested: bool = False
     text_model_type: str | None = None
     text_architecture: str | None = None
+    reads_nested: bool = False
     nested_prefix: str = "model.language_model."
     flat_prefix: str = "model."
     vision_prefix: str = "model.visual."
     head: Head | None = None
     fused: Fused = field(default_factory=lambda: {**FUSED_ATTENTION, **FUSED_MLP})
     kept: tuple[str, ...] = ()
+    zero_centred: tuple[str, ...] = ()
     embeddings: tuple[str, ...] = ("embed_tokens", "pos_embed")
     chat: ChatMarks | None = None
     parsers: Mapping[str, ServerParsers] = field(default_factory=dict)

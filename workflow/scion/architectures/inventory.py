@@ -22,6 +22,7 @@ from scion.architectures.parts import (
     refuse_absurd,
     vision_tensors,
 )
+from scion.architectures.variant import GENERATES, Ending, Variant
 
 __all__ = [
     "Inventory",
@@ -57,16 +58,20 @@ class Inventory:
     may hold them stacked instead, in some layers or in all; `stacked` has the names.
 
     Attributes:
-        family: The row that it follows from.
-        language: Shape by name of the language model's tensors, head and embeddings included. A
-            head that is tied to the embeddings is no tensor of its own.
+        family: The row that it follows from, with the prefixes of this checkpoint.
+        ending: What stands behind the last norm.
+        tied: Whether that is a head which is the embeddings, and so no tensor of its own.
+        language: Shape by name of the language model's tensors, head and embeddings included.
         vision: Those of the vision tower; empty where the configuration has none.
         mtp: Those of the MTP head; empty where the configuration has none.
         mtp_declared: Whether config.json has the key that counts the MTP layers. Without it `mtp`
             is what engines assume, which for Qwen3-Next is one layer: the checkpoint may lack it.
+            Nor is a head missed where nothing is generated.
     """
 
     family: Family
+    ending: Ending
+    tied: bool
     language: dict[str, Shape]
     vision: dict[str, Shape]
     mtp: dict[str, Shape]
@@ -175,7 +180,9 @@ def inventory(config: Mapping[str, Any], *, where: object) -> Inventory:
     return expected
 
 
-def implied(config: Mapping[str, Any], *, where: object) -> Inventory | None:
+def implied(
+    config: Mapping[str, Any], *, where: object, variant: Variant = GENERATES
+) -> Inventory | None:
     """The tensors that the config.json of any known architecture implies.
 
     The config may be hostile: each value that is read is checked, and their product is bounded
@@ -184,6 +191,7 @@ def implied(config: Mapping[str, Any], *, where: object) -> Inventory | None:
     Args:
         config: Parsed config.json.
         where: The file to name in errors.
+        variant: Which of the family's classes and spellings the tensors are of.
 
     Returns:
         The inventory, or None where the model_type is not known.
@@ -191,9 +199,10 @@ def implied(config: Mapping[str, Any], *, where: object) -> Inventory | None:
     Raises:
         ScionError: A key that the shapes depend on is missing, of another type, or absurd.
     """
-    family = family_of(config)
-    if family is None:
+    row = family_of(config)
+    if row is None:
         return None
+    family = variant.spelled(row)
     top = Keys(config, where)
     text = language_keys(config, family, where=where)
     has_tower = family.nested and config.get("vision_config")
@@ -202,12 +211,18 @@ def implied(config: Mapping[str, Any], *, where: object) -> Inventory | None:
     # The class that owns both tensors decides whether they are one: transformers and vLLM read
     # the outer key. Configs of older versions have the inner one alone.
     tied = (top if top.has("tie_word_embeddings") else text).flag("tie_word_embeddings")
+    generates = variant.ending == "lm_head"
+    body = language_tensors(family.decoder, text, prefix=family.prefix)
+    vocabulary, hidden = body[f"{family.embedding}.weight"]
+    head = variant.head(top, hidden=hidden, vocabulary=vocabulary)
     return Inventory(
         family=family,
-        language=language_tensors(family.decoder, text, prefix=family.prefix, tied=tied),
+        ending=variant.ending,
+        tied=tied and generates,
+        language=body if tied and generates else {**body, **head},
         vision=vision_tensors(vision, prefix=family.vision_prefix) if vision else {},
         mtp=mtp_tensors(family.decoder, text, family.head),
-        mtp_declared=family.head is not None and text.has(family.head.layers_key),
+        mtp_declared=generates and family.head is not None and text.has(family.head.layers_key),
     )
 
 

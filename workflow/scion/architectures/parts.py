@@ -38,8 +38,8 @@ def refuse_absurd(decoder: Decoder, text: Keys, *, head: Head | None, vision: Ke
         )
 
 
-def language_tensors(decoder: Decoder, text: Keys, *, prefix: str, tied: bool) -> Shapes:
-    """The tensors of embeddings, decoder layers, last norm and, unless tied, head."""
+def language_tensors(decoder: Decoder, text: Keys, *, prefix: str) -> Shapes:
+    """The tensors of embeddings, decoder layers and last norm."""
     hidden, vocabulary = text.size("hidden_size"), text.size("vocab_size")
     sparse = _sparse_layers(decoder, text)
     kinds: dict[tuple[str, bool], Shapes] = {}
@@ -51,8 +51,6 @@ def language_tensors(decoder: Decoder, text: Keys, *, prefix: str, tied: bool) -
             kinds[kind] = _layer(decoder, text, mixer=mixer, sparse=sparse(layer))
         shapes |= _under(f"{prefix}layers.{layer}.", kinds[kind])
     shapes[f"{prefix}norm.weight"] = (hidden,)
-    if not tied:
-        shapes["lm_head.weight"] = (vocabulary, hidden)
     return shapes
 
 

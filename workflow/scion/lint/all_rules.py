@@ -12,6 +12,7 @@ from scion.lint.rules import (
     engine_scales,
     files,
     foreign,
+    layouts,
     mtp,
     names,
     numbers,
@@ -23,6 +24,7 @@ from scion.lint.rules import (
 RULES: tuple[Rule, ...] = (
     *files.RULES,
     *names.RULES,
+    *layouts.RULES,
     *mtp.RULES,
     *scheme.RULES,
     *declarations.RULES,

@@ -6,6 +6,7 @@ rare (a NaN, a zero scale) is looked for with one reduction first and counted on
 """
 
 import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +53,14 @@ FLOATS = {
     "F8_E4M3": Float(np.uint8, _NAN),
 }
 """By safetensors' name; the FNUZ types are of another make, and no engine here reads them."""
+
+VALUES: Mapping[str, Callable[[Raw], NDArray[np.float32]]] = {
+    "F32": lambda raw: raw.view(np.float32),
+    "F16": lambda raw: raw.view(np.float16).astype(np.float32),
+    # The upper half of a float32.
+    "BF16": lambda raw: (raw.view(np.uint16).astype(np.uint32) << 16).view(np.float32),
+}
+"""The numbers in a tensor's bytes, by its dtype."""
 
 
 @dataclass

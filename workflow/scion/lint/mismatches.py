@@ -7,11 +7,14 @@ from scion.engines.registry.decisions import Decision
 from scion.engines.releases import EngineRelease
 from scion.lint.modules import format_of
 from scion.lint.rule import Finding
+from scion.lint.stacks import PACKED_STACK
 from scion.lint.subject import Subject
 
 
 def mismatches(subject: Subject, about: Callable[[str], bool]) -> Iterable[Finding]:
     """A finding for each module, and engine whose decision differs from what is stored.
+
+    Experts in a stack are named by it. A packed stack, which nothing builds, is another rule's.
 
     Args:
         subject: The checkpoint; under a scheme that lint does not know there is none.
@@ -22,11 +25,16 @@ def mismatches(subject: Subject, about: Callable[[str], bool]) -> Iterable[Findi
     for engine, decisions in subject.decisions.items():
         yield from (
             Finding(
-                CONFIG, name, _expected(engine, decision), f"stored as {stored}", (str(engine),)
+                CONFIG,
+                stack.name if (stack := subject.stack_of.get(name)) else name,
+                _expected(engine, decision),
+                f"stored as {stored}",
+                (str(engine),),
             )
             for name, decision in decisions.items()
             if about(name)
             and (stored := subject.stored(name)) is not None
+            and stored != PACKED_STACK
             and decision.problem is None
             and stored != format_of(decision.algorithm)
         )

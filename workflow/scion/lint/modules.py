@@ -46,14 +46,7 @@ class Module:
     @property
     def stored(self) -> str | None:
         """`NVFP4`, `FP8`, `plain`, another dtype's name, or None where there is no weight."""
-        if self.weight is None:
-            return None
-        dtype = self.weight.dtype
-        if dtype == "U8":
-            return NVFP4
-        if dtype == "F8_E4M3":
-            return FP8
-        return PLAIN if dtype in FLOATS else dtype
+        return stored_as(self.weight.dtype) if self.weight is not None else None
 
     @property
     def shape(self) -> tuple[int, ...] | None:
@@ -62,6 +55,15 @@ class Module:
             return None
         shape = self.weight.shape
         return (*shape[:-1], shape[-1] * 2) if self.stored == NVFP4 and shape else shape
+
+
+def stored_as(dtype: str) -> str:
+    """The number format of a weight by its dtype; the dtype's own name for any other."""
+    if dtype == "U8":
+        return NVFP4
+    if dtype == "F8_E4M3":
+        return FP8
+    return PLAIN if dtype in FLOATS else dtype
 
 
 def format_of(algorithm: str | None) -> str:

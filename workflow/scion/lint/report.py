@@ -58,7 +58,9 @@ def unchecked(subject: Subject, rules: Sequence[Rule], known: Sequence[Rule]) ->
         rules: The rules that are run.
         known: All rules that there are.
     """
-    if subject.inventory is None:
+    if subject.mlx_marks:
+        yield "what config.json implies and what engines make of it: the layout is MLX's"
+    elif subject.inventory is None:
         kind = printable(repr(subject.config.get("model_type")))
         yield f"what config.json implies and what engines make of it: model_type {kind} is unknown"
     else:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from scion.architectures.families import family_of
+from scion.architectures.variant import is_released
 from scion.common.errors import ScionError
 from scion.lint.subject import Subject
 
@@ -56,9 +56,9 @@ class Rule:
         title: One line.
         explanation: What happens, and why: the function's docstring.
         repair: How to repair it.
-        command: Where Scion can repair it, the command. One of the workflow is in results for
-            checkpoints of the families that it takes, and in no others.
-        stage: The stage of the workflow that repairs it, if one does; likewise.
+        command: Where Scion can repair it, the command; results have it only for checkpoints that
+            the workflow takes.
+        stage: The stage of the workflow that repairs it, if one does; as `command`.
         holds_for: The engines and versions that the fault depends on; None: all.
         seen: Where it was seen: addresses.
         deep: Whether it reads tensor data, which only `--deep` does.
@@ -137,21 +137,23 @@ def run(subject: Subject, rules: Iterable[Rule]) -> list[Result]:
         rules: Those that apply; deep ones need a local checkpoint.
     """
     results = [
-        Result(_within_reach(rule, subject), finding)
+        Result(rule, finding)
         for rule in rules
         for finding in grouped(merge_engines(rule.check(subject)))
     ]
     order = list(Severity)
-    return sorted(results, key=lambda result: (order.index(result.rule.severity), result.rule.code))
+    return sorted(
+        (_repairable(subject, result) for result in results),
+        key=lambda result: (order.index(result.rule.severity), result.rule.code),
+    )
 
 
-def _within_reach(rule: Rule, subject: Subject) -> Rule:
-    """The rule without what Scion's workflow does, where that refuses the checkpoint."""
-    if rule.command is None or not rule.command.startswith(_WORKFLOW):
-        return rule
-    family = family_of(subject.config)
-    known = family is not None and family.released
-    return rule if known else replace(rule, command=None, stage=None)
+def _repairable(subject: Subject, result: Result) -> Result:
+    """The result without a stage of the workflow, where the workflow refuses the checkpoint."""
+    command = result.rule.command
+    if command is None or not command.startswith(_WORKFLOW) or is_released(subject.config):
+        return result
+    return replace(result, rule=replace(result.rule, stage=None, command=None))
 
 
 def merge_engines(findings: Iterable[Finding]) -> Iterator[Finding]:

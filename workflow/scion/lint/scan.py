@@ -8,7 +8,8 @@ another computes. Memory does not grow with the checkpoint.
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,7 +22,7 @@ from scion.architectures.families import embedding_names
 from scion.checkpoint.safetensors_file import Tensor
 from scion.common.errors import ScionError
 from scion.formats.modelopt import BLOCK
-from scion.lint.kernels import BLOCK_BYTES, FLOATS, Blocks, Numbers, Raw, ZeroRows
+from scion.lint.kernels import BLOCK_BYTES, FLOATS, VALUES, Blocks, Numbers, Raw, ZeroRows
 from scion.lint.modules import GLOBAL_SCALES, HEAD, Module
 from scion.lint.subject import Subject
 
@@ -52,6 +53,30 @@ def scan(subject: Subject) -> Scan:
     Raises:
         ScionError: It is not on this machine, or a file is cut short.
     """
+    result, jobs = _plan(subject, _folder(subject))
+    _run(sorted(jobs, key=lambda job: (job.ranges[0].path, job.ranges[0].offset)))
+    return result
+
+
+def means(subject: Subject, names: Iterable[str]) -> dict[str, float]:
+    """The mean of each small tensor of 16 or 32 bits a number, by name; empty ones have none.
+
+    Raises:
+        ScionError: It is not on this machine.
+    """
+    _folder(subject)
+    by_shard: dict[str, list[Tensor]] = defaultdict(list)
+    for tensor in (subject.tensors[name] for name in names):
+        if tensor.dtype in VALUES and tensor.size:
+            by_shard[subject.shard_of(tensor.name)].append(tensor)
+    contents = subject.source.small(by_shard)
+    return {
+        name: float(VALUES[subject.tensors[name].dtype](np.frombuffer(raw, np.uint8)).mean())
+        for name, raw in contents.items()
+    }
+
+
+def _folder(subject: Subject) -> Path:
     folder = subject.source.folder
     if folder is None:
         raise ScionError(
@@ -61,9 +86,7 @@ def scan(subject: Subject) -> Scan:
             found="a repository on a hub",
             hint="download it first, or leave out --deep",
         )
-    result, jobs = _plan(subject, folder)
-    _run(sorted(jobs, key=lambda job: (job.ranges[0].path, job.ranges[0].offset)))
-    return result
+    return folder
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from itertools import chain
 from typing import Any
 
 from scion.architectures.inventory import Inventory, implied
+from scion.architectures.variant import variant_of
 from scion.checkpoint.safetensors_file import Header, Tensor
 from scion.checkpoint.shards import CONFIG, INDEX, parse_object, parse_weight_map
 from scion.checkpoint.source import Source
@@ -18,7 +19,12 @@ from scion.engines.registry.decisions import Decision, decisions
 from scion.engines.releases import EngineRelease
 from scion.formats.modelopt import HF_QUANT_CONFIG
 from scion.lint.formats import declared_formats, method_of
+from scion.lint.mlx import mlx_marks
 from scion.lint.modules import Module, modules_of
+from scion.lint.stacks import ExpertStack, stacks_of
+
+EMBEDDING = ("modules.json", "config_sentence_transformers.json")
+"""Files by which sentence-transformers, and engines, know an embedding model."""
 
 _NUMBERS: Mapping[str, Callable[[bytes], tuple[float, ...]]] = {
     "F32": struct.Struct("<f").unpack,
@@ -115,14 +121,39 @@ class Subject:
         return modules_of(self.tensors.values())
 
     def stored(self, module: str) -> str | None:
-        """How a module's weight is stored (`Module.stored`); None where there is none."""
-        stored_module = self.modules.get(module)
-        return stored_module.stored if stored_module else None
+        """How a module's weight is stored, by itself or in a stack; None where there is none."""
+        if own := self.modules.get(module):
+            return own.stored
+        stack = self.stack_of.get(module)
+        return stack.stored if stack else None
+
+    @cached_property
+    def stacks(self) -> dict[str, ExpertStack]:
+        """The stacked experts that are there, by name."""
+        return stacks_of(self.tensors.values(), self.inventory.stacked if self.inventory else {})
+
+    @cached_property
+    def stack_of(self) -> dict[str, ExpertStack]:
+        """The stack that stands for a module, by the module's name."""
+        return {member: stack for stack in self.stacks.values() for member in stack.members}
+
+    @cached_property
+    def mlx_marks(self) -> tuple[str, ...]:
+        """By what the layout is known for MLX's; empty where it is not."""
+        return mlx_marks(self.tensors.values())
 
     @cached_property
     def inventory(self) -> Inventory | None:
-        """What config.json implies; None where its architecture is not known."""
-        return implied(self.config, where=f"{self.source.name}/{CONFIG}")
+        """What config.json implies, in the checkpoint's own spelling.
+
+        None where its architecture is not known, or another tool has laid the checkpoint out.
+        """
+        if self.mlx_marks:
+            return None
+        variant = variant_of(
+            self.config, self.tensors, embeds=not self.source.files.keys().isdisjoint(EMBEDDING)
+        )
+        return implied(self.config, where=f"{self.source.name}/{CONFIG}", variant=variant)
 
     @property
     def text_config(self) -> Mapping[str, Any]:

@@ -1,6 +1,7 @@
 """Rules over tensor data: what only a look at every number shows. All of them share one scan."""
 
 import math
+import statistics
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,9 @@ _KEEP = (
     "quantize again from the source with weight_scale_2 = max|w| / (6 * 448), or keep the module "
     "in bf16; `scion lint --deep` of the source tells whether its own rows are zero"
 )
+_RESIDUAL = ("input_layernorm", "post_attention_layernorm")
+# Halfway between what is right and what MLX makes of it.
+_SHIFTED = 0.5
 MANY_ROWS = 1 / 16
 """The share of zero rows that no trained matrix has."""
 
@@ -34,6 +38,12 @@ def _scan(subject: Subject) -> "Scan":
     from scion.lint.scan import scan
 
     return scan(subject)
+
+
+def _means(subject: Subject, names: Iterable[str]) -> dict[str, float]:
+    from scion.lint.scan import means
+
+    return means(subject, names)
 
 
 @rule(
@@ -185,7 +195,48 @@ def zero_rows(subject: Subject) -> Iterable[Finding]:
             yield _rows_finding(subject, name, rows, "no zero row, or those of the source alone")
 
 
-RULES = (vanished_rows, saturated_blocks, not_finite, broken_block_scales, zero_rows)
+@rule(
+    "D706",
+    "shifted-norms",
+    Severity.ERROR,
+    "norms that multiply by 1 + w hold 1 + w",
+    repair="take 1 from every norm of the family that is zero-centred (all but the delta net's "
+    "`linear_attn.norm`), or take the checkpoint that was converted to MLX",
+    seen=(
+        "https://github.com/ggml-org/llama.cpp/issues/23758",
+        "https://github.com/ml-explore/mlx-lm/pull/1623",
+    ),
+    deep=True,
+)
+def shifted_norms(subject: Subject) -> Iterable[Finding]:
+    """The family's norms compute `x * (1 + w)`, and w is what other families call w - 1.
+
+    MLX adds the 1 when it converts, and what is renamed back to transformers' layout afterwards may
+    keep it: names and shapes are right, every layer's input is twice as large as it should be, and
+    the model speaks nonsense. Seen were means of 1.03 where the source has -0.02. Judged is the
+    median, over all decoder layers, of the means of the two norms of the residual stream: training
+    moves some norms far, but not half of them.
+    """
+    expected = subject.inventory
+    ends = expected.family.zero_centred if expected else ()
+    names = [
+        f"{module}.weight"
+        for module in (expected.layer_modules if expected else ())
+        if module.endswith(ends)
+        and module.endswith(_RESIDUAL)
+        and f"{module}.weight" in subject.tensors
+    ]
+    found = _means(subject, names) if names else {}
+    if found and (middle := statistics.median(found.values())) > _SHIFTED:
+        yield Finding(
+            subject.names_file,
+            names[0],
+            "means near 0, as the norms of this family have",
+            f"a median of {middle:.2f} over {len(found)} norms",
+        )
+
+
+RULES = (vanished_rows, saturated_blocks, not_finite, broken_block_scales, zero_rows, shifted_norms)
 
 
 def is_saturated(blocks: "Blocks") -> bool:

@@ -11,7 +11,7 @@ from scion.checkpoint.safetensors_file import Tensor
 from scion.checkpoint.shards import INDEX, SINGLE
 from scion.engines import facts
 from scion.lint.rule import Finding, Severity, rule
-from scion.lint.rules import index
+from scion.lint.rules import index, layouts
 from scion.lint.subject import Subject
 
 # https://github.com/vllm-project/vllm/blob/v0.33.0/vllm/model_executor/model_loader/weight_utils.py
@@ -231,8 +231,10 @@ def unlisted_file(subject: Subject) -> Iterable[Finding]:
     if subject.index is None:
         return
     for name in sorted(subject.headers.keys() - set(subject.shards)):
-        # What these two do to a loader has rules of its own.
+        # What these do to a loader has rules of its own.
         if name.startswith(_CONSOLIDATED) or (name == SINGLE and _rivalry(subject)):
+            continue
+        if name == layouts.ADAPTER and layouts.ADAPTER_CONFIG in subject.source.files:
             continue
         tensors = subject.headers[name].tensors
         only = [tensor for tensor in tensors if tensor not in subject.tensors]

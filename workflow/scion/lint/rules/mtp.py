@@ -10,8 +10,8 @@ from scion.engines import facts
 from scion.lint.formats import method_of
 from scion.lint.mismatches import mismatches
 from scion.lint.modules import NVFP4
+from scion.lint.naming import weight_of
 from scion.lint.rule import Finding, Severity, rule, workflow_until
-from scion.lint.rules.names import weight_of
 from scion.lint.subject import Subject
 
 _GRAFT = workflow_until("graft_mtp")

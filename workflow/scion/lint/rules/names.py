@@ -2,88 +2,18 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import lru_cache
 from itertools import pairwise
 
-from scion.architectures.families import FAMILIES, family_of, in_head, text_only_classes
-from scion.architectures.sound_names import SoundNames, prefix_rules
+from scion.architectures.families import FAMILIES, family_of, text_only_classes
+from scion.architectures.sound_names import prefix_rules, without_peft
 from scion.checkpoint.shards import CONFIG
 from scion.engines import facts
 from scion.lint.formats import method_of
-from scion.lint.modules import HEAD, KV_SCALES, SCALES, WEIGHTS
+from scion.lint.modules import HEAD
+from scion.lint.naming import Names, names_of, weight_of
 from scion.lint.rule import Finding, Severity, rule, workflow_until
+from scion.lint.stacks import PACKED_STACK
 from scion.lint.subject import Subject
-
-# Scales of attention's cache and products, and buffers of older checkpoints: engines rename the
-# former and drop the latter.
-# https://github.com/vllm-project/vllm/blob/v0.33.0/vllm/model_executor/models/utils.py
-_CACHE_SCALES = (
-    *(*KV_SCALES, "q_scale", "kv_scale", "prob_scale", "output_scale"),
-    *("q_zero_point", "k_zero_point", "v_zero_point"),
-)
-# Another rule's.
-_AWQ_SCALE = "pre_quant_scale"
-_BUFFERS = ("inv_freq", "cos_cached", "sin_cached")
-
-
-@dataclass(frozen=True)
-class _Names:
-    """The tensor names of a checkpoint beside those that its config.json implies.
-
-    Attributes:
-        renamed: Expected name of each key that carries another prefix; scales as `.weight`.
-        unexpected: Keys that fit nothing.
-        missing: Expected names of the language model that nothing stands for.
-        missing_vision: Those of the vision tower.
-    """
-
-    renamed: dict[str, str]
-    unexpected: list[str]
-    missing: list[str]
-    missing_vision: list[str]
-
-
-@lru_cache(maxsize=1)
-def _names(subject: Subject) -> _Names | None:
-    """None where the architecture is not known. The MTP head is left to its own rules."""
-    expected = subject.inventory
-    if expected is None:
-        return None
-    sound = SoundNames((*expected.tensors, *expected.stacked))
-    renamed: dict[str, str] = {}
-    unexpected: list[str] = []
-    there: set[str] = set()
-    for name in subject.tensors:
-        weight = weight_of(name)
-        meant = weight if in_head(name) else sound.of(weight)
-        if meant is None:
-            unexpected.append(name)
-            continue
-        there.add(meant)
-        if meant != weight:
-            renamed[weight] = meant
-    for stack in there.intersection(expected.stacked):
-        there.update(expected.stacked[stack].members)
-    return _Names(
-        renamed,
-        [name for name in unexpected if not _is_left_out(name, tied=HEAD not in expected.linear)],
-        [name for name in expected.language if name not in there],
-        [name for name in expected.vision if name not in there],
-    )
-
-
-def weight_of(name: str) -> str:
-    """The unquantized tensor that a tensor of a quantized module stands for."""
-    module, _, suffix = name.rpartition(".")
-    return f"{module}.weight" if suffix in (*WEIGHTS, *SCALES) else name
-
-
-def _is_left_out(name: str, *, tied: bool) -> bool:
-    """Whether engines don't look for a module of that name; a tied head has its own rule."""
-    above, _, last = name.rpartition(".")
-    rotary = last in _BUFFERS and above.endswith(("rotary_emb", "rotary_pos_emb"))
-    return last in (*_CACHE_SCALES, _AWQ_SCALE) or rotary or (tied and above == HEAD)
 
 
 @rule(
@@ -108,14 +38,14 @@ def repeated_prefix(subject: Subject) -> Iterable[Finding]:
     tensors, leaves random weights in their place, and says so only in a warning, so that whatever
     is quantized or measured after that is noise.
     """
-    names = _names(subject)
+    names = names_of(subject)
     for (found, sound), count in sorted(_prefixes(names, repeated=True).items()):
         yield Finding(
             subject.names_file, found, f"prefix {sound!r}", f"prefix {found!r}", (), count
         )
 
 
-def _prefixes(names: _Names | None, *, repeated: bool) -> Counter[tuple[str, str]]:
+def _prefixes(names: Names | None, *, repeated: bool) -> Counter[tuple[str, str]]:
     """Wrong and right prefixes of the renamed keys: those that repeat a part, or the others."""
     rules = prefix_rules(names.renamed) if names else Counter[tuple[str, str]]()
     return Counter({pair: count for pair, count in rules.items() if _repeats(pair[0]) is repeated})
@@ -131,7 +61,8 @@ def _repeats(prefix: str) -> bool:
     "unexpected-tensor",
     Severity.ERROR,
     "a tensor that config.json does not imply",
-    repair="check that config.json and the shards are of the same model and revision",
+    repair="check that config.json and the shards are of the same model and revision; merge "
+    "adapters (`lora_A`, `lora_B`) into the weights",
 )
 def unexpected_tensor(subject: Subject) -> Iterable[Finding]:
     """A key names no module of the architecture, whatever prefix is taken away.
@@ -141,7 +72,7 @@ def unexpected_tensor(subject: Subject) -> Iterable[Finding]:
     modules (adapters that were not merged, for one), or config.json has fewer layers than were
     saved.
     """
-    names = _names(subject) if subject.formats is not None else None
+    names = names_of(subject) if subject.formats is not None else None
     yield from (
         Finding(subject.names_file, name, f"a tensor of {_about(subject)}", "no such module")
         for name in (names.unexpected if names else ())
@@ -164,14 +95,14 @@ def missing_tensor(subject: Subject) -> Iterable[Finding]:
     checks completeness for unquantized models only, and serves the memory as it was allocated
     otherwise.
     """
-    names = _names(subject) if subject.formats is not None else None
+    names = names_of(subject) if subject.formats is not None else None
     yield from (
         Finding(subject.names_file, name, f"a tensor of {_about(subject)}", "no such tensor")
         for name in (_missing(subject, names) if names else ())
     )
 
 
-def _missing(subject: Subject, names: _Names) -> list[str]:
+def _missing(subject: Subject, names: Names) -> list[str]:
     """A tower that is missing as a whole is another rule's."""
     count = len(subject.inventory.vision) if subject.inventory else 0
     tower = names.missing_vision
@@ -196,16 +127,21 @@ def wrong_shape(subject: Subject) -> Iterable[Finding]:
     a tensor, or, where a fused layer hides the difference, read the wrong rows. A vocabulary that
     was extended without `vocab_size` shows here too.
     """
-    expected = subject.inventory
-    if expected is None or subject.formats is None:
+    expected, names = subject.inventory, names_of(subject)
+    if expected is None or names is None or subject.formats is None:
         return
-    stacked = {name: stack.shape for name, stack in expected.stacked.items()}
+    stacked = {
+        name: stack.shape
+        for name, stack in expected.stacked.items()
+        if name not in subject.stacks or subject.stacks[name].stored != PACKED_STACK
+    }
     shapes = {**expected.tensors, **stacked}
     for name, tensor in subject.tensors.items():
         module = subject.modules.get(name.rpartition(".")[0])
         holds_weight = module is not None and tensor is module.weight
         found = module.shape if module and holds_weight else tensor.shape
-        wanted = shapes.get(weight_of(name) if holds_weight else name)
+        meant = weight_of(name) if holds_weight else without_peft(name)
+        wanted = shapes.get(names.renamed.get(meant, meant))
         if wanted is not None and found != wanted:
             yield Finding(subject.names_file, name, f"{list(wanted)}", f"{list(found or ())}")
 
@@ -216,10 +152,8 @@ def wrong_shape(subject: Subject) -> Iterable[Finding]:
     Severity.ERROR,
     "tensor names and architecture don't fit each other",
     repair="name the tensors as config.json's model_type implies: `model.language_model.` under a "
-    "nested config, `model.` under a flat one",
+    "nested config, `model.` under a flat one; no tensor byte has to move",
     command=workflow_until("fix_keys"),
-    holds_for=f"flat names under a nested config: {facts.NESTED_CLASS_NESTED_ONLY}; nested under a "
-    f"flat one: {facts.TEXT_CLASS_FLAT_ONLY}; text-only classes: {facts.TEXT_CLASS_UNKNOWN}",
     stage="fix_keys",
     seen=("https://github.com/QwenLM/Qwen3.8/issues/64",),
 )
@@ -227,39 +161,62 @@ def text_only_naming(subject: Subject) -> Iterable[Finding]:
     """A text-only copy of a multimodal model is named half one way, half the other.
 
     The family has two spellings: under `Qwen3_5ForConditionalGeneration` the language model is
-    `model.language_model.…`, under `Qwen3_5ForCausalLM` it is `model.…`. transformers reads each
-    class by its own spelling alone and gives random weights to what it does not find. SGLang takes
-    both. vLLM knows the second class from 0.27 on, takes nested names under it from 0.28 on, and
-    flat names under the first never.
+    `model.language_model.…`, under `Qwen3_5ForCausalLM` it is `model.…`. The second class takes the
+    first spelling as well, in transformers and in newer engines. The first
+    class takes its own alone in vLLM, which stops, and in transformers, which gives random weights
+    to what it does not find; SGLang takes both.
     """
-    names = _names(subject)
-    for (found, sound), count in sorted(_prefixes(names, repeated=False).items()):
-        refusing = _refusing(subject, found, sound)
-        if refusing or {found, sound} != _language_prefixes(subject):
+    own = family_of(subject.config)
+    for (found, sound), count in sorted(_prefixes(names_of(subject), repeated=False).items()):
+        flat = own is not None and (found, sound) == (own.flat_prefix, own.nested_prefix)
+        refusing = facts.NESTED_CLASS_NESTED_ONLY.among(subject.engines) if flat else ()
+        # Below the class of the language model alone both are right, even side by side.
+        if not flat or (refusing and own is not None and own.nested):
             expected = f"prefix {sound!r} under {_about(subject)}"
             yield Finding(subject.names_file, found, expected, f"prefix {found!r}", refusing, count)
-    yield from _unregistered(subject)
 
 
-def _refusing(subject: Subject, found: str, sound: str) -> tuple[str, ...]:
-    """The engines that don't load names of one spelling under a config of the other."""
-    family = family_of(subject.config)
-    flat_in_nested = family is not None and (found, sound) == (
-        family.flat_prefix,
-        family.nested_prefix,
-    )
-    fact = facts.NESTED_CLASS_NESTED_ONLY if flat_in_nested else facts.TEXT_CLASS_FLAT_ONLY
-    return fact.among(subject.engines)
+@rule(
+    "N212",
+    "nested-names-in-text-class",
+    Severity.ERROR,
+    "an engine takes the language model's class under flat names alone",
+    repair="serve with a later vLLM, or take `language_model.` out of the names",
+    holds_for=str(facts.TEXT_CLASS_FLAT_ONLY),
+)
+def nested_names_in_text_class(subject: Subject) -> Iterable[Finding]:
+    """The class is that of the language model alone, its tensors are `model.language_model.…`.
+
+    So transformers writes what it has read from the whole model, and reads it back. vLLM before
+    0.28 stops at names that it does not know.
+    """
+    own, expected = family_of(subject.config), subject.inventory
+    engines = facts.TEXT_CLASS_FLAT_ONLY.among(subject.engines)
+    if engines and own and expected and own.prefix != expected.family.prefix == own.nested_prefix:
+        nested = expected.family.prefix
+        yield from (
+            Finding(subject.names_file, nested, f"prefix {own.prefix!r}", f"{nested!r}", engines)
+            for name in subject.tensors
+            if name.startswith(nested)
+        )
 
 
-def _language_prefixes(subject: Subject) -> set[str]:
-    """The two prefixes that the language model of the family may have; none if it is unknown."""
-    family = family_of(subject.config)
-    return {family.nested_prefix, family.flat_prefix} if family is not None else set()
+@rule(
+    "N213",
+    "text-class-unknown",
+    Severity.ERROR,
+    "an engine does not know the class of the language model alone",
+    repair="serve with a later vLLM, or publish the model as its whole class: below `text_config`, "
+    "with names of `model.language_model.`, served with --language-model-only",
+    holds_for=str(facts.TEXT_CLASS_UNKNOWN),
+    seen=("https://github.com/QwenLM/Qwen3.8/issues/64",),
+)
+def text_class_unknown(subject: Subject) -> Iterable[Finding]:
+    """`architectures` names the class of a multimodal family's language model.
 
-
-def _unregistered(subject: Subject) -> Iterable[Finding]:
-    """Engines that don't know the class of a text-only model."""
+    vLLM registers `Qwen3_5ForCausalLM` and `Qwen3_5MoeForCausalLM` from 0.27 on, and stops at the
+    name before.
+    """
     names = subject.config.get("architectures")
     for name in names if isinstance(names, list) else ():
         engines = facts.TEXT_CLASS_UNKNOWN.among(subject.engines)
@@ -274,7 +231,9 @@ def _unregistered(subject: Subject) -> Iterable[Finding]:
     "tower-missing",
     Severity.WARNING,
     "config.json declares a vision tower that is not there",
-    repair="take `vision_config` out of config.json, or serve with --language-model-only",
+    repair="serve with --language-model-only, take the tower's tensors from the base model, or "
+    "publish the language model alone: `text_config` as config.json, with its text-only class, and "
+    "names and lists without `language_model.`",
     command=workflow_until("extract_text"),
     stage="extract_text",
     holds_for="vllm, sglang",
@@ -286,12 +245,13 @@ def tower_missing(subject: Subject) -> Iterable[Finding]:
     A text-only copy that kept the config of its multimodal source. vLLM builds the tower and stops
     with a ValueError about weights that were not initialized, unless it is told
     `--language-model-only`; transformers fills it with random numbers, and answers about images
-    with nonsense.
+    with nonsense. Taking `vision_config` out changes neither: the class then builds the tower of
+    its default sizes.
     """
-    names = _names(subject)
+    names = names_of(subject)
     count = len(subject.inventory.vision) if subject.inventory else 0
     if names and count and len(names.missing_vision) == count:
-        expected = f"the {count} tensors of the tower, or no vision_config"
+        expected = f"the {count} tensors of the tower"
         yield Finding(CONFIG, "vision_config", expected, "no tensor of it")
 
 
@@ -300,7 +260,8 @@ def tower_missing(subject: Subject) -> Iterable[Finding]:
     "tied-embeddings",
     Severity.ERROR,
     "an engine refuses tied embeddings in a ModelOpt checkpoint",
-    repair="serve with a later vLLM, or untie: write lm_head.weight, a copy of the embeddings",
+    repair="serve with a later vLLM, or untie: write lm_head.weight, a copy of the embeddings, set "
+    "tie_word_embeddings to false, and exclude lm_head in both declarations",
     holds_for=f"ModelOpt checkpoints: {facts.TIED_HEAD_REFUSED}",
     seen=("https://github.com/vllm-project/vllm/issues/45543",),
 )
@@ -350,7 +311,7 @@ def head_beside_tied_embeddings(subject: Subject) -> Iterable[Finding]:
 
 
 def _is_tied(subject: Subject) -> bool:
-    return subject.inventory is not None and HEAD not in subject.inventory.linear
+    return subject.inventory is not None and subject.inventory.tied
 
 
 RULES = (
@@ -359,6 +320,8 @@ RULES = (
     missing_tensor,
     wrong_shape,
     text_only_naming,
+    nested_names_in_text_class,
+    text_class_unknown,
     tower_missing,
     tied_embeddings,
     head_beside_tied_embeddings,
