@@ -14,8 +14,9 @@ import pytest
 import measured
 from checkpoints import edit_tensor, tiny_config, write_checkpoint
 from commands import check_refusal
-from scion.artifacts.artifact import Artifact, Draft, manifest_digests
+from scion.artifacts.artifact import Artifact, Draft
 from scion.artifacts.making import Output, remake
+from scion.artifacts.manifest import manifest_digests
 from scion.common.files import copy_file, write_json
 from scion.report.comparison.findings import Number, OneSided, Value, compare, title
 from scion.report.comparison.releases import open_release

@@ -55,7 +55,7 @@ def hardware(record: Record) -> str:
 
 
 def printable(text: object) -> str:
-    """Text of strangers, with what could steer a terminal, break a line or command a CI spelled out.
+    """Text of strangers; what could steer a terminal, break a line or command a CI is spelled out.
 
     What a workflow's log takes for a command of GitHub's begins with `::`, after white space, or
     holds `##[`; escapes stand for the first character of both.

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from scion.artifacts.artifact import Artifact
-from scion.artifacts.release_check import RESULTS
+from scion.artifacts.release_layout import RESULTS
 from scion.checkpoint.shards import read_json
 from scion.report.measurements import MEASUREMENTS
 

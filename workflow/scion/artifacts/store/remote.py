@@ -19,8 +19,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from scion.artifacts.artifact import Artifact, check_manifest
-from scion.artifacts.store.file_tables import check_files
+from scion.artifacts.artifact import Artifact
+from scion.artifacts.manifest import check_form, check_manifest
 from scion.artifacts.store.known_files import KnownFiles
 from scion.artifacts.store.objects import Objects
 from scion.checkpoint.safetensors_file import FileDigest
@@ -88,7 +88,6 @@ class Remote:
                 found=manifest["recipe"],
                 hint=hint,
             )
-        check_files(manifest, where)
         return manifest
 
     def pull(
@@ -115,7 +114,7 @@ class Remote:
         Raises:
             ScionError: The store can't be read, lacks a file, or has other bytes under its name.
         """
-        check_files(manifest, self.url)
+        check_form(manifest, where=self.url, hint="nothing was written: remove its record there")
         files: Mapping[str, Mapping[str, Any]] = manifest["files"]
         folder.mkdir(parents=True, exist_ok=True)
         parts = folder.with_name(f"{folder.name}.parts")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scion.artifacts.artifact import find_manifest
+from scion.artifacts.manifest import find_manifest
 from scion.artifacts.store.store import POINTERS
 from scion.checkpoint.shards import read_object
 from scion.common.errors import ScionError

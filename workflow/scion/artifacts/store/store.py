@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from scion.artifacts.artifact import TENSORS, Artifact, find_manifest, read_manifest
+from scion.artifacts.artifact import Artifact
+from scion.artifacts.manifest import find_manifest, read_manifest
+from scion.artifacts.release_layout import TENSORS
 from scion.artifacts.store.known_files import KnownFiles, unchanged
 from scion.artifacts.store.locks import Leases, exclusive, held
 from scion.artifacts.store.remote import FORMAT, MARK, Remote

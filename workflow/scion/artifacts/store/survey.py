@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from scion.artifacts.artifact import find_manifest
+from scion.artifacts.manifest import find_manifest
 from scion.artifacts.store.locks import held
 from scion.artifacts.store.roots import Root, read_roots
 from scion.artifacts.store.store import MARK, Store

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scion.artifacts.artifact import FORMAT, MANIFEST, Artifact
+from scion.artifacts.artifact import Artifact
 from scion.artifacts.environments import locks_of
-from scion.artifacts.release_check import PROVENANCE, RESULTS, SEALED
+from scion.artifacts.manifest import FORMAT, MANIFEST
+from scion.artifacts.release_layout import PROVENANCE, RESULTS, SEALED
 from scion.checkpoint.shards import read_json, read_object
 from scion.common.digest import digest_file
 from scion.common.errors import ScionError
