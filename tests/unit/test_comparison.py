@@ -442,7 +442,7 @@ def test_another_format_of_release_is_refused(first: Path, tmp_path: Path) -> No
         path.write_text(json.dumps(manifest | {"root": manifest_digests(manifest)["root"]}))
 
     said = broken(first, change, tmp_path)
-    check_refusal(said, "scion-manifest/2", "found:    format scion-manifest/9")
+    check_refusal(said, "scion-manifest/2", "found:    'scion-manifest/9'")
 
 
 def test_a_result_that_was_edited_or_removed_is_refused(first: Path, tmp_path: Path) -> None:

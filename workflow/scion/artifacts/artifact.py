@@ -10,6 +10,7 @@ An artifact's files lie in a store (`scion.artifacts.store`), and its manifest i
 rule declares; a sealed release is a folder that holds both.
 """
 
+import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -23,9 +24,9 @@ from scion.artifacts.release_layout import TENSORS
 from scion.artifacts.store.known_files import KnownFiles
 from scion.checkpoint.safetensors_file import FileDigest, read_header
 from scion.checkpoint.shards import read_json
-from scion.common.digest import in_parallel
+from scion.common.digest import digest_bytes, in_parallel
 from scion.common.errors import ScionError
-from scion.common.files import reflink_or_link, sync, write_json
+from scion.common.files import kind_of, read_regular, reflink_or_link, sync, write_json
 
 _DOWNLOAD_ANEW = (
     "download the release again, or make it again; one of another format is checked by the "
@@ -51,18 +52,22 @@ class Artifact:
         Raises:
             ScionError: There is no manifest, or one whose digests are not those of its content.
         """
-        if path.name == MANIFEST or (path / MANIFEST).is_file():
-            folder = path.parent if path.name == MANIFEST else path
-            return cls(folder, read_manifest(folder / MANIFEST, hint=_DOWNLOAD_ANEW))
-        folder = path.with_name(path.name.removesuffix(".json"))
-        pointer = folder.with_name(f"{folder.name}.json")
+        if os.path.lexists(path / MANIFEST):
+            return cls(path, read_manifest(path / MANIFEST, hint=_DOWNLOAD_ANEW))
+        if path.name == MANIFEST and path.is_file():
+            return cls(path.parent, read_manifest(path, hint=_DOWNLOAD_ANEW))
+        # `.` has no name.
+        named = path if path.name else Path(os.path.abspath(path))
+        folder = named.parent / named.name.removesuffix(".json")
+        pointer = folder.parent / f"{folder.name}.json"
         if not pointer.is_file():
             raise ScionError(
                 "there is no artifact",
                 where=path,
                 expected=f"a release with {MANIFEST}, or results/<release>/<stage>",
-                found=f"no {pointer.name} beside it" if path.exists() else "nothing",
-                hint="run the workflow, or name the folder of a release",
+                found=_what_is(path, pointer),
+                hint="name the folder of a release; that of a run of the workflow is in "
+                "results/<release>/release when it has ended",
             )
         return cls(folder, read_manifest(pointer))
 
@@ -100,6 +105,27 @@ class Artifact:
         """The tensor table: `dtype`, `shape`, `file`, `range`, `sha256` by tensor name."""
         return self._table
 
+    def read_json(self, name: str) -> Any:
+        """Parse a JSON file of it that is the one which the manifest lists.
+
+        Raises:
+            ScionError: It is missing, another one, or no JSON.
+        """
+        path = self.folder / name
+        try:
+            digest = digest_bytes(read_regular(path, limit=self.files[name]["size"]))
+        except (OSError, ValueError) as error:
+            digest = f"no file that can be read: {error}"
+        if digest != self.files[name]["sha256"]:
+            raise ScionError(
+                "a file of the release is not the one that was sealed",
+                where=path,
+                expected=self.files[name]["sha256"],
+                found=digest,
+                hint=f"see what else changed: scion check {self.folder}",
+            )
+        return read_json(path, hint=_DOWNLOAD_ANEW)
+
     @cached_property
     def _table(self) -> dict[str, dict[str, Any]]:
         """Parsed once: `Draft.link` asks for it shard by shard."""
@@ -108,6 +134,17 @@ class Artifact:
     def check(self) -> list[str]:
         """Read every file; a line for each that is missing, changed, not listed, or no file."""
         return check_folder(self.folder, self.files, besides=MANIFEST).problems
+
+
+def _what_is(path: Path, pointer: Path) -> str:
+    """In words what lies where no artifact does."""
+    if not os.path.lexists(path):
+        return "nothing of that name"
+    if not path.exists():
+        return "a link that leads nowhere"
+    if not path.is_dir():
+        return f"{kind_of(path.stat().st_mode)}, no folder"
+    return f"a folder without {MANIFEST}, and no {pointer.name} beside it"
 
 
 @dataclass

@@ -5,20 +5,24 @@ the hub's client, a second of imports that `scion lint`, run on every commit, mu
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from scion.cli.acceptance import add_acceptance
+from scion.cli.check import add_check
 from scion.cli.compare import add_compare
 from scion.cli.estimate import add_estimate
 from scion.cli.launch import add_launch
 from scion.cli.store import add_store
-from scion.common.errors import ScionError, exit_on_error
+from scion.common.errors import exit_on_error
 from scion.lint.options import add_lint
 
 _AddParser = Callable[..., argparse.ArgumentParser]
 _DEFAULT = Path("config/default.yaml")
+# As a shell has it of a program that SIGPIPE or SIGINT has ended.
+_READER_LEFT, _INTERRUPTED = 128 + 13, 128 + 2
 
 
 def main() -> int:
@@ -30,7 +34,7 @@ def main() -> int:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_summary(commands.add_parser)
-    _add_check(commands.add_parser)
+    add_check(commands.add_parser, _check)
     _add_pin(commands.add_parser)
     _add_config(commands.add_parser)
     add_lint(commands.add_parser, _lint)
@@ -40,7 +44,29 @@ def main() -> int:
     add_compare(commands.add_parser, _compare)
     add_store(commands.add_parser, _store)
     args = parser.parse_args()
-    return exit_on_error(lambda: args.run(args))
+    try:
+        status = exit_on_error(lambda: args.run(args))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _leave_pipes()
+        return _READER_LEFT
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return _INTERRUPTED
+    return status
+
+
+def _leave_pipes() -> None:
+    """Let nothing more go to a reader who has had enough, such as `head`.
+
+    Else Python would complain once more when it flushes at its end.
+    """
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            os.dup2(nowhere, stream.fileno())
 
 
 def _add_summary(add_parser: _AddParser) -> None:
@@ -51,43 +77,18 @@ def _add_summary(add_parser: _AddParser) -> None:
 
 
 def _summary(args: argparse.Namespace) -> None:
+    from scion.common.text import printable
     from scion.config import read_config
     from scion.report.summary import summary
 
-    print("\n".join(summary(args.results / read_config(args.config).release)))
-
-
-def _add_check(add_parser: _AddParser) -> None:
-    parser = add_parser(
-        "check", help="hash a release or any artifact again and follow its provenance"
-    )
-    parser.add_argument("folder", type=Path, help="a release folder, downloaded or made here")
-    parser.set_defaults(run=_check)
+    folder = args.results / read_config(args.config).release
+    print("\n".join(map(printable, summary(folder, config=args.config))))
 
 
 def _check(args: argparse.Namespace) -> None:
-    from scion.artifacts.artifact import Artifact
-    from scion.artifacts.release_check import check_release
+    from scion.cli.check import check
 
-    artifact = Artifact.open(args.folder)
-    if artifact.manifest["stage"] == "seal_release":
-        artifact, problems = check_release(args.folder)
-    else:
-        problems = artifact.check()
-    if problems:
-        raise ScionError(
-            "the folder is not what its manifest says",
-            where=args.folder,
-            expected=f"{len(artifact.files)} files with the recorded digests",
-            found="; ".join(problems),
-            hint="download the release again, or make it again with the workflow",
-        )
-    print(f"{args.folder}: {len(artifact.files)} files are what the manifest says")
-    if "weights" in artifact.facts:
-        print(f"weights: {artifact.facts['weights']}")
-    else:
-        print(f"content: {artifact.content}")
-    print(f"root:    {artifact.root}")
+    check(args)
 
 
 def _add_pin(add_parser: _AddParser) -> None:
