@@ -5,7 +5,6 @@ the hub's client, a second of imports that `scion lint`, run on every commit, mu
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,13 +15,12 @@ from scion.cli.compare import add_compare
 from scion.cli.estimate import add_estimate
 from scion.cli.launch import add_launch
 from scion.cli.store import add_store
+from scion.cli.streams import lasting_streams
 from scion.common.errors import exit_on_error
 from scion.lint.options import add_lint
 
 _AddParser = Callable[..., argparse.ArgumentParser]
 _DEFAULT = Path("config/default.yaml")
-# As a shell has it of a program that SIGPIPE or SIGINT has ended.
-_READER_LEFT, _INTERRUPTED = 128 + 13, 128 + 2
 
 
 def main() -> int:
@@ -44,29 +42,8 @@ def main() -> int:
     add_compare(commands.add_parser, _compare)
     add_store(commands.add_parser, _store)
     args = parser.parse_args()
-    try:
-        status = exit_on_error(lambda: args.run(args))
-        sys.stdout.flush()
-    except BrokenPipeError:
-        _leave_pipes()
-        return _READER_LEFT
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return _INTERRUPTED
-    return status
-
-
-def _leave_pipes() -> None:
-    """Let nothing more go to a reader who has had enough, such as `head`.
-
-    Else Python would complain once more when it flushes at its end.
-    """
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except BrokenPipeError:
-            os.dup2(nowhere, stream.fileno())
+    with lasting_streams():
+        return exit_on_error(lambda: args.run(args))
 
 
 def _add_summary(add_parser: _AddParser) -> None:

@@ -7,6 +7,8 @@ from scion.common.text import printable
 
 # Under which further lines of what was found stand.
 _INDENT = "\n" + " " * 12
+# As a shell has it of a program that SIGINT has ended.
+_INTERRUPTED = 130
 
 
 class ScionError(Exception):
@@ -67,11 +69,12 @@ def exit_on_error(command: Callable[[], int | None]) -> int:
     """Run `command`; print what went wrong to stderr and return 1 instead of a traceback."""
     try:
         return command() or 0
-    except BrokenPipeError:
-        raise
     except ScionError as error:
         told = error
     except OSError as error:
         told = of_system(error, where="the system")
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return _INTERRUPTED
     print(f"error: {told}", file=sys.stderr)
     return 1
