@@ -17,6 +17,7 @@ from scion.cli.launch import add_launch
 from scion.cli.store import add_store
 from scion.cli.streams import lasting_streams
 from scion.common.errors import exit_on_error
+from scion.common.text import printable
 from scion.lint.options import add_lint
 
 _AddParser = Callable[..., argparse.ArgumentParser]
@@ -54,7 +55,6 @@ def _add_summary(add_parser: _AddParser) -> None:
 
 
 def _summary(args: argparse.Namespace) -> None:
-    from scion.common.text import printable
     from scion.config import read_config
     from scion.report.summary import summary
 
@@ -80,7 +80,7 @@ def _pin(args: argparse.Namespace) -> None:
     from scion.cli.pin import pin_config
 
     if not pin_config(args.config):
-        print(f"{args.config}: every location is pinned already")
+        print(f"{printable(args.config)}: every location is pinned already")
 
 
 def _add_config(add_parser: _AddParser) -> None:
@@ -95,7 +95,7 @@ def _config(args: argparse.Namespace) -> None:
     from scion.config import default_yaml, read_config
 
     if args.check is not None:
-        print(f"{args.check}: sound, release {read_config(args.check).release}")
+        print(f"{printable(args.check)}: sound, release {read_config(args.check).release}")
     elif args.write:
         with atomic_file(_DEFAULT) as file:
             file.write(default_yaml().encode())
