@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+import measured
 from conversion import Conversion, Pico, convert
 
 PROJECT = Path(__file__).parent.parent
@@ -51,6 +52,15 @@ def conversion(pico: Pico, tmp_path_factory: pytest.TempPathFactory) -> Conversi
 def mixed(pico: Pico, tmp_path_factory: pytest.TempPathFactory) -> Conversion:
     """The same with all attention in FP8."""
     return convert(pico, tmp_path_factory.mktemp("mixed"), use_fp8="attention")
+
+
+@pytest.fixture(scope="session")
+def sealed_release(conversion: Conversion, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sealed release of it, with measurements as they look. Read it."""
+    # Drawing the card's pictures imports matplotlib.
+    from sealed import sealed
+
+    return sealed(conversion, tmp_path_factory.mktemp("sealed"), measured.results())
 
 
 @pytest.fixture(scope="session")

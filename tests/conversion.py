@@ -41,6 +41,7 @@ class Conversion:
     folder: Path
     fetch_source: Artifact
     fetch_donor: Artifact
+    lint_source: Artifact
     fix_keys: Artifact
     extract_text: Artifact
     quantize_nvfp4: Artifact
@@ -73,6 +74,7 @@ def convert(pico: Pico, folder: Path, *, samples: int = SAMPLES, **quantization:
     from scion.stages.fetch_source import fetch_source
     from scion.stages.fix_keys import fix_keys
     from scion.stages.graft_mtp import graft_mtp
+    from scion.stages.lint_source import lint_source
     from scion.stages.quantize_nvfp4 import quantize_nvfp4
     from scion.stages.verify_release import verify_release
 
@@ -87,6 +89,9 @@ def convert(pico: Pico, folder: Path, *, samples: int = SAMPLES, **quantization:
     )
     donor = fetch_donor(
         location=str(pico.base), output=Output.at(folder / "fetch_donor"), environment=env
+    )
+    found = lint_source(
+        source=source, output=Output.at(folder / "lint_source"), settings=Lint(), environment=env
     )
     fixed = fix_keys(source=source, output=Output.at(folder / "fix_keys"), environment=env)
     text = extract_text(
@@ -106,4 +111,4 @@ def convert(pico: Pico, folder: Path, *, samples: int = SAMPLES, **quantization:
         settings=Lint(),
         environment=env,
     )
-    return Conversion(folder, source, donor, fixed, text, quantized, release, report)
+    return Conversion(folder, source, donor, found, fixed, text, quantized, release, report)

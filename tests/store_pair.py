@@ -18,7 +18,8 @@ STAGE = "extract_text"
 _SCRIPT = """
 import sys
 from pathlib import Path
-from scion.artifacts.artifact import Artifact, read_manifest
+from scion.artifacts.artifact import Artifact
+from scion.artifacts.manifest import read_manifest
 from scion.artifacts.store import objects
 from scion.artifacts.store.store import Store
 from scion.common.errors import exit_on_error

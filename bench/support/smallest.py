@@ -28,7 +28,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from scion.artifacts.artifact import TENSORS, Artifact
+from scion.artifacts.artifact import Artifact
+from scion.artifacts.release_layout import TENSORS
 
 _SHARD = ".safetensors"
 _COPIES = (".md", ".svg")

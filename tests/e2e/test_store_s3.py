@@ -14,7 +14,7 @@ import pytest
 from commands import check_refusal, command
 from conversion import Pico
 from s3_server import BUCKET, S3Proxy, S3Server, free_port, s3_proxy, s3_server
-from scion.artifacts.artifact import manifest_digests, read_manifest
+from scion.artifacts.manifest import manifest_digests, read_manifest
 from scion.artifacts.store.store import Store
 from scion.common.digest import digest_file
 from scion.common.errors import ScionError

@@ -10,8 +10,9 @@ import pytest
 
 from checkpoints import half_made, snapshot, write_safetensors
 from scion.artifacts import code_digest as provenance
-from scion.artifacts.artifact import Artifact, Draft, manifest_digests
+from scion.artifacts.artifact import Artifact, Draft
 from scion.artifacts.making import Expectation, Output, remake
+from scion.artifacts.manifest import manifest_digests
 from scion.artifacts.store.store import Store
 from scion.common.digest import digest_file
 from scion.common.errors import ScionError

@@ -1,6 +1,5 @@
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,38 +13,9 @@ from scion.common.text import number, ratio, share, table
 from scion.engines.config import PICO_LAUNCH
 from scion.report.config import Card
 from scion.report.summary import summary
-from scion.stages.render_card import CardSettings, render, render_card
+from scion.stages.render_card import render
 from scion.stages.seal_release import seal_release
-
-PROJECT = Path(__file__).parent.parent.parent
-TEMPLATE = PROJECT / "workflow/templates/card.md.jinja"
-SECTIONS = sorted((TEMPLATE.parent / "sections").iterdir())
-
-
-def evidence_of(
-    conversion: Conversion, content: dict[str, Any], folder: Path
-) -> dict[str, Artifact]:
-    stages = ("fetch_source", "fetch_donor", "fix_keys", "extract_text", "quantize_nvfp4")
-    made = {stage: getattr(conversion, stage) for stage in (*stages, "verify_release")}
-    return made | measured.artifacts(content, release=conversion.graft_mtp, folder=folder)
-
-
-def rendered(
-    conversion: Conversion, folder: Path, content: dict[str, Any], **card: Any
-) -> tuple[Artifact, dict[str, Artifact]]:
-    evidence = evidence_of(conversion, content, folder)
-    launches = card.pop("launches", (PICO_LAUNCH,))
-    made = render_card(
-        release=conversion.graft_mtp,
-        evidence=evidence,
-        template=TEMPLATE,
-        sections=SECTIONS,
-        tasks=measured.TASKS,
-        settings=CardSettings(card=Card(**card), launches=launches),
-        output=Output.at(folder / "render_card"),
-        environment="sha256:tests",
-    )
-    return made, evidence
+from sealed import TEMPLATE, rendered
 
 
 @pytest.fixture(scope="module")

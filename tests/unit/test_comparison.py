@@ -14,8 +14,9 @@ import pytest
 import measured
 from checkpoints import edit_tensor, tiny_config, write_checkpoint
 from commands import check_refusal
-from scion.artifacts.artifact import Artifact, Draft, manifest_digests
+from scion.artifacts.artifact import Artifact, Draft
 from scion.artifacts.making import Output, remake
+from scion.artifacts.manifest import manifest_digests
 from scion.common.files import copy_file, write_json
 from scion.report.comparison.findings import Number, OneSided, Value, compare, title
 from scion.report.comparison.releases import open_release
@@ -441,7 +442,7 @@ def test_another_format_of_release_is_refused(first: Path, tmp_path: Path) -> No
         path.write_text(json.dumps(manifest | {"root": manifest_digests(manifest)["root"]}))
 
     said = broken(first, change, tmp_path)
-    check_refusal(said, "scion-manifest/2", "found:    format scion-manifest/9")
+    check_refusal(said, "scion-manifest/2", "found:    'scion-manifest/9'")
 
 
 def test_a_result_that_was_edited_or_removed_is_refused(first: Path, tmp_path: Path) -> None:

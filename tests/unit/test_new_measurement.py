@@ -31,6 +31,7 @@ from scion.report.pictures.style import Picture, draw
 from scion.report.summary import summary
 from scion.stages.render_card import CardSettings, render_card
 from scion.stages.seal_release import seal_release
+from sealed import converted
 
 ENVIRONMENT = "sha256:tests"
 TEMPLATES = Path(__file__).parents[2] / "workflow/templates"
@@ -97,9 +98,8 @@ class Releases:
 
     def __init__(self, conversion: Conversion, folder: Path) -> None:
         self._conversion, self._folder = conversion, folder
-        stages = ("fetch_source", "fetch_donor", "fix_keys", "extract_text", "quantize_nvfp4")
         self._evidence = {
-            **{stage: getattr(conversion, stage) for stage in (*stages, "verify_release")},
+            **converted(conversion),
             **measured.artifacts(
                 measured.results(), release=conversion.graft_mtp, folder=folder / "known"
             ),

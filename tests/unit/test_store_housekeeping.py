@@ -186,13 +186,30 @@ def test_a_root_of_another_host_is_kept_until_it_is_forgotten(
     assert place.holds(remote) == [False]
 
 
-def test_to_forget_a_folder_that_is_there_or_unknown_is_said(place: Place, scion: Scion) -> None:
+def test_a_folder_that_is_there_is_not_forgotten(place: Place, scion: Scion) -> None:
     mine = place.make("mine")
-    folder, unknown = place.root / "one", place.root / "none"
-    _, printed, _ = scion("prune", "--forget", folder, "--forget", unknown)
+    folder = place.root / "one"
+    _, printed, _ = scion("prune", "--forget", folder)
     assert place.holds(mine) == [True]
     assert f"{folder.resolve()}: still there" in printed
-    assert f"{unknown}: no root of this store" in printed
+
+
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)])
+def test_to_forget_an_unknown_folder_is_refused(
+    place: Place, scion: Scion, dry: tuple[str, ...]
+) -> None:
+    old = place.make("old")
+    place.make("mine")
+    code, _, errors = scion("prune", "--forget", place.root / "none", *dry)
+    assert code == 1
+    check_refusal(errors, "no such root", str(place.root / "none"), str(place.root / "one"))
+    assert place.holds(old) == [True]
+
+
+@pytest.mark.parametrize("days", ["-1", "nan", "inf", "1e9", "a week", ""])
+def test_days_that_are_none_are_refused(place: Place, scion: Scion, days: str) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        scion("prune", f"--older-than={days}")
 
 
 def test_moved_results_with_the_store_inside_keep_what_they_show(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from scion.common.errors import ScionError
 from scion.common.section import Section
@@ -62,6 +62,13 @@ class Config(Section):
     bfcl: Bfcl = Bfcl()
     comparison: Comparison = Comparison()
     card: Card = Card()
+
+    @field_validator("store", mode="before")
+    @classmethod
+    def _list_stores(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            raise ValueError(f"a list of locations is expected: write `store: [{value}]`")
+        return value
 
     @model_validator(mode="after")
     def _name_known_launches(self) -> "Config":

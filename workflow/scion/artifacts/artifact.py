@@ -10,7 +10,7 @@ An artifact's files lie in a store (`scion.artifacts.store`), and its manifest i
 rule declares; a sealed release is a folder that holds both.
 """
 
-import contextlib
+import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -18,23 +18,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from scion.artifacts.folder_check import check_folder
+from scion.artifacts.manifest import FORMAT, MANIFEST, manifest_digests, read_manifest
+from scion.artifacts.release_layout import TENSORS
 from scion.artifacts.store.known_files import KnownFiles
 from scion.checkpoint.safetensors_file import FileDigest, read_header
-from scion.checkpoint.shards import read_json, read_object
-from scion.common.digest import digest_file, digest_json, in_parallel
+from scion.checkpoint.shards import read_json
+from scion.common.digest import digest_bytes, in_parallel
 from scion.common.errors import ScionError
-from scion.common.files import reflink_or_link, sync, write_json
+from scion.common.files import kind_of, read_regular, reflink_or_link, sync, write_json
 
-FORMAT = "scion-manifest/2"
-MANIFEST = "manifest.json"
-TENSORS = "tensors.json"
-_MAKE_ANEW = "remove the file and run the workflow again: it makes the artifact anew"
 _DOWNLOAD_ANEW = (
     "download the release again, or make it again; one of another format is checked by the "
     "version of Scion that sealed it"
 )
-# What a recipe is the digest of.
-REQUEST = ("stage", "made_from", "settings", "code", "environment")
 
 
 @dataclass(frozen=True)
@@ -55,18 +52,22 @@ class Artifact:
         Raises:
             ScionError: There is no manifest, or one whose digests are not those of its content.
         """
-        if path.name == MANIFEST or (path / MANIFEST).is_file():
-            folder = path.parent if path.name == MANIFEST else path
-            return cls(folder, read_manifest(folder / MANIFEST, hint=_DOWNLOAD_ANEW))
-        folder = path.with_name(path.name.removesuffix(".json"))
-        pointer = folder.with_name(f"{folder.name}.json")
+        if os.path.lexists(path / MANIFEST):
+            return cls(path, read_manifest(path / MANIFEST, hint=_DOWNLOAD_ANEW))
+        if path.name == MANIFEST and path.is_file():
+            return cls(path.parent, read_manifest(path, hint=_DOWNLOAD_ANEW))
+        # `.` has no name.
+        named = path if path.name else Path(os.path.abspath(path))
+        folder = named.parent / named.name.removesuffix(".json")
+        pointer = folder.parent / f"{folder.name}.json"
         if not pointer.is_file():
             raise ScionError(
                 "there is no artifact",
                 where=path,
                 expected=f"a release with {MANIFEST}, or results/<release>/<stage>",
-                found=f"no {pointer.name} beside it" if path.exists() else "nothing",
-                hint="run the workflow, or name the folder of a release",
+                found=_what_is(path, pointer),
+                hint="name the folder of a release; that of a run of the workflow is in "
+                "results/<release>/release when it has ended",
             )
         return cls(folder, read_manifest(pointer))
 
@@ -104,94 +105,46 @@ class Artifact:
         """The tensor table: `dtype`, `shape`, `file`, `range`, `sha256` by tensor name."""
         return self._table
 
+    def read_json(self, name: str) -> Any:
+        """Parse a JSON file of it that is the one which the manifest lists.
+
+        Raises:
+            ScionError: It is missing, another one, or no JSON.
+        """
+        path = self.folder / name
+        try:
+            digest = digest_bytes(read_regular(path, limit=self.files[name]["size"]))
+        except (OSError, ValueError) as error:
+            digest = f"no file that can be read: {error}"
+        if digest != self.files[name]["sha256"]:
+            raise ScionError(
+                "a file of the release is not the one that was sealed",
+                where=path,
+                expected=self.files[name]["sha256"],
+                found=digest,
+                hint=f"see what else changed: scion check {self.folder}",
+            )
+        return read_json(path, hint=_DOWNLOAD_ANEW)
+
     @cached_property
     def _table(self) -> dict[str, dict[str, Any]]:
         """Parsed once: `Draft.link` asks for it shard by shard."""
         return read_json(self.folder / TENSORS) if TENSORS in self.files else {}
 
     def check(self) -> list[str]:
-        """Hash every file again; one line for each that is missing, changed or not listed."""
-        listed = {*self.files, MANIFEST}
-        extra = sorted(
-            str(path.relative_to(self.folder))
-            for path in self.folder.rglob("*")
-            if path.is_file() and str(path.relative_to(self.folder)) not in listed
-        )
-        lines = [f"{name}: not in the manifest" for name in extra]
-
-        def compare(name: str) -> str | None:
-            path = self.folder / name
-            if not path.is_file():
-                return f"{name}: missing"
-            digest = digest_file(path)
-            recorded = self.files[name]["sha256"]
-            return None if digest == recorded else f"{name}: expected {recorded}, found {digest}"
-
-        return lines + [line for line in in_parallel(compare, self.files) if line is not None]
+        """Read every file; a line for each that is missing, changed, not listed, or no file."""
+        return check_folder(self.folder, self.files, besides=MANIFEST).problems
 
 
-def read_manifest(path: Path, *, hint: str = _MAKE_ANEW) -> dict[str, Any]:
-    """Read a manifest, whether a pointer, a record or a release holds it.
-
-    Args:
-        path: The file.
-        hint: What to do if it can't be used.
-
-    Raises:
-        ScionError: The file can't be read, has another format, or one of its digests is wrong.
-    """
-    return check_manifest(
-        read_object(path),
-        where=path,
-        hint=hint,
-    )
-
-
-def find_manifest(path: Path) -> dict[str, Any] | None:
-    """As `read_manifest`; None where that raises."""
-    with contextlib.suppress(ScionError):
-        return read_manifest(path)
-    return None
-
-
-def check_manifest(manifest: dict[str, Any], *, where: object, hint: str) -> dict[str, Any]:
-    """Return a manifest whose digests are those of its content.
-
-    Args:
-        manifest: What was read.
-        where: Where, for the error.
-        hint: What to do if it is wrong.
-
-    Raises:
-        ScionError: It has another format, or one of its digests is wrong.
-    """
-    if manifest.get("format") != FORMAT:
-        raise ScionError(
-            "the file is no manifest of this format",
-            where=where,
-            expected=FORMAT,
-            found=manifest.get("format", "no format"),
-            hint=hint,
-        )
-    for name, wanted in manifest_digests(manifest).items():
-        if manifest.get(name) != wanted:
-            raise ScionError(
-                f"the manifest's {name} digest is not that of its content",
-                where=where,
-                expected=wanted,
-                found=manifest.get(name),
-                hint=hint,
-            )
-    return manifest
-
-
-def manifest_digests(manifest: Mapping[str, Any]) -> dict[str, str]:
-    """`recipe`, `content` and `root` as a manifest of this content has them."""
-    return {
-        "recipe": digest_json({key: manifest.get(key) for key in REQUEST}),
-        "content": digest_json(manifest.get("files")),
-        "root": digest_json({key: value for key, value in manifest.items() if key != "root"}),
-    }
+def _what_is(path: Path, pointer: Path) -> str:
+    """In words what lies where no artifact does."""
+    if not os.path.lexists(path):
+        return "nothing of that name"
+    if not path.exists():
+        return "a link that leads nowhere"
+    if not path.is_dir():
+        return f"{kind_of(path.stat().st_mode)}, no folder"
+    return f"a folder without {MANIFEST}, and no {pointer.name} beside it"
 
 
 @dataclass

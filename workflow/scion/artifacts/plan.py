@@ -19,9 +19,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scion.artifacts.artifact import Artifact, find_manifest
+from scion.artifacts.artifact import Artifact
 from scion.artifacts.code_digest import code_digest
 from scion.artifacts.making import Expectation
+from scion.artifacts.manifest import find_manifest
 from scion.artifacts.results import require_link, show_all
 from scion.artifacts.store.store import POINTERS, Store
 from scion.common.digest import digest_json, hex_digits

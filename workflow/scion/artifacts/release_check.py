@@ -1,77 +1,156 @@
-"""Check a release folder as its reader has it: files against manifest, and the chain of digests."""
+"""Check a release folder as its reader has it: files, tensors, card, and the chain of manifests.
 
+All that the folder says twice has to agree. Somebody who writes every digest anew, in every place,
+can still make a release of their own: whose it is, only a signature could say.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from scion.artifacts.artifact import Artifact, manifest_digests
-from scion.checkpoint.shards import read_json
-from scion.common.digest import digest_json
+from scion.artifacts.artifact import Artifact
+from scion.artifacts.folder_check import check_folder
+from scion.artifacts.manifest import MANIFEST, read_manifest
+from scion.artifacts.release_chain import chain_problems
+from scion.artifacts.release_layout import (
+    CARD,
+    PROVENANCE,
+    RENDERED,
+    SEALED,
+    SUMS,
+    TENSORS,
+    Manifest,
+    entry_of,
+    stages_files,
+    sums,
+)
+from scion.checkpoint.safetensors_file import read_header
+from scion.checkpoint.shards import index_of, read_object
+from scion.common.errors import ScionError
+from scion.common.files import read_regular, to_json
+from scion.common.text import printable
 
-SEALED = "seal_release"
-RELEASE = "release"
-CARD = "README.md"
-PROVENANCE = "provenance"
-# What was measured: the records, and the files of lines beside them.
-RESULTS = f"{PROVENANCE}/results"
+_HINT = "download the release again"
+_STAGE = re.compile(rf"{PROVENANCE}/(\w+)\.json")
+# A row of the card's table of steps.
+_STEP = re.compile(r"^\| (\w+) \| `(sha256:[0-9a-f]{64})` \|$", re.MULTILINE)
 
 
 def check_release(folder: Path) -> tuple[Artifact, list[str]]:
-    """Hash every file of a sealed release and follow its provenance.
+    """Read every file of a sealed release and follow its provenance.
 
     Args:
         folder: The release folder.
 
     Returns:
-        The sealed artifact, and one line for each thing that does not hold: a file that is
-        missing, changed or not listed, a manifest whose digest is not that of its content, a stage
-        whose input has no manifest here, weights that are not those the card names.
+        The sealed artifact, and a line for each thing that does not hold, which begins with the
+        file: one that is missing, changed, not listed or no file; a manifest that does not agree
+        with itself or with another; a file that is not the one its stage made; a tensor that is not
+        the one of the table; a card that names other digests.
 
     Raises:
         ScionError: No manifest there, or an edited one.
     """
     sealed = Artifact.open(folder)
-    problems = sealed.check()
-    manifests = {
-        path.stem: read_json(path) for path in sorted((folder / PROVENANCE).glob("*.json"))
-    }
+    checked = check_folder(sealed.folder, sealed.files, besides=MANIFEST)
+    problems = checked.problems
+    problems += _seal_problems(sealed)
+    manifests, unusable = _provenance(sealed)
+    problems += unusable
+    problems += chain_problems(manifests, sealed.manifest)
+    problems += _layout_problems(sealed, manifests)
+    # What is damaged is told already; these look into files.
+    damaged = {line.split(": ")[0] for line in problems}
+    if TENSORS not in damaged:
+        problems += _tensor_problems(sealed, checked.tensors)
+    if CARD not in damaged:
+        problems += _card_problems(sealed, manifests)
+    return sealed, list(dict.fromkeys(problems))
+
+
+def _seal_problems(sealed: Artifact) -> Iterator[str]:
+    """Whether the folder's manifest is that of a seal, written as it is written."""
+    if sealed.stage != SEALED:
+        yield f"{MANIFEST}: is of the stage {printable(sealed.stage)}, not of {SEALED}"
+    path = sealed.folder / MANIFEST
+    if path.is_file() and read_regular(path) != to_json(sealed.manifest):
+        yield f"{MANIFEST}: is not written as {SEALED} writes it"
+
+
+def _provenance(sealed: Artifact) -> tuple[dict[str, Manifest], list[str]]:
+    """The stages' manifests, in the order in which the seal names them, and what can't be used."""
+    manifests: dict[str, Manifest] = {}
+    problems: list[str] = []
+    named = (f"{PROVENANCE}/{stage}.json" for stage in sealed.manifest["made_from"])
+    for name in filter(_STAGE.fullmatch, dict.fromkeys((*named, *sealed.files))):
+        stage = Path(name).stem
+        try:
+            manifests[stage] = read_manifest(sealed.folder / name, hint=_HINT)
+        except ScionError as error:
+            found = f"expected {error.expected}, found {error.found}"
+            problems.append(f"{name}: {error.problem}: {printable(found)}")
+    return manifests, problems
+
+
+def _layout_problems(sealed: Artifact, manifests: Mapping[str, Manifest]) -> Iterator[str]:
+    """Files that the seal lists and no stage made so, and the other way round."""
+    expected = {name: (entry, stage) for name, entry, stage in stages_files(manifests)}
+    expected[SUMS] = (entry_of(sums(sealed.files)), SEALED)
+    for name in {**sealed.files, **expected}:
+        entry, stage = expected.get(name, ({}, None))
+        if name not in sealed.files:
+            yield f"{name}: missing: {stage} made it"
+        elif stage is not None and sealed.files[name] != entry:
+            yield f"{printable(name)}: not the one that {stage} made"
+        # A manifest that can't be used is told already.
+        elif stage is None and _STAGE.fullmatch(name) is None:
+            yield f"{printable(name)}: no stage made it"
+
+
+def _tensor_problems(sealed: Artifact, found: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
+    """Whether table, index and shards tell of the same tensors."""
+    folder = sealed.folder
+    if TENSORS not in sealed.files:
+        yield f"{TENSORS}: missing"
+        return
+    try:
+        table, index = read_object(folder / TENSORS, hint=_HINT), index_of(folder)
+    except ScionError as error:
+        yield f"{Path(error.where).name}: {error.problem}: {printable(error.found)}"
+        return
+    rows = dict[str, Any]()
+    for shard, digests in found.items():
+        header = read_header(folder / shard)
+        for tensor in header.tensors.values():
+            begin, end = header.data_start + tensor.begin, header.data_start + tensor.end
+            rows[tensor.name] = {
+                "dtype": tensor.dtype,
+                "shape": list(tensor.shape),
+                "file": shard,
+                "range": [begin, end],
+                "sha256": digests[tensor.name],
+            }
+    if len(found) < sum(name.endswith(".safetensors") for name in sealed.files):
+        return
+    for name in {**table, **rows}:
+        if table.get(name) != rows.get(name):
+            yield f"{TENSORS}: {printable(name)} is not as its shard has it"
+    weights = {name: row["file"] for name, row in rows.items()}
+    if index is not None and index != weights:
+        yield "model.safetensors.index.json: does not name the tensors of the shards"
+
+
+def _card_problems(sealed: Artifact, manifests: Mapping[str, Manifest]) -> Iterator[str]:
+    """Whether the card's table of steps names the digests of the stages."""
+    try:
+        text = read_regular(sealed.folder / CARD).decode()
+    except (OSError, UnicodeDecodeError) as error:
+        yield f"{CARD}: can't be read as text: {printable(error)}"
+        return
+    steps = dict(_STEP.findall(text))
     for stage, manifest in manifests.items():
-        problems += [
-            f"{PROVENANCE}/{stage}.json: its {name} digest is not of its content"
-            for name, digest in manifest_digests(manifest).items()
-            if manifest.get(name) != digest
-        ]
-    made = [_named(manifest) for manifest in manifests.values()]
-    for stage, manifest in {**manifests, SEALED: sealed.manifest}.items():
-        problems += [
-            f"{stage}: its input {name} ({wanted['content']}) has no manifest in {PROVENANCE}/"
-            for name, wanted in _artifacts(manifest).items()
-            if not any(wanted.items() <= given.items() for given in made)
-        ]
-    problems += _weights(sealed, manifests)
-    return sealed, problems
-
-
-def _named(manifest: dict[str, Any]) -> dict[str, str]:
-    """All that the manifests of later stages may name an artifact by."""
-    names = {name: manifest.get(name, "") for name in ("stage", "content", "root")}
-    return names | {"facts": digest_json(manifest.get("facts"))}
-
-
-def _artifacts(manifest: dict[str, Any]) -> dict[str, dict[str, str]]:
-    """What names each artifact that a manifest was made from; no plain files."""
-    return {name: made for name, made in manifest["made_from"].items() if "content" in made}
-
-
-def _weights(sealed: Artifact, manifests: dict[str, Any]) -> list[str]:
-    """Whether the files are those of the grafted checkpoint, and the card says so."""
-    grafted = manifests.get("graft_mtp")
-    if grafted is None:
-        return [f"{PROVENANCE}/graft_mtp.json: missing"]
-    problems = [
-        f"{name}: not the file that graft_mtp wrote"
-        for name, entry in grafted["files"].items()
-        if sealed.files.get(name) != entry
-    ]
-    if grafted["content"] not in (sealed.folder / CARD).read_text():
-        problems.append(f"{CARD}: does not name the weights' digest {grafted['content']}")
-    return problems
+        if stage != RENDERED and steps.get(stage) != manifest["content"]:
+            yield f"{CARD}: does not name the content {manifest['content']} of {stage}"
+    for stage in steps.keys() - manifests.keys():
+        yield f"{CARD}: names a digest of {stage}, which has no manifest in {PROVENANCE}/"

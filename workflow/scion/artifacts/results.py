@@ -15,8 +15,9 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from scion.artifacts.artifact import MANIFEST, Artifact, find_manifest
-from scion.artifacts.release_check import RELEASE, SEALED
+from scion.artifacts.artifact import Artifact
+from scion.artifacts.manifest import MANIFEST, find_manifest
+from scion.artifacts.release_layout import RELEASE, SEALED
 from scion.artifacts.store.known_files import KnownFiles
 from scion.artifacts.store.locks import exclusive
 from scion.artifacts.store.roots import register

@@ -164,8 +164,8 @@ class FolderSource:
         # A ring of links is a RuntimeError up to Python 3.12.
         except (FileNotFoundError, NotADirectoryError, RuntimeError) as error:
             raise _link_error("a link leads nowhere", link, os.readlink(link)) from error
-        homes = _homes(self.folder.resolve())
-        if stat.S_ISREG(status.st_mode) and not any(map(target.is_relative_to, homes)):
+        inside = any(map(target.is_relative_to, homes(self.folder.resolve())))
+        if stat.S_ISREG(status.st_mode) and not inside:
             raise _link_error("a link leaves the checkpoint's folder", link, str(target))
         return target, status
 
@@ -218,7 +218,7 @@ def _is_text(name: str) -> bool:
     return True
 
 
-def _homes(folder: Path) -> list[Path]:
+def homes(folder: Path) -> list[Path]:
     """The folders that a checkpoint's links may lead into."""
     # https://huggingface.co/docs/huggingface_hub/guides/manage-cache
     cached = folder.parent.parent

@@ -71,7 +71,8 @@ def add_compare(
 
 def compare_releases(args: argparse.Namespace) -> int:
     """Run `scion compare`; the exit code."""
-    from scion.common.errors import ScionError
+    from scion.common.errors import ScionError, of_system
+    from scion.common.text import printable
     from scion.report.comparison.releases import open_release
     from scion.report.comparison.tables import ComparisonReport
 
@@ -79,11 +80,13 @@ def compare_releases(args: argparse.Namespace) -> int:
         report = ComparisonReport.of(
             open_release(args.a), open_release(args.b), everything=args.all
         )
-    except ScionError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (ScionError, OSError) as error:
+        told = of_system(error) if isinstance(error, OSError) else error
+        print(f"error: {told}", file=sys.stderr)
         return _UNUSABLE
     if args.json:
-        print(json.dumps(report.record(), indent=1, ensure_ascii=False))
+        # In ASCII: names of strangers may hold what steers a terminal, or is no text.
+        print(json.dumps(report.record(), indent=1))
     else:
-        print("\n".join(report.lines()))
+        print("\n".join(map(printable, report.lines())))
     return _APART if args.fail_apart and report.counts["apart"] else 0

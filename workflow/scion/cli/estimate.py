@@ -2,12 +2,14 @@
 
 import argparse
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scion.architectures.families import released_classes
+from scion.common.errors import ScionError
 
 if TYPE_CHECKING:
     from scion.checkpoint.shards import Checkpoint
@@ -99,6 +101,7 @@ def estimate(args: argparse.Namespace) -> int:
     from scion.quantization.estimate.estimate import estimate as make
     from scion.quantization.estimate.report import duration, lines, record
 
+    _require_folder(args.disk)
     checkpoint, settings = _asked(args)
     gpu, machine = _machine(args, settings)
     result = make(checkpoint, settings, _batches(args, checkpoint, settings), machine)
@@ -118,6 +121,25 @@ def estimate(args: argparse.Namespace) -> int:
     return 0 if fits else 1
 
 
+def _require_folder(disk: Path) -> None:
+    if not disk.is_dir():
+        raise ScionError(
+            "--disk names no folder",
+            where=disk,
+            expected="a folder on the disk that results will go to",
+            found="something else" if os.path.lexists(disk) else "nothing of that name",
+            hint="name one that is there, such as the folder that the workflow runs in",
+        )
+    if not os.access(disk, os.W_OK | os.X_OK):
+        raise ScionError(
+            "--disk can't be written",
+            where=disk,
+            expected="a folder that this user may write to: its speed is measured by a file in it",
+            found="no right to write",
+            hint="name another folder on the same disk",
+        )
+
+
 def _asked(args: argparse.Namespace) -> "tuple[Checkpoint, Quantization]":
     """The checkpoint to quantize, and how: the configuration with the options' changes."""
     from scion.config import Config, read_config
@@ -134,7 +156,6 @@ def _asked(args: argparse.Namespace) -> "tuple[Checkpoint, Quantization]":
 def _changed(settings: "Quantization", args: argparse.Namespace) -> "Quantization":
     from pydantic import ValidationError
 
-    from scion.common.errors import ScionError
     from scion.quantization.config import Quantization
 
     changes = {"recipe": args.recipe, "keep_bf16": args.keep_bf16, "use_fp8": args.use_fp8}

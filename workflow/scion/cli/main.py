@@ -10,11 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from scion.cli.acceptance import add_acceptance
+from scion.cli.check import add_check
 from scion.cli.compare import add_compare
 from scion.cli.estimate import add_estimate
 from scion.cli.launch import add_launch
 from scion.cli.store import add_store
-from scion.common.errors import ScionError, exit_on_error
+from scion.cli.streams import lasting_streams
+from scion.common.errors import exit_on_error
+from scion.common.text import printable
 from scion.lint.options import add_lint
 
 _AddParser = Callable[..., argparse.ArgumentParser]
@@ -30,7 +33,7 @@ def main() -> int:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_summary(commands.add_parser)
-    _add_check(commands.add_parser)
+    add_check(commands.add_parser, _check)
     _add_pin(commands.add_parser)
     _add_config(commands.add_parser)
     add_lint(commands.add_parser, _lint)
@@ -40,7 +43,8 @@ def main() -> int:
     add_compare(commands.add_parser, _compare)
     add_store(commands.add_parser, _store)
     args = parser.parse_args()
-    return exit_on_error(lambda: args.run(args))
+    with lasting_streams():
+        return exit_on_error(lambda: args.run(args))
 
 
 def _add_summary(add_parser: _AddParser) -> None:
@@ -54,40 +58,14 @@ def _summary(args: argparse.Namespace) -> None:
     from scion.config import read_config
     from scion.report.summary import summary
 
-    print("\n".join(summary(args.results / read_config(args.config).release)))
-
-
-def _add_check(add_parser: _AddParser) -> None:
-    parser = add_parser(
-        "check", help="hash a release or any artifact again and follow its provenance"
-    )
-    parser.add_argument("folder", type=Path, help="a release folder, downloaded or made here")
-    parser.set_defaults(run=_check)
+    folder = args.results / read_config(args.config).release
+    print("\n".join(map(printable, summary(folder, config=args.config))))
 
 
 def _check(args: argparse.Namespace) -> None:
-    from scion.artifacts.artifact import Artifact
-    from scion.artifacts.release_check import check_release
+    from scion.cli.check import check
 
-    artifact = Artifact.open(args.folder)
-    if artifact.manifest["stage"] == "seal_release":
-        artifact, problems = check_release(args.folder)
-    else:
-        problems = artifact.check()
-    if problems:
-        raise ScionError(
-            "the folder is not what its manifest says",
-            where=args.folder,
-            expected=f"{len(artifact.files)} files with the recorded digests",
-            found="; ".join(problems),
-            hint="download the release again, or make it again with the workflow",
-        )
-    print(f"{args.folder}: {len(artifact.files)} files are what the manifest says")
-    if "weights" in artifact.facts:
-        print(f"weights: {artifact.facts['weights']}")
-    else:
-        print(f"content: {artifact.content}")
-    print(f"root:    {artifact.root}")
+    check(args)
 
 
 def _add_pin(add_parser: _AddParser) -> None:
@@ -102,7 +80,7 @@ def _pin(args: argparse.Namespace) -> None:
     from scion.cli.pin import pin_config
 
     if not pin_config(args.config):
-        print(f"{args.config}: every location is pinned already")
+        print(f"{printable(args.config)}: every location is pinned already")
 
 
 def _add_config(add_parser: _AddParser) -> None:
@@ -117,7 +95,7 @@ def _config(args: argparse.Namespace) -> None:
     from scion.config import default_yaml, read_config
 
     if args.check is not None:
-        print(f"{args.check}: sound, release {read_config(args.check).release}")
+        print(f"{printable(args.check)}: sound, release {read_config(args.check).release}")
     elif args.write:
         with atomic_file(_DEFAULT) as file:
             file.write(default_yaml().encode())

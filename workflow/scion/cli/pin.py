@@ -10,7 +10,11 @@ import yaml
 from scion.checkpoint.hub.client import resolve_revision
 from scion.checkpoint.hub.location import SCHEME, HubRepository, parse_location
 from scion.common.errors import ScionError
-from scion.common.files import atomic_file
+from scion.common.files import atomic_file, read_regular
+from scion.common.text import printable
+
+# A configuration has some kilobytes.
+_MAX_BYTES = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -44,8 +48,7 @@ def pin_config(path: Path, *, report: Callable[[str], None] = print) -> list[Pin
     Raises:
         ScionError: The file can't be read, a location is not understood, or the hub refuses.
     """
-    # A link to the file must stay one.
-    target = path.resolve()
+    target = _target(path)
     text = _read(target)
     commits: dict[HubRepository, str] = {}
     pins: list[Pin] = []
@@ -70,24 +73,33 @@ def pin_config(path: Path, *, report: Callable[[str], None] = print) -> list[Pin
         with atomic_file(target) as file:
             file.write("".join([*parts, text[done:]]).encode())
     for pin in pins:
-        report(f"{path}:{pin.line}: {pin.old} -> {pin.new}")
+        report(printable(f"{path}:{pin.line}: {pin.old} -> {pin.new}"))
     return pins
+
+
+def _target(path: Path) -> Path:
+    """The file itself: a link to it must stay one."""
+    try:
+        return path.resolve(strict=True)
+    # A ring of links is a RuntimeError up to Python 3.12.
+    except (OSError, RuntimeError) as error:
+        raise _unreadable(path, error) from error
 
 
 def _read(path: Path) -> str:
     try:
         # Not read_text(): it would change line ends.
-        return path.read_bytes().decode()
-    except (OSError, UnicodeDecodeError) as error:
+        return read_regular(path, limit=_MAX_BYTES).decode()
+    except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
 
 
-def _unreadable(path: Path, error: Exception) -> ScionError:
+def _unreadable(path: Path, error: object) -> ScionError:
     return ScionError(
         "the configuration can't be read",
         where=path,
         expected="a YAML file",
-        found=error,
+        found=error.strerror if isinstance(error, OSError) else error,
         hint="start from a copy of config/default.yaml",
     )
 
@@ -98,6 +110,8 @@ def _locations(text: str, path: Path) -> list[Any]:
         root: Any = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
         raise _unreadable(path, error) from error
+    except RecursionError:
+        raise _unreadable(path, "nested too deeply") from None
     nodes = {node.start_mark.index: node for node in _scalars(root, set())}
     return [nodes[index] for index in sorted(nodes) if nodes[index].value.startswith(SCHEME)]
 

@@ -2,10 +2,8 @@
 
 import argparse
 import json
-import os
 import re
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -113,7 +111,7 @@ def _add_prune(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--older-than",
-        type=float,
+        type=_days,
         default=7,
         metavar="DAYS",
         help="remove half-made work that did not change for so long (default: 7)",
@@ -130,10 +128,16 @@ def _add_prune(parser: argparse.ArgumentParser) -> None:
 
 
 def _bytes(text: str) -> int:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text.strip())
+    found = re.fullmatch(r"(\d{1,18}(?:\.\d+)?)\s*([A-Za-z]*)", text.strip(), re.ASCII)
     if found is None or found[2].lower() not in _UNITS:
         raise argparse.ArgumentTypeError(f"{text!r} is no size such as 200GB, 1.5TB or 300GiB")
     return int(float(found[1]) * _UNITS[found[2].lower()])
+
+
+def _days(text: str) -> float:
+    if re.fullmatch(r"\d{1,6}(\.\d+)?", text, re.ASCII) is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of days such as 7 or 0.5")
+    return float(text)
 
 
 def store_command(args: argparse.Namespace) -> int:
@@ -150,20 +154,11 @@ def _default_store() -> Path:
     return Path(read_config(_DEFAULT).store[0] if _DEFAULT.is_file() else _FALLBACK)
 
 
-def _print(text: str) -> None:
-    """Print; whoever reads it, such as `head`, may have had enough of it."""
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        # Else Python would complain once more when it flushes at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 def _ls(store: "Store", args: argparse.Namespace) -> int:
     from scion.artifacts.store.listing import Listing
 
     listing = Listing.of(store)
-    _print(_json(listing.record()) if args.json else "\n".join(listing.lines()))
+    print(_json(listing.record()) if args.json else _text(listing.lines()))
     return 0
 
 
@@ -171,12 +166,19 @@ def _du(store: "Store", args: argparse.Namespace) -> int:
     from scion.artifacts.store.listing import Usage
 
     usage = Usage.of(store)
-    _print(_json(usage.parts) if args.json else "\n".join(usage.lines()))
+    print(_json(usage.parts) if args.json else _text(usage.lines()))
     return 0
 
 
 def _json(record: object) -> str:
-    return json.dumps(record, indent=1, ensure_ascii=False)
+    # In ASCII: names of folders may hold what steers a terminal, or is no text.
+    return json.dumps(record, indent=1)
+
+
+def _text(lines: Iterable[str]) -> str:
+    from scion.common.text import printable
+
+    return "\n".join(map(printable, lines))
 
 
 def _verify(store: "Store", args: argparse.Namespace) -> int:
@@ -189,7 +191,7 @@ def _verify(store: "Store", args: argparse.Namespace) -> int:
         lines += [f"repaired: {line}" for line in repair(store, audit)]
     counts = f"artifacts: {audit.artifacts}, records: {audit.records}, read: {size(audit.size)}"
     lines.append(f"{store.folder}: {counts}; problems: {len(audit.problems)}")
-    _print("\n".join(lines))
+    print(_text(lines))
     return 1 if audit.problems else 0
 
 
@@ -198,7 +200,7 @@ def _prune(store: "Store", args: argparse.Namespace) -> int:
     from scion.artifacts.store.listing import doomed_lines
 
     def say(doomed: Doomed) -> None:
-        _print("\n".join(doomed_lines(store, doomed, dry_run=args.dry_run)))
+        print(_text(doomed_lines(store, doomed, dry_run=args.dry_run)), flush=True)
 
     rules = Rules(args.keep, args.older_than, tuple(args.forget))
     prune(store, rules, dry_run=args.dry_run, say=say)

@@ -34,6 +34,11 @@ def hex_digits(digest: str) -> str:
     return digest.removeprefix("sha256:")
 
 
+def digest_bytes(content: bytes) -> str:
+    """Hex SHA-256 of bytes."""
+    return hashlib.sha256(content).hexdigest()
+
+
 def read_chunks(path: Path, *, offset: int = 0, size: int | None = None) -> Iterator[bytes]:
     """The bytes of `path` from `offset` on (`size` of them, or to the end), `CHUNK` at a time."""
     with path.open("rb", buffering=0) as file:

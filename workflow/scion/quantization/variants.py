@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 
 from scion.architectures.inventory import Inventory
-from scion.artifacts.artifact import TENSORS, Artifact
+from scion.artifacts.artifact import Artifact
+from scion.artifacts.release_layout import TENSORS
 from scion.checkpoint.shards import CONFIG, INDEX, Checkpoint
 from scion.common.digest import digest_json
 from scion.common.files import symlink_or_copy

@@ -1,33 +1,77 @@
 """What a finished run made, in a few lines for the terminal."""
 
+import os
 from pathlib import Path
 
 from scion.artifacts.artifact import Artifact
-from scion.artifacts.release_check import RESULTS
-from scion.checkpoint.shards import read_json
-from scion.report.measurements import MEASUREMENTS
+from scion.artifacts.manifest import MANIFEST
+from scion.artifacts.release_layout import RELEASE, RESULTS, SEALED
+from scion.common.errors import ScionError
+from scion.report.measurements import MEASUREMENTS, MeasuredStage
 
 
-def summary(results: Path) -> list[str]:
+def summary(results: Path, *, config: Path | None = None) -> list[str]:
     """Lines that name the release folder and its digests, and tell what was measured.
 
     A number's 95 % interval stands in brackets behind it.
 
     Args:
         results: The folder of a release's artifacts, such as `results/<release>`.
+        config: The release's config file, to name in errors.
 
     Raises:
-        ScionError: The release is not finished.
+        ScionError: The release is not finished, or a record in it is not what was sealed.
     """
-    release = Artifact.open(results / "release")
+    if not os.path.lexists(results / RELEASE / MANIFEST):
+        raise _unfinished(results, config)
+    release = Artifact.open(results / RELEASE)
+    if release.stage != SEALED:
+        raise _damaged(release, MANIFEST, f"a manifest of {SEALED}", f"one of {release.stage}")
     lines = [
         f"release:     {release.folder}",
         f"root:        {release.root}",
-        f"weights:     {release.facts['weights']}",
+        f"weights:     {release.facts.get('weights')}",
     ]
     for row in MEASUREMENTS.values():
         # Out of the release: what another configuration left beside it is old.
-        name = f"{RESULTS}/{row.record.name}"
-        if name in release.files:
-            lines += row.summary(read_json(release.folder / name))
+        if f"{RESULTS}/{row.record.name}" in release.files:
+            lines += _measured(release, row)
     return lines
+
+
+def _measured(release: Artifact, row: MeasuredStage) -> list[str]:
+    name = f"{RESULTS}/{row.record.name}"
+    record = release.read_json(name)
+    try:
+        return row.summary(record)
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        found = f"{type(error).__name__}: {error}"
+        raise _damaged(release, name, f"a record as {row.record.stage} writes it", found) from error
+
+
+def _damaged(release: Artifact, name: str, expected: str, found: str) -> ScionError:
+    return ScionError(
+        "the release can't be summed up",
+        where=release.folder / name,
+        expected=expected,
+        found=found,
+        hint=f"see what else is wrong: scion check {release.folder}",
+    )
+
+
+def _unfinished(results: Path, config: Path | None) -> ScionError:
+    made = sorted(path.stem for path in results.glob("*.json"))
+    others = sorted(
+        path.parent.parent.name for path in results.parent.glob(f"*/{RELEASE}/{MANIFEST}")
+    )
+    found = f"stages that have ended: {', '.join(made)}" if made else "no stage has ended"
+    if not results.is_dir():
+        found = f"no such folder; finished releases there: {', '.join(others) or 'none'}"
+    run = "snakemake --cores all" + ("" if config is None else f" --configfile {config}")
+    return ScionError(
+        "the release is not made yet",
+        where=results / RELEASE,
+        expected="a release that a run of the workflow has sealed",
+        found=found,
+        hint=f"run it to its end: {run}; or name another release's config file, or --results",
+    )

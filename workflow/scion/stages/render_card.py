@@ -20,7 +20,7 @@ from huggingface_hub import ModelCardData
 from scion.architectures.families import family_of
 from scion.artifacts.artifact import Artifact, Draft
 from scion.artifacts.making import Output, remake
-from scion.artifacts.release_check import CARD
+from scion.artifacts.release_layout import CARD, PICTURES
 from scion.checkpoint.shards import CONFIG, read_json
 from scion.common.errors import ScionError
 from scion.common.section import Section
@@ -43,7 +43,7 @@ from scion.stages.common_options import (
     run_stage,
     stage_parser,
 )
-from scion.stages.seal_release import PICTURES, add_evidence, open_evidence
+from scion.stages.seal_release import add_evidence, open_evidence
 
 # The task whose request the card shows as a command.
 CURL_TASK = "parallel_tool_calls"

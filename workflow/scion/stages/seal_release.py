@@ -3,7 +3,8 @@
 Beside the weights the folder holds `provenance/<stage>.json`, the pointer of every stage, and
 `provenance/results/`, what was measured, so that a reader who has only the folder can follow each
 digest to the source and each number to its record, answers and timings included. The card's
-pictures lie in `pictures/`. `SHA256SUMS` is for readers without Scion.
+pictures lie in `pictures/`. `SHA256SUMS` is for readers without Scion. What lies where is said by
+`scion.artifacts.release_layout`, to which `scion check` holds the folder.
 Every file is a link, with the digest that its stage recorded; one that was changed since is refused
 when the artifact is opened. The workflow puts the sealed artifact into `results/<release>/release`,
 a real folder with this stage's manifest in it.
@@ -14,16 +15,21 @@ import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from scion.artifacts.artifact import TENSORS, Artifact, Draft
+from scion.artifacts.artifact import Artifact, Draft
 from scion.artifacts.making import Output, remake
-from scion.artifacts.release_check import PROVENANCE, RESULTS, SEALED
+from scion.artifacts.release_layout import (
+    PROVENANCE,
+    RENDERED,
+    RESULTS,
+    SEALED,
+    SUMS,
+    WEIGHTS,
+    result_files,
+    sums,
+)
 from scion.artifacts.store.store import Store
 from scion.common.files import atomic_file, write_json
 from scion.stages.common_options import run_stage, stage_parser
-
-SUMS = "SHA256SUMS"
-PICTURES = "pictures"
-_KINDS = (".json", ".jsonl")
 
 
 def seal_release(
@@ -43,7 +49,7 @@ def seal_release(
         output: Where the artifact goes.
         environment: Identity of the locked environment.
     """
-    stages = {**evidence, "graft_mtp": release, "render_card": card}
+    stages = {**evidence, WEIGHTS: release, RENDERED: card}
 
     def build(draft: Draft) -> None:
         (draft.folder / PROVENANCE).mkdir(parents=True)
@@ -52,12 +58,11 @@ def seal_release(
         for stage, artifact in stages.items():
             write_json(draft.folder / PROVENANCE / f"{stage}.json", artifact.manifest)
         for artifact in evidence.values():
-            for name in _reports(artifact):
+            for name in result_files(artifact.manifest):
                 draft.link(artifact, name, f"{RESULTS}/{name}")
         draft.hash_files()
         with atomic_file(draft.folder / SUMS) as file:
-            for name, entry in sorted(draft.files.items()):
-                file.write(f"{entry['sha256']}  {name}\n".encode())
+            file.write(sums(draft.files))
         draft.facts |= {"weights": release.content, "card": card.content}
 
     return remake(
@@ -69,13 +74,6 @@ def seal_release(
         build=build,
         quotes_manifests=True,
     )
-
-
-def _reports(artifact: Artifact) -> list[str]:
-    """The result files of a stage that measures; a stage with weights has none."""
-    if TENSORS in artifact.files:
-        return []
-    return [name for name in artifact.files if name.endswith(_KINDS)]
 
 
 def main() -> int:

@@ -17,8 +17,8 @@ them.
 Begin with `scion.artifacts.store.store.Store`. The other modules of this package: `known_files`,
 whose digests are trusted while inode, size and times of a file stay the same; `locks`, which die
 with their process; `roots`, folders of results; `sources`; `remote`, stores elsewhere, and
-`objects`, what they are made of; `file_tables`, what others say of files. For `scion store` there
-are `survey`, which looks, `listing`, which tells, `audit` (`verify`) and `housekeeping` (`prune`).
+`objects`, what they are made of. For `scion store` there are `survey`, which looks, `listing`,
+which tells, `audit` (`verify`) and `housekeeping` (`prune`).
 
 May import: common, checkpoint, and the modules of `scion.artifacts` that describe one artifact.
 

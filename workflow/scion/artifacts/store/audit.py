@@ -18,7 +18,7 @@ from uuid import uuid4
 
 from tqdm import tqdm
 
-from scion.artifacts.artifact import read_manifest
+from scion.artifacts.manifest import read_manifest
 from scion.artifacts.store.roots import read_roots
 from scion.artifacts.store.store import MARK, Store, unusable
 from scion.artifacts.store.survey import HEX, TRASH, inside

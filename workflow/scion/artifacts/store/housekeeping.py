@@ -99,7 +99,8 @@ def prune(store: Store, rules: Rules, *, dry_run: bool, say: Callable[[Doomed], 
         say: Called once all is decided, before anything goes.
 
     Raises:
-        ScionError: The store is not this user's, has no locks, or a root can't be read.
+        ScionError: The store is not this user's, has no locks, a root can't be read, or is to be
+            forgotten and not known.
     """
     if dry_run:
         say(decide(store, rules))
@@ -161,9 +162,7 @@ def decide(store: Store, rules: Rules) -> Doomed:
 def _living(survey: Survey, rules: Rules, doomed: Doomed) -> list[Root]:
     """The roots that count; the others are noted as gone."""
     forgotten = {folder.resolve() for folder in rules.forget}
-    missed = forgotten - {root.folder.resolve() for root in survey.roots}
-    for folder in sorted(missed):
-        doomed.notes.append(f"{folder}: no root of this store; nothing to forget")
+    _require_roots(forgotten, survey.roots)
     living: list[Root] = []
     for root in survey.roots:
         forget = root.folder.resolve() in forgotten
@@ -180,6 +179,19 @@ def _living(survey: Survey, rules: Rules, doomed: Doomed) -> list[Root]:
             doomed.roots.append(root.path)
             doomed.notes.append(f"{root.folder}: gone; what it showed is needed no longer")
     return living
+
+
+def _require_roots(forgotten: set[Path], roots: list[Root]) -> None:
+    """Refuse to forget what the store does not know: a name that was mistyped, most likely."""
+    known = {root.folder.resolve() for root in roots}
+    for folder in sorted(forgotten - known):
+        raise ScionError(
+            "there is no such root to forget",
+            where=folder,
+            expected="a folder of results that this store has noted",
+            found=", ".join(sorted(map(str, known))) or "a store without roots",
+            hint="nothing was removed: name one of those; scion store ls shows what each shows",
+        )
 
 
 def _choose_artifacts(survey: Survey, roots: list[Root], rules: Rules, doomed: Doomed) -> None:

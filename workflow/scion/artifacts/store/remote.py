@@ -17,8 +17,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scion.artifacts.artifact import Artifact, check_manifest
-from scion.artifacts.store.file_tables import check_files
+from scion.artifacts.artifact import Artifact
+from scion.artifacts.manifest import check_form, check_manifest
 from scion.artifacts.store.known_files import KnownFiles
 from scion.artifacts.store.objects import Objects
 from scion.checkpoint.safetensors_file import FileDigest
@@ -89,7 +89,6 @@ class Remote:
                 found=manifest["recipe"],
                 hint=hint,
             )
-        check_files(manifest, where)
         return manifest
 
     def pull(
@@ -116,7 +115,7 @@ class Remote:
         Raises:
             ScionError: The store can't be read, lacks a file, or has other bytes under its name.
         """
-        check_files(manifest, self.url)
+        check_form(manifest, where=self.url, hint="nothing was written: remove its record there")
         files: Mapping[str, Mapping[str, Any]] = manifest["files"]
         folder.mkdir(parents=True, exist_ok=True)
         parts = folder.with_name(f"{folder.name}.parts")

@@ -8,17 +8,20 @@ together; any other by its whole path, which means something on its own host onl
 
 import hashlib
 import os
+import reprlib
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scion.artifacts.artifact import find_manifest
+from scion.artifacts.manifest import find_manifest
 from scion.artifacts.store.store import POINTERS
 from scion.checkpoint.shards import read_object
 from scion.common.errors import ScionError
 from scion.common.files import to_json, write_json
+
+_SHOW_AGAIN = "remove the file, and run the workflow once in each folder that uses the store"
 
 
 @dataclass(frozen=True)
@@ -102,21 +105,23 @@ def read_roots(store: Path) -> list[Root]:
 
 
 def _read_root(path: Path, own: Path) -> Root:
-    entry = read_object(path)
-    try:
-        folder, host, noted = own / entry["folder"], str(entry["host"]), dict(entry["contents"])
-    except (KeyError, TypeError, ValueError) as error:
+    entry = read_object(path, hint=_SHOW_AGAIN)
+    named, host, contents = entry.get("folder"), entry.get("host"), entry.get("contents")
+    noted: dict[str, Any] = contents if isinstance(contents, dict) else {"contents": None}
+    texts = (named, host, *noted.values())
+    if not all(isinstance(text, str) and "\0" not in text for text in texts):
         raise ScionError(
             "a root of the store can't be read",
             where=path,
-            expected="host, folder and contents",
-            found=f"{type(error).__name__}: {error}",
-            hint="remove the file, and run the workflow once in each folder that uses the store",
-        ) from error
+            expected="folder and host as text, and contents, which by name are digests",
+            found=reprlib.repr(entry),
+            hint=_SHOW_AGAIN,
+        )
+    folder = own / str(named)
     if _there(folder):
         # What is there and can't be read, another user's for example, shows what was noted.
         noted = {name: noted[name] for name in noted if _there(folder / name)} | shown(folder)
-    return Root(path, host, folder, noted)
+    return Root(path, str(host), folder, noted)
 
 
 def _there(path: Path) -> bool:

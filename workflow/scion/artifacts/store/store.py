@@ -7,6 +7,7 @@ Its record is written after it, so a record's artifact is whole or, if somebody 
 import contextlib
 import errno
 import os
+import reprlib
 import shutil
 import sys
 import time
@@ -17,7 +18,9 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from scion.artifacts.artifact import TENSORS, Artifact, find_manifest, read_manifest
+from scion.artifacts.artifact import Artifact
+from scion.artifacts.manifest import find_manifest, read_manifest
+from scion.artifacts.release_layout import TENSORS
 from scion.artifacts.store.known_files import KnownFiles, unchanged
 from scion.artifacts.store.locks import Leases, exclusive, held
 from scion.artifacts.store.remote import FORMAT, MARK, Remote
@@ -26,7 +29,7 @@ from scion.checkpoint.safetensors_file import FileDigest
 from scion.checkpoint.shards import read_object
 from scion.common.digest import digest_file, hex_digits, in_parallel
 from scion.common.errors import NoRoomError, ScionError
-from scion.common.files import sync, write_json
+from scion.common.files import kind_of, sync, write_json
 
 # The folder of a release's pointers, what rules declare.
 POINTERS = ".pointers"
@@ -80,15 +83,18 @@ class Store:
                 write_json(mark, {"format": FORMAT})
         except OSError as error:
             raise unusable(folder, error) from error
-        found = read_object(mark).get("format")
+        hint = (
+            "name another folder under `store` in the config, or use the version of Scion that "
+            f'made this one; if the file was damaged, let it hold {{"format": "{FORMAT}"}}'
+        )
+        found = read_object(mark, hint=hint).get("format")
         if found != FORMAT:
             raise ScionError(
                 "the store has another format",
                 where=mark,
                 expected=FORMAT,
-                found=found,
-                hint="name another folder under `store` in the config, or use the version of Scion "
-                "that made this one",
+                found=reprlib.repr(found),
+                hint=hint,
             )
         return store
 
@@ -390,6 +396,16 @@ def _folders(folder: Path) -> list[Path]:
 def _require_new(folder: Path, mark: Path) -> None:
     """A store is not begun among files of something else."""
     # What a plan remembers of files before any run is nothing else.
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise ScionError(
+            "a store is a folder",
+            where=folder,
+            expected="a new folder, or one with " + MARK,
+            found="a link that leads nowhere"
+            if not folder.exists()
+            else kind_of(folder.stat().st_mode),
+            hint="name another folder under `store` in the config, or move this away",
+        )
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     found = sorted(name for name in names if not name.startswith(".") and name != "known")
     # Looked for again: another process may have begun it just now.

@@ -17,11 +17,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from scion.artifacts.artifact import find_manifest
+from scion.artifacts.manifest import find_manifest
 from scion.artifacts.store.locks import held
 from scion.artifacts.store.roots import Root, read_roots
 from scion.artifacts.store.store import MARK, Store
 from scion.common.errors import ScionError
+from scion.common.files import kind_of
 
 HEX = re.compile(r"[0-9a-f]{64}")
 TRASH = "trash-"
@@ -198,10 +199,19 @@ def open_store(folder: Path) -> Store:
             "there is no store",
             where=folder,
             expected=f"a folder with {MARK}",
-            found="something else" if folder.is_dir() else "no such folder",
+            found=_what_is(folder),
             hint="name the store by --store FOLDER; a run of the workflow makes one",
         )
     return Store.open([str(folder)])
+
+
+def _what_is(folder: Path) -> str:
+    """In words what lies where no store does."""
+    if not os.path.lexists(folder):
+        return "no such folder"
+    if not folder.exists():
+        return "a link that leads nowhere"
+    return "something else" if folder.is_dir() else kind_of(folder.stat().st_mode)
 
 
 def inside(folder: Path) -> list[Path]:

@@ -9,6 +9,7 @@ prompts: a machine that was busier on another day can part two timings as well.
 Items of lists are aligned by what identifies them, never by their place, unless nothing does.
 """
 
+import contextlib
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -113,8 +114,11 @@ Finding = Number | Value | OneSided
 
 
 def percent(a: float, b: float) -> float | None:
-    """The change from A to B in percent of A; None where A is 0."""
-    return 100 * (b - a) / abs(a) if a else None
+    """The change from A to B in percent of A; None where A is 0, or both are beyond a double."""
+    try:
+        return 100 * (b - a) / abs(a) if a else None
+    except OverflowError:
+        return None
 
 
 def title(path: Place) -> str:
@@ -197,11 +201,16 @@ def _is_estimate(value: Any) -> bool:
         return False
     known = [value["value"], value["count"]]
     known += [value[end] for end in ("low", "high") if value[end] is not None]
-    return all(_is_number(part) and math.isfinite(part) for part in known)
+    return all(map(_is_number, known))
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether it is a number that a double can hold."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    with contextlib.suppress(OverflowError):
+        return math.isfinite(value)
+    return False
 
 
 def _shape(path: Place, expected: object, found: object) -> ScionError:

@@ -5,16 +5,16 @@ release's manifest has of it. Weights are compared by those digests; `scion chec
 """
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scion.artifacts.artifact import FORMAT, MANIFEST, Artifact
+from scion.artifacts.artifact import Artifact
 from scion.artifacts.environments import locks_of
-from scion.artifacts.release_check import PROVENANCE, RESULTS, SEALED
-from scion.checkpoint.shards import read_json, read_object
-from scion.common.digest import digest_file
+from scion.artifacts.manifest import FORMAT, MANIFEST, read_manifest
+from scion.artifacts.release_layout import PROVENANCE, RELEASE, RESULTS, SEALED, WEIGHTS
 from scion.common.errors import ScionError
 from scion.report.comparison.findings import holds_numbers
 
@@ -70,32 +70,35 @@ def open_release(folder: Path) -> Release:
     Raises:
         ScionError: There is no release, it has another form, or a file is not what was sealed.
     """
-    places = [place for place in (folder, folder / "release") if (place / MANIFEST).is_file()]
+    places = [place for place in (folder, folder / RELEASE) if os.path.lexists(place / MANIFEST)]
     if not places:
         raise _no_release(
             folder, f"{'no' if folder.is_dir() else 'no folder, hence no'} {MANIFEST}"
         )
-    manifest = read_object(places[0] / MANIFEST)
-    form = (manifest.get("format"), manifest.get("stage"))
-    if form != (FORMAT, SEALED):
-        raise _no_release(places[0] / MANIFEST, f"format {form[0]}, stage {form[1]}")
     artifact = Artifact.open(places[0])
-    contents = {
-        name: _sealed_json(artifact, name)
-        for name in artifact.files
-        if name.startswith(f"{PROVENANCE}/") and name.endswith(".json")
+    if artifact.stage != SEALED or not isinstance(artifact.facts.get("weights"), str):
+        raise _no_release(places[0] / MANIFEST, f"one of {artifact.stage}, or without its weights")
+    listed = [name for name in artifact.files if name.endswith(".json")]
+    manifests = {
+        Path(name).stem: _manifest(artifact, name)
+        for name in listed
+        if str(Path(name).parent) == PROVENANCE
     }
+    if WEIGHTS not in manifests:
+        raise _no_release(places[0] / PROVENANCE, f"no {WEIGHTS}.json, the manifest of the weights")
     results = {
-        name.removeprefix(f"{RESULTS}/"): content
-        for name, content in contents.items()
+        name.removeprefix(f"{RESULTS}/"): artifact.read_json(name)
+        for name in listed
         if name.startswith(f"{RESULTS}/")
     }
-    manifests = {
-        Path(name).stem: content
-        for name, content in contents.items()
-        if not name.startswith(f"{RESULTS}/")
-    }
     return Release(artifact, {**manifests, SEALED: artifact.manifest}, results)
+
+
+def _manifest(artifact: Artifact, name: str) -> dict[str, Any]:
+    """A stage's manifest, as the release has it."""
+    artifact.read_json(name)
+    where = artifact.folder / name
+    return read_manifest(where, hint=f"see what else is wrong: scion check {artifact.folder}")
 
 
 def _no_release(where: Path, found: str) -> ScionError:
@@ -108,24 +111,10 @@ def _no_release(where: Path, found: str) -> ScionError:
     )
 
 
-def _sealed_json(artifact: Artifact, name: str) -> Any:
-    path = artifact.folder / name
-    digest = digest_file(path) if path.is_file() else "no file"
-    if digest != artifact.files[name]["sha256"]:
-        raise ScionError(
-            "a file of the release is not the one that was sealed",
-            where=path,
-            expected=artifact.files[name]["sha256"],
-            found=digest,
-            hint=f"see what else changed: scion check {artifact.folder}",
-        )
-    return read_json(path)
-
-
 def weights(a: Release, b: Release) -> str:
     """Whether two releases hold the same tensors, in words that start with `the same` if so."""
     if a.weights == b.weights:
-        roots = {release.manifests["graft_mtp"]["root"] for release in (a, b)}
+        roots = {release.manifests[WEIGHTS]["root"] for release in (a, b)}
         return f"the same, {a.weights}{', made otherwise (see graft_mtp)' * (len(roots) - 1)}"
     differing = _differing(a.shards, b.shards)
     if not differing:

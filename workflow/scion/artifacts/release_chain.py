@@ -1,0 +1,165 @@
+"""Whether the manifests of a release belong together: each stage made from the ones it should be.
+
+A manifest's digests say that it agrees with itself. Here one is held against the next: by name, so
+that none is left out or put in another's place; by the digests that each has of its inputs; and by
+what a stage passes on unchanged, so that even somebody who wrote all digests anew is found where
+two of them tell of the same files.
+"""
+
+from collections.abc import Iterator, Mapping
+
+from scion.artifacts.release_layout import (
+    PROVENANCE,
+    RENDERED,
+    SEALED,
+    TENSORS,
+    WEIGHTS,
+    Manifest,
+)
+from scion.checkpoint.shards import CONFIG, INDEX
+from scion.common.digest import digest_json
+from scion.common.text import printable
+from scion.formats.spellings import SPELLINGS
+
+# The stages that every release is made by, and by the name of each input, where that comes from.
+CHAIN: Mapping[str, Mapping[str, str]] = {
+    "fetch_source": {},
+    "fetch_donor": {},
+    "lint_source": {"source": "fetch_source"},
+    "fix_keys": {"source": "fetch_source"},
+    "extract_text": {"fixed": "fix_keys"},
+    "quantize_nvfp4": {"text": "extract_text"},
+    WEIGHTS: {"quantized": "quantize_nvfp4", "donor": "fetch_donor"},
+    "verify_release": {"release": WEIGHTS, "text": "extract_text", "donor": "fetch_donor"},
+}
+# Fetched only to be measured beside the release.
+_BESIDES = ("fetch_base",)
+# Files other than shards that the stages of the chain write anew.
+_REWRITTEN = {
+    *(CONFIG, INDEX, TENSORS),
+    *(name for spelling in SPELLINGS.values() for name in spelling.sidecars),
+}
+
+Manifests = Mapping[str, Manifest]
+
+
+def chain_problems(manifests: Manifests, sealed: Manifest) -> Iterator[str]:
+    """A line for each thing in which the manifests do not agree; it begins with the file.
+
+    Args:
+        manifests: By stage, as `provenance/` has them; each of sound form and digests.
+        sealed: That of the release.
+    """
+    for stage in (*CHAIN, RENDERED):
+        if stage not in manifests:
+            yield f"{_file(stage)}: missing: every release has this stage"
+    for stage, manifest in manifests.items():
+        if manifest["stage"] != stage:
+            yield f"{_file(stage)}: is of another stage, {printable(manifest['stage'])}"
+        yield from _input_problems(stage, manifest, manifests)
+    yield from _input_problems(SEALED, sealed, manifests)
+    yield from _fact_problems(manifests, sealed)
+    yield from _passed_on(manifests)
+    yield from _weights(manifests)
+
+
+def _file(stage: str) -> str:
+    return "manifest.json" if stage == SEALED else f"{PROVENANCE}/{printable(stage)}.json"
+
+
+def _input_problems(stage: str, manifest: Manifest, manifests: Manifests) -> Iterator[str]:
+    """What is wrong with the artifacts that a stage names as its inputs."""
+    inputs = {name: made for name, made in manifest["made_from"].items() if "stage" in made}
+    wanted = _wanted(stage, manifests)
+    for name, source in wanted.items():
+        if inputs.get(name, {}).get("stage") != source:
+            yield f"{_file(stage)}: its input {printable(name)} is not the artifact of {source}"
+    for name, made in inputs.items():
+        if name not in wanted and (stage in CHAIN or stage in (SEALED, RENDERED)):
+            yield f"{_file(stage)}: has an input {printable(name)} that the stage does not take"
+        source = manifests.get(made["stage"])
+        if source is None:
+            yield (
+                f"{_file(stage)}: its input {printable(name)} ({printable(made['content'])}) has "
+                f"no manifest in {PROVENANCE}/"
+            )
+        elif different := [key for key in made if made[key] != _names(source)[key]]:
+            yield (
+                f"{_file(stage)}: its input {printable(name)} has another "
+                f"{' and '.join(different)} than {_file(made['stage'])}"
+            )
+
+
+def _wanted(stage: str, manifests: Manifests) -> Mapping[str, str]:
+    """The artifacts that a stage is made from, by the name of the input."""
+    if stage in CHAIN:
+        return CHAIN[stage]
+    if stage in (SEALED, RENDERED):
+        return {name: name for name in manifests if name != stage}
+    return {} if stage in _BESIDES else {"release": WEIGHTS}
+
+
+def _names(manifest: Manifest) -> dict[str, str]:
+    """All that the manifests of later stages may name an artifact by."""
+    names = {name: manifest[name] for name in ("stage", "content", "root")}
+    return names | {"facts": digest_json(manifest["facts"])}
+
+
+def _fact_problems(manifests: Manifests, sealed: Manifest) -> Iterator[str]:
+    """Facts that quote what another manifest says."""
+    quotes = (
+        (SEALED, "weights", WEIGHTS, "content"),
+        (SEALED, "card", RENDERED, "content"),
+        (WEIGHTS, "recipe", "quantize_nvfp4", "recipe"),
+        (WEIGHTS, "donor", "fetch_donor", "location"),
+        (WEIGHTS, "mtp_tensors", "fetch_donor", "mtp_tensors"),
+        (WEIGHTS, "mtp_bytes", "fetch_donor", "mtp_bytes"),
+    )
+    for stage, fact, source, key in quotes:
+        quoting = sealed if stage == SEALED else manifests.get(stage)
+        quoted = manifests.get(source)
+        if quoting is None or quoted is None:
+            continue
+        value = (quoted if key == "content" else quoted["facts"]).get(key)
+        if quoting["facts"].get(fact) != value:
+            yield f"{_file(stage)}: its fact {fact} is not the {key} of {_file(source)}"
+
+
+def _passed_on(manifests: Manifests) -> Iterator[str]:
+    """Files that a stage of the chain has under the name of one of its input, and changed."""
+    for stage, inputs in CHAIN.items():
+        for source in inputs.values():
+            if stage not in manifests or source not in manifests:
+                continue
+            files, given = manifests[stage]["files"], manifests[source]["files"]
+            yield from (
+                f"{_file(stage)}: {printable(name)} is not that of {_file(source)}"
+                for name in files
+                if name in given
+                and files[name] != given[name]
+                and name not in _REWRITTEN
+                and not name.endswith(".safetensors")
+            )
+
+
+def _weights(manifests: Manifests) -> Iterator[str]:
+    """Whether the grafted shards are those of the quantized checkpoint and of the donor's head."""
+    stages = (WEIGHTS, "quantize_nvfp4", "fetch_donor")
+    if not all(stage in manifests for stage in stages):
+        return
+    grafted, quantized, donor = (_shards(manifests[stage]) for stage in stages)
+    for source, shards in (("quantize_nvfp4", quantized), ("fetch_donor", donor)):
+        yield from (
+            f"{_file(WEIGHTS)}: {printable(name)} is not that of {_file(source)}"
+            for name, entry in shards.items()
+            if grafted.get(name) != entry
+        )
+    yield from (
+        f"{_file(WEIGHTS)}: {printable(name)} is of no stage before"
+        for name in grafted.keys() - quantized.keys() - donor.keys()
+    )
+
+
+def _shards(manifest: Manifest) -> Manifest:
+    files = manifest["files"].items()
+    return {name: entry for name, entry in files if name.endswith(".safetensors")}
