@@ -3,8 +3,8 @@
 Only what a release can use is taken, by a list of names (`scion.checkpoint.release_files`): shards
 and their index, config, tokenizer, chat template, processor files, licence; no code, no pickle, and
 nothing that a link brings from outside of the checkpoint. Every file and every tensor is hashed
-here once; later stages compare with these digests. Downloads from the hub wait in the store until all are there, so an
-interrupted fetch goes on where it stopped.
+here once; later stages compare with these digests. Downloads from the hub wait in the store until
+all are there, so an interrupted fetch goes on where it stopped.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def fetch_source(
     """
     place = parse_location(location)
     # A local folder counts by what is in it, a repository by its commit.
-    here = [] if isinstance(place, HubRepository) else local_files(_local_folder(place))
+    here = [] if isinstance(place, HubRepository) else local_files(local_folder(place))
     if here:
         print(f"{stage}: hashing what is new of {len(here)} files", file=sys.stderr)
 
@@ -103,7 +103,12 @@ def usable_files(folder: Path) -> list[Path]:
     return [folder / name for name in released(FolderSource(folder).files)]
 
 
-def _local_folder(place: LocalFolder) -> Path:
+def local_folder(place: LocalFolder) -> Path:
+    """The folder of a local checkpoint.
+
+    Raises:
+        ScionError: There is none.
+    """
     if not place.path.is_dir():
         raise ScionError(
             "the checkpoint's folder is not there",

@@ -28,7 +28,7 @@ def _ending(subject: Subject, endings: frozenset[str]) -> list[str]:
     repair="remove it, or link to a repository of code instead; the workflow leaves it behind",
 )
 def code_file(subject: Subject) -> Iterable[Finding]:
-    """transformers imports such a file where a config names it and code is allowed.
+    """Such a file is imported where a config names it and code is allowed.
 
     vLLM, SGLang and transformers do so under `--trust-remote-code` or `trust_remote_code=True`.
     Nothing of it is needed for a class that they build themselves.
