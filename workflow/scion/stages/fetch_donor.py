@@ -18,16 +18,15 @@ from scion.architectures.inventory import inventory
 from scion.artifacts.artifact import Artifact, Draft
 from scion.artifacts.making import Output, remake
 from scion.artifacts.store.known_files import KnownFiles
-from scion.checkpoint.folder_source import FolderSource
 from scion.checkpoint.hub.location import HubRepository, parse_location
-from scion.checkpoint.hub.source import HubSource
+from scion.checkpoint.preview import open_pinned
 from scion.checkpoint.safetensors_file import Tensor, encode_header, packed
 from scion.checkpoint.shards import CONFIG, INDEX, SINGLE, parse_object, parse_weight_map
 from scion.checkpoint.source import Source
 from scion.common.digest import digest_json
 from scion.common.errors import ScionError
 from scion.stages.common_options import run_stage, stage_parser
-from scion.stages.fetch_source import add_location, local_folder, planned_source, usable_files
+from scion.stages.fetch_source import add_location, planned_source, usable_files
 
 STAGE = "fetch_donor"
 _NAME_BASE = "set `donor` in the config to the base model that the source was fine-tuned from"
@@ -65,13 +64,12 @@ def fetch_donor(
     # A repository counts by its commit, a local folder by what is taken of it.
     local, sums = None, dict[str, str]()
     if not isinstance(place, HubRepository):
-        local = _find_head(FolderSource(local_folder(place)), location)
+        local = _find_head(open_pinned(location), location)
         sums = local.digests(output.store.known)
         settings["head"] = digest_json({CONFIG: sha256(local.config).hexdigest(), **sums})
 
     def build(draft: Draft) -> None:
-        head = _find_head(_pinned(place), location) if isinstance(place, HubRepository) else local
-        assert head is not None
+        head = local or _find_head(open_pinned(location), location)
         (draft.folder / CONFIG).write_bytes(head.config)
         head.write(draft.folder / MTP_SHARD)
         draft.known_tensors |= sums
@@ -142,11 +140,6 @@ class _DonorHead:
                 for chunk in self.stream(shard, tensor):
                     file.write(chunk)
                     bar.update(len(chunk))
-
-
-def _pinned(repository: HubRepository) -> HubSource:
-    repository.require_pinned()
-    return HubSource(repository)
 
 
 def _find_head(source: Source, location: str) -> _DonorHead:

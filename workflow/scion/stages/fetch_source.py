@@ -18,9 +18,9 @@ from scion.artifacts.making import Output, remake
 from scion.checkpoint.folder_source import FolderSource
 from scion.checkpoint.hub.client import download_files, list_files
 from scion.checkpoint.hub.location import HubRepository, LocalFolder, parse_location
+from scion.checkpoint.preview import open_pinned, supported_family
 from scion.checkpoint.release_files import released
 from scion.checkpoint.shards import Checkpoint
-from scion.common.errors import ScionError
 from scion.stages.common_options import run_stage, stage_parser
 
 
@@ -42,19 +42,25 @@ def fetch_source(
         stage: The stage that fetches; its name stands in the manifest.
 
     Raises:
-        ScionError: No such place, a revision that is not a commit, shards and index that do not
-            fit together, or local files that changed since the run was planned.
+        ScionError: No such place, a revision that is not a commit, an architecture that releases
+            are not made of, shards and index that do not fit together, or local files that changed
+            since the run was planned.
     """
     place = parse_location(location)
     # A local folder counts by what is in it, a repository by its commit.
-    here = [] if isinstance(place, HubRepository) else local_files(local_folder(place))
+    here = list[Path]()
+    if isinstance(place, LocalFolder):
+        supported_family(open_pinned(location))
+        here = local_files(place.path)
     if here:
         print(f"{stage}: hashing what is new of {len(here)} files", file=sys.stderr)
 
     def build(draft: Draft) -> None:
+        folder = draft.work
         if isinstance(place, HubRepository):
-            _download(place, draft.work)
-            folder = draft.work
+            # Before gigabytes are moved for nothing.
+            supported_family(open_pinned(location))
+            _download(place, folder)
         else:
             folder = place.path
         # Where it comes from, so that an error names a file that is still there afterwards.
@@ -101,23 +107,6 @@ def usable_files(folder: Path) -> list[Path]:
         ScionError: A link leaves the folder, or it can't be read.
     """
     return [folder / name for name in released(FolderSource(folder).files)]
-
-
-def local_folder(place: LocalFolder) -> Path:
-    """The folder of a local checkpoint.
-
-    Raises:
-        ScionError: There is none.
-    """
-    if not place.path.is_dir():
-        raise ScionError(
-            "the checkpoint's folder is not there",
-            where=place.path,
-            expected="a folder with config.json and safetensors files",
-            found="a file" if place.path.exists() else "nothing",
-            hint="correct the location in the config; paths count from the project's folder",
-        )
-    return place.path
 
 
 def _download(repository: HubRepository, folder: Path) -> None:
