@@ -24,19 +24,16 @@ def read_yaml(path: Path) -> Any:
         ValueError: It is not UTF-8 or not YAML, or is beyond the module's bounds; says where.
     """
     text = read_regular(path, limit=MAX_BYTES).decode()
-    loader = yaml.SafeLoader(text)
     try:
-        node = loader.get_single_node()
+        node = yaml.compose(text, yaml.SafeLoader)
         if node is None:
             return None
         _count(node, {})
-        return loader.construct_document(node)
+        return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from error
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    finally:
-        loader.dispose()
 
 
 def _count(node: yaml.Node, counts: dict[int, int | None]) -> int:
