@@ -98,8 +98,8 @@ def test_an_architecture_that_no_release_is_made_of_costs_no_shard(
                 location=location, output=Output.at(tmp_path / "out"), environment=ENVIRONMENT
             )
         assert server.sent(".safetensors") == 0
-        with pytest.raises(ScionError, match=r"source: .*bert"):
-            check_places([("source", location)], [], license="mit", where="x", hub=True)
+        with pytest.raises(ScionError, match=r"(?s)source: .*bert"):
+            check_places([("source", location)], [], license="apache-2.0", where="x", hub=True)
 
 
 def test_what_a_config_names_is_looked_at_on_the_hub(
@@ -109,7 +109,7 @@ def test_what_a_config_names_is_looked_at_on_the_hub(
 
     def look(location: str) -> list[str]:
         places._hub_answers.cache_clear()  # pyright: ignore[reportPrivateUsage]
-        return check_places([("source", location)], [], license="mit", where="x", hub=True)
+        return check_places([("source", location)], [], license="apache-2.0", where="x", hub=True)
 
     assert look(agent) == []
     assert hub.sent(".safetensors") == 0
