@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-from scion.config import load_config
+from scion.config import check_sources, load_config, read_values
 from scion.common.section import Section
 from scion.common.digest import digest_file, digest_json
 from scion.artifacts.environments import identity, prefix
@@ -42,7 +42,12 @@ def or_end(function, *arguments, **named):
         raise WorkflowError(f"\nerror: {error}")
 
 
+for path in CONFIG_FILES:
+    # What Snakemake's own reader lets pass: a key twice, a bomb of aliases.
+    or_end(read_values, Path(path))
 CONFIG = or_end(load_config, config, where=", ".join(CONFIG_FILES))
+if workflow.is_main_process:
+    or_end(check_sources, CONFIG, where=CONFIG_FILES[0], hub=False)
 RELEASE = CONFIG.release
 STORE = or_end(Store.open, CONFIG.store, begin=False)
 PLAN = Plan(Path("results", RELEASE), STORE)
@@ -141,17 +146,11 @@ def plan(stage, *, reads=None, evidence=(), files=None, local=None, environment,
 
 
 def local_checkpoint(location, files=local_files):
-    """The files of a checkpoint that lies here; those of the hub are pinned by their commit.
-
-    An index that can't be read is left to the stage, whose message says more.
-    """
+    """The files of a checkpoint that lies here; those of the hub are pinned by their commit."""
     place = parse_location(location)
     if isinstance(place, HubRepository) or not place.path.is_dir():
         return []
-    try:
-        return files(place.path)
-    except ScionError:
-        return usable_files(place.path)
+    return or_end(files, place.path)
 
 
 def local_file(location):
@@ -170,12 +169,22 @@ def begin_store():
 
 def require_pinned_sources():
     """Refuse to run before every repository is named with its commit."""
-    base = [CONFIG.quality.base] if CONFIG.quality.base else []
-    datasets = [*CALIBRATION_DATASETS, CONFIG.ifeval.dataset]
-    for location in (CONFIG.source, CONFIG.donor, *datasets, *base):
+    for _, location in [*CONFIG.checkpoints(), *CONFIG.data()]:
         place = parse_location(location)
         if isinstance(place, HubRepository):
             or_end(place.require_pinned, CONFIG_FILES[0])
+
+
+def look_at_hub(planned):
+    """Say of repositories that are still to be fetched, in a second, what can't work."""
+    if not workflow.is_main_process or Path(planned.pointer).exists():
+        return
+    named = [*CONFIG.checkpoints(), *CONFIG.data()]
+    places = [parse_location(location) for _, location in named]
+    # A release can be planned before it is pinned.
+    if all(isinstance(place, LocalFolder) or place.is_pinned for place in places):
+        for line in or_end(check_sources, CONFIG, where=CONFIG_FILES[0], hub=True):
+            print(line, file=sys.stderr)
 
 
 def show_results():

@@ -11,6 +11,7 @@ FETCH_SOURCE = plan(
     location=CONFIG.source,
     environment=ROOT_ENVIRONMENT,
 )
+look_at_hub(FETCH_SOURCE)
 
 
 rule fetch_source:

@@ -57,9 +57,16 @@ def header_bytes(header: Any) -> bytes:
 def write_safetensors(
     path: Path, shapes: Mapping[str, tuple[int, ...]], *, dtype: str = "BF16", sparse: bool = False
 ) -> None:
+    """Write tensors of one dtype; see `write_tensors`."""
+    write_tensors(path, {name: (dtype, shape) for name, shape in shapes.items()}, sparse=sparse)
+
+
+def write_tensors(
+    path: Path, kinds: Mapping[str, tuple[str, tuple[int, ...]]], *, sparse: bool = False
+) -> None:
     """Write tensors end to end; random bytes that follow from the name, or a hole in the file."""
     entries, position = dict[str, Any](), 0
-    for name, shape in shapes.items():
+    for name, (dtype, shape) in kinds.items():
         end = position + math.prod(shape) * DTYPE_BITS[dtype] // 8
         entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": [position, end]}
         position = end

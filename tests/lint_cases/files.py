@@ -70,6 +70,21 @@ def mix_counts(folder: Path) -> None:
     (folder / INDEX).write_text((folder / INDEX).read_text().replace(SECOND, shard_name(3, 3)))
 
 
+def name_code(file: str, section: str | None = None) -> Callable[[Path], object]:
+    """Let a config, or a section of it, name a class of a file of Python."""
+
+    def change(content: dict[str, Any]) -> None:
+        place = content[section] if section else content
+        place["auto_map"] = {"AutoModelForCausalLM": "elsewhere/code--modeling.Model"}
+
+    def break_it(folder: Path) -> None:
+        if not (folder / file).exists():
+            (folder / file).write_text("{}")
+        edit_json(folder / file, change)
+
+    return break_it
+
+
 CASES = [
     Case("F101", lambda folder: (folder / SECOND).unlink(), subject=SECOND),
     Case(
@@ -108,5 +123,16 @@ CASES = [
         lambda folder: edit_json(
             folder / INDEX, lambda index: index["metadata"].update(total_size=1)
         ),
+    ),
+    Case("F131", lambda folder: (folder / "modeling_own.py").write_text("import os")),
+    Case("F132", lambda folder: (folder / "tokenizer.PKL").write_bytes(b"cos\n"), "any case"),
+    Case("F132", lambda folder: (folder / "training_args.bin").write_bytes(b"")),
+    *(
+        Case("F133", change, about, subject=key)
+        for about, key, change in (
+            ("of the model", "auto_map", name_code("config.json")),
+            ("of a part", "text_config.auto_map", name_code("config.json", "text_config")),
+            ("of the tokenizer", "auto_map", name_code("tokenizer_config.json")),
+        )
     ),
 ]

@@ -1,3 +1,4 @@
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,9 @@ from transformers import AutoTokenizer
 
 from conversion import Pico
 from scion.common.errors import ScionError
+from scion.evaluation.chats import Chat
+from scion.evaluation.offline.prompts import prompt_ids
+from scion.lint import chat_prompts
 from scion.quantization.calibration.samples import Sample, read_rows, summary, tokenize
 from scion.quantization.config import Calibration, CalibrationSet
 
@@ -80,6 +84,54 @@ def test_rows_go_through_the_chat_template_as_they_are(tokenizer: Any) -> None:
     assert "null" not in texts[0] + texts[2]
     assert "weather" not in texts[1].replace(ASK["content"], "")
     assert texts[3] == ROWS[3]["text"]
+
+
+# Sound on whatever lint renders: they wait for a row of the calibration set.
+HOSTILE = {
+    "runs forever": (
+        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+        "no end",
+    ),
+    "fills the memory": (
+        "{% set n = namespace(x='a' * 99) %}{% for i in range(99) %}{% set n.x = n.x ~ n.x %}"
+        "{% endfor %}{{ n.x }}",
+        "MemoryError",
+    ),
+    "writes too much": ("{% for i in range(99999) %}{{ 'a' * 999 }}{% endfor %}", "characters"),
+    "refuses": ("{{ raise_exception('not this one') }}", "not this one"),
+    "is no template": ("{% if %}", "TemplateSyntaxError"),
+}
+
+
+@pytest.mark.parametrize(("body", "said"), HOSTILE.values(), ids=HOSTILE)
+def test_a_hostile_template_is_named_and_ends(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch, body: str, said: str
+) -> None:
+    monkeypatch.setattr(chat_prompts, "SECONDS", 1)
+    copy_of = copy.deepcopy(tokenizer)
+    copy_of.chat_template = f"{{% if 'Rome' in messages[0].content %}}{body}{{% endif %}}prompt"
+    harmless = {"messages": [{"role": "user", "content": "Hello"}]}
+    if said != "TemplateSyntaxError":
+        assert len(sampled([harmless], copy_of)) == 1
+    with pytest.raises(ScionError, match="calibration set can't be used") as caught:
+        sampled([harmless, ROWS[0]], copy_of)
+    assert said in caught.value.found
+    with pytest.raises(ScionError, match="can't render a prompt") as caught:
+        prompt_ids(copy_of, Chat("x", [ASK], None, {}))
+    assert said in caught.value.found
+
+
+def test_no_template_is_rendered_without_bounds() -> None:
+    package = Path(chat_prompts.__file__).parents[1]
+    assert [
+        path for path in package.rglob("*.py") if ".apply_chat_template(" in path.read_text()
+    ] == []
+
+
+def test_long_conversations_are_rendered_whole(tokenizer: Any) -> None:
+    long = [{"role": "user", "content": "a b " * 400_000}]
+    (sample,) = sampled([{"messages": long}], tokenizer, max_tokens=3)
+    assert sample.full_tokens > 400_000
 
 
 def test_arguments_that_are_json_text_are_rendered_as_the_object_they_are(tokenizer: Any) -> None:

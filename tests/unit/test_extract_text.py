@@ -1,6 +1,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from checkpoints import tiny_config, write_checkpoint
 from conversion import ENVIRONMENT, Conversion
 from scion.architectures.inventory import inventory
@@ -40,6 +42,25 @@ def test_the_tower_goes_with_all_that_belongs_to_it(conversion: Conversion) -> N
     del config["vision_config"]
     config["text_config"]["mtp_num_hidden_layers"] = 0
     assert json.loads((text.folder / "config.json").read_bytes()) == config
+
+
+@pytest.mark.parametrize("text_only", [True, False])
+def test_no_config_names_code(tmp_path: Path, text_only: bool) -> None:
+    code = {"auto_map": {"AutoModel": "modeling_own.Model"}, "custom_pipelines": {"x": {}}}
+    config = tiny_config() | code
+    config["text_config"] |= code
+    folder = write_checkpoint(tmp_path / "model", config)
+    for name in ("tokenizer_config.json", "preprocessor_config.json"):
+        (folder / name).write_text(json.dumps({"kept": 1, **code}))
+    _, text = extract(folder, text_only=text_only)
+    files = {name for name in text.files if name.endswith("config.json")}
+    assert ("preprocessor_config.json" in files) is not text_only
+    for name in files:
+        assert "auto_map" not in (text.folder / name).read_text()
+        assert "custom_pipelines" not in (text.folder / name).read_text()
+    assert json.loads((text.folder / "tokenizer_config.json").read_bytes()) == {"kept": 1}
+    assert text.facts["code_references_removed"]["tokenizer_config.json"] == list(code)
+    assert text.check() == []
 
 
 def test_shards_without_tower_or_head_are_linked(conversion: Conversion) -> None:

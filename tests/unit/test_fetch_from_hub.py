@@ -5,11 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from checkpoints import half_made
+from checkpoints import edit_json, half_made, tiny_config, write_checkpoint
 from conversion import ENVIRONMENT, Conversion, Pico
 from hub_server import HubServer
 from scion.artifacts.making import Output
+from scion.checkpoint import places
 from scion.checkpoint.hub import http as hub_http
+from scion.checkpoint.hub.source import PREFIX_BYTES
+from scion.checkpoint.places import check_places
 from scion.common.errors import ScionError
 from scion.stages.fetch_donor import fetch_donor
 from scion.stages.fetch_source import fetch_source
@@ -78,5 +81,39 @@ def test_of_a_donor_only_headers_and_head_are_moved(
     )
     assert made.tensors() == conversion.fetch_donor.tensors()
     head = made.facts["mtp_bytes"]
-    assert head <= hub.sent(".safetensors/") <= head + 64_000
+    assert head <= hub.sent(".safetensors/") <= head + 2 * PREFIX_BYTES
     assert hub.sent("model-00001") == 0
+
+
+def test_an_architecture_that_no_release_is_made_of_costs_no_shard(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = write_checkpoint(tmp_path / "model", tiny_config())
+    edit_json(folder / "config.json", lambda config: config.update(model_type="bert"))
+    with HubServer({"owner/other": folder}) as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
+        location = server.location("owner/other")
+        with pytest.raises(ScionError, match="bert"):
+            fetch_source(
+                location=location, output=Output.at(tmp_path / "out"), environment=ENVIRONMENT
+            )
+        assert server.sent(".safetensors") == 0
+        with pytest.raises(ScionError, match=r"(?s)source: .*bert"):
+            check_places([("source", location)], [], license="apache-2.0", where="x", hub=True)
+
+
+def test_what_a_config_names_is_looked_at_on_the_hub(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = hub.location("owner/agent")
+
+    def look(location: str) -> list[str]:
+        places._hub_answers.cache_clear()  # pyright: ignore[reportPrivateUsage]
+        return check_places([("source", location)], [], license="apache-2.0", where="x", hub=True)
+
+    assert look(agent) == []
+    assert hub.sent(".safetensors") == 0
+    with pytest.raises(ScionError, match="source: the repository does not exist"):
+        look(agent.replace("owner/agent", "owner/nobody"))
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    assert look(agent) == [f"source: {agent} was not looked at: no hub can be reached"]

@@ -2,16 +2,25 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
+
 from checkpoints import tiny_config, write_checkpoint
 from conversion import ENVIRONMENT, Conversion, Pico
 from scion.artifacts.artifact import Artifact
 from scion.artifacts.making import Output
+from scion.checkpoint.shards import INDEX
 from scion.common.digest import digest_file
+from scion.common.errors import ScionError
+from scion.stages.fetch_donor import fetch_donor
 from scion.stages.fetch_source import fetch_source
 
 
 def fetch(folder: Path, output: Path) -> Artifact:
     return fetch_source(location=str(folder), output=Output.at(output), environment=ENVIRONMENT)
+
+
+def donor_of(folder: Path, output: Path) -> Artifact:
+    return fetch_donor(location=str(folder), output=Output.at(output), environment=ENVIRONMENT)
 
 
 def test_files_are_linked_and_every_tensor_is_hashed(conversion: Conversion, pico: Pico) -> None:
@@ -25,23 +34,60 @@ def test_files_are_linked_and_every_tensor_is_hashed(conversion: Conversion, pic
     assert source.facts["bytes"] == index["metadata"]["total_size"]
 
 
-def test_what_a_release_cannot_use_stays_behind(tmp_path: Path) -> None:
+def test_only_what_is_on_the_list_of_a_release_is_taken(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "model", tiny_config())
-    for name in ("README.md", "pytorch_model.bin", "optimizer.pt", "LICENSE", "tokenizer.json"):
-        (folder / name).touch()
+    taken = {"LICENSE", "NOTICE.txt", "tokenizer.json", "chat_template.jinja", "merges.txt"}
+    left = {"README.md", "pytorch_model.bin", "optimizer.pt", "LICENSE.py", "LICENSE-key"}
+    left |= {"tokenizer_evil.py", "tokenizer.pkl", "chat_template.py", "tokenizer.sh", "model.py"}
+    left |= {"modeling_own.py", "tokenizer_config.json.pem", "my_processor_config.json"}
+    for name in taken | left:
+        (folder / name).write_text("{}")
     fetched = fetch(folder, tmp_path / "out").files.keys()
-    assert {"LICENSE", "tokenizer.json", "config.json"} <= fetched
-    assert {"README.md", "pytorch_model.bin", "optimizer.pt"}.isdisjoint(fetched)
+    assert taken | {"config.json"} <= fetched
+    assert left.isdisjoint(fetched)
+
+
+@pytest.mark.parametrize("name", ["LICENSE", "tokenizer.json", "config.json", "README.md", INDEX])
+@pytest.mark.parametrize("whole", [True, False], ids=["absolute", "relative"])
+def test_a_link_that_leaves_the_folder_is_refused(tmp_path: Path, name: str, whole: bool) -> None:
+    folder, secret = write_checkpoint(tmp_path / "model", tiny_config()), tmp_path / "id_ed25519"
+    secret.write_text("-----BEGIN OPENSSH PRIVATE KEY-----")
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(secret if whole else "../id_ed25519")
+    for take in (fetch, donor_of):
+        with pytest.raises(ScionError, match="a link leaves the checkpoint's folder") as caught:
+            take(folder, tmp_path / "out")
+        assert caught.value.where == str(folder / name)
+    assert not any(path.samefile(secret) for path in (tmp_path / ".store").rglob("*"))
+
+
+def test_an_index_names_nothing_but_safetensors(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "model", tiny_config(), shards=1)
+    (folder / "model-00001-of-00001.safetensors").rename(folder / "weights.py")
+    text = (folder / INDEX).read_text().replace("model-00001-of-00001.safetensors", "weights.py")
+    (folder / INDEX).write_text(text)
+    with pytest.raises(ScionError, match="no usable weight_map"):
+        fetch(folder, tmp_path / "out")
 
 
 def test_links_of_a_hub_cache_are_followed(tmp_path: Path) -> None:
-    folder = write_checkpoint(tmp_path / "blobs", tiny_config())
-    (tmp_path / "snapshot").mkdir()
-    for path in folder.iterdir():
-        (tmp_path / "snapshot" / path.name).symlink_to(path)
-    fetched = fetch(tmp_path / "snapshot", tmp_path / "out")
+    cache = tmp_path / "models--owner--name"
+    blobs, snapshot = write_checkpoint(cache / "blobs", tiny_config()), cache / "snapshots/0123"
+    snapshot.mkdir(parents=True)
+    for number, path in enumerate(sorted(blobs.iterdir())):
+        path.rename(blobs / str(number))
+        (snapshot / path.name).symlink_to(f"../../blobs/{number}")
+    fetched = fetch(snapshot, tmp_path / "out")
     assert not any(path.is_symlink() for path in fetched.folder.iterdir())
     assert fetched.check() == []
+    assert fetched.files.keys() >= {path.name for path in snapshot.iterdir()}
+
+
+def test_a_link_within_the_folder_is_followed(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "model", tiny_config())
+    (folder / "terms.txt").write_text("terms")
+    (folder / "LICENSE").symlink_to("terms.txt")
+    assert "LICENSE" in fetch(folder, tmp_path / "out").files
 
 
 def test_a_folder_that_has_changed_is_fetched_again(tmp_path: Path) -> None:

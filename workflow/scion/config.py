@@ -5,14 +5,19 @@ stands in the package that owns it, in a `config.py`: a stage imports those that
 neither another section's value nor its code changes what the stage has made.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
+from scion.checkpoint.hub.location import HubRepository, LocalFolder, parse_location
+from scion.checkpoint.places import check_places
 from scion.common.errors import ScionError
 from scion.common.section import Section
+from scion.common.strict_yaml import read_yaml
 from scion.engines.config import PICO_LAUNCH, Launch, Serving
 from scion.evaluation.agent.config import AgentTasks
 from scion.evaluation.harness.config import Bfcl, Ifeval
@@ -23,6 +28,11 @@ from scion.quantization.config import Quantization
 from scion.quantization.variants_config import Comparison
 from scion.report.config import Card
 
+_MOST_ERRORS = 20
+_PICO = "resources/pico/"
+# What a card says of the embedded pair, and nothing else can be.
+_OF_CARD = ("title", "repository", "summary", "parent", "base", "hardware_target")
+
 
 class Config(Section):
     """One release."""
@@ -30,6 +40,7 @@ class Config(Section):
     release: str = Field(
         default="pico-agent-nvfp4-text-mtp",
         pattern=r"^[a-z0-9][a-z0-9._-]*$",
+        max_length=96,
         description="name of the folder below results/",
     )
     store: tuple[str, ...] = Field(
@@ -83,12 +94,79 @@ class Config(Section):
                 raise ValueError(f"{key}: no launch {unknown[0]}; there are {', '.join(known)}")
         return self
 
+    @model_validator(mode="after")
+    def _name_places(self) -> "Config":
+        for key, location in self.checkpoints():
+            place = _place(key, location)
+            if isinstance(place, HubRepository) and place.kind != "model":
+                raise ValueError(f"{key}: {location} is a data set, and no checkpoint")
+        for key, location in self.data():
+            place = _place(key, location)
+            if isinstance(place, HubRepository) and place.kind != "dataset":
+                raise ValueError(f"{key}: {location} is a model; a data set is hf://datasets/…")
+        return self
+
+    @model_validator(mode="after")
+    def _name_its_own(self) -> "Config":
+        if self.source.startswith(_PICO):
+            return self
+        if left := [key for key, value in self._named() if value]:
+            raise ValueError(
+                f"{', '.join(left)}: those of the embedded pair; a release of {self.source} names "
+                "its own"
+            )
+        return self
+
+    def _named(self) -> Iterator[tuple[str, bool]]:
+        """What a release says and is measured with, and whether it is the embedded pair's own."""
+        yield "release", self.release == Config.model_fields["release"].default
+        yield "launches", self.launches == (PICO_LAUNCH,)
+        embedded = Card()
+        for key in _OF_CARD:
+            value = getattr(self.card, key)
+            yield f"card.{key}", value == getattr(embedded, key) or value.startswith("example/")
+        note = self.card.harness_only_note
+        yield "card.harness_only_note", note == embedded.harness_only_note
+        yield "donor", self.donor.startswith(_PICO)
+        # Where scores are said to prove nothing of the model, any data will do.
+        if note is None:
+            for key, location in (("quality.base", self.quality.base), *self.data()):
+                yield key, (location or "").startswith(_PICO)
+
+    def checkpoints(self) -> list[tuple[str, str]]:
+        """Key and location of every checkpoint that is fetched."""
+        places = {"source": self.source, "donor": self.donor, "quality.base": self.quality.base}
+        return [(key, location) for key, location in places.items() if location is not None]
+
+    def data(self) -> list[tuple[str, str]]:
+        """Key and location of all data that the model is calibrated, measured and scored with."""
+        quantization = self.quantization
+        sets = () if quantization.input_scales else quantization.calibration.sets
+        data = [
+            (f"quantization.calibration.sets.{number}.dataset", each.dataset)
+            for number, each in enumerate(sets)
+        ]
+        data += [("measurement.prompts", self.measurement.prompts)]
+        data += [("quality.chats", self.quality.chats)]
+        data += [("quality.texts", self.quality.texts)] if self.quality.texts else []
+        data += [("ifeval.dataset", self.ifeval.dataset)] if self.ifeval.enabled else []
+        return data
+
     def launch(self, name: str) -> Launch:
         """The launch of that name, one of `launches`."""
         return next(launch for launch in self.launches if launch.name == name)
 
 
-def load_config(values: dict[str, Any], *, where: object) -> Config:
+def _place(key: str, text: str) -> LocalFolder | HubRepository:
+    if not text:
+        raise ValueError(f"{key}: no location")
+    try:
+        return parse_location(text)
+    except ScionError as error:
+        raise ValueError(f"{key}: {error.found}, expected {error.expected}") from error
+
+
+def load_config(values: Any, *, where: object) -> Config:
     """Check configuration values, all errors at once.
 
     Args:
@@ -100,34 +178,57 @@ def load_config(values: dict[str, Any], *, where: object) -> Config:
     """
     try:
         return Config.model_validate(values)
-    except ValidationError as error:
-        lines = [
-            f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']} "
-            f"(found {str(item['input'])[:80]})"
-            for item in error.errors()
-        ]
+    except (ValidationError, RecursionError) as error:
+        details = error.errors() if isinstance(error, ValidationError) else []
         raise ScionError(
             "the configuration is not valid",
             where=where,
             expected="keys and values as config/default.yaml explains them",
-            found="; ".join(lines),
+            found="; ".join(map(_told, details[:_MOST_ERRORS])) or "values nested too deeply",
             hint="compare the named keys with config/default.yaml",
         ) from error
 
 
+def _told(detail: ErrorDetails) -> str:
+    place = ".".join(str(part)[:80] for part in detail["loc"])
+    message = detail["msg"].removeprefix("Value error, ")
+    found = detail["input"]
+    # Of a section that is wrong as a whole the message says which key is.
+    shown = "" if isinstance(found, dict | Section) else f" (found {str(found)[:80]})"
+    return f"{place}: {message}{shown}" if place else f"{message}{shown}"
+
+
 def read_config(path: Path) -> Config:
     """Read and check a YAML file; what it leaves out has the default's value."""
+    return load_config(read_values(path), where=path)
+
+
+def read_values(path: Path) -> dict[str, Any]:
+    """The values of a YAML file, not yet checked.
+
+    Raises:
+        ScionError: It can't be read, or holds no mapping.
+    """
     try:
-        values = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
+        values = read_yaml(path)
+        if not isinstance(values, dict | None):
+            raise ValueError(f"a {type(values).__name__} instead of keys and values")
+    except (OSError, ValueError) as error:
         raise ScionError(
             "the configuration can't be read",
             where=path,
-            expected="a YAML file",
-            found=error,
-            hint="start from a copy of config/default.yaml",
+            expected="a YAML file of keys and values in UTF-8, each key once",
+            found=(error.strerror or error) if isinstance(error, OSError) else error,
+            hint="start from a copy of a file in config/releases/",
         ) from error
-    return load_config(values or {}, where=path)
+    return values or {}
+
+
+def check_sources(config: Config, *, where: object, hub: bool) -> list[str]:
+    """As `scion.checkpoint.places.check_places`, of all that a configuration names."""
+    return check_places(
+        config.checkpoints(), config.data(), license=config.card.license, where=where, hub=hub
+    )
 
 
 def default_yaml() -> str:

@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from scion.checkpoint.hub.location import SCHEME, HubRepository, LocalFolder, parse_location
 from scion.checkpoint.lfs import refuse_pointer
 from scion.checkpoint.safetensors_file import Header, Tensor, read_open_header
+from scion.common.digest import read_chunks
 from scion.common.errors import ScionError
 
 if TYPE_CHECKING:
@@ -199,15 +200,22 @@ class FolderSource:
                     data[tensor.name] = os.pread(file.fileno(), tensor.size, offset)
         return data
 
+    def stream(self, name: str, begin: int, size: int) -> Iterator[bytes]:
+        """The bytes [begin, begin + size) of a file, in chunks."""
+        with _told(self.folder / name):
+            yield from read_chunks(self._path(name), offset=begin, size=size)
+
+    def _path(self, name: str) -> Path:
+        if name not in self._paths:
+            raise FileNotFoundError("no regular file of that name")
+        # The link was followed once; what it leads to by now is not asked again.
+        return self._paths[name]
+
     @contextmanager
     def _open(self, name: str) -> Generator[BinaryIO]:
         path = self.folder / name
-        with _told(path):
-            if name not in self._paths:
-                raise FileNotFoundError("no regular file of that name")
-            # The link was followed once; what it leads to by now is not asked again.
-            with self._paths[name].open("rb") as file:
-                yield file
+        with _told(path), self._path(name).open("rb") as file:
+            yield file
 
 
 def _is_text(name: str) -> bool:

@@ -151,12 +151,15 @@ def parse_weight_map(content: Any, *, where: object) -> dict[str, str]:
     if (
         not isinstance(weight_map, dict)
         or not all(isinstance(shard, str) for shard in weight_map.values())
-        or not all(Path(shard).name == shard for shard in set(weight_map.values()))
+        or not all(
+            Path(shard).name == shard and shard.endswith(".safetensors")
+            for shard in set(weight_map.values())
+        )
     ):
         raise ScionError(
             "the index has no usable weight_map",
             where=where,
-            expected="weight_map: a file name of the same folder for each tensor",
+            expected="weight_map: a *.safetensors of the same folder for each tensor",
             found=reprlib.repr(content),
             hint="fetch the index again",
         )

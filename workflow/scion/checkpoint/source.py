@@ -1,6 +1,6 @@
 """Where a checkpoint's files are read from: a folder, or a repository of the hub."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -68,5 +68,13 @@ class Source(Protocol):
 
         Args:
             tensors: The tensors by the shard that holds them.
+        """
+        ...
+
+    def stream(self, name: str, begin: int, size: int) -> Iterator[bytes]:
+        """The bytes [begin, begin + size) of a file, in chunks.
+
+        Raises:
+            ScionError: It is not there, or can't be read.
         """
         ...

@@ -1,9 +1,42 @@
 """The base of every part of the configuration."""
 
-from pydantic import BaseModel, ConfigDict
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+MAX_NUMBER = 10**9
+"""No setting counts so far: a number beyond it is a slip."""
+MAX_CHARACTERS = 4000
 
 
 class Section(BaseModel):
     """A part of the configuration: immutable, and a mistyped key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sensible(cls, values: Any) -> Any:
+        """Refuse what fits a type and makes no sense: yes for a number, control characters."""
+        if isinstance(values, Mapping):
+            for key, value in values.items():
+                info = cls.model_fields.get(key) if isinstance(key, str) else None
+                choices = (info.annotation, *get_args(info.annotation)) if info else (bool,)
+                if isinstance(value, bool) and bool not in choices:
+                    raise ValueError(f"{key}: true and false are no value of it")
+                for part in value if isinstance(value, list | tuple) else (value,):
+                    if fault := _fault(part):
+                        raise ValueError(f"{key}: {fault}")
+        return values
+
+
+def _fault(value: Any) -> str:
+    if isinstance(value, int | float) and not abs(value) <= MAX_NUMBER:
+        return f"no setting is as large as {str(value)[:40]}; the most is {MAX_NUMBER}"
+    if isinstance(value, str):
+        if len(value) > MAX_CHARACTERS:
+            return f"{len(value)} characters, more than the {MAX_CHARACTERS} that a text may have"
+        if not value.replace("\n", "").isprintable():
+            return "a character that can't be printed"
+    return ""

@@ -11,12 +11,16 @@ class Launch(Section):
     """One way to serve the release: the card explains it, and the same flags are measured."""
 
     name: str = Field(
-        pattern=r"^[a-z0-9_]+$", description="name of the launch, as results and the card quote it"
+        pattern=r"^[a-z0-9_]{1,64}$",
+        description="name of the launch, as results and the card quote it",
     )
     title: str = Field(description="what the launch is for, as the card's heading")
-    max_model_len: int = Field(gt=0, description="context in tokens")
+    max_model_len: int = Field(gt=0, le=1 << 24, description="context in tokens")
     max_num_seqs: int | None = Field(
-        default=None, gt=0, description="requests decoded in parallel; null: as the engine chooses"
+        default=None,
+        gt=0,
+        le=1 << 16,
+        description="requests decoded in parallel; null: as the engine chooses",
     )
     kv_cache_dtype: Literal["auto", "fp8"] = Field(
         default="auto", description="fp8 halves KV memory"
@@ -25,7 +29,7 @@ class Launch(Section):
         default=None, gt=0, le=1, description="share of GPU memory that vLLM may take"
     )
     speculative_tokens: int = Field(
-        default=3, ge=0, description="MTP drafts a step; 0 serves without speculation"
+        default=3, ge=0, le=32, description="MTP drafts a step; 0 serves without speculation"
     )
     gpu: str | None = Field(
         default=None,
@@ -47,17 +51,23 @@ class Serving(Section):
     )
     server_url: str | None = Field(
         default=None,
+        pattern=r"^https?://[^\s/]+(/\S*)?$",
         description="address of a running server to use instead, such as http://host:8000/v1",
     )
     port: int | None = Field(
         default=None, gt=0, lt=65536, description="loopback port of the server; null: a free one"
     )
     start_seconds: int = Field(
-        default=600, gt=0, description="longest wait until the server is ready"
+        default=600, gt=0, le=86_400, description="longest wait until the server is ready"
     )
-    kv_cache_gigabytes: int = Field(default=1, gt=0, description="KV cache of a CPU server (GiB)")
+    kv_cache_gigabytes: int = Field(
+        default=1, gt=0, le=1 << 12, description="KV cache of a CPU server (GiB)"
+    )
     cpu_threads: int = Field(
-        default=1, gt=0, description="OpenMP threads of a CPU server; one is best for tiny models"
+        default=1,
+        gt=0,
+        le=1 << 12,
+        description="OpenMP threads of a CPU server; one is best for tiny models",
     )
     arguments: tuple[str, ...] = Field(
         default=(),

@@ -27,8 +27,9 @@ import jinja2.sandbox
 # Real templates render in a few milliseconds, to a few kilobytes.
 SECONDS = 5
 """Of processor time, so that a busy machine is no fault of the template."""
-_WALL_SECONDS = 60
+_WALL_FACTOR = 12
 MAX_CHARACTERS = 1 << 20
+"""Of a prompt, beyond twice those of the conversation in it."""
 _MAX_BYTES_OF_MEMORY = 1 << 29
 
 
@@ -135,7 +136,7 @@ def render(request: Request) -> Rendering:
         pieces = template.generate(
             messages=request.messages, tools=request.tools, documents=None, **request.variables
         )
-        return Rendering("".join(_bounded(pieces)))
+        return Rendering("".join(_bounded(pieces, request)))
     except _RefusedError as error:
         return Rendering(problem=str(error)[:300], refused=True)
     # Whatever the template's expressions can raise: any exception at all.
@@ -143,12 +144,14 @@ def render(request: Request) -> Rendering:
         return Rendering(problem=_told(error))
 
 
-def _bounded(pieces: Iterable[str]) -> Iterator[str]:
+def _bounded(pieces: Iterable[str], request: Request) -> Iterator[str]:
+    # A prompt holds its conversation, however long that is.
+    most = MAX_CHARACTERS + 2 * len(json.dumps([request.messages, request.tools]))
     length = 0
     for piece in pieces:
         length += len(piece)
-        if length > MAX_CHARACTERS:
-            raise OverflowError(f"more than {MAX_CHARACTERS} characters")
+        if length > most:
+            raise OverflowError(f"more than {most} characters")
         yield piece
 
 
@@ -166,17 +169,17 @@ def render_all(requests: Sequence[Request], *, seconds: int = SECONDS) -> list[R
     if not requests:
         return []
     text = json.dumps([asdict(request) for request in requests])
-    command = [sys.executable, "-I", __file__, str(seconds)]
+    command, wall = [sys.executable, "-I", __file__, str(seconds)], _WALL_FACTOR * seconds
     try:
         done = subprocess.run(
-            command, input=text.encode(), capture_output=True, timeout=_WALL_SECONDS, check=False
+            command, input=text.encode(), capture_output=True, timeout=wall, check=False
         )
         output, last_words = done.stdout, done.stderr.decode(errors="replace").strip()
         ended = f"its process died (exit code {done.returncode}) {last_words[-200:]}".rstrip()
         if done.returncode == -signal.SIGXCPU:
             ended = f"no end after {seconds} seconds"
     except subprocess.TimeoutExpired as stopped:
-        output, ended = stopped.stdout or b"", f"no end after {_WALL_SECONDS} seconds"
+        output, ended = stopped.stdout or b"", f"no end after {wall} seconds"
     # A line that is cut short has no line feed.
     lines = output.split(b"\n")[:-1]
     renderings = [Rendering(**json.loads(line)) for line in lines]

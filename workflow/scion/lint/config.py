@@ -1,5 +1,7 @@
 """Configuration of lint."""
 
+from typing import Annotated
+
 from pydantic import Field
 
 from scion.common.section import Section
@@ -10,10 +12,11 @@ class Lint(Section):
 
     engines: tuple[str, ...] = Field(
         default=("vllm", "sglang"),
+        min_length=1,
         description="engines to serve with, as `scion lint --engine` takes them",
     )
-    tensor_parallel: tuple[int, ...] = Field(
-        default=(1,), description="numbers of GPUs to split the release over"
+    tensor_parallel: tuple[Annotated[int, Field(gt=0, le=1 << 10)], ...] = Field(
+        default=(1,), min_length=1, description="numbers of GPUs to split the release over"
     )
     ignore: tuple[str, ...] = Field(
         default=(), description="rules to leave out: codes or names of `scion lint --list`"

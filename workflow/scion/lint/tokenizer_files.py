@@ -7,13 +7,13 @@ from functools import lru_cache
 from typing import Any
 
 from scion.architectures.families import in_head
+from scion.checkpoint.release_files import TOKENIZER_CONFIG
 from scion.checkpoint.shards import CONFIG, parse_object
 from scion.common.bounded_json import parse_json
 from scion.common.errors import ScionError
 from scion.lint.subject import Subject
 
 TOKENIZER = "tokenizer.json"
-TOKENIZER_CONFIG = "tokenizer_config.json"
 GENERATION_CONFIG = "generation_config.json"
 TEMPLATE = "chat_template.jinja"
 _SPECIAL_TOKENS_MAP = "special_tokens_map.json"

@@ -33,10 +33,13 @@ class CalibrationSet(Section):
         default=None, description="configuration of a hub data set, such as LLM"
     )
     split: str = Field(default="train", description="split of a hub data set")
-    samples: int = Field(default=20, gt=0, description="number of samples, taken from the start")
+    samples: int = Field(
+        default=20, gt=0, le=1_000_000, description="number of samples, taken from the start"
+    )
     max_tokens: int = Field(
         default=8192,
         gt=0,
+        le=1 << 24,
         description="longer samples are cut to this many tokens, and to the model's context",
     )
 
@@ -50,6 +53,7 @@ class Calibration(Section):
     pack_tokens: int | None = Field(
         default=None,
         gt=0,
+        le=1 << 24,
         description="tokens of a forward pass, at most, that takes several short samples, each "
         "as if it were alone; null: one sample a pass",
     )
@@ -94,6 +98,7 @@ class Quantization(Section):
     max_shard_megabytes: int = Field(
         default=5000,
         gt=0,
+        le=1_000_000,
         description="a shard is closed before it would grow past this (10^6 bytes)",
     )
 

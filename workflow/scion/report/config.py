@@ -4,15 +4,21 @@ from pydantic import Field
 
 from scion.common.section import Section
 
+# https://huggingface.co/docs/huggingface_hub/package_reference/utilities (validate_repo_id)
+_REPOSITORY = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}$"
+
 
 class Card(Section):
     """What the model card says that can't be measured."""
 
     title: str = Field(
-        default="Pico-Agent-NVFP4-TEXT-MTP", description="heading and name of the release"
+        default="Pico-Agent-NVFP4-TEXT-MTP",
+        pattern=r"^[^\n]{1,200}$",
+        description="heading and name of the release",
     )
     repository: str = Field(
         default="example/Pico-Agent-NVFP4-TEXT-MTP",
+        pattern=_REPOSITORY,
         description="owner/name under which it is published",
     )
     summary: str = Field(
@@ -20,13 +26,19 @@ class Card(Section):
         description="one paragraph below the heading",
     )
     license: str = Field(
-        default="apache-2.0", description="licence identifier of the Hugging Face hub"
+        default="apache-2.0",
+        pattern=r"^[a-z0-9][a-z0-9.+-]{1,63}$",
+        description="licence identifier of the Hugging Face hub",
     )
     parent: str = Field(
-        default="example/pico-agent", description="repository that the weights come from"
+        default="example/pico-agent",
+        pattern=_REPOSITORY,
+        description="repository that the weights come from",
     )
     base: str = Field(
-        default="example/pico-base", description="repository that the MTP head comes from"
+        default="example/pico-base",
+        pattern=_REPOSITORY,
+        description="repository that the MTP head comes from",
     )
     tags: tuple[str, ...] = Field(
         default=("nvfp4", "modelopt", "mtp", "speculative-decoding", "text-only", "tool-calling"),

@@ -3,6 +3,7 @@
 Shards without vision tensors are hard-linked under their new number; the others are copied without
 the tower's ranges, inside the kernel. A source's own MTP tensors go too, and config.json no longer
 declares them: `graft_mtp` puts the donor's in their place. With `text_only: false` the tower stays.
+What configs say of code to load (`auto_map`) goes in any case: no code travels with a release.
 """
 
 import sys
@@ -11,18 +12,24 @@ from scion.architectures.inventory import inventory
 from scion.architectures.text_only import text_config
 from scion.artifacts.artifact import Artifact, Draft
 from scion.artifacts.making import Output, remake
+from scion.checkpoint.release_files import (
+    NAMING_CODE,
+    PROCESSOR_FILES,
+    code_references,
+    without_code,
+)
 from scion.checkpoint.safetensors_file import copy_subset
-from scion.checkpoint.shards import INDEX, Checkpoint, index_headers, shard_name
+from scion.checkpoint.shards import (
+    CONFIG,
+    INDEX,
+    Checkpoint,
+    index_headers,
+    read_object,
+    shard_name,
+)
 from scion.common.digest import in_parallel
 from scion.common.files import write_json
 from scion.stages.common_options import run_stage, stage_parser
-
-# What a processor or a vision model reads; none of it is used by a text model.
-VISION_FILES = (
-    "preprocessor_config.json",
-    "video_preprocessor_config.json",
-    "processor_config.json",
-)
 
 
 def extract_text(*, fixed: Artifact, output: Output, text_only: bool, environment: str) -> Artifact:
@@ -40,22 +47,32 @@ def extract_text(*, fixed: Artifact, output: Output, text_only: bool, environmen
 
     def build(draft: Draft) -> None:
         checkpoint = Checkpoint.open(fixed.folder)
-        expected = inventory(checkpoint.config, where=fixed.folder / "config.json")
+        expected = inventory(checkpoint.config, where=fixed.folder / CONFIG)
         vision = set(expected.vision) if text_only else set[str]()
         removed = (vision | set(expected.mtp)) & set(checkpoint.shard_of)
         rewritten = {checkpoint.shard_of[name] for name in removed}
-        files = {"config.json", *(VISION_FILES if text_only else ())}
-        draft.link_all(fixed, but={*files, *checkpoint.headers, INDEX})
+        files = {*(PROCESSOR_FILES if text_only else ())}
+        configs = {
+            name: read_object(fixed.folder / name)
+            for name in NAMING_CODE
+            if name in fixed.files and name not in files
+        }
+        code = {name: keys for name in configs if (keys := code_references(configs[name]))}
+        configs[CONFIG] = text_config(configs[CONFIG], text_only=text_only)
+        draft.link_all(fixed, but={*files, *code, CONFIG, *checkpoint.headers, INDEX})
         _write_shards(draft, fixed, checkpoint, removed)
-        config = text_config(checkpoint.config, text_only=text_only)
-        write_json(draft.folder / "config.json", config)
+        for name in sorted({*code, CONFIG}):
+            write_json(draft.folder / name, without_code(configs[name]))
+        for name, keys in code.items():
+            print(f"{name}: {', '.join(keys)} left out: no code travels along", file=sys.stderr)
         draft.facts |= {
             "text_only": text_only,
             "vision_tensors_removed": len(vision & removed),
             "vision_bytes_removed": sum(checkpoint.tensor(name).size for name in vision & removed),
             "mtp_tensors_removed": len(removed - vision),
             "shards_rewritten": len(rewritten),
-            "files_removed": sorted(name for name in fixed.files if name in VISION_FILES)
+            "code_references_removed": code,
+            "files_removed": sorted(name for name in fixed.files if name in PROCESSOR_FILES)
             if text_only
             else [],
         }

@@ -1,41 +1,27 @@
 """Fetch the bf16 checkpoint: a local folder by clone or hard link, or the hub's at a commit.
 
-Only what a release can use is taken: safetensors shards and their index, config, tokenizer, chat
-template, processor files, licence. Every file and every tensor is hashed here once; later stages
-compare with these digests. Downloads from the hub wait in the store until all are there, so an
-interrupted fetch goes on where it stopped.
+Only what a release can use is taken, by a list of names (`scion.checkpoint.release_files`): shards
+and their index, config, tokenizer, chat template, processor files, licence; no code, no pickle, and
+nothing that a link brings from outside of the checkpoint. Every file and every tensor is hashed
+here once; later stages compare with these digests. Downloads from the hub wait in the store until
+all are there, so an interrupted fetch goes on where it stopped.
 """
 
 import argparse
 import sys
-from collections.abc import Iterable
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 from tqdm import tqdm
 
 from scion.artifacts.artifact import Artifact, Draft
 from scion.artifacts.making import Output, remake
+from scion.checkpoint.folder_source import FolderSource
 from scion.checkpoint.hub.client import download_files, list_files
 from scion.checkpoint.hub.location import HubRepository, LocalFolder, parse_location
+from scion.checkpoint.preview import open_pinned, supported_family
+from scion.checkpoint.release_files import released
 from scion.checkpoint.shards import Checkpoint
-from scion.common.errors import ScionError
 from scion.stages.common_options import run_stage, stage_parser
-
-FILES = (
-    "config.json",
-    "generation_config.json",
-    "model*.safetensors",
-    "model.safetensors.index.json",
-    "tokenizer*",
-    "vocab.json",
-    "merges.txt",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template*",
-    "*processor_config.json",
-    "LICENSE*",
-)
 
 
 def fetch_source(
@@ -56,19 +42,25 @@ def fetch_source(
         stage: The stage that fetches; its name stands in the manifest.
 
     Raises:
-        ScionError: No such place, a revision that is not a commit, shards and index that do not
-            fit together, or local files that changed since the run was planned.
+        ScionError: No such place, a revision that is not a commit, an architecture that releases
+            are not made of, shards and index that do not fit together, or local files that changed
+            since the run was planned.
     """
     place = parse_location(location)
     # A local folder counts by what is in it, a repository by its commit.
-    here = [] if isinstance(place, HubRepository) else local_files(_local_folder(place))
+    here = list[Path]()
+    if isinstance(place, LocalFolder):
+        supported_family(open_pinned(location))
+        here = local_files(place.path)
     if here:
         print(f"{stage}: hashing what is new of {len(here)} files", file=sys.stderr)
 
     def build(draft: Draft) -> None:
+        folder = draft.work
         if isinstance(place, HubRepository):
-            _download(place, draft.work)
-            folder = draft.work
+            # Before gigabytes are moved for nothing.
+            supported_family(open_pinned(location))
+            _download(place, folder)
         else:
             folder = place.path
         # Where it comes from, so that an error names a file that is still there afterwards.
@@ -97,42 +89,29 @@ def fetch_source(
     return artifact
 
 
-def wanted(names: Iterable[str]) -> list[str]:
-    """The names that a release can use, sorted."""
-    return sorted(name for name in names if any(fnmatchcase(name, glob) for glob in FILES))
-
-
 def local_files(folder: Path) -> list[Path]:
     """What is taken of a checkpoint: all that a release can use, and whatever its index names.
 
     Raises:
-        ScionError: Its index and its shards do not fit together.
+        ScionError: A link leaves the folder, or index and shards do not fit together.
     """
+    usable = usable_files(folder)
     named = (folder / shard for shard in Checkpoint.open(folder).headers)
-    return sorted({*usable_files(folder), *named})
+    return sorted({*usable, *named})
 
 
 def usable_files(folder: Path) -> list[Path]:
-    """The files of a folder that a release can use, whatever its index says."""
-    names = (path.name for path in folder.iterdir() if path.is_file())
-    return [folder / name for name in wanted(names)]
+    """The files of a folder that a release can use, whatever its index says.
 
-
-def _local_folder(place: LocalFolder) -> Path:
-    if not place.path.is_dir():
-        raise ScionError(
-            "the checkpoint's folder is not there",
-            where=place.path,
-            expected="a folder with config.json and safetensors files",
-            found="a file" if place.path.exists() else "nothing",
-            hint="correct the location in the config; paths count from the project's folder",
-        )
-    return place.path
+    Raises:
+        ScionError: A link leaves the folder, or it can't be read.
+    """
+    return [folder / name for name in released(FolderSource(folder).files)]
 
 
 def _download(repository: HubRepository, folder: Path) -> None:
     files = list_files(repository)
-    names = wanted(files)
+    names = released(files)
     total = sum(files[name].size for name in names)
     with tqdm(total=total, unit="B", unit_scale=True, desc=repository.name) as bar:
 

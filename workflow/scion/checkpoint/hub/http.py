@@ -35,6 +35,7 @@ TIMEOUT_SECONDS = 30.0
 """Longest silence of the server in an answer."""
 
 _LONGEST_WAIT_SECONDS = 60.0
+_REACH_SECONDS = 5.0
 _RETRIED_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 
 _Answer = TypeVar("_Answer")
@@ -73,6 +74,15 @@ def endpoint() -> str:
     """The hub's address, without a slash at its end."""
     # huggingface_hub reads HF_ENDPOINT only once, when it is imported.
     return os.environ.get("HF_ENDPOINT", constants.ENDPOINT).rstrip("/")
+
+
+def hub_answers() -> bool:
+    """Whether the hub can be reached at all, found out in seconds and without a second try."""
+    try:
+        get_session().head(endpoint(), timeout=_REACH_SECONDS)
+    except (httpx.HTTPError, OfflineModeIsEnabled):
+        return False
+    return True
 
 
 def retry(request: Callable[[], _Answer], repository: HubRepository) -> _Answer:

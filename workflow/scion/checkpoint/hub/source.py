@@ -9,7 +9,7 @@ With the hub's redirect to the address that holds the file, a shard takes two HT
 most three: for a longer header, or else for scalars elsewhere.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -110,6 +110,10 @@ class HubSource:
             for shard_data in pool.map(self._small, tensors, tensors.values()):
                 data |= shard_data
         return data
+
+    def stream(self, name: str, begin: int, size: int) -> Iterator[bytes]:
+        """The bytes [begin, begin + size) of a file, in chunks as they arrive."""
+        yield from self._reader.stream(name, begin, size)
 
     def _small(self, shard: str, tensors: Sequence[Tensor]) -> dict[str, bytes]:
         opened = self._opened[shard]

@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from scion.common.errors import ScionError
 from scion.evaluation.chats import Chat
+from scion.lint import chat_prompts
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -41,18 +41,13 @@ def prompt_ids(tokenizer: Any, chat: Chat, *, reply: bool = True) -> list[int]:
         reply: Whether the prompt for the assistant's next turn is added.
 
     Raises:
-        ScionError: The template refuses the chat.
+        ScionError: The template refuses the chat, or does not end within the bounds.
     """
     try:
-        return tokenizer.apply_chat_template(
-            [_as_the_server_reads_it(message) for message in chat.messages],
-            tools=chat.tools,
-            add_generation_prompt=reply,
-            tokenize=True,
-            return_dict=False,
-            **chat.template,
-        )
-    except (TemplateError, ValueError, TypeError, LookupError, AttributeError) as error:
+        messages = [_as_the_server_reads_it(message) for message in chat.messages]
+        prompt = chat_prompts.Prompt(messages, chat.tools, reply, chat.template)
+        return next(chat_prompts.prompt_ids(tokenizer, [prompt]))
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
         raise ScionError(
             "the chat template can't render a prompt",
             where=f"prompt {chat.name}",

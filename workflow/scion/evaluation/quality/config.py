@@ -19,12 +19,18 @@ class Quality(Section):
         description="JSONL of plain texts: `text`; null leaves them out",
     )
     samples: int = Field(
-        default=16, gt=1, description="number of chats, and of texts at most, from the start"
+        default=16,
+        gt=1,
+        le=1_000_000,
+        description="number of chats, and of texts at most, from the start",
     )
-    max_tokens: int = Field(default=1000, gt=1, description="longer ones are cut to so many tokens")
+    max_tokens: int = Field(
+        default=1000, gt=1, le=1 << 24, description="longer ones are cut to so many tokens"
+    )
     top_logprobs: int = Field(
         default=128,
         gt=1,
+        le=1_000_000,
         description="most likely tokens asked for at each place; KL is a lower bound over them",
     )
     base: str | None = Field(

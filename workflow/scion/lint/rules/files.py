@@ -1,6 +1,7 @@
 """Rules over the weight files: which of them an engine reads, in which order, and which it drops.
 
-`scion.lint.rules.index` has those over what the index says of them.
+`scion.lint.rules.index` has those over what the index says of them, `scion.lint.rules.code` those
+over what is no data.
 """
 
 import re
@@ -11,7 +12,7 @@ from scion.checkpoint.safetensors_file import Tensor
 from scion.checkpoint.shards import INDEX, SINGLE
 from scion.engines import facts
 from scion.lint.rule import Finding, Severity, rule
-from scion.lint.rules import index, layouts
+from scion.lint.rules import code, index, layouts
 from scion.lint.subject import Subject
 
 # https://github.com/vllm-project/vllm/blob/v0.33.0/vllm/model_executor/model_loader/weight_utils.py
@@ -326,4 +327,5 @@ RULES = (
     shard_numbering,
     empty_file,
     *index.RULES,
+    *code.RULES,
 )

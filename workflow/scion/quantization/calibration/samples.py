@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from datasets import load_dataset  # pyright: ignore[reportUnknownVariableType]
 from datasets.exceptions import DatasetsError
-from jinja2 import TemplateError
 from transformers import AutoTokenizer
 
 from scion.architectures.inventory import inventory, language_keys
@@ -22,9 +21,12 @@ from scion.checkpoint.hub.location import HubRepository, parse_location
 from scion.checkpoint.shards import CONFIG, Checkpoint
 from scion.common.errors import ScionError
 from scion.common.jsonl import read_json_lines
+from scion.lint.chat_prompts import Prompt, prompt_ids
 from scion.quantization.config import Calibration, CalibrationSet
 
 _READABLE = "a readable data set"
+_TAKEN = "messages that the chat template takes, or text"
+_UNUSABLE = (ValueError, TypeError, LookupError, AttributeError)
 # The rows of one set.
 Rows = list[dict[str, Any]]
 
@@ -143,32 +145,36 @@ def tokenize(
         ScionError: A row has neither column, or gives no token.
     """
     for place, (origin, found) in enumerate(zip(calibration.sets, rows, strict=True)):
-        for number, row in enumerate(found, start=1):
-            ids = _checked_ids(row, tokenizer, where=f"{origin.dataset}: row {number}")
+        for ids in _checked_ids(found, tokenizer, where=origin.dataset):
             kept = torch.tensor([ids[: min(origin.max_tokens, context)]])
             yield Sample(kept, place, origin, full_tokens=len(ids))
 
 
-def _checked_ids(row: dict[str, Any], tokenizer: Any, *, where: str) -> list[int]:
+def _checked_ids(rows: Rows, tokenizer: Any, *, where: str) -> Iterator[list[int]]:
+    """The tokens of each row of a set; chats are rendered ahead of it, some at a time."""
+    told = [_prompt(row, where=f"{where}: row {number}") for number, row in enumerate(rows, 1)]
+    chats = prompt_ids(tokenizer, [prompt for prompt in told if isinstance(prompt, Prompt)])
+    for number, prompt in enumerate(told, 1):
+        row = f"{where}: row {number}"
+        try:
+            ids = next(chats) if isinstance(prompt, Prompt) else tokenizer(prompt)["input_ids"]
+        except _UNUSABLE as error:
+            raise _unusable(row, _TAKEN, f"{type(error).__name__}: {error}") from error
+        if not ids:
+            raise _unusable(row, "at least one token", "none")
+        yield ids
+
+
+def _prompt(row: dict[str, Any], *, where: str) -> Prompt | str:
     if not row.get("messages") and not row.get("text"):
         raise _unusable(where, "a column `messages` or `text`", sorted(row))
-    try:
-        ids = _token_ids(row, tokenizer)
-    except (TemplateError, ValueError, TypeError, LookupError, AttributeError) as error:
-        expected = "messages that the chat template takes, or text"
-        raise _unusable(where, expected, f"{type(error).__name__}: {error}") from error
-    if not ids:
-        raise _unusable(where, "at least one token", "none")
-    return ids
-
-
-def _token_ids(row: dict[str, Any], tokenizer: Any) -> list[int]:
     if not row.get("messages"):
-        return tokenizer(row["text"])["input_ids"]
-    messages = [_with_parsed_arguments(message) for message in row["messages"]]
-    return tokenizer.apply_chat_template(
-        messages, tools=row.get("tools") or None, tokenize=True, return_dict=False
-    )
+        return row["text"]
+    try:
+        messages = [_with_parsed_arguments(message) for message in row["messages"]]
+        return Prompt(messages, row.get("tools") or None)
+    except _UNUSABLE as error:
+        raise _unusable(where, _TAKEN, f"{type(error).__name__}: {error}") from error
 
 
 def _with_parsed_arguments(message: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,105 @@
+"""What a configuration names, checkpoints and data: whether it is there, and can be used.
+
+Nothing is read but small files, so that what can't work is said before gigabytes are moved.
+"""
+
+import functools
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+from pathlib import Path
+
+from scion.checkpoint.hub.location import HubRepository, parse_location
+from scion.checkpoint.preview import Preview, preview
+from scion.common.errors import ScionError
+
+Named = tuple[str, str]
+"""A key of the configuration, and the location that it has."""
+
+
+def check_places(
+    checkpoints: Iterable[Named],
+    data: Iterable[Named],
+    *,
+    license: str,
+    where: object,
+    hub: bool,
+) -> list[str]:
+    """Look at all places, as far as that moves next to nothing.
+
+    Args:
+        checkpoints: The checkpoint that becomes the release under `source`, and others.
+        data: Files, and data sets of the hub.
+        license: What the card says.
+        where: The configuration's file, to name in errors.
+        hub: Whether repositories count too: that they are pinned, and, if the hub can be reached,
+            what they hold. Folders and files of this machine always do.
+
+    Returns:
+        A line for each place that could not be looked at.
+
+    Raises:
+        ScionError: Something is not there, not pinned, of an architecture that releases are not
+            made of, or under another licence than the card says.
+    """
+    unseen = list[str]()
+    for key, location in checkpoints:
+        with _of_key(key):
+            if isinstance(place := parse_location(location), HubRepository):
+                if not hub:
+                    continue
+                place.require_pinned(where)
+                if not _hub_answers():
+                    unseen.append(f"{key}: {location} was not looked at: no hub can be reached")
+                    continue
+            seen = preview(location)
+            if key == "source":
+                _require_license(license, seen)
+    for key, location in data:
+        with _of_key(key):
+            if isinstance(place := parse_location(location), HubRepository):
+                if hub:
+                    place.require_pinned(where)
+            else:
+                _require_file(place.path)
+    return unseen
+
+
+@contextmanager
+def _of_key(key: str) -> Generator[None]:
+    """Say of an error which key of the configuration it is of."""
+    try:
+        yield
+    except ScionError as error:
+        error.problem = f"{key}: {error.problem}"
+        raise
+
+
+@functools.cache
+def _hub_answers() -> bool:
+    # The hub's client takes half a second to import.
+    from scion.checkpoint.hub.http import hub_answers
+
+    return hub_answers()
+
+
+def _require_license(license: str, seen: Preview) -> None:
+    if seen.license not in (None, license):
+        raise ScionError(
+            "the card names another licence than the source",
+            where=f"{seen.location}: README.md",
+            expected=f"license: {license}, as card.license says",
+            found=f"license: {seen.license}",
+            hint="set card.license to what the source's licence allows",
+        )
+
+
+def _require_file(path: Path) -> None:
+    if not path.is_file() or path.stat().st_size == 0:
+        kind = "no regular file" if path.exists() else "nothing"
+        raise ScionError(
+            "the data are not there",
+            where=path,
+            expected="a file of JSON lines, or hf://datasets/owner/name@<40-digit commit>",
+            found="an empty file" if path.is_file() else kind,
+            hint="correct the path in the config; it counts from the project's folder",
+        )
