@@ -13,7 +13,7 @@ from scion.cli.acceptance import add_acceptance
 from scion.cli.check import add_check
 from scion.cli.compare import add_compare
 from scion.cli.estimate import add_estimate
-from scion.cli.launch import add_launch
+from scion.cli.launch_options import add_launch
 from scion.cli.store import add_store
 from scion.cli.streams import lasting_streams
 from scion.common.errors import exit_on_error
