@@ -49,7 +49,7 @@ def cache_scales_ignored(subject: Subject) -> Iterable[Finding]:
     Severity.NOTE,
     "a quantized KV cache is declared, and layers have no scales of it",
     repair="nothing, if scale 1 is meant; else calibrate the cache, or serve with "
-    "--kv-cache-dtype bfloat16 (SGLang: bf16)",
+    "--kv-cache-dtype bfloat16",
     seen=(
         "https://github.com/vllm-project/vllm/blob/v0.33.0/vllm/model_executor/layers/"
         "quantization/kv_cache.py",

@@ -1,9 +1,15 @@
 """Rules over the multi-token-prediction head: whether a server can draft with it."""
 
-import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
+from itertools import pairwise
 
-from scion.architectures.families import FAMILIES, QWEN3_5_HEAD, head_prefixes, in_head
+from scion.architectures.families import (
+    FAMILIES,
+    QWEN3_5_HEAD,
+    family_of,
+    head_prefixes,
+    in_head,
+)
 from scion.architectures.family import Head
 from scion.checkpoint.shards import CONFIG
 from scion.engines import facts
@@ -15,7 +21,6 @@ from scion.lint.rule import Finding, Severity, rule, workflow_until
 from scion.lint.subject import Subject
 
 _GRAFT = workflow_until("graft_mtp")
-_NAMED_HEAD = re.compile(r"(^|\.)(mtp|nextn)").search
 _MOST_LAYERS = 8
 
 
@@ -46,11 +51,16 @@ def mtp_dropped(subject: Subject) -> Iterable[Finding]:
     in unquantized models only. Quantizers that build the decoder's layers alone lose the heads of
     DeepSeek's and GLM's families too, which are one more layer behind the last.
     """
-    expected = subject.inventory
-    if expected is None or expected.family.head is None:
+    family, expected = family_of(subject.config), subject.inventory
+    if family is None or family.head is None:
         yield from _undrafted(subject)
-    elif expected.mtp and expected.mtp_declared and not any(map(in_head, subject.tensors)):
-        where, count = f"{expected.family.head.prefix}*", f"{len(expected.mtp)} tensors"
+    elif (
+        expected is not None
+        and expected.mtp
+        and expected.mtp_declared
+        and not any(map(in_head, subject.tensors))
+    ):
+        where, count = f"{family.head.prefix}*", f"{len(expected.mtp)} tensors"
         yield Finding(subject.names_file, where, count, "none of them")
 
 
@@ -60,21 +70,24 @@ def _undrafted(subject: Subject) -> Iterable[Finding]:
     Such heads have names of their own (`mtp.*`, `model.mtp_layers.*`, `model.mtp_block.*`), or lie
     behind the decoder's last layer, under the next number. They may be in a file of their own.
     """
-    text, names = subject.text_config, subject.stored_names
+    text = subject.text_config
     last = text.get("num_hidden_layers")
     for key in dict.fromkeys(row.head.layers_key for row in FAMILIES.values() if row.head):
         declared = text.get(key)
         if not isinstance(declared, int) or not isinstance(last, int) or declared < 1:
             continue
-        behind = tuple(f".layers.{last + layer}." for layer in range(min(declared, _MOST_LAYERS)))
-        if not any(_NAMED_HEAD(name) or any(part in name for part in behind) for name in names):
+        behind = {str(last + layer) for layer in range(min(declared, _MOST_LAYERS))}
+        if not any(_is_of_head(name, behind) for name in subject.stored_names):
+            where = f"{QWEN3_5_HEAD.prefix}* or layers.{last}.*"
             expected = f"the MTP layers that {key}: {declared} declares"
-            yield Finding(
-                subject.names_file,
-                f"{QWEN3_5_HEAD.prefix}* or layers.{last}.*",
-                expected,
-                "no such tensor",
-            )
+            yield Finding(subject.names_file, where, expected, "no such tensor")
+
+
+def _is_of_head(name: str, behind: Container[str]) -> bool:
+    """Whether a tensor's name is that of a head, by a part of it or by the number of its layer."""
+    parts = name.split(".")
+    numbered = any(part == "layers" and number in behind for part, number in pairwise(parts))
+    return numbered or any(part.startswith(("mtp", "nextn")) for part in parts)
 
 
 @rule(
