@@ -26,13 +26,16 @@ from lint_checkpoints import (
     write_shard,
 )
 from scion.architectures.families import QWEN3_5
+from scion.artifacts.artifact import Artifact
 from scion.artifacts.making import Output
 from scion.checkpoint.folder_source import open_source
 from scion.checkpoint.shards import INDEX, SINGLE, index_headers, shard_name
+from scion.common.errors import ScionError
 from scion.engines.registry.engines import DEFAULT_ENGINES, parse_engine
 from scion.lint.all_rules import RULES
 from scion.lint.rule import Result, run, select_rules
 from scion.lint.subject import Subject
+from scion.stages.extract_text import extract_text
 from scion.stages.fetch_source import fetch_source
 from scion.stages.fix_keys import fix_keys
 
@@ -341,15 +344,28 @@ def test_what_the_workflow_repairs_by_its_own_command(rule: str, tmp_path: Path)
     result = lint(folder)[rule]
     assert result.rule.stage == "fix_keys"
     assert "fix_keys" in (result.rule.command or "")
-    assert lint(fixed(folder)).keys() == set()
+    assert lint(fixed(folder).folder).keys() == set()
 
 
-def fixed(folder: Path) -> Path:
+def test_a_tower_that_is_missing_is_taken_out_of_config_json(tmp_path: Path) -> None:
+    folder = sound(tmp_path / "model")
+    names.drop_tower(folder)
+    result = lint(folder)["N206"]
+    assert result.rule.stage == "extract_text"
+    keys = fixed(folder)
+    output = at(folder, "text")
+    text = extract_text(fixed=keys, output=output, text_only=True, environment=ENVIRONMENT)
+    assert lint(text.folder).keys() == set()
+    with pytest.raises(ScionError, match="no vision tower to keep"):
+        extract_text(fixed=keys, output=at(folder, "all"), text_only=False, environment=ENVIRONMENT)
+
+
+def fixed(folder: Path) -> Artifact:
     """What the workflow makes of a checkpoint up to fix_keys."""
     source = fetch_source(
         location=str(folder), output=at(folder, "source"), environment=ENVIRONMENT
     )
-    return fix_keys(source=source, output=at(folder, "keys"), environment=ENVIRONMENT).folder
+    return fix_keys(source=source, output=at(folder, "keys"), environment=ENVIRONMENT)
 
 
 def at(folder: Path, name: str) -> Output:

@@ -60,7 +60,8 @@ def test_the_language_model_alone_as_transformers_writes_it(
     model = saved(flat, transformers.AutoModelForCausalLM.from_config, model_type, **sizes)
     nest_names(flat)
     # It is the language model's part of a whole checkpoint that is read so, and written again.
-    again, loading = type(model).from_pretrained(flat, output_loading_info=True)
+    cls: Any = type(model)
+    again, loading = cls.from_pretrained(flat, output_loading_info=True)
     assert not loading["missing_keys"]
     assert not loading["unexpected_keys"]
     again.save_pretrained(nested)

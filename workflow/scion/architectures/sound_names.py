@@ -102,7 +102,8 @@ def sound_names(keys: Iterable[str], expected: Inventory, *, where: object) -> d
 
     Args:
         keys: The checkpoint's tensor names.
-        expected: The tensors that its config.json implies. The MTP head may be missing as a whole.
+        expected: The tensors that its config.json implies. The MTP head and the vision tower may
+            each be missing as a whole.
         where: The folder to name in errors.
 
     Raises:
@@ -115,14 +116,15 @@ def sound_names(keys: Iterable[str], expected: Inventory, *, where: object) -> d
     unknown = [key for key, name in names.items() if name is None]
     counts = Counter(name for name in names.values() if name is not None)
     twice = [name for name, count in counts.items() if count > 1]
-    missing = [name for name in wanted if name not in counts]
-    if set(missing) == set(expected.mtp):
-        missing = []
+    absent = [part for part in (expected.vision, expected.mtp) if part.keys().isdisjoint(counts)]
+    left_out = {name for part in absent for name in part}
+    missing = [name for name in wanted if name not in counts and name not in left_out]
     if unknown or twice or missing:
         raise ScionError(
             "the checkpoint's tensors are not those that config.json implies",
             where=where,
-            expected=f"{len(wanted)} tensors, {len(expected.mtp)} of them MTP, which may be absent",
+            expected=f"{len(wanted)} tensors, of which the {len(expected.vision)} of the tower and "
+            f"the {len(expected.mtp)} of the MTP head may be absent",
             found="; ".join(
                 f"{len(group)} {label}, first {group[0]}"
                 for label, group in (

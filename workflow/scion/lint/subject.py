@@ -25,6 +25,8 @@ from scion.lint.stacks import ExpertStack, stacks_of
 
 EMBEDDING = ("modules.json", "config_sentence_transformers.json")
 """Files by which sentence-transformers, and engines, know an embedding model."""
+ADAPTER_CONFIG, ADAPTER = "adapter_config.json", "adapter_model.safetensors"
+"""The files of an adapter of PEFT's."""
 
 _NUMBERS: Mapping[str, Callable[[bytes], tuple[float, ...]]] = {
     "F32": struct.Struct("<f").unpack,
@@ -89,9 +91,13 @@ class Subject:
 
     @cached_property
     def shards(self) -> list[str]:
-        """The files that engines read: those of the index, or all where there is no index."""
+        """The files that engines read: those of the index, or all where there is no index.
+
+        Not the one of an adapter, which has a rule of its own.
+        """
         if self.index is None:
-            return list(self.headers)
+            beside = ADAPTER if ADAPTER_CONFIG in self.source.files else None
+            return [name for name in self.headers if name != beside] or list(self.headers)
         return sorted(set(self.index.values()))
 
     @cached_property

@@ -8,7 +8,7 @@ What configs say of code to load (`auto_map`) goes in any case: no code travels 
 
 import sys
 
-from scion.architectures.inventory import inventory
+from scion.architectures.inventory import Inventory, inventory
 from scion.architectures.text_only import text_config
 from scion.artifacts.artifact import Artifact, Draft
 from scion.artifacts.making import Output, remake
@@ -28,6 +28,7 @@ from scion.checkpoint.shards import (
     shard_name,
 )
 from scion.common.digest import in_parallel
+from scion.common.errors import ScionError
 from scion.common.files import write_json
 from scion.stages.common_options import run_stage, stage_parser
 
@@ -43,11 +44,16 @@ def extract_text(*, fixed: Artifact, output: Output, text_only: bool, environmen
 
     Returns:
         The artifact; its facts count removed tensors and bytes.
+
+    Raises:
+        ScionError: The tower shall stay, and is not there.
     """
 
     def build(draft: Draft) -> None:
         checkpoint = Checkpoint.open(fixed.folder)
         expected = inventory(checkpoint.config, where=fixed.folder / CONFIG)
+        if not text_only:
+            _require_tower(checkpoint, expected)
         vision = set(expected.vision) if text_only else set[str]()
         removed = (vision | set(expected.mtp)) & set(checkpoint.shard_of)
         rewritten = {checkpoint.shard_of[name] for name in removed}
@@ -85,6 +91,17 @@ def extract_text(*, fixed: Artifact, output: Output, text_only: bool, environmen
         environment=environment,
         build=build,
     )
+
+
+def _require_tower(checkpoint: Checkpoint, expected: Inventory) -> None:
+    if expected.vision and expected.vision.keys().isdisjoint(checkpoint.shard_of):
+        raise ScionError(
+            "the source has no vision tower to keep",
+            where=checkpoint.folder,
+            expected=f"{len(expected.vision)} tensors such as {next(iter(expected.vision))}",
+            found="none of them, and a vision_config",
+            hint="set text_only: true, or name a source that has its tower",
+        )
 
 
 def _write_shards(draft: Draft, fixed: Artifact, checkpoint: Checkpoint, removed: set[str]) -> None:

@@ -13,7 +13,7 @@ from scion.checkpoint.shards import INDEX, SINGLE
 from scion.engines import facts
 from scion.lint.rule import Finding, Severity, rule
 from scion.lint.rules import code, index, layouts
-from scion.lint.subject import Subject
+from scion.lint.subject import ADAPTER, ADAPTER_CONFIG, Subject
 
 # https://github.com/vllm-project/vllm/blob/v0.33.0/vllm/model_executor/model_loader/weight_utils.py
 # has `filter_duplicate_safetensors_files` and `_natural_sort_key`, which these rules speak of;
@@ -235,7 +235,7 @@ def unlisted_file(subject: Subject) -> Iterable[Finding]:
         # What these do to a loader has rules of its own.
         if name.startswith(_CONSOLIDATED) or (name == SINGLE and _rivalry(subject)):
             continue
-        if name == layouts.ADAPTER and layouts.ADAPTER_CONFIG in subject.source.files:
+        if name == ADAPTER and ADAPTER_CONFIG in subject.source.files:
             continue
         tensors = subject.headers[name].tensors
         only = [tensor for tensor in tensors if tensor not in subject.tensors]
@@ -259,8 +259,8 @@ def no_index(subject: Subject) -> Iterable[Finding]:
     index. With neither it raises an OSError; with a model.safetensors it loads that one alone, and
     the tensors of the other files get random weights.
     """
-    if subject.index is None and list(subject.headers) != [SINGLE]:
-        names = list(subject.headers)
+    names = subject.shards
+    if subject.index is None and names != [SINGLE]:
         found = f"{', '.join(names[:3])}{' …' if len(names) > 3 else ''}"
         yield Finding(names[0], None, f"{SINGLE} alone, or {INDEX}", found, (), len(names))
 

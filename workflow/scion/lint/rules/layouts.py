@@ -5,9 +5,7 @@ from collections.abc import Iterable
 from scion.lint.naming import names_of
 from scion.lint.rule import Finding, Severity, rule, workflow_until
 from scion.lint.stacks import PACKED_STACK
-from scion.lint.subject import Subject
-
-ADAPTER_CONFIG, ADAPTER = "adapter_config.json", "adapter_model.safetensors"
+from scion.lint.subject import ADAPTER, ADAPTER_CONFIG, Subject
 
 
 @rule(
@@ -119,7 +117,8 @@ def adapter_beside_weights(subject: Subject) -> Iterable[Finding]:
     `from_pretrained` looks for adapter_config.json first. From a folder it loads the weights and
     applies the adapter on top: to merged weights for a second time, so that what is quantized or
     evaluated is another model than what is served. From the hub it takes the base model that
-    the file names in place of these weights. Without the adapter's own tensors it stops.
+    the file names in place of these weights. Without the adapter's own tensors it stops. vLLM reads
+    every *.safetensors file where there is no index, and stops at the adapter's tensors.
     """
     whole = any(header.tensors for name, header in subject.headers.items() if name != ADAPTER)
     if whole and ADAPTER_CONFIG in subject.source.files:
