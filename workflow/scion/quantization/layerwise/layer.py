@@ -7,6 +7,7 @@ calibration and export do to it is what they do to the layer of a model that is 
 
 import contextlib
 import io
+import math
 import sys
 from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any
@@ -31,6 +32,7 @@ from scion.checkpoint.shards import Checkpoint
 from scion.common.errors import ScionError
 from scion.formats.modelopt import BLOCK
 from scion.formats.packing import pack
+from scion.quantization.checksum import WINDOW, checksum
 from scion.quantization.layerwise.gptq import gptq
 from scion.quantization.recipes import Recipe
 
@@ -160,6 +162,27 @@ def _repeat_warnings(output: str) -> None:
     lines = dict.fromkeys(line for line in output.splitlines() if line.startswith("Warning"))
     for line in lines:
         print(f"ModelOpt: {line}", file=sys.stderr)
+
+
+def simulated(layer: nn.Module, modules: Iterable[str], *, name: str) -> dict[str, float]:
+    """Checksums of the weights that a calibrated layer calculates with, before they are packed.
+
+    Args:
+        layer: The layer, calibrated.
+        modules: Stored names of modules in NVFP4.
+        name: The layer's stored name.
+    """
+    found: dict[str, float] = {}
+    for stored in modules:
+        module: Any = layer.get_submodule(stored.removeprefix(f"{name}."))
+        weights = module.weight_quantizer(module.weight.detach().float())
+        parts = [
+            checksum(rows, module=stored, first=WINDOW * number)
+            for number, rows in enumerate(weights.split(WINDOW))
+        ]
+        # Without the last digits: they depend on the number of threads.
+        found[stored] = float(f"{math.fsum(parts):.6g}")
+    return found
 
 
 def export(
