@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from scion.common.devices import one_thread
 from scion.common.errors import ScionError
+from scion.formats.modelopt import NVFP4
 from scion.formats.nvfp4 import dequantize
 from scion.formats.packing import pack
-from scion.quantization.layerwise.layer import calibrate, export, named_alone, simulated
+from scion.quantization.layerwise.layer import calibrate, export, named_alone, scale_checksums
 from scion.quantization.layerwise.torch_kernels import on_cpu
 from scion.quantization.recipe_table import RECIPES
 from scion.quantization.recipes import recipe
@@ -22,7 +23,7 @@ from scion.quantization.verify_nvfp4 import Rows, check_module
 ROWS, COLUMNS = 96, 256
 FACTORS = (0.5, 2.0, 3.0, 4.0)
 Made = tuple[str, Rows, dict[str, float]]
-"""A recipe, what it makes of a weight, and what it simulated."""
+"""A recipe, what it makes of a weight, and checksums of the scales that it found."""
 
 
 class Layer(nn.Module):
@@ -60,7 +61,8 @@ def made(request: pytest.FixtureRequest) -> Made:
             recipe(request.param),
             lambda _root: layer.mlp.down_proj(samples),
         )
-        checksums = simulated(layer, ["l.mlp.down_proj"], name="l")
+        unproven = recipe(request.param).unproven({"l.mlp.down_proj": NVFP4})
+        checksums = scale_checksums(layer, unproven, name="l")
         tensors = export(layer, ["l.mlp.down_proj"], [], name="l")
     parts = [
         tensors[f"l.mlp.down_proj.{suffix}"]
@@ -124,7 +126,7 @@ def test_another_choice_than_calibrations_is_found(made: Made) -> None:
 def test_samples_may_not_choose_without_a_checksum(made: Made) -> None:
     if not RECIPES[made[0]].bounds.open:
         return
-    with pytest.raises(ScionError, match="not the one that calibration chose"):
+    with pytest.raises(ScionError, match="not those that calibration chose"):
         verify(made[1], (made[0], made[1], {}))
 
 

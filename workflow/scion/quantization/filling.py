@@ -113,7 +113,7 @@ def fill(
         "recipe": chosen.record(),
         "quantized_modules": len(quantized),
         "fp8_modules": sum(algorithm == FP8 for algorithm in quantized.values()),
-        "weight_checksums": checksums,
+        "scale_checksums": checksums,
         "excluded": exclude,
         "calibration": summary(samples),
         "input_scales": None if given is None else scales_digest(given),

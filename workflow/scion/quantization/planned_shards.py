@@ -45,7 +45,7 @@ class PlannedShards:
 
     Attributes:
         folder: Where they are.
-        checksums: Of the weights that calibration simulated, by module, of all finished parts.
+        checksums: Of block scales that a search found, by module, of all finished parts.
         finished: By finished part the digests of its tensors.
 
     Raises:
@@ -132,7 +132,7 @@ class PlannedShards:
             part: Its name in the journal.
             tensors: CPU tensors by name, those of quantized modules under the names of
                 `scion.formats.stored_modules.layout`; nobody may change them any more.
-            checksums: Of the weights that calibration simulated, by module.
+            checksums: Of block scales that a search found, by module.
 
         Returns:
             Done when the part is in the journal; its exception is a NoRoomError on a full disk.

@@ -5,7 +5,7 @@ Where a recipe leaves no choice, each has to be within one rounding. Where it do
 may have chosen is bounded by the recipe's `WeightBounds`: by the squared error that maximum scales
 with the nearest codes would make of the same block or module, and by how many of a module's blocks
 may have scales far from their maxima. Where samples choose among all scales that bounds little, so
-there the weights have to be those that calibration simulated (`scion.quantization.checksum`).
+there the scales have to be those that calibration found (`scion.quantization.checksum`).
 """
 
 import math
@@ -36,8 +36,8 @@ from scion.quantization.recipe_table import RecipeRow
 _TOLERANCE = 1 + 1e-3
 # Of a block's own square: a block that its codes hold almost exactly has no error to speak of.
 _NEGLIGIBLE = 1e-6
-# Of a weight's norm: a hundred times what float32 makes of a checksum.
-_CHECKSUM = 1e-5
+# Of the norm of a module's scales: ten times what float32 may make of their checksum.
+_CHECKSUM = 1e-6
 _ROWS = 256
 _AGAIN = "remove the quantize_nvfp4 artifact and run the workflow again"
 
@@ -84,7 +84,7 @@ def check_module(
         recipe: The one that the release was made by.
         module: Its name.
         folder: The release's, for errors.
-        checksums: Of the weights that calibration simulated, where nothing else proves them.
+        checksums: Of the block scales that a search found, where nothing else proves them.
         device: Where to calculate.
 
     Returns:
@@ -95,7 +95,7 @@ def check_module(
             vanished.
     """
     where = f"{folder}: {module}"
-    error = norm = maxima = simulated = 0.0
+    error = norm = maxima = scales = scale_norm = 0.0
     first = 0
     far = _FarBlocks(recipe)
     for rows in windows:
@@ -105,7 +105,9 @@ def check_module(
         part = relative_error(weight, decoded)
         error, norm = error + part[0], norm + part[1]
         if recipe.bounds.open:
-            simulated += checksum(decoded, module=module, first=first)
+            decoded_scale = scale.float() * scale_2
+            scales += checksum(decoded_scale, module=module, first=first)
+            scale_norm += decoded_scale.double().square().sum().item()
         first += len(weight)
         if recipe.bounds.module_error is None:
             continue
@@ -120,7 +122,7 @@ def check_module(
     _check_sum(where, error, maxima, recipe)
     far.check(where)
     if recipe.bounds.open:
-        _check_simulated(where, simulated, checksums.get(module), math.sqrt(norm))
+        _check_scales(where, scales, checksums.get(module), math.sqrt(scale_norm))
     return error, norm
 
 
@@ -223,14 +225,14 @@ def _check_sum(where: str, error: float, maxima: float, recipe: RecipeRow) -> No
     )
 
 
-def _check_simulated(where: str, found: float, wanted: float | None, norm: float) -> None:
+def _check_scales(where: str, found: float, wanted: float | None, norm: float) -> None:
     if wanted is not None and abs(found - wanted) <= _CHECKSUM * norm:
         return
     raise _refused(
-        "a weight is not the one that calibration chose",
+        "block scales are not those that calibration chose",
         where,
-        expected="a checksum in the manifest" if wanted is None else f"the checksum {wanted:g}",
-        found=f"{found:.6g}; rounding moves it by {_CHECKSUM * norm:.2g} at most",
+        expected="a checksum in the manifest" if wanted is None else f"the checksum {wanted:.9g}",
+        found=f"{found:.9g}; rounding moves it by {_CHECKSUM * norm:.2g} at most",
     )
 
 

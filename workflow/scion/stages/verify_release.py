@@ -88,7 +88,7 @@ def verify_release(
                 raise _wrong(release, name, "a tensor is not its original", wanted, digests[name])
         _check_finite(checkpoint, donor)
         source = Checkpoint.open(text.folder)
-        checksums = release.facts["weight_checksums"]
+        checksums = release.facts["scale_checksums"]
         errors = _check_weights(checkpoint, source, quantized, recipe, spelling, checksums)
         eight_bits = [module for module, algorithm in quantized.items() if algorithm == FP8]
         check_fp8_scales(checkpoint, source, eight_bits, expected.groups, recipe, spelling)

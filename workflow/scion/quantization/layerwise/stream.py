@@ -36,7 +36,7 @@ from scion.common.devices import one_thread
 from scion.common.errors import NoRoomError
 from scion.quantization.calibration.batches import PackedBatch, isolated, segment_positions
 from scion.quantization.layerwise.hidden_states import HiddenStates, Place, choose_place
-from scion.quantization.layerwise.layer import calibrate, export, load, named_alone, simulated
+from scion.quantization.layerwise.layer import calibrate, export, load, named_alone, scale_checksums
 from scion.quantization.layerwise.maxima import record_maxima, show_maxima
 from scion.quantization.layerwise.skeleton import Arguments, Skeleton
 from scion.quantization.layerwise.torch_kernels import on_cpu
@@ -236,7 +236,7 @@ class Stream:
         }
         groups = [group for group in self.expected.groups if set(modules).issuperset(group)]
         # Before the groups are fused, which may change what was chosen.
-        checksums = simulated(layer, recipe.unproven(modules), name=name)
+        checksums = scale_checksums(layer, recipe.unproven(modules), name=name)
         return target.shards.write(name, export(layer, modules, groups, name=name), checksums)
 
     def _forward(
