@@ -13,7 +13,6 @@ its own. Progress goes to stderr; a table and one line of JSON to stdout. Nothin
 import argparse
 import gc
 import json
-import math
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -30,7 +29,7 @@ from scion.checkpoint.shards import Checkpoint
 from scion.common.devices import one_thread
 from scion.common.text import change, small
 from scion.evaluation.chats import read_chats
-from scion.evaluation.intervals import ratio_of_sums
+from scion.evaluation.intervals import positive_ratio, ratio_of_sums
 from scion.evaluation.offline.target import Target
 from scion.evaluation.offline.weights import Weights
 from scion.evaluation.quality.documents import Document, read_texts
@@ -133,7 +132,7 @@ def figures(own: Sums, base: Sums) -> dict[str, Any]:
     """Divergence of one release, and how it differs from that of the other, by document."""
     changes = [divergence - baseline for divergence, baseline in zip(own.kl, base.kl, strict=True)]
     return {
-        "kl": ratio_of_sums(own.kl, own.tokens).clipped(0, math.inf).record(),
+        "kl": positive_ratio(own.kl, own.tokens).record(),
         "kl_beside_dialogues": ratio_of_sums(changes, own.tokens).record(),
         "top1_agreement": round(sum(own.agreements) / sum(own.tokens), 5),
     }

@@ -13,7 +13,14 @@ from scion.common.files import write_json
 from scion.engines.config import Launch, Serving
 from scion.engines.served_model import ServedModel
 from scion.engines.vllm.command import server_command
-from scion.evaluation.intervals import median, proportion, ratio_of_sums, speedup
+from scion.evaluation.intervals import (
+    bounded_ratio,
+    median,
+    positive_ratio,
+    proportion,
+    ratio_of_sums,
+    speedup,
+)
 
 TASKS = Path(__file__).parent.parent / "workflow/scion/evaluation/agent/agent_tasks.yaml"
 CPU = {"kind": "cpu", "name": "AMD EPYC", "count": 2}
@@ -135,7 +142,7 @@ def _row(
     drafts = [rounds for rounds, _ in prompts]
     places = [[counts[place] for _, counts in prompts] for place in range(drafted)]
     lengths = [rounds + sum(counts) for rounds, counts in prompts]
-    mean = ratio_of_sums(lengths, drafts).clipped(1, drafted + 1)
+    mean = bounded_ratio(lengths, drafts, low=1, high=drafted + 1)
     return {
         "set": name,
         "thinking": thinking,
@@ -143,9 +150,7 @@ def _row(
         "drafts": sum(drafts),
         "draft_tokens": drafted * sum(drafts),
         "accepted_by_position": [sum(place) for place in places],
-        "per_position": [
-            ratio_of_sums(accepted, drafts).clipped(0, 1).record() for accepted in places
-        ],
+        "per_position": [bounded_ratio(accepted, drafts).record() for accepted in places],
         "mean_length": mean.record(),
     }
 
@@ -252,8 +257,8 @@ def _part(loss: float, worse: float, documents: int) -> dict[str, Any]:
         "loss": losses.record(),
         "perplexity": perplexity,
         "loss_change": ratio_of_sums([worse * p * c for c, p in pairs], counts).record(),
-        "kl": ratio_of_sums([worse / 3 * p * c for c, p in pairs], counts).record(),
-        "top1_agreement": ratio_of_sums(agree, counts).clipped(0, 1).record(),
+        "kl": positive_ratio([worse / 3 * p * c for c, p in pairs], counts).record(),
+        "top1_agreement": bounded_ratio(agree, counts).record(),
         "kl_covered": 0.9993,
     }
 

@@ -1,6 +1,15 @@
 import pytest
+from support.interval_coverage import SCENARIOS, Scenario
 
-from scion.evaluation.intervals import median, proportion, ratio_of_sums, read_estimate, speedup
+from scion.evaluation.intervals import (
+    bounded_ratio,
+    clustered_proportion,
+    median,
+    positive_ratio,
+    proportion,
+    ratio_of_sums,
+    speedup,
+)
 
 
 def test_wilson_at_both_ends_and_between():
@@ -37,4 +46,47 @@ def test_a_ratio_takes_the_prompt_as_its_unit():
     assert apart.low is not None
     assert apart.low < 0 < 1 < (apart.high or 0)
     assert ratio_of_sums([3, 0], [4, 0]).low is None
-    assert read_estimate(apart.record()).count == 20
+    assert apart.record()["count"] == 20
+
+
+def test_a_share_near_its_bound_has_more_room_away_from_it():
+    found = bounded_ratio([50, 48, 49, 40], [50, 50, 50, 50])
+    assert found.low is not None
+    assert found.high is not None
+    assert found.value - found.low > 2 * (found.high - found.value) > 0
+    assert found.high < 1
+    # The same numbers as lengths from 1 to 4.
+    lengths = bounded_ratio([200, 194, 197, 170], [50, 50, 50, 50], low=1, high=4)
+    assert (lengths.value, lengths.low, lengths.high) == pytest.approx(
+        tuple(1 + 3 * end for end in (found.value, found.low, found.high))
+    )
+    assert bounded_ratio([50, 50], [50, 50]).low is None
+
+
+def test_a_divergence_is_never_negative():
+    found = positive_ratio([1, 0, 0, 9], [10, 10, 10, 10])
+    assert found.low is not None
+    assert found.low > 0
+    assert found.low * (found.high or 0) == pytest.approx(found.value**2)
+    assert positive_ratio([0, 0], [10, 10]).high is None
+
+
+def test_trials_of_a_prompt_are_not_more_than_one_where_all_agree():
+    all_followed = clustered_proportion([3, 2, 1, 0], [3, 2, 1, 0])
+    of_three = proportion(3, 3)
+    assert (all_followed.low, all_followed.high, all_followed.count) == (
+        of_three.low,
+        of_three.high,
+        6,
+    )
+    assert clustered_proportion([1, 1], [2, 2]).low is None
+
+
+@pytest.mark.parametrize(
+    "scenario", SCENARIOS, ids=lambda s: f"{s.method}, {s.card}, {s.data}".replace("/", " ")
+)
+def test_intervals_hold_the_truth(scenario: Scenario):
+    # 600 samples tell coverage to 0.01 or so; docs/measurements/intervals.json has 10,000 of each.
+    found = scenario.simulate(600)
+    assert found["share_given"] > 0.9
+    assert 0.91 <= found["coverage"] <= 1

@@ -132,15 +132,19 @@ def test_ifeval_tells_right_from_wrong(stages: Stages, server: Canned, tmp_path:
     answers = [row["answer"] for row in stages.lines("ifeval_answers.jsonl")]
     assert answers[2:5] == ["", "Mr. Smith has one sentence. No, two.", "Three."]
     assert result["answers"] == {"empty": 1, "cut": 1}
-    expected = {
-        "prompt_strict": (2, 6),
-        "prompt_loose": (3, 6),
-        # NLTK's model knows that a sentence does not end after `Mr.`.
-        "instruction_strict": (3, 7),
-        "instruction_loose": (4, 7),
-    }
-    for name, counts in expected.items():
-        assert result["scores"][name] == estimates.proportion(*counts).record(), name
+    by_prompt = [row["inst_level_strict_acc"] for row in stages.lines("ifeval_answers.jsonl")]
+    verdicts = [sum(verdict) for verdict in by_prompt]
+    # NLTK's model knows that a sentence does not end after `Mr.`.
+    assert (sum(verdicts), sum(map(len, by_prompt))) == (3, 7)
+    scores = result["scores"]
+    assert scores["prompt_strict"] == estimates.proportion(2, 6).record()
+    assert scores["prompt_loose"] == estimates.proportion(3, 6).record()
+    clustered = estimates.clustered_proportion(verdicts, [len(verdict) for verdict in by_prompt])
+    assert scores["instruction_strict"] == clustered.record()
+    assert (scores["instruction_loose"]["count"], scores["instruction_loose"]["value"]) == (
+        7,
+        pytest.approx(4 / 7, abs=1e-6),
+    )
     own = result["harness"]["scores"]
     assert own["inst_level_loose_acc"] == pytest.approx(4 / 7)
     assert own["prompt_level_strict_acc"] == pytest.approx(2 / 6)

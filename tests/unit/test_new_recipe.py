@@ -12,7 +12,7 @@ from scion.config import load_config
 from scion.quantization.config import Quantization
 from scion.quantization.estimate.estimate import Machine, estimate
 from scion.quantization.estimate.rates import Rates
-from scion.quantization.recipe_table import RECIPES, RecipeRow, RecipeWork
+from scion.quantization.recipe_table import RECIPES, RecipeRow, RecipeWork, WeightBounds
 from scion.quantization.variants import together
 from scion.quantization.variants_config import Comparison
 
@@ -32,6 +32,7 @@ ROW = RecipeRow(
     },
     searched=True,
     work=RecipeWork(passes=1, candidates=math.ceil((STOP - START) / STEP) + 1),
+    bounds=WeightBounds(multiples=(0.8, 0.9, 1.0, 1.1, 1.2), module_error=1.0),
 )
 CPU = Machine("a CPU", None, 16 << 30)
 RATES = Rates(1e9, 1e9, 1e9, 1e12, 1e11, 1e9, "made up")
@@ -76,7 +77,7 @@ def test_the_estimate_counts_its_candidates(conversion: Conversion) -> None:
 def test_a_release_is_made_by_it_and_verified(
     pico: Pico, conversion: Conversion, tmp_path: Path
 ) -> None:
-    # verify_release holds the scales against maxima unless the row says that they are searched.
+    # verify_release holds the scales against the multiples of maxima that the row names.
     made = convert(pico, tmp_path, recipe=ROW.name)
     for artifact in (made.quantize_nvfp4, made.graft_mtp):
         assert artifact.facts["recipe"] == {

@@ -105,6 +105,7 @@ def fill(
         copied.result()
         shards.link_into(draft.folder)
         draft.known_tensors |= shards.digests()
+        checksums = {module: shards.checksums[module] for module in chosen.unproven(quantized)}
     draft.link_all(text, but={"config.json", INDEX, *checkpoint.headers})
     exclude = write_configs(draft.folder, checkpoint, expected, quantized, spelling)
     draft.facts |= {
@@ -112,6 +113,7 @@ def fill(
         "recipe": chosen.record(),
         "quantized_modules": len(quantized),
         "fp8_modules": sum(algorithm == FP8 for algorithm in quantized.values()),
+        "scale_checksums": checksums,
         "excluded": exclude,
         "calibration": summary(samples),
         "input_scales": None if given is None else scales_digest(given),

@@ -43,6 +43,11 @@ class PlannedShards:
         spelled: How tensors are stored that have another name in the plan than `write` is given, or
             other numbers; by the name that it is given.
 
+    Attributes:
+        folder: Where they are.
+        checksums: Of block scales that a search found, by module, of all finished parts.
+        finished: By finished part the digests of its tensors.
+
     Raises:
         NoRoomError: The disk has no room.
     """
@@ -62,6 +67,7 @@ class PlannedShards:
         for shard, tensors in plan.items():
             start = len(shard_header(tensors))
             self._place |= {tensor.name: (shard, tensor, start) for tensor in tensors}
+        self.checksums: dict[str, float] = {}
         self.finished = self._resume(request)
         self._files = {shard: (folder / shard).open("r+b", buffering=0) for shard in plan}
         self._lock = threading.Lock()
@@ -83,9 +89,13 @@ class PlannedShards:
             whole = in_parallel(
                 lambda sums: all(map(self._unchanged, sums.items())), parts.values()
             )
-            return {
-                part: sums for (part, sums), kept in zip(parts.items(), whole, strict=True) if kept
+            kept = {
+                part: sums for (part, sums), same in zip(parts.items(), whole, strict=True) if same
             }
+            for line in lines[1:]:
+                if line.get("part") in kept:
+                    self.checksums |= line.get("checksums", {})
+            return kept
         self.discard()
         self.folder.mkdir(parents=True)
         try:
@@ -110,20 +120,26 @@ class PlannedShards:
             return False
         return digest_file(path, offset=start + tensor.begin, size=tensor.size) == sha256
 
-    def write(self, part: str, tensors: Mapping[str, torch.Tensor]) -> Future[None]:
+    def write(
+        self,
+        part: str,
+        tensors: Mapping[str, torch.Tensor],
+        checksums: Mapping[str, float] = MappingProxyType({}),
+    ) -> Future[None]:
         """Write the tensors of a part, such as a layer, and note it as finished; in the background.
 
         Args:
             part: Its name in the journal.
             tensors: CPU tensors by name, those of quantized modules under the names of
                 `scion.formats.stored_modules.layout`; nobody may change them any more.
+            checksums: Of block scales that a search found, by module.
 
         Returns:
             Done when the part is in the journal; its exception is a NoRoomError on a full disk.
         """
         stored = dict(self._stored(name, tensor) for name, tensor in tensors.items())
         writes = [self._pool.submit(self._write, name, tensor) for name, tensor in stored.items()]
-        return self._note(part, dict(zip(stored, writes, strict=True)))
+        return self._note(part, dict(zip(stored, writes, strict=True)), checksums)
 
     def copy(self, part: str, pieces: Iterable[Piece], check: Check) -> Future[None]:
         """Copy stored tensors as they are; in the background.
@@ -136,23 +152,27 @@ class PlannedShards:
         writes = {
             piece.tensor.name: self._pool.submit(self._copy, piece, check) for piece in pieces
         }
-        return self._note(part, writes)
+        return self._note(part, writes, {})
 
     def _stored(self, name: str, tensor: torch.Tensor) -> tuple[str, torch.Tensor]:
         """A tensor's name and numbers in the shards."""
         spelled = self._spelled.get(name, SpelledTensor(name))
         return spelled.name, spelled.converted(tensor)
 
-    def _note(self, part: str, writes: Mapping[str, Future[str]]) -> Future[None]:
+    def _note(
+        self, part: str, writes: Mapping[str, Future[str]], checksums: Mapping[str, float]
+    ) -> Future[None]:
         # A thread of its own, not one of the pool's: it waits for those.
         noter = ThreadPoolExecutor(1, thread_name_prefix="journal")
 
         def note() -> None:
             digests = {name: write.result() for name, write in writes.items()}
-            line = json.dumps({"part": part, "sha256": digests}) + "\n"
+            row = {"part": part, "sha256": digests, "checksums": dict(checksums)}
+            line = json.dumps(row) + "\n"
             # In one piece: two parts may end at the same time.
             with self._lock, (self.folder / _JOURNAL).open("ab", buffering=0) as journal:
                 journal.write(line.encode())
+            self.checksums |= checksums
             self.finished[part] = digests
 
         noted = noter.submit(note)

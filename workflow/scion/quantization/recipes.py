@@ -11,6 +11,7 @@ largest number. Its recipes for Qwen3.5 treat the same projections so
 """
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ import modelopt.torch.quantization as mtq
 from modelopt.torch.quantization.utils.shared_input import SHARED_PATTERNS
 
 from scion.architectures.inventory import Inventory
+from scion.formats.modelopt import NVFP4
 from scion.formats.stored_modules import algorithms, projection_parents
 from scion.quantization.config import Projections
 from scion.quantization.recipe_table import RecipeRow, recipe_row
@@ -67,6 +69,12 @@ class Recipe:
     def quantized(self, expected: Inventory) -> dict[str, str]:
         """What becomes of the modules that do not stay bf16, by stored name, in layer order."""
         return algorithms(expected, kept=self.kept, fp8=self.fp8)
+
+    def unproven(self, modules: Mapping[str, str]) -> list[str]:
+        """Those of some quantized modules whose scales nothing in a release proves."""
+        return [
+            m for m, algorithm in modules.items() if algorithm == NVFP4 and self.row.bounds.open
+        ]
 
     def record(self) -> dict[str, Any]:
         """What a manifest says of the recipe."""

@@ -19,8 +19,8 @@ from scion.quantization.recipe_table import RecipeRow
 # Float32 arithmetic on either side of a tie.
 _TOLERANCE = 1 + 1e-3
 _ROWS = 256
-# A search over NVFP4 scales may try FP8's, too: four over six takes them as they are, or times 1.5.
-_SEARCHED = 1.5
+# A search tries multiples in the weight's dtype: bf16 rounds by 2^-9 at most.
+_SEARCHED = 1 + 2**-8
 _AGAIN = "remove the quantize_nvfp4 artifact and run the workflow again"
 
 
@@ -96,20 +96,23 @@ def check_fp8_scales(
     largest = dict(
         zip(modules, in_parallel(lambda module: _largest(source, module), modules), strict=True)
     )
-    most = _SEARCHED if recipe.searched else 1.0
+    # A search over multiples tries FP8's scales, too; each module of a group has its own choice,
+    # and the largest holds for all.
+    multiples = recipe.bounds.multiples or (1.0,)
+    slack = _TOLERANCE if len(multiples) == 1 else _SEARCHED
     for module in modules:
         group = group_of.get(module, (module,))
         wanted = max(largest[member] for member in group) / E4M3_LARGEST
         scales = {member: _weight_scale(checkpoint, member, spelling).item() for member in group}
         stored = scales[module]
-        if len(set(scales.values())) == 1 and wanted / _TOLERANCE <= stored <= (
-            most * wanted * _TOLERANCE
-        ):
+        least, most = min(multiples) * wanted / slack, max(multiples) * wanted * slack
+        if len(set(scales.values())) == 1 and least <= stored <= most:
             continue
         raise ScionError(
             "the scale of an FP8 weight is not that of its largest number",
             where=f"{checkpoint.folder}: {spelling.tensor(module, FP8, 'weight_scale').name}",
-            expected=f"{wanted:g}, in all of {', '.join(group)}",
+            expected=(f"{wanted:g}" if len(multiples) == 1 else f"{least:g} to {most:g}")
+            + f", in all of {', '.join(group)}",
             found=", ".join(f"{scale:g}" for scale in scales.values()),
             hint=_AGAIN,
         )

@@ -1,11 +1,10 @@
 """What a comparison of recipes says: records by part, the best recipe, a table, single lines."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from scion.common.text import Record, change, number, share, size, small, table
-from scion.evaluation.intervals import ratio_of_sums
+from scion.evaluation.intervals import positive_ratio, ratio_of_sums
 from scion.evaluation.quality.full_vocabulary import Sums, sums_record
 from scion.quantization.recipe_table import REFERENCE
 
@@ -64,8 +63,8 @@ def best(entries: Sequence[Record]) -> Record | None:
         return None
     ranked = sorted(pure, key=lambda entry: sum(entry["sums"][RANKED]["kl"]))
     first = ranked[0]["sums"][RANKED]
-    kl = ratio_of_sums(first["kl"], first["tokens"])
-    record: Record = {"name": ranked[0]["name"], "kl": kl.clipped(0, math.inf).record()}
+    kl = positive_ratio(first["kl"], first["tokens"])
+    record: Record = {"name": ranked[0]["name"], "kl": kl.record()}
     if len(ranked) == 1:
         return record | {"runner_up": None, "kl_change": None}
     pairs = zip(first["kl"], ranked[1]["sums"][RANKED]["kl"], strict=True)

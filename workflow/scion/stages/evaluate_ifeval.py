@@ -182,11 +182,11 @@ def summary(answered: dict[str, Any], ifeval: Ifeval) -> dict[str, Any]:
 
 
 def _score(samples: Sequence[dict[str, Any]], metric: str) -> estimates.Estimate:
-    verdicts: list[bool] = []
-    for sample in samples:
-        verdict = sample[metric]
-        verdicts += verdict if isinstance(verdict, list) else [verdict]
-    return estimates.proportion(sum(verdicts), len(verdicts))
+    verdicts = [sample[metric] for sample in samples]
+    if not all(isinstance(verdict, list) for verdict in verdicts):
+        return estimates.proportion(sum(verdicts), len(verdicts))
+    # The instructions of one prompt stand or fall together.
+    return estimates.clustered_proportion([sum(v) for v in verdicts], [len(v) for v in verdicts])
 
 
 def _name(location: object) -> dict[str, Any]:

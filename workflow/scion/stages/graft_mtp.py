@@ -48,6 +48,7 @@ def graft_mtp(
             "mtp_bytes": sum(row["range"][1] - row["range"][0] for row in rows),
             "donor": donor.facts["location"],
             "recipe": quantized.facts["recipe"],
+            "scale_checksums": quantized.facts["scale_checksums"],
         }
 
     return remake(

@@ -9,17 +9,16 @@ the *source's* inventory, and every digest is taken anew. What is checked:
   builds every module as it is stored, both config files say the same, fused groups share their
   scales, and every global scale is finite and positive;
 - unchanged tensors equal the source's, and the MTP tensors the donor's, bit for bit;
-- quantized weights decode to within one rounding of the source's, or for recipes that choose scales
-  or move weights to what such a recipe may do, no row has vanished, and every
-  number of the MTP head is finite; scales of FP8 are those of the largest number of their group.
+- quantized weights decode to within one rounding of the source's, or, where a recipe chooses scales
+  or moves weights, to what it may make of them (`scion.quantization.verify_nvfp4`); no row has
+  vanished; scales of FP8 are those of the largest number of their group; and every number of the
+  MTP head is finite.
 """
 
 import math
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -33,8 +32,7 @@ from scion.checkpoint.shards import Checkpoint
 from scion.common.digest import in_parallel
 from scion.common.errors import ScionError
 from scion.common.files import write_json
-from scion.formats.modelopt import FP8, NVFP4, SUFFIXES
-from scion.formats.nvfp4 import dequantize, relative_error, worst_rounding
+from scion.formats.modelopt import FP8
 from scion.formats.spellings import SPELLINGS, Spelling, declared_spelling
 from scion.formats.stored_modules import algorithms
 from scion.lint.config import Lint
@@ -42,17 +40,13 @@ from scion.lint.gate import LintSettings, judged_engines, lint_folder, require_s
 from scion.lint.json_report import finding_row
 from scion.quantization.recipe_table import RecipeRow, recipe_row
 from scion.quantization.verify_fp8 import check_fp8_scales, fp8_errors
+from scion.quantization.verify_nvfp4 import check_module, row_blocks
 from scion.stages.common_options import add_settings, read_settings, run_stage, stage_parser
 
 REPORT = "verification.json"
 _AGAIN = "the release was made by quantize_nvfp4: remove its artifact and run the workflow again"
-# Float32 arithmetic on either side of a tie.
-_TOLERANCE = 1 + 1e-3
-_ROWS = 256
 # Of a module's weights. Rounding makes 0.1; GPTQ has made 0.12 of a whole model.
 _LARGEST_ERROR = 0.5
-# Weight, codes, block scales and global scale of some rows.
-_Rows = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def verify_release(
@@ -94,7 +88,8 @@ def verify_release(
                 raise _wrong(release, name, "a tensor is not its original", wanted, digests[name])
         _check_finite(checkpoint, donor)
         source = Checkpoint.open(text.folder)
-        errors = _check_weights(checkpoint, source, quantized, recipe, spelling)
+        checksums = release.facts["scale_checksums"]
+        errors = _check_weights(checkpoint, source, quantized, recipe, spelling, checksums)
         eight_bits = [module for module, algorithm in quantized.items() if algorithm == FP8]
         check_fp8_scales(checkpoint, source, eight_bits, expected.groups, recipe, spelling)
         report = {
@@ -214,6 +209,7 @@ def _check_weights(
     quantized: Mapping[str, str],
     recipe: RecipeRow,
     spelling: Spelling,
+    checksums: Mapping[str, float],
 ) -> dict[str, tuple[float, float]]:
     """Squared error and squared norm by quantized module."""
     # One thread a module: torch's own gain little on windows of rows.
@@ -222,14 +218,19 @@ def _check_weights(
     with tqdm(total=len(quantized), desc="verifying", unit="module") as bar:
 
         def check(module: str) -> tuple[float, float]:
-            error = norm = 0.0
             if quantized[module] == FP8:
-                windows = fp8_errors(checkpoint, source, module, spelling, device=device)
+                parts = list(fp8_errors(checkpoint, source, module, spelling, device=device))
+                error, norm = sum(part[0] for part in parts), sum(part[1] for part in parts)
             else:
-                rows = _row_blocks(checkpoint, source, module, spelling)
-                windows = _nvfp4_errors(checkpoint.folder, module, rows, recipe, device=device)
-            for part in windows:
-                error, norm = error + part[0], norm + part[1]
+                rows = row_blocks(checkpoint, source, module, spelling)
+                error, norm = check_module(
+                    rows,
+                    recipe,
+                    module=module,
+                    folder=checkpoint.folder,
+                    checksums=checksums,
+                    device=device,
+                )
             bar.update()
             if not _ratio(error, norm) <= _LARGEST_ERROR:
                 raise _too_far(checkpoint.folder, module, _ratio(error, norm))
@@ -239,82 +240,9 @@ def _check_weights(
     return dict(zip(quantized, found, strict=True))
 
 
-def _nvfp4_errors(
-    folder: Path,
-    module: str,
-    windows: Iterator[_Rows],
-    recipe: RecipeRow,
-    *,
-    device: str,
-) -> Iterator[tuple[float, float]]:
-    """Squared error and squared norm of each window of rows, which is checked."""
-    for rows in windows:
-        weight, packed, scale, scale_2 = (part.to(device) for part in rows)
-        _check_rows(folder, module, weight, packed, scale, scale_2, recipe)
-        yield relative_error(weight, dequantize(packed, scale, scale_2))
-
-
-def _row_blocks(
-    checkpoint: Checkpoint, source: Checkpoint, module: str, spelling: Spelling
-) -> Iterator[_Rows]:
-    """Weight, codes, block scales and global scale, a window of rows at a time."""
-    spelled = {suffix: spelling.tensor(module, NVFP4, suffix) for suffix in SUFFIXES}
-    scale_2 = _tensor(checkpoint, spelled["weight_scale_2"].name)
-    scale_2 = spelled["weight_scale_2"].converted(scale_2)
-    rows = source.tensor(f"{module}.weight").shape[0]
-    with ExitStack() as stack:
-
-        def opened(folder: Checkpoint, name: str) -> Any:
-            # Once a module: safetensors parses a shard's whole header each time.
-            path = folder.folder / folder.shard_of[name]
-            return stack.enter_context(safe_open(path, framework="pt")).get_slice(name)
-
-        weight = opened(source, f"{module}.weight")
-        packed = opened(checkpoint, spelled["weight"].name)
-        scale = opened(checkpoint, spelled["weight_scale"].name)
-        for start in range(0, rows, _ROWS):
-            window = slice(start, start + _ROWS)
-            yield weight[window], packed[window], scale[window], scale_2
-
-
 def _tensor(checkpoint: Checkpoint, name: str) -> torch.Tensor:
     with safe_open(checkpoint.folder / checkpoint.shard_of[name], framework="pt") as file:
         return file.get_tensor(name)
-
-
-def _check_rows(
-    folder: Path,
-    module: str,
-    weight: torch.Tensor,
-    packed: torch.Tensor,
-    scale: torch.Tensor,
-    scale_2: torch.Tensor,
-    recipe: RecipeRow,
-) -> None:
-    scale_error, code_error = worst_rounding(weight, packed, scale, scale_2)
-    # A search takes other scales than maxima; GPTQ other codes than the nearest. NaN stays NaN.
-    if recipe.searched:
-        scale_error *= 0
-    if recipe.compensated:
-        code_error *= 0
-    # `not <=` also catches NaN.
-    if not (scale_error <= _TOLERANCE and code_error <= _TOLERANCE):
-        raise ScionError(
-            "a quantized weight is further from its source than NVFP4 rounding allows",
-            where=f"{folder}: {module}",
-            expected="block scales and codes within one rounding",
-            found=f"scales {scale_error:.3f}, codes {code_error:.3f} times the allowed error",
-            hint="remove the quantize_nvfp4 artifact and run the workflow again",
-        )
-    vanished = (weight != 0).any(-1) & (packed & 0x77 == 0).all(-1)
-    if vanished.any():
-        raise ScionError(
-            "rows of a weight became all zero in NVFP4",
-            where=f"{folder}: {module}",
-            expected="no zero row that is not zero in the source",
-            found=f"{int(vanished.sum())} rows, first {int(vanished.nonzero()[0])} of a window",
-            hint="keep this module in bf16 (https://github.com/ollama/ollama/issues/15866)",
-        )
 
 
 def _too_far(folder: Path, module: str, error: float) -> ScionError:

@@ -26,7 +26,7 @@ from scion.checkpoint.shards import CONFIG, Checkpoint
 from scion.common.devices import device_named
 from scion.common.errors import ScionError
 from scion.evaluation.chats import Chat
-from scion.evaluation.intervals import Estimate, ratio_of_sums
+from scion.evaluation.intervals import Estimate, bounded_ratio
 from scion.evaluation.offline.mtp import Drafter, load_head
 from scion.evaluation.offline.prompts import end_tokens, load_tokenizer, prompt_ids
 from scion.evaluation.offline.target import Target
@@ -84,13 +84,13 @@ class Acceptance:
         """Share of the rounds whose draft at each place was accepted."""
         rounds = [prompt.drafts for prompt in self.prompts]
         columns = zip(*(prompt.accepted for prompt in self.prompts), strict=True)
-        return [ratio_of_sums(column, rounds).clipped(0, 1) for column in columns]
+        return [bounded_ratio(column, rounds) for column in columns]
 
     def mean_length(self) -> Estimate:
         """Mean tokens a round: the accepted ones, and the prompt that the target adds."""
         rounds = [prompt.drafts for prompt in self.prompts]
         tokens = [prompt.drafts + sum(prompt.accepted) for prompt in self.prompts]
-        return ratio_of_sums(tokens, rounds).clipped(1, 1 + self.draft_tokens)
+        return bounded_ratio(tokens, rounds, low=1, high=1 + self.draft_tokens)
 
     def record(self) -> dict[str, Any]:
         """The form that `--output` writes."""

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from scion.evaluation.intervals import Estimate, ratio_of_sums
+from scion.evaluation.intervals import Estimate, bounded_ratio, positive_ratio, ratio_of_sums
 from scion.evaluation.quality.documents import Document
 from scion.evaluation.quality.top_k_scores import Flags, Floats, exponential
 
@@ -177,7 +177,7 @@ def sums_record(sums: Sums, reference: Sums, default: Sums | None) -> dict[str, 
         "loss": loss.record(),
         "perplexity": exponential(loss).record(),
         "loss_change": change("loss", reference),
-        "kl": over(sums.kl).clipped(0, float("inf")).record(),
-        "top1_agreement": over(sums.agreements).clipped(0, 1).record(),
+        "kl": positive_ratio(sums.kl, sums.tokens).record(),
+        "top1_agreement": bounded_ratio(sums.agreements, sums.tokens).record(),
         "beside_default": beside,
     }

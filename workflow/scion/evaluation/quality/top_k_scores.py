@@ -11,14 +11,14 @@ A *place* is a token of a document that has others before it: all but the first.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scion.evaluation.intervals import Estimate, ratio_of_sums
+from scion.evaluation.intervals import Estimate, bounded_ratio, positive_ratio, ratio_of_sums
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -140,9 +140,12 @@ def predictions_record(
     counts = [int(flags.sum()) for flags in chosen]
     divergences = [compare_predictions(*pair) for pair in zip(reference, model, strict=True)]
 
-    def over(values: Sequence[Floats | Flags]) -> Estimate:
+    def over(
+        values: Sequence[Floats | Flags],
+        ratio: Callable[[Sequence[float], Sequence[int]], Estimate] = ratio_of_sums,
+    ) -> Estimate:
         sums = [float(array[flags].sum()) for array, flags in zip(values, chosen, strict=True)]
-        return ratio_of_sums(sums, counts)
+        return ratio(sums, counts)
 
     loss = over([-predictions.actual for predictions in model])
     changes = [a.actual - b.actual for a, b in zip(reference, model, strict=True)]
@@ -151,10 +154,10 @@ def predictions_record(
         "loss": loss.record(),
         "perplexity": exponential(loss).record(),
         "loss_change": over(changes).record(),
-        "kl": over([divergence.kl for divergence in divergences]).clipped(0, math.inf).record(),
-        "top1_agreement": over([divergence.agrees for divergence in divergences])
-        .clipped(0, 1)
-        .record(),
+        "kl": over([divergence.kl for divergence in divergences], positive_ratio).record(),
+        "top1_agreement": over(
+            [divergence.agrees for divergence in divergences], bounded_ratio
+        ).record(),
         "kl_covered": round(over([divergence.covered for divergence in divergences]).value, 6),
     }
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from scion.engines.vllm.counters import SpecDecodeCounters
 from scion.evaluation.decoding import Answer, Prompt
-from scion.evaluation.intervals import ratio_of_sums
+from scion.evaluation.intervals import bounded_ratio
 from scion.evaluation.serving.prompts import SETS
 
 
@@ -63,7 +63,7 @@ def _row(
     drafts = [counters.drafts for counters in prompts.values()]
 
     def by_draft(counts: list[int], low: float, high: float) -> dict[str, Any]:
-        return ratio_of_sums(counts, drafts).clipped(low, high).record()
+        return bounded_ratio(counts, drafts, low=low, high=high).record()
 
     # A prompt that was answered without one draft shows no positions.
     places = [

@@ -12,7 +12,7 @@ from scion.checkpoint.safetensors_file import Tensor
 from scion.checkpoint.shards import INDEX, SINGLE
 from scion.engines import facts
 from scion.lint.rule import Finding, Severity, rule
-from scion.lint.rules import code, index, layouts
+from scion.lint.rules import code, index
 from scion.lint.subject import ADAPTER, ADAPTER_CONFIG, Subject
 
 # https://github.com/vllm-project/vllm/blob/v0.33.0/vllm/model_executor/model_loader/weight_utils.py

@@ -7,6 +7,7 @@ calibration and export do to it is what they do to the layer of a model that is 
 
 import contextlib
 import io
+import math
 import sys
 from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any
@@ -30,7 +31,9 @@ from scion.checkpoint.safetensors_file import Tensor as StoredTensor
 from scion.checkpoint.shards import Checkpoint
 from scion.common.errors import ScionError
 from scion.formats.modelopt import BLOCK
+from scion.formats.nvfp4 import E2M1_VALUES
 from scion.formats.packing import pack
+from scion.quantization.checksum import WINDOW, checksum
 from scion.quantization.layerwise.gptq import gptq
 from scion.quantization.recipes import Recipe
 
@@ -160,6 +163,27 @@ def _repeat_warnings(output: str) -> None:
     lines = dict.fromkeys(line for line in output.splitlines() if line.startswith("Warning"))
     for line in lines:
         print(f"ModelOpt: {line}", file=sys.stderr)
+
+
+def scale_checksums(layer: nn.Module, modules: Iterable[str], *, name: str) -> dict[str, float]:
+    """Checksums of the block scales that a search has found, before anything is packed.
+
+    Args:
+        layer: The layer, calibrated.
+        modules: Stored names of modules in NVFP4 whose scales are static.
+        name: The layer's stored name.
+    """
+    found: dict[str, float] = {}
+    for stored in modules:
+        module: Any = layer.get_submodule(stored.removeprefix(f"{name}."))
+        scales = module.weight_quantizer.amax.float() / E2M1_VALUES[-1]
+        parts = [
+            checksum(rows, module=stored, first=WINDOW * number)
+            for number, rows in enumerate(scales.view(module.weight.shape[0], -1).split(WINDOW))
+        ]
+        # Without the last digits: they depend on the number of threads.
+        found[stored] = float(f"{math.fsum(parts):.9g}")
+    return found
 
 
 def export(

@@ -36,7 +36,7 @@ from scion.common.devices import one_thread
 from scion.common.errors import NoRoomError
 from scion.quantization.calibration.batches import PackedBatch, isolated, segment_positions
 from scion.quantization.layerwise.hidden_states import HiddenStates, Place, choose_place
-from scion.quantization.layerwise.layer import calibrate, export, load, named_alone
+from scion.quantization.layerwise.layer import calibrate, export, load, named_alone, scale_checksums
 from scion.quantization.layerwise.maxima import record_maxima, show_maxima
 from scion.quantization.layerwise.skeleton import Arguments, Skeleton
 from scion.quantization.layerwise.torch_kernels import on_cpu
@@ -229,9 +229,15 @@ class Stream:
             passes += 1
 
         calibrate(named_alone(layer, self.skeleton.names[number]), recipe, run)
-        modules = [m for m in recipe.quantized(self.expected) if m.startswith(f"{name}.")]
+        modules = {
+            module: algorithm
+            for module, algorithm in recipe.quantized(self.expected).items()
+            if module.startswith(f"{name}.")
+        }
         groups = [group for group in self.expected.groups if set(modules).issuperset(group)]
-        return target.shards.write(name, export(layer, modules, groups, name=name))
+        # Before the groups are fused, which may change what was chosen.
+        checksums = scale_checksums(layer, recipe.unproven(modules), name=name)
+        return target.shards.write(name, export(layer, modules, groups, name=name), checksums)
 
     def _forward(
         self, number: int, layer: Any, states: HiddenStates, after: HiddenStates | None
