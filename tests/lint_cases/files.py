@@ -109,4 +109,8 @@ CASES = [
             folder / INDEX, lambda index: index["metadata"].update(total_size=1)
         ),
     ),
+    Case("F126", lambda folder: (folder / SECOND).write_bytes(b"{}"), "a shard"),
+    Case("F126", lambda folder: (folder / INDEX).write_text("[]"), "the index"),
+    Case("F126", lambda folder: (folder / "config.json").write_text(""), "config.json"),
+    Case("F127", lambda folder: (folder / "config.json").unlink()),
 ]

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+import lint_cases.config_json
 import lint_cases.deep
 import lint_cases.files
 import lint_cases.mtp
@@ -21,6 +22,7 @@ CASES = [
     case
     for theme in (
         lint_cases.files,
+        lint_cases.config_json,
         lint_cases.names,
         lint_cases.mtp,
         lint_cases.scheme,

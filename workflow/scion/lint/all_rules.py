@@ -1,14 +1,25 @@
 """Every rule, by theme: a module each, a tuple `RULES` in each module.
 
-F files and index, N names and shapes, M the MTP head, Q the quantization scheme, S scales and
-sizes, T tokenizer and templates, D what only the tensors' data shows.
+F files and index, C config.json, N names and shapes, M the MTP head, Q the quantization scheme,
+S scales and sizes, T tokenizer and templates, D what only the tensors' data shows.
 """
 
 from scion.lint.rule import Rule
-from scion.lint.rules import declarations, deep, files, mtp, names, numbers, scheme, tokenizer
+from scion.lint.rules import (
+    config_json,
+    declarations,
+    deep,
+    files,
+    mtp,
+    names,
+    numbers,
+    scheme,
+    tokenizer,
+)
 
 RULES: tuple[Rule, ...] = (
     *files.RULES,
+    *config_json.RULES,
     *names.RULES,
     *mtp.RULES,
     *scheme.RULES,
