@@ -96,16 +96,24 @@ class Subject:
             ScionError: One of them is no sound safetensors file.
         """
         names = _safetensors(self.source)
-        try:
-            return self.source.headers(names)
-        except UnreachableError:
-            raise
-        except ScionError:
-            # Which of them, and whether others are as bad.
-            for name in names:
-                with suppress(ScionError):
-                    self._reading(name, lambda name=name: self.source.headers([name]))
-        raise next(self.unread[name] for name in names if name in self.unread)
+        for name in names:
+            if name in self.unread:
+                raise self.unread[name]
+        # A hub is asked for all of them at a time; which of them is bad is asked only if one is.
+        if self.source.folder is None:
+            try:
+                return self.source.headers(names)
+            except UnreachableError:
+                raise
+            except ScionError:
+                pass
+        headers: dict[str, Header] = {}
+        for name in names:
+            with suppress(ScionError):
+                headers |= self._reading(name, lambda name=name: self.source.headers([name]))
+        if self.unread.keys() & set(names):
+            raise next(self.unread[name] for name in names if name in self.unread)
+        return headers
 
     def read(self, name: str) -> bytes | None:
         """A whole small file; None where it is absent, or reading it would cost too much.
@@ -126,8 +134,15 @@ class Subject:
         try:
             return read()
         except ScionError as error:
-            self.unread[name] = error
-            raise
+            # Without its traceback, whose frames hold all that was read of the file.
+            self.unread[name] = type(error)(
+                error.problem,
+                where=error.where,
+                expected=error.expected,
+                found=error.found,
+                hint=error.hint,
+            )
+        raise self.unread[name]
 
     @cached_property
     def shards(self) -> list[str]:
