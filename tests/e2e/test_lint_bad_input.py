@@ -1,4 +1,4 @@
-"""What can't be judged, through `scion lint` itself: exit code 2, what is said, time and memory."""
+"""What can't be used, through `scion lint` itself: the finding, the exit code, time and memory."""
 
 import json
 import os
@@ -7,12 +7,13 @@ import struct
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from commands import check_refusal
-from hostile import HOSTILE_HEADERS, HOSTILE_JSON, Measured, as_nobody, measured, write_shard
+from hostile import HOSTILE_HEADERS, HOSTILE_JSON, as_nobody, measured, write_shard
 from hub_server import HubServer
 from scion.checkpoint.hub import http as hub_http
 from scion.cli import main as cli
@@ -21,7 +22,7 @@ PROJECT = Path(__file__).parents[2]
 PICO = PROJECT / "resources/pico/pico-base"
 SCION = str(Path(sys.executable).with_name("scion"))
 SHARD = "model-00002-of-00003.safetensors"
-UNUSABLE = 2
+FOUND, UNUSABLE = 1, 2
 
 
 @pytest.fixture
@@ -29,18 +30,38 @@ def folder(tmp_path: Path) -> Path:
     return shutil.copytree(PICO, tmp_path / "model")
 
 
-def lint(path: Path) -> Measured:
+@dataclass(frozen=True)
+class Linted:
+    status: int
+    findings: list[dict[str, Any]]
+
+
+def lint(path: Path) -> Linted:
     """Run `scion lint`, and hold it to the bounds that no input may break."""
-    done = measured([SCION, "lint", str(path)])
+    report = path.with_name("report.json")
+    done = measured([SCION, "lint", str(path), "--format", "json", "--output", str(report)])
     assert done.seconds < 30
     assert done.peak_mb < 1000
-    assert len(done.errors) < 3000
-    return done
+    assert done.errors == ""
+    assert report.stat().st_size < 20_000
+    return Linted(done.status, findings_of(report.read_text()))
 
 
-def check(done: Measured, *texts: str) -> None:
-    assert done.status == UNUSABLE, done.errors
-    check_refusal(done.errors, *texts)
+def findings_of(report: str) -> list[dict[str, Any]]:
+    (checkpoint,) = json.loads(report)["checkpoints"]
+    return checkpoint["findings"]
+
+
+def check(done: Linted, *texts: str, status: int = FOUND) -> None:
+    """The findings of severity error are this fault alone, with these texts in them."""
+    assert done.status == status, done
+    faults = [finding for finding in done.findings if finding["severity"] == "error"]
+    assert {fault["code"] for fault in faults} == {"F126" if status == FOUND else "F127"}
+    told = [
+        fault[key] for fault in faults for key in ("file", "subject", "expected", "found", "repair")
+    ]
+    for text in texts:
+        assert text in " ".join(map(str, told)), told
 
 
 # No checkpoint
@@ -48,26 +69,28 @@ def check(done: Measured, *texts: str) -> None:
 
 def test_a_folder_of_something_else(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
-    check(lint(tmp_path), "not a checkpoint", "config.json at its top", "notes.txt")
+    check(
+        lint(tmp_path), "not a checkpoint", "config.json at its top", "notes.txt", status=UNUSABLE
+    )
 
 
 def test_an_empty_folder(tmp_path: Path) -> None:
-    check(lint(tmp_path), "not a checkpoint", "no file")
+    check(lint(tmp_path), "not a checkpoint", "no file", status=UNUSABLE)
 
 
 def test_no_such_folder(tmp_path: Path) -> None:
-    check(lint(tmp_path / "absent"), "no such folder", str(tmp_path / "absent"))
+    check(lint(tmp_path / "absent"), "no such folder", str(tmp_path / "absent"), status=UNUSABLE)
 
 
 def test_weights_without_config(folder: Path) -> None:
     (folder / "config.json").unlink()
-    check(lint(folder), "not a checkpoint", "expected: config.json")
+    check(lint(folder), "not a checkpoint", "config.json at its top", status=UNUSABLE)
 
 
 def test_a_config_without_weights(folder: Path) -> None:
     for path in folder.glob("*.safetensors"):
         path.unlink()
-    check(lint(folder), "not a checkpoint", "expected: *.safetensors")
+    check(lint(folder), "not a checkpoint", "*.safetensors at its top", status=UNUSABLE)
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json"])
@@ -83,13 +106,13 @@ def test_a_config_without_weights(folder: Path) -> None:
 )
 def test_json_that_is_none(folder: Path, name: str, content: bytes, problem: str) -> None:
     (folder / name).write_bytes(content)
-    check(lint(folder), f"{name} {problem}", str(folder / name))
+    check(lint(folder), f"{name} {problem}")
 
 
 @pytest.mark.parametrize("made", HOSTILE_JSON.values(), ids=HOSTILE_JSON)
 def test_a_config_that_is_a_bomb(folder: Path, made: Callable[[], bytes]) -> None:
     (folder / "config.json").write_bytes(made())
-    check(lint(folder), "config.json can't be read", str(folder / "config.json"))
+    check(lint(folder), "config.json can't be read")
 
 
 def test_a_config_of_gigabytes(folder: Path) -> None:
@@ -103,7 +126,7 @@ def test_a_config_of_gigabytes(folder: Path) -> None:
 @pytest.mark.parametrize("made", HOSTILE_HEADERS.values(), ids=HOSTILE_HEADERS)
 def test_a_hostile_header(folder: Path, made: Callable[[], bytes]) -> None:
     write_shard(folder / SHARD, made())
-    check(lint(folder), str(folder / SHARD))
+    check(lint(folder), SHARD)
 
 
 @pytest.mark.parametrize("length", [2**31, 2**63, 2**64 - 1])
@@ -138,23 +161,20 @@ def test_a_git_lfs_pointer(folder: Path) -> None:
 def test_a_link_that_leaves_the_folder(folder: Path, tmp_path: Path) -> None:
     (folder / SHARD).rename(tmp_path / "elsewhere")
     (folder / SHARD).symlink_to(tmp_path / "elsewhere")
-    check(
-        lint(folder), "leaves the checkpoint's folder", SHARD, f"a link to {tmp_path / 'elsewhere'}"
-    )
+    target = f"a link to {tmp_path / 'elsewhere'}"
+    check(lint(folder), "leaves the checkpoint's folder", SHARD, target, status=UNUSABLE)
 
 
 def test_a_ring_of_links(folder: Path) -> None:
     (folder / "a.json").symlink_to("b.json")
     (folder / "b.json").symlink_to("a.json")
-    check(lint(folder), "leads nowhere", "a.json")
+    check(lint(folder), "leads nowhere", "a.json", status=UNUSABLE)
 
 
 def test_a_pipe_is_no_shard(folder: Path) -> None:
     (folder / SHARD).unlink()
     os.mkfifo(folder / SHARD)
-    done = lint(folder)
-    assert done.status == 1
-    assert done.errors == ""
+    assert lint(folder).status == FOUND
 
 
 # Called inside this process, where root's right to read everything can be given up, and the waits
@@ -184,13 +204,14 @@ def test_a_denied_permission(denied: str, lint_here: LintHere) -> None:
         os.chmod(name, 0o755)
         moved = shutil.copytree(PICO, Path(name) / "model")
         # It also imports what nobody might not be allowed to.
-        assert lint_here(str(moved))[0] == 0
+        assert lint_here(str(moved), "--ignore", "T")[0] == 0
         os.chmod(moved / denied, 0)
         with as_nobody():
-            status, out, errors = lint_here(str(moved))
+            status, out, errors = lint_here(str(moved), "--format", "json", "--ignore", "T")
         os.chmod(moved / denied, 0o755)
-    assert (status, out) == (UNUSABLE, "")
-    check_refusal(errors, "permission denied", str(moved / denied))
+    assert errors == ""
+    expected = FOUND if denied else UNUSABLE
+    check(Linted(status, findings_of(out)), "permission denied", status=expected)
 
 
 @pytest.fixture
@@ -239,9 +260,10 @@ def test_a_lasting_fault_of_the_hub(
     lint_here: LintHere,
 ) -> None:
     hub.fail(match, times=999, **fault)
-    status, out, errors = lint_here("hf://owner/model")
-    assert (status, out) == (UNUSABLE, "")
-    check_refusal(errors, "hf://owner/model", *texts)
+    status, out, _ = lint_here("hf://owner/model", "--format", "json")
+    # An answer that came, but is no safetensors header, is a fault of the file.
+    expected = FOUND if fault == {"wrong_bytes": True} else UNUSABLE
+    check(Linted(status, findings_of(out)), *texts, status=expected)
 
 
 @pytest.mark.parametrize("match", ["/api/models", "config.json", "signature"])
@@ -267,21 +289,18 @@ def test_a_passing_fault_of_the_hub(
 def test_a_repository_that_is_not_there(
     arguments: tuple[str, ...], texts: tuple[str, ...], hub: HubServer, lint_here: LintHere
 ) -> None:
-    status, out, errors = lint_here(*arguments)
-    assert (status, out) == (UNUSABLE, "")
-    check_refusal(errors, *texts)
+    status, out, _ = lint_here(*arguments, "--format", "json")
+    check(Linted(status, findings_of(out)), *texts, status=UNUSABLE)
 
 
 def test_a_repository_that_needs_another_token(hub: HubServer, lint_here: LintHere) -> None:
     hub.repositories["owner/model"].token = "hf_another"
     hub.repositories["owner/model"].gated = True
-    status, _, errors = lint_here("hf://owner/model")
-    assert status == UNUSABLE
-    check_refusal(errors, "gated", "hf auth login")
+    status, out, _ = lint_here("hf://owner/model", "--format", "json")
+    check(Linted(status, findings_of(out)), "gated", "hf auth login", status=UNUSABLE)
 
 
 def test_a_hostile_header_on_the_hub(hub: HubServer, lint_here: LintHere) -> None:
     hub.repositories["owner/model"].files[SHARD] = struct.pack("<Q", 2**63) + b"{}"
-    status, _, errors = lint_here("hf://owner/model")
-    assert status == UNUSABLE
-    check_refusal(errors, "runs past the end", SHARD)
+    status, out, _ = lint_here("hf://owner/model", "--format", "json")
+    check(Linted(status, findings_of(out)), "runs past the end", SHARD)

@@ -124,6 +124,10 @@ CASES = [
             folder / INDEX, lambda index: index["metadata"].update(total_size=1)
         ),
     ),
+    Case("F126", lambda folder: (folder / SECOND).write_bytes(b"{}"), "a shard"),
+    Case("F126", lambda folder: (folder / INDEX).write_text("[]"), "the index"),
+    Case("F126", lambda folder: (folder / "config.json").write_text(""), "config.json"),
+    Case("F127", lambda folder: (folder / "config.json").unlink()),
     Case("F131", lambda folder: (folder / "modeling_own.py").write_text("import os")),
     Case("F132", lambda folder: (folder / "tokenizer.PKL").write_bytes(b"cos\n"), "any case"),
     Case("F132", lambda folder: (folder / "training_args.bin").write_bytes(b"")),

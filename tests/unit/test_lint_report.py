@@ -253,6 +253,7 @@ def test_json_has_the_documented_keys(folder: Path) -> None:
     assert first.pop("tensors") == second["tensors"] > 0
     assert first == {
         "name": "a model",
+        "judged": True,
         "files": 2,
         "engines": [str(engine) for engine in DEFAULT_ENGINES],
         "tensor_parallel": [1],

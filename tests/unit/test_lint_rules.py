@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 import lint_cases.cache
+import lint_cases.config_json
 import lint_cases.deep
 import lint_cases.engine_scales
 import lint_cases.files
@@ -26,6 +27,7 @@ CASES = [
     case
     for theme in (
         lint_cases.files,
+        lint_cases.config_json,
         lint_cases.names,
         lint_cases.layouts,
         lint_cases.mtp,

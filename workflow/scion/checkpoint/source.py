@@ -1,4 +1,4 @@
-"""Where a checkpoint's files are read from: a folder, or a repository of the hub."""
+"""Where a checkpoint's files are read from: a folder, a repository of the hub, or nowhere."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -78,3 +78,37 @@ class Source(Protocol):
             ScionError: It is not there, or can't be read.
         """
         ...
+
+
+@dataclass(frozen=True)
+class EmptySource:
+    """A place that can't be opened: what it is called, and no file.
+
+    Attributes:
+        name: What the user called it.
+    """
+
+    name: str
+    traffic: None = None
+    folder: None = None
+
+    @property
+    def files(self) -> Mapping[str, int]:
+        """None."""
+        return {}
+
+    def read(self, name: str) -> bytes | None:
+        """None: there is no file."""
+        return None
+
+    def headers(self, shards: Sequence[str]) -> dict[str, Header]:
+        """None."""
+        return {}
+
+    def small(self, tensors: Mapping[str, Sequence[Tensor]]) -> dict[str, bytes]:
+        """None."""
+        return {}
+
+    def stream(self, name: str, begin: int, size: int) -> Iterator[bytes]:
+        """No bytes."""
+        return iter(())

@@ -65,6 +65,10 @@ class NoRoomError(ScionError):
     """Disk or memory are too small: the same run can go on where there is more of it."""
 
 
+class UnreachableError(ScionError):
+    """Something beyond this machine did not answer as it should: what it holds is not known."""
+
+
 def exit_on_error(command: Callable[[], int | None]) -> int:
     """Run `command`; print what went wrong to stderr and return 1 instead of a traceback."""
     try:

@@ -1,12 +1,13 @@
 """Every rule, by theme: a module each, a tuple `RULES` in each module.
 
-F files and index, N names and shapes, M the MTP head, Q the quantization scheme, S scales and
-sizes, T tokenizer and templates, D what only the tensors' data shows.
+F files and index, C config.json, N names and shapes, M the MTP head, Q the quantization scheme,
+S scales and sizes, T tokenizer and templates, D what only the tensors' data shows.
 """
 
 from scion.lint.rule import Rule
 from scion.lint.rules import (
     cache,
+    config_json,
     declarations,
     deep,
     engine_scales,
@@ -23,6 +24,7 @@ from scion.lint.rules import (
 
 RULES: tuple[Rule, ...] = (
     *files.RULES,
+    *config_json.RULES,
     *names.RULES,
     *layouts.RULES,
     *mtp.RULES,

@@ -9,6 +9,7 @@ WRITE_REFERENCE = f"scion lint --list --format markdown --output {REFERENCE}"
 
 _THEMES = {
     "F": "Files and index",
+    "C": "config.json",
     "N": "Names and shapes",
     "M": "The MTP head",
     "Q": "The quantization scheme",

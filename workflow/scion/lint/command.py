@@ -8,17 +8,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from scion.checkpoint.folder_source import open_source
-from scion.checkpoint.source import Source
+from scion.checkpoint.source import EmptySource, Source
 from scion.common.errors import ScionError
 from scion.common.files import atomic_file
 from scion.engines.registry.engines import DEFAULT_ENGINES, parse_engines
+from scion.engines.releases import EngineRelease
 from scion.lint.all_rules import RULES
 from scion.lint.catalogue import explained, listed, reference
 from scion.lint.github import github
 from scion.lint.json_report import as_json
 from scion.lint.options import MARKDOWN
 from scion.lint.report import Report, closing, text, unchecked
-from scion.lint.rule import Rule, Severity, run, select_rules
+from scion.lint.rule import Rule, Severity, run, select_rules, with_telling
 from scion.lint.sarif import sarif
 from scion.lint.subject import Subject
 
@@ -47,16 +48,32 @@ def _judge(args: argparse.Namespace) -> int:
     tensor_parallel = tuple(dict.fromkeys(args.tensor_parallel)) or (1,)
     reports: list[Report] = []
     for location in checkpoints(args.paths):
-        source = open_source(location, revision=args.revision)
-        if args.deep:
-            _require_folder(source)
-        subject = Subject.open(source, engines=engines, tensor_parallel=tensor_parallel)
+        subject = _subject(location, args, engines=engines, tensor_parallel=tensor_parallel)
         results = run(subject, rules)
         reports.append(Report(subject, rules, results, list(unchecked(subject, rules, RULES))))
     _tell(_render(reports, args.format, colour=_in_colour(args.output)), args.output)
     if args.output is not None:
         print("\n".join(line for report in reports for line in closing(report)))
+    if not any(report.judged for report in reports):
+        return UNUSABLE
     return FOUND if any(report.counts[Severity.ERROR] for report in reports) else 0
+
+
+def _subject(
+    location: str,
+    args: argparse.Namespace,
+    *,
+    engines: Sequence[EngineRelease],
+    tensor_parallel: Sequence[int],
+) -> Subject:
+    """The checkpoint of a location; where there is none, or none of use, it says why."""
+    try:
+        source = open_source(location, revision=args.revision)
+        if args.deep:
+            _require_folder(source)
+    except ScionError as error:
+        return Subject(EmptySource(location), engines, tensor_parallel, error)
+    return Subject.open(source, engines=engines, tensor_parallel=tensor_parallel)
 
 
 def _rules(args: argparse.Namespace) -> list[Rule]:
@@ -73,7 +90,7 @@ def _rules(args: argparse.Namespace) -> list[Rule]:
             found="none",
             hint="scion lint --list; D rules read the tensors' data and need --deep",
         )
-    return rules
+    return with_telling(rules, RULES)
 
 
 def checkpoints(paths: Sequence[str]) -> Iterator[str]:

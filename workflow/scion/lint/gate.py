@@ -9,7 +9,7 @@ from scion.common.section import Section
 from scion.engines.registry.engines import parse_engines
 from scion.lint.all_rules import RULES
 from scion.lint.config import Lint
-from scion.lint.rule import Result, Severity, run, select_rules
+from scion.lint.rule import Result, Severity, run, select_rules, with_telling
 from scion.lint.subject import Subject
 
 
@@ -30,7 +30,7 @@ def lint_folder(folder: Path, settings: Lint) -> list[Result]:
         engines=parse_engines(settings.engines),
         tensor_parallel=settings.tensor_parallel,
     )
-    return run(subject, select_rules(RULES, ignore=settings.ignore))
+    return run(subject, with_telling(select_rules(RULES, ignore=settings.ignore), RULES))
 
 
 def judged_engines(settings: Lint) -> list[str]:

@@ -18,16 +18,18 @@ def as_json(reports: Iterable[Report]) -> dict[str, Any]:
 
         version: 1
         checkpoints: one object for each, in the order given:
-            name: what was judged; files, tensors: how many safetensors files and tensors it has
+            name: what was to be judged; judged: false where nothing could be
+            files, tensors: how many safetensors files and tensors it has
             engines: ["vllm 0.33.0", …]; tensor_parallel: [1, …]
             traffic: {"requests": 34, "bytes_moved": 2400000}, of a hub repository; else null
-            rules: codes of those that were run; unchecked: what was not looked at, sentences
+            rules: codes of those that were asked for; unchecked: what was not looked at, sentences
             counts: {"error": 2, "warning": 1, "note": 0}
             findings: worst first, each with
                 code, name, severity, title: the rule's
                 file, subject, expected, found, count: see `scion.lint.rule.Finding`
                 engines: those it holds for; empty where it holds for whatever reads the checkpoint
-                repair, command, stage: the rule's; null where Scion can't repair it
+                repair: the rule's, or that of this finding alone
+                command, stage: the rule's; null where Scion can't repair it
     """
     return {"version": VERSION, "checkpoints": [_checkpoint(report) for report in reports]}
 
@@ -36,8 +38,9 @@ def _checkpoint(report: Report) -> dict[str, Any]:
     subject = report.subject
     return {
         "name": subject.source.name,
-        "files": len(subject.headers),
-        "tensors": len(subject.tensors),
+        "judged": report.judged,
+        "files": report.files,
+        "tensors": report.tensors,
         "engines": [str(engine) for engine in subject.engines],
         "tensor_parallel": list(subject.tensor_parallel),
         "traffic": asdict(subject.source.traffic) if subject.source.traffic else None,
@@ -62,7 +65,7 @@ def finding_row(result: Result) -> dict[str, Any]:
         "found": finding.found,
         "count": finding.count,
         "engines": list(finding.engines),
-        "repair": rule.repair,
+        "repair": finding.repair or rule.repair,
         "command": rule.command,
         "stage": rule.stage,
     }

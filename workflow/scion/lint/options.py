@@ -30,8 +30,9 @@ for vllm, sglang and tensorrt-llm. Releases that Scion does not know are refused
 
 exit codes:
   0  no finding of severity error
-  1  a finding of severity error
-  2  nothing was judged: no checkpoint there, a file that can't be read, a wrong option
+  1  a finding of severity error; a file that can't be used is one (F126), and so is a checkpoint
+     that is not there beside others that are (F127)
+  2  nothing was judged: no checkpoint there, or a wrong option
 """
 
 

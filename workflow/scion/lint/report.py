@@ -3,18 +3,22 @@
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
+from scion.checkpoint.shards import CONFIG
 from scion.checkpoint.source import Traffic
+from scion.common.errors import ScionError
 from scion.common.text import printable
 from scion.engines.registry.decisions import is_modelled
 from scion.engines.registry.engines import ENGINES
-from scion.lint.rule import Finding, Result, Rule, Severity
+from scion.lint.rule import WHOLE, Finding, Result, Rule, Severity
 from scion.lint.subject import Subject
 
 TOKENIZER = "tokenizer.json"
+UNREADABLE = "F126"
 
 _COLOURS = {Severity.ERROR: "1;31", Severity.WARNING: "1;33", Severity.NOTE: "1;36"}
 
@@ -34,6 +38,24 @@ class Report:
     rules: Sequence[Rule]
     results: Sequence[Result]
     unchecked: Sequence[str]
+
+    @property
+    def judged(self) -> bool:
+        """Whether there was anything to judge."""
+        return self.subject.refusal is None
+
+    @property
+    def files(self) -> int:
+        """Number of safetensors files, sound or not."""
+        return sum(name.endswith(".safetensors") for name in self.subject.source.files)
+
+    @property
+    def tensors(self) -> int:
+        """Number of tensors that engines read; 0 where a file that says so can't be used."""
+        try:
+            return len(self.subject.tensors)
+        except ScionError:
+            return 0
 
     @property
     def counts(self) -> Counter[Severity]:
@@ -59,8 +81,28 @@ def unchecked(subject: Subject, rules: Sequence[Rule], known: Sequence[Rule]) ->
         rules: The rules that are run.
         known: All rules that there are.
     """
+    if subject.refusal is not None:
+        return
+    if subject.unread:
+        files = printable(", ".join(sorted(subject.unread)))
+        yield f"what depends on {files}: {UNREADABLE} says why"
+    if CONFIG not in subject.unread:
+        yield from _unjudged_by_config(subject)
+    yield from _unread_for_size(subject)
+    if unread := _unread_scalars(subject):
+        yield f"the values of {plural(unread, 'scale')}: they lie scattered over files on the hub"
+    left_out = [rule for rule in known if rule not in rules]
+    if deep := [rule.code for rule in left_out if rule.deep]:
+        yield f"the tensors' data: {', '.join(deep)} run with --deep, on a local folder"
+    if codes := [rule.code for rule in left_out if not rule.deep]:
+        yield f"{', '.join(codes)}: left out by --select or --ignore"
+
+
+def _unjudged_by_config(subject: Subject) -> Iterator[str]:
     if subject.mlx_marks:
         yield "what config.json implies and what engines make of it: the layout is MLX's"
+    elif subject.config_problem is not None:
+        yield "what config.json implies and what engines make of it: it is unusable"
     elif subject.inventory is None:
         kind = printable(repr(subject.config.get("model_type")))
         yield f"what config.json implies and what engines make of it: model_type {kind} is unknown"
@@ -72,18 +114,18 @@ def unchecked(subject: Subject, rules: Sequence[Rule], known: Sequence[Rule]) ->
             names = printable(repr(subject.config.get("architectures")))
             engines = engine_list(map(str, unmodelled))
             yield f"which modules {engines} would quantize: how they build {names} is not modelled"
-    if subject.formats is None:
-        yield "the quantized tensors: quantization_config is of a method that lint does not know"
+    # hf_quant_config.json, which fills in what config.json lacks, may be unusable.
+    with suppress(ScionError):
+        if subject.formats is None:
+            method = "quantization_config is of a method that lint does not know"
+            yield f"the quantized tensors: {method}"
+
+
+def _unread_for_size(subject: Subject) -> Iterator[str]:
     size = subject.source.files.get(TOKENIZER)
-    if size is not None and subject.source.read(TOKENIZER) is None:
-        yield f"{TOKENIZER}: {megabytes(size)} are more than is read of it"
-    if unread := _unread_scalars(subject):
-        yield f"the values of {plural(unread, 'scale')}: they lie scattered over files on the hub"
-    left_out = [rule for rule in known if rule not in rules]
-    if deep := [rule.code for rule in left_out if rule.deep]:
-        yield f"the tensors' data: {', '.join(deep)} run with --deep, on a local folder"
-    if codes := [rule.code for rule in left_out if not rule.deep]:
-        yield f"{', '.join(codes)}: left out by --select or --ignore"
+    with suppress(ScionError):
+        if size is not None and subject.read(TOKENIZER) is None:
+            yield f"{TOKENIZER}: {megabytes(size)} are more than is read of it"
 
 
 def _unread_scalars(subject: Subject) -> int:
@@ -101,14 +143,16 @@ def text(reports: Iterable[Report], *, colour: bool) -> str:
 def _lines(report: Report, colour: bool) -> Iterator[str]:
     codes: list[str] = []
     # They are sorted by rule, whose repair is told once.
-    for rule, results in groupby(report.results, key=lambda result: result.rule):
+    for rule, group in groupby(report.results, key=lambda result: result.rule):
+        results = list(group)
         codes.append(rule.code)
         yield f"{_word(rule.severity, colour)} {rule.code} {rule.name}: {rule.title}"
         for result in results:
             yield from _finding_lines(result.finding)
-        yield f"  repair:   {rule.repair}"
-        if rule.command:
-            yield f"            {rule.command}"
+        if not all(result.finding.repair for result in results):
+            yield f"  repair:   {rule.repair}"
+            if rule.command:
+                yield f"            {rule.command}"
         yield ""
     if codes:
         yield f"more about these: scion lint --explain {','.join(codes)}"
@@ -121,6 +165,8 @@ def _finding_lines(finding: Finding) -> Iterator[str]:
     yield f"  found:    {printable(finding.found)}"
     if finding.engines:
         yield f"  engines:  in {engine_list(finding.engines)}"
+    if finding.repair:
+        yield f"  repair:   {printable(finding.repair)}"
 
 
 def _word(severity: Severity, colour: bool) -> str:
@@ -136,13 +182,15 @@ def _summary(report: Report) -> str:
     subject = report.subject
     counts = report.counts
     totals = [plural(counts[severity], severity) for severity in Severity if counts[severity]]
-    tensors = plural(len(subject.tensors), "tensor")
-    files = plural(len(subject.headers), "file")
+    name = printable(subject.source.name)
+    if not report.judged:
+        return f"{', '.join(totals)}: {name} was not judged"
+    tensors, files = plural(report.tensors, "tensor"), plural(report.files, "file")
     engines = engine_list(map(str, subject.engines))
-    judged = subject.inventory is not None and subject.formats is not None
-    clean = "clean" if judged else "nothing found in the little that could be checked"
+    whole = not subject.unread and subject.inventory and subject.formats is not None
+    clean = "clean" if whole else "nothing found in the little that could be checked"
     return (
-        f"{', '.join(totals) or clean}: {tensors} in {files} of {printable(subject.source.name)}; "
+        f"{', '.join(totals) or clean}: {tensors} in {files} of {name}; "
         f"judged for {engines}{_split(subject.tensor_parallel)}{_moved(subject.source.traffic)}"
     )
 
@@ -172,7 +220,8 @@ def megabytes(size: int) -> str:
 
 def where(finding: Finding) -> str:
     """The file and the subject of a finding, and how many more there are."""
-    place = finding.file if finding.subject is None else f"{finding.file}: {finding.subject}"
+    parts = [part for part in (finding.file, finding.subject) if part not in (None, WHOLE)]
+    place = ": ".join(map(str, parts))
     return printable(place) + (f" and {finding.count - 1:,} more" if finding.count > 1 else "")
 
 
@@ -192,7 +241,7 @@ def message(result: Result) -> str:
         f"{rule.title}: {where(finding)}",
         f"expected: {printable(finding.expected)}",
         f"found: {printable(finding.found)}",
-        f"repair: {rule.repair}",
+        f"repair: {printable(finding.repair) or rule.repair}",
     ]
     if finding.engines:
         sentences.insert(1, f"in {engine_list(finding.engines)}")

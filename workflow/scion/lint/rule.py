@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from pathlib import Path
 
 from scion.architectures.variant import is_released
 from scion.common.errors import ScionError
@@ -23,6 +24,10 @@ class Severity(StrEnum):
     """Worth knowing before it is served."""
 
 
+WHOLE = "."
+"""The file of a finding about a checkpoint that has none."""
+
+
 @dataclass(frozen=True)
 class Finding:
     """One fault, with its evidence.
@@ -34,6 +39,7 @@ class Finding:
         found: What is there instead.
         engines: The engines, among those asked for, for which it holds; empty where it holds for
             whatever reads the checkpoint.
+        repair: How to repair this one, where that is not what the rule says of all.
         count: How many subjects show the same; `subject` is the first of them.
     """
 
@@ -43,6 +49,7 @@ class Finding:
     found: str
     engines: tuple[str, ...] = ()
     count: int = 1
+    repair: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,7 @@ class Rule:
         holds_for: The engines and versions that the fault depends on; None: all.
         seen: Where it was seen: addresses.
         deep: Whether it reads tensor data, which only `--deep` does.
+        always: Whether it is run whatever is selected or ignored: it says what was not judged.
         check: Finds it in a checkpoint.
     """
 
@@ -76,6 +84,7 @@ class Rule:
     holds_for: str | None
     seen: tuple[str, ...]
     deep: bool
+    always: bool
     check: Callable[[Subject], Iterable[Finding]]
 
 
@@ -91,6 +100,7 @@ def rule(
     holds_for: str | None = None,
     seen: Sequence[str] = (),
     deep: bool = False,
+    always: bool = False,
 ) -> Callable[[Callable[[Subject], Iterable[Finding]]], Rule]:
     """Make a rule of a function; its docstring is what `--explain` says. See `Rule`."""
 
@@ -110,6 +120,7 @@ def rule(
             holds_for=holds_for,
             seen=tuple(seen),
             deep=deep,
+            always=always,
             check=check,
         )
 
@@ -132,15 +143,30 @@ class Result:
 def run(subject: Subject, rules: Iterable[Rule]) -> list[Result]:
     """Every finding of `rules`, worst first, then by code; alike ones in the order found.
 
+    A rule that needs a file which can't be used is left out; those that are always run say which
+    files these are.
+
     Args:
         subject: The checkpoint.
         rules: Those that apply; deep ones need a local checkpoint.
+
+    Raises:
+        ScionError: A file can't be used, and none of `rules` is there to say so.
     """
-    results = [
-        Result(rule, finding)
-        for rule in rules
-        for finding in grouped(merge_engines(rule.check(subject)))
-    ]
+    rules = list(rules)
+    telling = [rule for rule in rules if rule.always]
+    results: list[Result] = []
+    for rule in [rule for rule in rules if not rule.always] if subject.refusal is None else ():
+        try:
+            found = list(rule.check(subject))
+        except ScionError as error:
+            if not telling:
+                raise
+            if error not in subject.unread.values():
+                subject.unread[Path(error.where).name] = error
+            continue
+        results += [Result(rule, finding) for finding in grouped(merge_engines(found))]
+    results += [Result(rule, finding) for rule in telling for finding in rule.check(subject)]
     order = list(Severity)
     return sorted(
         (_repairable(subject, result) for result in results),
@@ -200,6 +226,11 @@ def select_rules(
     ignored = {rule.code for word in ignore for rule in _named(rules, word)}
     codes = {rule.code for rule in chosen} - ignored
     return [rule for rule in rules if rule.code in codes and (deep or not rule.deep)]
+
+
+def with_telling(chosen: Sequence[Rule], rules: Sequence[Rule]) -> list[Rule]:
+    """The chosen rules, and those of `rules` that are run whatever is chosen, in their order."""
+    return [rule for rule in rules if rule.always or rule in chosen]
 
 
 def _named(rules: Sequence[Rule], word: str) -> list[Rule]:

@@ -69,7 +69,7 @@ def _rule(rule: Rule) -> dict[str, Any]:
     }
 
 
-def _invocation(reports: Iterable[Report]) -> dict[str, Any]:
+def _invocation(reports: Sequence[Report]) -> dict[str, Any]:
     notes = [
         {
             "level": "note",
@@ -78,7 +78,10 @@ def _invocation(reports: Iterable[Report]) -> dict[str, Any]:
         for report in reports
         for omission in report.unchecked
     ]
-    return {"executionSuccessful": True, "toolExecutionNotifications": notes}
+    return {
+        "executionSuccessful": all(report.judged for report in reports),
+        "toolExecutionNotifications": notes,
+    }
 
 
 def _results(reports: Iterable[Report], rules: Sequence[Rule]) -> Iterator[dict[str, Any]]:
@@ -117,15 +120,15 @@ def _location(report: Report, finding: Finding) -> dict[str, Any]:
 def _artifact(report: Report, file: str) -> dict[str, str]:
     path = report.path(file)
     if path is None:
-        return {"uri": f"{report.subject.source.name}/{_quoted(file)}"}
+        return {"uri": _quoted(f"{report.subject.source.name}/{file}", safe=":/@")}
     if path.is_absolute():
         return {"uri": f"file://{_quoted(path.as_posix())}"}
     return {"uri": _quoted(path.as_posix()), "uriBaseId": BASE}
 
 
-def _quoted(path: str) -> str:
+def _quoted(path: str, *, safe: str = "/") -> str:
     # A name need not be valid text.
-    return quote(path, errors="backslashreplace")
+    return quote(path, safe=safe, errors="backslashreplace")
 
 
 def _identity(rule: Rule, finding: Finding) -> str:

@@ -4,17 +4,18 @@ import math
 import struct
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 from scion.architectures.inventory import Inventory, implied
 from scion.architectures.variant import variant_of
 from scion.checkpoint.safetensors_file import Header, Tensor
 from scion.checkpoint.shards import CONFIG, INDEX, parse_object, parse_weight_map
 from scion.checkpoint.source import Source
-from scion.common.errors import ScionError
+from scion.common.errors import ScionError, UnreachableError
 from scion.engines.registry.decisions import Decision, decisions
 from scion.engines.releases import EngineRelease
 from scion.formats.modelopt import HF_QUANT_CONFIG
@@ -36,6 +37,8 @@ _NUMBERS: Mapping[str, Callable[[bytes], tuple[float, ...]]] = {
 }
 """How to read one number of a dtype."""
 
+_Content = TypeVar("_Content")
+
 
 @dataclass(frozen=True, eq=False)
 class Subject:
@@ -45,17 +48,15 @@ class Subject:
         source: Where it is read from.
         engines: The engines that shall serve it.
         tensor_parallel: The numbers of GPUs that it shall be split over.
-        config: Content of config.json.
-        index: Shard name by tensor name, as the index has it; None where there is no index.
-        headers: Header by file name, of every safetensors file that is there.
+        refusal: Why there is nothing to judge: no checkpoint is there, or it can't be reached.
+        unread: Why a file can't be used, by its name; of the files that were asked for so far.
     """
 
     source: Source
     engines: Sequence[EngineRelease]
     tensor_parallel: Sequence[int]
-    config: Mapping[str, Any]
-    index: Mapping[str, str] | None
-    headers: Mapping[str, Header]
+    refusal: ScionError | None = None
+    unread: dict[str, ScionError] = field(default_factory=dict[str, ScionError])
 
     @classmethod
     def open(
@@ -67,27 +68,99 @@ class Subject:
     ) -> "Subject":
         """Read config.json, the index and every header.
 
-        Raises:
-            ScionError: Not a checkpoint, or one whose files can't be read.
+        A file that can't be used is in `unread` afterwards, and asking for what it holds raises the
+        error that is there.
         """
-        names = sorted(name for name in source.files if name.endswith(".safetensors"))
-        for pattern, present in ((CONFIG, CONFIG in source.files), ("*.safetensors", bool(names))):
-            if not present:
-                raise ScionError(
-                    "not a checkpoint",
-                    where=source.name,
-                    expected=f"{pattern} at its top",
-                    found=", ".join(sorted(source.files)[:12]) or "no file",
-                    hint="name the folder or repository that holds config.json and "
-                    "*.safetensors; other formats are not read",
-                )
-        config = _require_object(source, CONFIG)
-        index = None
-        if INDEX in source.files:
-            content = _require_object(source, INDEX)
-            index = parse_weight_map(content, where=f"{source.name}/{INDEX}")
-        headers = source.headers(names)
-        return cls(source, tuple(engines), tuple(tensor_parallel), config, index, headers)
+        subject = cls(source, tuple(engines), tuple(tensor_parallel), _not_a_checkpoint(source))
+        for name in ("config", "index", "headers") if subject.refusal is None else ():
+            try:
+                getattr(subject, name)
+            except UnreachableError as error:
+                return replace(subject, refusal=error, unread={})
+            except ScionError:
+                continue
+        return subject
+
+    @cached_property
+    def config(self) -> Mapping[str, Any]:
+        """Content of config.json.
+
+        Raises:
+            ScionError: It can't be read, or is no object.
+        """
+        return self._reading(CONFIG, lambda: _require_object(self.source, CONFIG))
+
+    @cached_property
+    def index(self) -> Mapping[str, str] | None:
+        """Shard name by tensor name, as the index has it; None where there is no index.
+
+        Raises:
+            ScionError: It can't be read, or maps no tensors to files.
+        """
+        if INDEX not in self.source.files:
+            return None
+        return self._reading(
+            INDEX,
+            lambda: parse_weight_map(
+                _require_object(self.source, INDEX), where=f"{self.source.name}/{INDEX}"
+            ),
+        )
+
+    @cached_property
+    def headers(self) -> Mapping[str, Header]:
+        """Header by file name, of every safetensors file that is there.
+
+        Raises:
+            ScionError: One of them is no sound safetensors file.
+        """
+        names = _safetensors(self.source)
+        for name in names:
+            if name in self.unread:
+                raise self.unread[name]
+        # A hub is asked for all of them at a time; which of them is bad is asked only if one is.
+        if self.source.folder is None:
+            try:
+                return self.source.headers(names)
+            except UnreachableError:
+                raise
+            except ScionError:
+                pass
+        headers: dict[str, Header] = {}
+        for name in names:
+            with suppress(ScionError):
+                headers |= self._reading(name, lambda name=name: self.source.headers([name]))
+        if self.unread.keys() & set(names):
+            raise next(self.unread[name] for name in names if name in self.unread)
+        return headers
+
+    def read(self, name: str) -> bytes | None:
+        """A whole small file; None where it is absent, or reading it would cost too much.
+
+        Raises:
+            ScionError: It can't be read.
+        """
+        if name not in self.source.files:
+            return None
+        return self._reading(name, lambda: self.source.read(name))
+
+    def _reading(self, name: str, read: Callable[[], _Content]) -> _Content:
+        """What `read` makes of a file; where it fails, that is remembered, and not tried again."""
+        if self.refusal is not None:
+            raise self.refusal
+        if name in self.unread:
+            raise self.unread[name]
+        try:
+            return read()
+        except ScionError as error:
+            # Without its traceback, whose frames hold all that was read of the file.
+            self.unread[name] = type(error)(
+                error.problem,
+                where=error.where,
+                expected=error.expected,
+                found=error.found,
+                hint=error.hint,
+            )
+        raise self.unread[name]
 
     @cached_property
     def shards(self) -> list[str]:
@@ -152,14 +225,26 @@ class Subject:
     def inventory(self) -> Inventory | None:
         """What config.json implies, in the checkpoint's own spelling.
 
-        None where its architecture is not known, or another tool has laid the checkpoint out.
+        None where its architecture is not known, config.json is unusable, or another tool has laid
+        the checkpoint out.
         """
+        return None if isinstance(self._implied, ScionError) else self._implied
+
+    @property
+    def config_problem(self) -> ScionError | None:
+        """Why nothing follows from the config.json of an architecture that is known."""
+        return self._implied if isinstance(self._implied, ScionError) else None
+
+    @cached_property
+    def _implied(self) -> Inventory | ScionError | None:
         if self.mlx_marks:
             return None
-        variant = variant_of(
-            self.config, self.tensors, embeds=not self.source.files.keys().isdisjoint(EMBEDDING)
-        )
-        return implied(self.config, where=f"{self.source.name}/{CONFIG}", variant=variant)
+        embeds = not self.source.files.keys().isdisjoint(EMBEDDING)
+        variant = variant_of(self.config, self.tensors, embeds=embeds)
+        try:
+            return implied(self.config, where=f"{self.source.name}/{CONFIG}", variant=variant)
+        except ScionError as error:
+            return error
 
     @property
     def text_config(self) -> Mapping[str, Any]:
@@ -211,8 +296,9 @@ class Subject:
         Raises:
             ScionError: It holds no JSON object.
         """
-        raw = self.source.read(name) if name in self.source.files else None
-        return None if raw is None else parse_object(raw, where=f"{self.source.name}/{name}")
+        raw = self.read(name)
+        where = f"{self.source.name}/{name}"
+        return None if raw is None else self._reading(name, lambda: parse_object(raw, where=where))
 
     def shard_of(self, tensor: str) -> str:
         """The shard that a tensor is read from."""
@@ -254,6 +340,25 @@ class Subject:
             engine: decisions(engine, self.config, self.hf_quant_config, linear)
             for engine in self.engines
         }
+
+
+def _safetensors(source: Source) -> list[str]:
+    return sorted(name for name in source.files if name.endswith(".safetensors"))
+
+
+def _not_a_checkpoint(source: Source) -> ScionError | None:
+    wanted = ((CONFIG, CONFIG in source.files), ("*.safetensors", bool(_safetensors(source))))
+    for pattern, present in wanted:
+        if not present:
+            return ScionError(
+                "not a checkpoint",
+                where=source.name,
+                expected=f"{pattern} at its top",
+                found=", ".join(sorted(source.files)[:12]) or "no file",
+                hint="name the folder or repository that holds config.json and *.safetensors; "
+                "other formats are not read",
+            )
+    return None
 
 
 def _require_object(source: Source, name: str) -> dict[str, Any]:

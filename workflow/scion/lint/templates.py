@@ -53,7 +53,7 @@ def templates(subject: Subject) -> dict[str, Template]:
         name: Template(TOKENIZER_CONFIG, name, text)
         for name, text in configured(tokenizer_files(subject).config).items()
     }
-    raw = subject.source.read(TEMPLATE) if TEMPLATE in subject.source.files else None
+    raw = subject.read(TEMPLATE)
     if raw is not None:
         # transformers drops the configuration's templates wherever there is a file.
         return {DEFAULT: Template(TEMPLATE, DEFAULT, raw.decode(errors="replace"))}

@@ -98,7 +98,7 @@ def tokenizer_files(subject: Subject) -> TokenizerFiles:
 
 
 def _object(subject: Subject, name: str, problems: dict[str, str]) -> dict[str, Any] | None:
-    raw = subject.source.read(name) if name in subject.source.files else None
+    raw = subject.read(name)
     if raw is None:
         return None
     try:
@@ -133,7 +133,7 @@ def _declared(config: Mapping[str, Any]) -> dict[int, str]:
 def _vocabulary(
     subject: Subject, tokens: set[str], numbers: set[int], problems: dict[str, str]
 ) -> Vocabulary | None:
-    raw = subject.source.read(TOKENIZER) if TOKENIZER in subject.source.files else None
+    raw = subject.read(TOKENIZER)
     if raw is None:
         return None
     try:

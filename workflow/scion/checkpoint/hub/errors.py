@@ -13,7 +13,7 @@ from huggingface_hub.errors import (
 )
 
 from scion.checkpoint.hub.location import HubRepository
-from scion.common.errors import ScionError
+from scion.common.errors import UnreachableError
 
 _LOGIN = "hf auth login (or set HF_TOKEN)"
 
@@ -25,9 +25,9 @@ class _Advice:
     hint: str
 
 
-def refuse(repository: HubRepository, *, expected: str, found: str) -> ScionError:
+def refuse(repository: HubRepository, *, expected: str, found: str) -> UnreachableError:
     """The error for an answer that is not the hub's, or contradicts itself."""
-    return ScionError(
+    return UnreachableError(
         "the hub's answer can't be used",
         where=repository,
         expected=expected,
@@ -38,7 +38,7 @@ def refuse(repository: HubRepository, *, expected: str, found: str) -> ScionErro
 
 def explain(
     error: Exception, repository: HubRepository, *, name: str | None, endpoint: str
-) -> ScionError:
+) -> UnreachableError:
     """The error to show for a failed request.
 
     Args:
@@ -48,7 +48,7 @@ def explain(
         endpoint: The hub's address.
     """
     advice = _advice(error, repository, name=name, endpoint=endpoint)
-    return ScionError(
+    return UnreachableError(
         advice.problem,
         where=repository if name is None else f"{repository}: {name}",
         expected=advice.expected,

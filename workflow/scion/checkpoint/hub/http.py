@@ -27,7 +27,7 @@ from huggingface_hub.utils import (
 
 from scion.checkpoint.hub.errors import explain
 from scion.checkpoint.hub.location import HubRepository
-from scion.common.errors import ScionError
+from scion.common.errors import UnreachableError
 
 RETRY_SECONDS = (1.0, 2.0, 4.0, 8.0)
 """Waits before the second try, the third, ...; after the last one the error stands."""
@@ -196,7 +196,7 @@ def _check_range(
         total is None and content_range.split("/")[0] == expected.split("/")[0]
     )
     if response.status_code != 206 or not matches:
-        raise ScionError(
+        raise UnreachableError(
             "the server did not send the range that it was asked for",
             where=where,
             expected=f"status 206, Content-Range: {expected}",

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from scion.checkpoint.safetensors_file import Tensor
 from scion.checkpoint.shards import INDEX, SINGLE
+from scion.common.errors import ScionError
 from scion.engines import facts
-from scion.lint.rule import Finding, Severity, rule
+from scion.lint.rule import WHOLE, Finding, Severity, rule
 from scion.lint.rules import code, index
 from scion.lint.subject import ADAPTER, ADAPTER_CONFIG, Subject
 
@@ -45,7 +46,7 @@ def missing_shard(subject: Subject) -> Iterable[Finding]:
     """
     lost: dict[str, int] = defaultdict(int)
     for shard in (subject.index or {}).values():
-        lost[shard] += shard not in subject.headers
+        lost[shard] += shard not in subject.source.files
     for engine in subject.engines:
         consequence = "the engine does not start"
         if facts.MISSING_SHARD_UNNOTICED.holds_for(engine):
@@ -316,6 +317,51 @@ def empty_file(subject: Subject) -> Iterable[Finding]:
             yield Finding(name, None, "tensors", f"none, in {subject.source.files[name]} bytes")
 
 
+@rule(
+    "F126",
+    "unreadable-file",
+    Severity.ERROR,
+    "a file of the checkpoint can't be used",
+    repair="fetch the file again at the checkpoint's revision",
+    always=True,
+)
+def unreadable_file(subject: Subject) -> Iterable[Finding]:
+    """What depends on the file is not judged; all other files are.
+
+    A download was cut short, a Git LFS pointer lies in the file's place, its mode shuts this user
+    out, or it holds something else than its name says: config.json no JSON object, the index no
+    `weight_map`, a shard no safetensors header that fits it. Engines stop at such a file.
+    """
+    if subject.refusal is None:
+        for name, error in sorted(subject.unread.items()):
+            _, _, part = error.where.partition(f"{name}: ")
+            yield _finding_of(error, name, part or None)
+
+
+@rule(
+    "F127",
+    "nothing-to-judge",
+    Severity.ERROR,
+    "there is no checkpoint that could be judged",
+    repair="name the folder or repository that holds config.json and *.safetensors",
+    always=True,
+)
+def nothing_to_judge(subject: Subject) -> Iterable[Finding]:
+    """No config.json or no safetensors file lies there, or the place can't be read.
+
+    Other checkpoints of the same command are judged, and every report is written. Where none could
+    be judged, the command exits with 2.
+    """
+    if subject.refusal is not None:
+        error = subject.refusal
+        yield _finding_of(error, WHOLE, error.where)
+
+
+def _finding_of(error: ScionError, file: str, subject: str | None) -> Finding:
+    found = f"{error.problem}: {error.found}"
+    return Finding(file, subject, error.expected, found, repair=error.hint)
+
+
 RULES = (
     missing_shard,
     duplicate_tensor_differs,
@@ -328,4 +374,6 @@ RULES = (
     empty_file,
     *index.RULES,
     *code.RULES,
+    unreadable_file,
+    nothing_to_judge,
 )

@@ -32,6 +32,8 @@ def text_checkpoint(location: str, *, text_only: bool = True) -> Checkpoint:
         ScionError: No checkpoint is there, it can't be read, or it is not of the known family.
     """
     subject = Subject.open(open_source(location), engines=())
+    if subject.refusal is not None:
+        raise subject.refusal
     folder = subject.source.folder or Path(subject.source.name)
     expected = inventory(subject.config, where=folder / CONFIG)
     tensors = {name: shard for shard in subject.shards for name in subject.headers[shard].tensors}
