@@ -63,6 +63,6 @@ def finding_row(result: Result) -> dict[str, Any]:
         "count": finding.count,
         "engines": list(finding.engines),
         "repair": rule.repair,
-        "command": rule.command,
-        "stage": rule.stage,
+        "command": result.command,
+        "stage": result.stage,
     }

@@ -101,14 +101,15 @@ def text(reports: Iterable[Report], *, colour: bool) -> str:
 def _lines(report: Report, colour: bool) -> Iterator[str]:
     codes: list[str] = []
     # They are sorted by rule, whose repair is told once.
-    for rule, results in groupby(report.results, key=lambda result: result.rule):
+    for rule, group in groupby(report.results, key=lambda result: result.rule):
+        results = list(group)
         codes.append(rule.code)
         yield f"{_word(rule.severity, colour)} {rule.code} {rule.name}: {rule.title}"
         for result in results:
             yield from _finding_lines(result.finding)
         yield f"  repair:   {rule.repair}"
-        if rule.command:
-            yield f"            {rule.command}"
+        if command := results[0].command:
+            yield f"            {command}"
         yield ""
     if codes:
         yield f"more about these: scion lint --explain {','.join(codes)}"
