@@ -187,20 +187,6 @@ def tie_without_head(folder: Path) -> None:
     set_exclusions(folder, *(name for name in listed if name not in ("lm_head", "mtp*")))
 
 
-def leave_experts_in_bf16(folder: Path) -> None:
-    layouts.restack(restored)(folder)
-    listed = json.loads((folder / "config.json").read_text())["quantization_config"]["ignore"]
-    set_exclusions(folder, *listed, "*.mlp.experts*")
-
-
-def pack_experts(folder: Path) -> None:
-    layouts.restack(layouts.in_place)(folder)
-
-
-def restored(name: str, shape: tuple[int, ...]) -> dict[str, Stored]:
-    return layouts.in_bf16(name, shape)
-
-
 def unpack_experts(folder: Path) -> None:
     """Put bf16 stacks in place of packed ones, and exclude them."""
 
@@ -247,7 +233,6 @@ def lower_norms(folder: Path) -> None:
     edit_tensors(folder, change)
 
 
-ADAPTED = llama(tie_word_embeddings=False)
 REPAIRS = [
     Repair("F102", "taken away", lambda f: files.add_to_second(f, (3, 5)), take_from_second),
     Repair("F103", "taken away", files.add_to_second, take_from_second),
@@ -292,7 +277,7 @@ REPAIRS = [
     Repair(
         "N209",
         "left in bf16",
-        pack_experts,
+        layouts.restack(layouts.in_place),
         unpack_experts,
         spelling="modelopt",
         config=layouts.MOE,
