@@ -223,6 +223,14 @@ def test_every_family_saves_what_its_config_implies(
     experts = {name for name in ours if ".mlp.experts." in name or name.endswith(".mlp.gate")}
     tied = set() if "lm_head.weight" in expected.language else {"lm_head"}
     assert ours - experts == linear_modules(model) - tied
+    # Norms that multiply by 1 + w begin at 0.
+    ends = tuple(f"{end}.weight" for end in expected.family.zero_centred)
+    begun = {
+        name
+        for name, values in model.named_parameters()
+        if name in expected.language and name.endswith("norm.weight") and not values.any()
+    }
+    assert begun == {name for name in expected.language if ends and name.endswith(ends)}
 
 
 def linear_modules(model: PreTrainedModel) -> set[str]:

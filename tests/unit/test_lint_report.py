@@ -84,7 +84,7 @@ def judge(
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A sound checkpoint below the working folder."""
     monkeypatch.chdir(tmp_path)
-    return sound(Path("a model"), config=llama())
+    return sound(Path("a model"))
 
 
 def test_the_reference_is_the_generated_one() -> None:

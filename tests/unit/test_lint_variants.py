@@ -1,7 +1,7 @@
 """Sound checkpoints of other classes and other spellings than releases have raise no alarm."""
 
 import json
-from collections.abc import Callable
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import transformers
 from transformers import PreTrainedModel
 
 from checkpoints import TEXT, VISION, edit_json
-from lint_cases.layouts import HEAD, MOE, in_bf16, in_fp8, nest_names, restack
+from lint_cases.layouts import HEAD, MOE, in_bf16, in_fp8, nest_names, restack, to_mlx
 from lint_cases.names import extend_vocabulary
 from lint_cases.scheme import set_exclusions
 from lint_checkpoints import drop_tensors, llama, qwen35, rename_tensors, sound
@@ -18,6 +18,7 @@ from scion.checkpoint.folder_source import open_source
 from scion.checkpoint.shards import Checkpoint
 from scion.engines.registry.engines import DEFAULT_ENGINES, parse_engine
 from scion.lint.all_rules import RULES
+from scion.lint.report import unchecked
 from scion.lint.rule import Finding, Severity, run, select_rules
 from scion.lint.subject import Subject
 
@@ -146,9 +147,6 @@ def test_a_class_that_is_not_known_is_judged_but_for_its_end(tmp_path: Path) -> 
     assert errors(folder).keys() == {"N202", "N203"}
 
 
-STACKS: dict[str, Callable[[Path], None]] = {"bf16": restack(in_bf16), "FP8": restack(in_fp8)}
-
-
 def test_stacks_that_the_list_excludes(tmp_path: Path) -> None:
     folder = sound(tmp_path / "model", spelling="modelopt", config=MOE)
     restack(in_bf16)(folder)
@@ -165,9 +163,23 @@ def test_stacks_in_fp8_as_transformers_writes_them(tmp_path: Path) -> None:
     assert errors(folder) == {}
 
 
-def test_a_tower_of_the_same_shape_under_a_repeated_prefix_has_its_shapes_judged(
-    tmp_path: Path,
-) -> None:
+def test_tensors_named_by_part_are_no_stack(tmp_path: Path) -> None:
+    folder = sound(tmp_path / "model", spelling="modelopt", config=MOE)
+    rename_tensors(folder, lambda name: re.sub(r"\.experts\.(\d+)\.(\w+)", r".experts.\2.\1", name))
+    found = errors(folder)
+    assert {"N202", "N203"} <= found.keys()
+    assert "N209" not in found
+
+
+def test_the_rest_of_a_layout_of_mlx_is_said_to_be_unjudged(tmp_path: Path) -> None:
+    folder = sound(tmp_path / "model")
+    to_mlx(folder)
+    assert errors(folder).keys() == {"N211"}
+    subject = Subject.open(open_source(str(folder)), engines=DEFAULT_ENGINES)
+    assert any("the layout is MLX's" in line for line in unchecked(subject, RULES, RULES))
+
+
+def test_shapes_below_a_repeated_prefix_are_judged(tmp_path: Path) -> None:
     folder = sound(tmp_path / "model")
     rename_tensors(folder, lambda name: name.replace("language_model.", "language_model." * 3))
     assert errors(folder).keys() == {"N201"}

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from scion.architectures.class_variant import GENERATES, ClassVariant, Ending
 from scion.architectures.config_keys import Keys
 from scion.architectures.families import family_of, unknown_family
 from scion.architectures.family import Family
@@ -22,7 +23,6 @@ from scion.architectures.parts import (
     refuse_absurd,
     vision_tensors,
 )
-from scion.architectures.variant import GENERATES, Ending, Variant
 from scion.common.errors import ScionError
 
 __all__ = [
@@ -182,7 +182,7 @@ def inventory(config: Mapping[str, Any], *, where: object) -> Inventory:
 
 
 def implied(
-    config: Mapping[str, Any], *, where: object, variant: Variant = GENERATES
+    config: Mapping[str, Any], *, where: object, variant: ClassVariant = GENERATES
 ) -> Inventory | None:
     """The tensors that the config.json of any known architecture implies.
 

@@ -66,6 +66,6 @@ def finding_row(result: Result) -> dict[str, Any]:
         "count": finding.count,
         "engines": list(finding.engines),
         "repair": finding.repair or rule.repair,
-        "command": rule.command,
-        "stage": rule.stage,
+        "command": result.command,
+        "stage": result.stage,
     }

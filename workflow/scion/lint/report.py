@@ -151,8 +151,8 @@ def _lines(report: Report, colour: bool) -> Iterator[str]:
             yield from _finding_lines(result.finding)
         if not all(result.finding.repair for result in results):
             yield f"  repair:   {rule.repair}"
-            if rule.command:
-                yield f"            {rule.command}"
+            if command := results[0].command:
+                yield f"            {command}"
         yield ""
     if codes:
         yield f"more about these: scion lint --explain {','.join(codes)}"

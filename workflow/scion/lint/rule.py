@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
-from scion.architectures.variant import is_released
+from scion.architectures.class_variant import is_released
 from scion.common.errors import ScionError
 from scion.lint.subject import Subject
 
@@ -63,9 +63,8 @@ class Rule:
         title: One line.
         explanation: What happens, and why: the function's docstring.
         repair: How to repair it.
-        command: Where Scion can repair it, the command; results have it only for checkpoints that
-            the workflow takes.
-        stage: The stage of the workflow that repairs it, if one does; as `command`.
+        command: Where Scion can repair it, the command.
+        stage: The stage of the workflow that repairs it, if one does.
         holds_for: The engines and versions that the fault depends on; None: all.
         seen: Where it was seen: addresses.
         deep: Whether it reads tensor data, which only `--deep` does.
@@ -134,10 +133,27 @@ def workflow_until(stage: str) -> str:
 
 @dataclass(frozen=True)
 class Result:
-    """A finding and the rule that made it."""
+    """A finding and the rule that made it.
+
+    Attributes:
+        rule: The rule.
+        finding: What it found.
+        in_workflow: Whether the workflow takes the checkpoint: others it can't repair.
+    """
 
     rule: Rule
     finding: Finding
+    in_workflow: bool = True
+
+    @property
+    def command(self) -> str | None:
+        """Where Scion can repair this checkpoint, the command."""
+        return self.rule.command if self.in_workflow else None
+
+    @property
+    def stage(self) -> str | None:
+        """The stage of the workflow that repairs this checkpoint, if one does."""
+        return self.rule.stage if self.in_workflow else None
 
 
 def run(subject: Subject, rules: Iterable[Rule]) -> list[Result]:
@@ -169,17 +185,9 @@ def run(subject: Subject, rules: Iterable[Rule]) -> list[Result]:
     results += [Result(rule, finding) for rule in telling for finding in rule.check(subject)]
     order = list(Severity)
     return sorted(
-        (_repairable(subject, result) for result in results),
+        (replace(result, in_workflow=is_released(subject.config)) for result in results),
         key=lambda result: (order.index(result.rule.severity), result.rule.code),
     )
-
-
-def _repairable(subject: Subject, result: Result) -> Result:
-    """The result without a stage of the workflow, where the workflow refuses the checkpoint."""
-    command = result.rule.command
-    if command is None or not command.startswith(_WORKFLOW) or is_released(subject.config):
-        return result
-    return replace(result, rule=replace(result.rule, stage=None, command=None))
 
 
 def merge_engines(findings: Iterable[Finding]) -> Iterator[Finding]:

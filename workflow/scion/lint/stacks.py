@@ -1,5 +1,6 @@
 """Tensors that hold one projection of all experts of a layer, and the format that they spell."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -10,6 +11,8 @@ from scion.lint.modules import FP8, stored_as
 PACKED_STACK = "NVFP4 codes of all experts in one tensor"
 """Stored in place by a quantizer that took the stack for one weight; no engine here reads it."""
 _CODES = "U8"
+# A number after the projection's name is that of an expert, whose tensor lies by itself.
+_PART = re.compile(r"(?P<projection>gate_up_proj|down_proj)([._](?!\d).+)?")
 # Block scales as transformers, and engines after it, call those of a stack in FP8.
 _FP8_SCALE = "_scale_inv"
 
@@ -46,10 +49,10 @@ def stacks_of(tensors: Iterable[Tensor], expected: Mapping[str, Stack]) -> dict[
     """
     gathered: dict[str, list[Tensor]] = {}
     for tensor in tensors if expected else ():
-        block, found, rest = tensor.name.partition(EXPERTS)
-        for projection in ("gate_up_proj", "down_proj"):
-            name = f"{block}{EXPERTS}{projection}"
-            if found and rest.startswith(projection) and name in expected:
+        block, _, rest = tensor.name.partition(EXPERTS)
+        if match := _PART.fullmatch(rest):
+            name = f"{block}{EXPERTS}{match['projection']}"
+            if name in expected:
                 gathered.setdefault(name, []).append(tensor)
     stacks = {
         name: ExpertStack(name, _modules(expected[name]), tuple(parts))

@@ -10,8 +10,8 @@ from functools import cached_property
 from itertools import chain
 from typing import Any, TypeVar
 
+from scion.architectures.class_variant import variant_of
 from scion.architectures.inventory import Inventory, implied
-from scion.architectures.variant import variant_of
 from scion.checkpoint.safetensors_file import Header, Tensor
 from scion.checkpoint.shards import CONFIG, INDEX, parse_object, parse_weight_map
 from scion.checkpoint.source import Source

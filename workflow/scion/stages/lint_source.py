@@ -39,15 +39,15 @@ def lint_source(*, source: Artifact, output: Output, settings: Lint, environment
     def build(draft: Draft) -> None:
         results = lint_folder(source.folder, settings)
         for result in results:
-            after = f"; {result.rule.stage} repairs it" if result.rule.stage else ""
+            after = f"; {result.stage} repairs it" if result.stage else ""
             print(f"{result.rule.severity} {in_one_line(result)}{after}", file=sys.stderr)
-        left = [result for result in results if result.rule.stage is None]
+        left = [result for result in results if result.stage is None]
         require_sound(left, source.folder, hint="choose another revision of the source")
         write_json(draft.folder / REPORT, [finding_row(result) for result in results])
         draft.facts |= {
             "engines": judged_engines(settings),
             "findings": len(results),
-            "repaired_by": sorted({result.rule.stage for result in results if result.rule.stage}),
+            "repaired_by": sorted({result.stage for result in results if result.stage}),
         }
 
     return remake(

@@ -84,7 +84,8 @@ def partly_quantized_group(subject: Subject) -> Iterable[Finding]:
     "exclusions-mismatch",
     Severity.ERROR,
     "an engine builds a module in another format than its tensors have",
-    repair="name each unquantized module of a fused group in full, and no quantized one",
+    repair="name each unquantized module of a fused group in full, and no quantized one; quantize "
+    "stacked experts one by one, or exclude them: `*.mlp.experts*`",
     command=_QUANTIZE,
     seen=(
         "https://github.com/vllm-project/vllm/issues/40252",

@@ -27,7 +27,7 @@ _ENDINGS: dict[str, Ending] = {
 
 
 @dataclass(frozen=True)
-class Variant:
+class ClassVariant:
     """How a checkpoint differs from what the workflow makes releases of.
 
     Attributes:
@@ -63,10 +63,10 @@ class Variant:
         return {"score.weight": (labels, hidden), **bias}
 
 
-GENERATES = Variant()
+GENERATES = ClassVariant()
 
 
-def variant_of(config: Mapping[str, Any], names: Collection[str], *, embeds: bool) -> Variant:
+def variant_of(config: Mapping[str, Any], names: Collection[str], *, embeds: bool) -> ClassVariant:
     """What config.json and the tensors' names say of it.
 
     Args:
@@ -81,10 +81,10 @@ def variant_of(config: Mapping[str, Any], names: Collection[str], *, embeds: boo
     ending = "none" if embeds else _ending(config, family)
     both = family.reads_nested and not family.nested
     if both and any(name.startswith(family.nested_prefix) for name in names):
-        return Variant(ending, "nested")
+        return ClassVariant(ending, "nested")
     if ending == "none" and f"{_bare(family.embedding)}.weight" in names:
-        return Variant(ending, "bare")
-    return Variant(ending)
+        return ClassVariant(ending, "bare")
+    return ClassVariant(ending)
 
 
 def is_released(config: Mapping[str, Any]) -> bool:
