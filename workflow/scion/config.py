@@ -12,6 +12,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from scion.common.errors import ScionError
+from scion.common.files import read_regular
 from scion.common.section import Section
 from scion.engines.config import PICO_LAUNCH, Launch, Serving
 from scion.evaluation.agent.config import AgentTasks
@@ -22,6 +23,8 @@ from scion.lint.config import Lint
 from scion.quantization.config import Quantization
 from scion.quantization.variants_config import Comparison
 from scion.report.config import Card
+
+_MAX_BYTES = 1 << 18
 
 
 class Config(Section):
@@ -118,8 +121,8 @@ def load_config(values: dict[str, Any], *, where: object) -> Config:
 def read_config(path: Path) -> Config:
     """Read and check a YAML file; what it leaves out has the default's value."""
     try:
-        values = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
+        values = yaml.safe_load(read_regular(path, limit=_MAX_BYTES).decode())
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise ScionError(
             "the configuration can't be read",
             where=path,
