@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import socket
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,8 @@ from scion.artifacts.manifest import MANIFEST
 from scion.artifacts.release_layout import RESULTS
 from scion.artifacts.store.store import MARK, Store
 from scion.cli import main as cli
+from scion.common.errors import ScionError
+from scion.common.text import printable, printable_json
 from tampering import edit_manifest, in_json, in_manifest, reroot
 
 PROJECT = Path(__file__).parents[2]
@@ -143,6 +146,39 @@ def test_a_name_that_is_too_long_or_steers_is_refused(
     for name in ("a" * 300, STEERING, "##[error]forged"):
         words = (word.replace("{}", str(tmp_path / name)) for word in READERS[reader])
         check_refused(scion(*words))
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        ("name.weight: 5 µs, 3 %", "name.weight: 5 µs, 3 %"),
+        ("\x1b[2J\r\n\t\x9b\u202e", "\\x1b[2J\\r\\n\\t\\x9b\\u202e"),
+        (" ::error::x", " \\x3a:error::x"),
+        ("a::b", "a::b"),
+        ("x ##[error]y", "x \\x23#[error]y"),
+        ("\udcff", "\\udcff"),
+    ],
+)
+def test_what_could_steer_is_spelled_out(text: str, plain: str) -> None:
+    assert printable(text) == plain
+    told = str(ScionError(text, where=text, expected=text, found=text, hint=text))
+    check_text(told)
+    assert plain.split("\\n")[0] in told
+    check_text(printable_json({text: [text]}))
+    assert json.loads(printable_json({text: [text]})) == {text: [text]}
+
+
+@pytest.mark.parametrize(
+    "words", [("config",), ("check", "{}"), ("lint", "--list"), ("compare", "{}", "{}")]
+)
+def test_whoever_reads_may_have_had_enough(sealed_release: Path, words: tuple[str, ...]) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    given = [word.replace("{}", str(sealed_release)) for word in words]
+    command = [sys.executable, "-m", "scion.cli.main", *given]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 # config.json of a checkpoint
