@@ -42,7 +42,8 @@ def scion(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
     def run(*words: object) -> Said:
         monkeypatch.setattr(sys, "argv", ["scion", *map(str, words)])
         status = cli.main()
-        return status, *capsys.readouterr()
+        printed = capsys.readouterr()
+        return status, printed.out, printed.err
 
     return run
 
