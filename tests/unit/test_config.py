@@ -61,6 +61,12 @@ def test_a_wrong_key_or_value_is_named(values: dict[str, Any], named: str) -> No
     assert caught.value.where == "my.yaml"
 
 
+def test_a_store_that_is_no_list_is_told_how_to_write_it() -> None:
+    with pytest.raises(ScionError) as caught:
+        load_config({"store": "/data/scion"}, where="my.yaml")
+    assert "store: [/data/scion]" in caught.value.found
+
+
 def test_all_errors_are_told_at_once() -> None:
     with pytest.raises(ScionError) as caught:
         load_config({"sources": "x", "text_only": "perhaps", "donor": 3}, where="x")

@@ -4,7 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from scion.common.files import atomic_file, copy_file, copy_range, link_or_copy, write_json
+from scion.common.files import (
+    atomic_file,
+    copy_file,
+    copy_range,
+    link_or_copy,
+    read_regular,
+    write_json,
+)
 
 
 def test_a_file_appears_whole_with_the_usual_permissions(tmp_path: Path) -> None:
@@ -85,3 +92,19 @@ def test_a_range_past_the_end_is_an_error(tmp_path: Path) -> None:
         pytest.raises(EOFError, match="2 bytes early"),
     ):
         copy_range(reader, writer, offset=1, size=4)
+
+
+def test_only_regular_files_are_read_and_nothing_is_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"text")
+    (tmp_path / "link").symlink_to("file")
+    assert read_regular(tmp_path / "link", limit=4) == b"text"
+    with pytest.raises(ValueError, match="4 bytes, more than the 3"):
+        read_regular(tmp_path / "file", limit=3)
+    os.mkfifo(tmp_path / "pipe")
+    for path, words in (
+        (tmp_path / "pipe", "a pipe"),
+        (tmp_path, "a folder"),
+        (Path("/dev/zero"), "a device"),
+    ):
+        with pytest.raises(OSError, match=f"no regular file, but {words}"):
+            read_regular(path)

@@ -10,7 +10,10 @@ Begin with:
 - `scion.artifacts.artifact.Artifact`: one that was made: its files, tensors, facts, root digest.
 - `scion.artifacts.code_digest`: the code of a stage, as far as its imports reach, and what it runs
   without importing it; `scion.artifacts.code_meaning`: what of a file counts.
-- `scion.artifacts.release_check.check_release`: the chain of digests, followed by a reader.
+- `scion.artifacts.manifest`: what a manifest has to be before anything in it is used.
+- `scion.artifacts.release_check.check_release`: a release as its reader has it. `folder_check`
+  holds files against a manifest, `release_chain` one manifest against the next; `release_layout`
+  says which stage's file lies where.
 
 May import: common, architectures, formats, checkpoint.
 

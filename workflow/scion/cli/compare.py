@@ -1,7 +1,6 @@
 """The command line of `scion compare`: what moved between two releases, and how far."""
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -72,7 +71,7 @@ def add_compare(
 def compare_releases(args: argparse.Namespace) -> int:
     """Run `scion compare`; the exit code."""
     from scion.common.errors import ScionError, of_system
-    from scion.common.text import printable
+    from scion.common.text import printable, printable_json
     from scion.report.comparison.releases import open_release
     from scion.report.comparison.tables import ComparisonReport
 
@@ -85,8 +84,7 @@ def compare_releases(args: argparse.Namespace) -> int:
         print(f"error: {told}", file=sys.stderr)
         return _UNUSABLE
     if args.json:
-        # In ASCII: names of strangers may hold what steers a terminal, or is no text.
-        print(json.dumps(report.record(), indent=1))
+        print(printable_json(report.record()))
     else:
         print("\n".join(map(printable, report.lines())))
     return _APART if args.fail_apart and report.counts["apart"] else 0

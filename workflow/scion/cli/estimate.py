@@ -1,7 +1,6 @@
 """The command line of `scion estimate`: what a quantization will take, before it is started."""
 
 import argparse
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from scion.architectures.families import released_classes
 from scion.common.errors import ScionError
+from scion.common.text import printable, printable_json, size
 
 if TYPE_CHECKING:
     from scion.checkpoint.shards import Checkpoint
@@ -112,9 +112,9 @@ def estimate(args: argparse.Namespace) -> int:
         seconds, bound_by = result.floor(rates)
         bound = f"; {duration(seconds)} or more, bounded by {bound_by}"
     if args.json:
-        print(json.dumps({**record(result, rates), "fits": fits, "verdict": verdict}, indent=1))
+        print(printable_json({**record(result, rates), "fits": fits, "verdict": verdict}))
     else:
-        print("\n".join(lines(result, rates)))
+        print("\n".join(map(printable, lines(result, rates))))
         if rates is None and gpu is not None:
             print(f"  time: no rates of {gpu.title} are known here")
         print(f"\n{verdict}{bound}")
@@ -236,7 +236,6 @@ def _rates(
 
 def _verdict(result: "ResourceEstimate", disk: Path) -> tuple[bool, str]:
     """Whether all of it fits, and that in words."""
-    from scion.common.text import size
     from scion.quantization.estimate.memory import total
 
     gpu, free = result.machine.gpu_bytes, shutil.disk_usage(disk).free

@@ -49,7 +49,7 @@ def pin_config(path: Path, *, report: Callable[[str], None] = print) -> list[Pin
         ScionError: The file can't be read, a location is not understood, or the hub refuses.
     """
     target = _target(path)
-    text = _read(target)
+    text = _read(target, path)
     commits: dict[HubRepository, str] = {}
     pins: list[Pin] = []
     parts: list[str] = []
@@ -86,10 +86,10 @@ def _target(path: Path) -> Path:
         raise _unreadable(path, error) from error
 
 
-def _read(path: Path) -> str:
+def _read(target: Path, path: Path) -> str:
     try:
         # Not read_text(): it would change line ends.
-        return read_regular(path, limit=_MAX_BYTES).decode()
+        return read_regular(target, limit=_MAX_BYTES).decode()
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
 

@@ -1,7 +1,6 @@
 """The command line of `scion store`: what is in the store, whether it is sound, what may go."""
 
 import argparse
-import json
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -156,23 +155,20 @@ def _default_store() -> Path:
 
 def _ls(store: "Store", args: argparse.Namespace) -> int:
     from scion.artifacts.store.listing import Listing
+    from scion.common.text import printable_json
 
     listing = Listing.of(store)
-    print(_json(listing.record()) if args.json else _text(listing.lines()))
+    print(printable_json(listing.record()) if args.json else _text(listing.lines()))
     return 0
 
 
 def _du(store: "Store", args: argparse.Namespace) -> int:
     from scion.artifacts.store.listing import Usage
+    from scion.common.text import printable_json
 
     usage = Usage.of(store)
-    print(_json(usage.parts) if args.json else _text(usage.lines()))
+    print(printable_json(usage.parts) if args.json else _text(usage.lines()))
     return 0
-
-
-def _json(record: object) -> str:
-    # In ASCII: names of folders may hold what steers a terminal, or is no text.
-    return json.dumps(record, indent=1)
 
 
 def _text(lines: Iterable[str]) -> str:

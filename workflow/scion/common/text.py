@@ -1,5 +1,6 @@
 """Text for people: measured numbers with their 95 % interval in brackets, strangers' names."""
 
+import json
 from typing import Any
 
 # Estimates as results hold them, see `scion.evaluation.intervals.Estimate.record`.
@@ -68,6 +69,12 @@ def printable(text: object) -> str:
     if plain.startswith("::", start):
         plain = f"{plain[:start]}\\x3a{plain[start + 1 :]}"
     return plain.replace("##[", "\\x23#[")
+
+
+def printable_json(value: object) -> str:
+    """JSON in ASCII, for programs and for a log: as `printable`, in the escapes that JSON has."""
+    # A line of it begins with a bracket or a quotation mark.
+    return json.dumps(value, indent=1).replace("##[", "\\u0023#[")
 
 
 def drafts(count: int) -> str:
