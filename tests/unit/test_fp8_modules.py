@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from checkpoints import edit_json, edit_tensor
-from conversion import ENVIRONMENT, Conversion, copied
+from conversion import ENVIRONMENT, Conversion, Pico, convert, copied
 from scion.artifacts.artifact import Artifact
 from scion.artifacts.making import Output
 from scion.checkpoint.shards import Checkpoint
@@ -221,3 +221,9 @@ def test_an_estimate_of_settings_that_contradict_each_other_is_refused(
     monkeypatch.setattr(sys, "argv", ["scion", "estimate", folder, *options])
     assert main() == 1
     assert "leaves in bf16" in capsys.readouterr().err
+
+
+def test_four_over_six_beside_fp8_is_verified(pico: Pico, tmp_path: Path) -> None:
+    # It tries 1.5 times FP8's scales as well, in bf16, which rounds them.
+    made = convert(pico, tmp_path, samples=2, recipe="four_over_six", use_fp8="attention")
+    assert made.verify_release.facts["fp8_modules"] > 0

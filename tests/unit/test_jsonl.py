@@ -7,6 +7,8 @@ import pytest
 from scion.common import jsonl
 from scion.common.errors import ScionError
 from scion.common.jsonl import read_json_lines
+from scion.engines.vllm.counters import read_counters
+from scion.evaluation.harness import bfcl_driver
 
 
 def refusal(where: object, found: str) -> ScionError:
@@ -93,3 +95,16 @@ def test_a_line_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         read(path)
     assert caught.value.where == f"{path}, line 2"
     assert "more than the 12 bytes" in caught.value.found
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85"])
+def test_an_answer_may_hold_other_separators(tmp_path: Path, separator: str) -> None:
+    row = {"result": f"one{separator}two"}
+    raw = json.dumps(row, ensure_ascii=False) + "\n"
+    assert list(bfcl_driver._lines(write(tmp_path, raw.encode() * 2))) == [row, row]
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\x85"])
+def test_a_models_name_does_not_end_a_line_of_counters(separator: str) -> None:
+    name = f'vllm:spec_decode_num_drafts_total{{model_name="a{separator}b"}} 7.0\n'
+    assert read_counters(name).drafts == 7

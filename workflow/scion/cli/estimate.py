@@ -200,11 +200,11 @@ def _batches(
 
 
 def _machine(args: argparse.Namespace, settings: "Quantization") -> "tuple[Gpu | None, Machine]":
+    from scion.common.memory import available_memory
     from scion.engines.gpus import GIB, find_gpu
     from scion.quantization.estimate.estimate import Machine
-    from scion.quantization.layerwise.placing import free_memory
 
-    free = free_memory() if args.host_gib is None else int(args.host_gib * GIB)
+    free = available_memory() if args.host_gib is None else int(args.host_gib * GIB)
     if args.gpu is not None:
         gpu = find_gpu(args.gpu)
         return gpu, Machine(gpu.title, gpu.total_bytes, free)

@@ -238,7 +238,7 @@ def _read_journal(path: Path) -> list[dict[str, Any]]:
         return []
     lines: list[dict[str, Any]] = []
     # A damaged line costs the part that it names, no other.
-    for line in path.read_text(errors="replace").splitlines():
+    for line in path.read_text(errors="replace").split("\n"):
         with contextlib.suppress(ValueError):
             entry = json.loads(line)
             if isinstance(entry, dict):

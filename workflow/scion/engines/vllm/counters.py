@@ -70,7 +70,7 @@ def read_counters(metrics: str) -> SpecDecodeCounters:
     Samples of several engines are added up.
     """
     totals: dict[tuple[str, int], int] = {}
-    for line in metrics.splitlines():
+    for line in metrics.split("\n"):
         sample = _SAMPLE.match(line)
         if sample is None or not sample["name"].startswith(_COUNTER):
             continue

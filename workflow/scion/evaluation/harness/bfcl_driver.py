@@ -264,7 +264,8 @@ def _error(failure: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _lines(file: Path) -> Iterator[dict[str, Any]]:
-    return (json.loads(line) for line in file.read_text().splitlines() if line.strip())
+    # Not `splitlines`: a model's answer may hold U+2028, which JSON need not escape.
+    return (json.loads(line) for line in file.read_bytes().split(b"\n") if line.strip())
 
 
 if __name__ == "__main__":

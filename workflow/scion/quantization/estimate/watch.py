@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from scion.checkpoint.shards import Checkpoint
+from scion.common.memory import available_memory
 from scion.quantization.config import Quantization
 from scion.quantization.estimate.estimate import (
     Machine,
@@ -24,7 +25,6 @@ from scion.quantization.estimate.estimate import (
 )
 from scion.quantization.estimate.rates import Rates, disk_rates, measured
 from scion.quantization.estimate.report import Use, beside, lines
-from scion.quantization.layerwise.placing import free_memory
 from scion.quantization.planned_shards import no_room
 
 _KIB = 1024
@@ -98,9 +98,9 @@ class Watch:
 def machine(device: torch.device) -> Machine:
     """This machine, as estimates want it."""
     if device.type != "cuda":
-        return Machine("one thread of this CPU", None, free_memory())
+        return Machine("one thread of this CPU", None, available_memory())
     name = torch.cuda.get_device_name(device)
-    return Machine(name, torch.cuda.get_device_properties(device).total_memory, free_memory())
+    return Machine(name, torch.cuda.get_device_properties(device).total_memory, available_memory())
 
 
 def _finished(work: Path) -> int:

@@ -6,13 +6,16 @@ Kept on the device where there is room, else in host memory (pinned beside a GPU
 
 import mmap
 import tempfile
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from scion.quantization.layerwise.placing import Place, choose, free_memory
+from scion.common.memory import available_memory
+from scion.quantization.layerwise.placing import Place, choose
 
 _DTYPE = torch.bfloat16
 
@@ -27,7 +30,7 @@ def choose_place(tokens: int, width: int, *, device: torch.device) -> Place:
     """
     on_gpu = device.type == "cuda"
     gpu_bytes = torch.cuda.get_device_properties(device).total_memory if on_gpu else None
-    return choose(tokens, width, gpu_bytes=gpu_bytes, free_bytes=free_memory())
+    return choose(tokens, width, gpu_bytes=gpu_bytes, free_bytes=available_memory())
 
 
 class HiddenStates:
@@ -55,23 +58,24 @@ class HiddenStates:
     ) -> None:
         self.place: Place = place
         self._lengths, self._width, self._device, self._folder = lengths, width, device, folder
-        self._kept = self._on_disk() if place == "disk" else self._in_memory()
+        self._whole = self._on_disk() if place == "disk" else self._in_memory()
+        parts = self._whole.split([length * width for length in lengths])
+        self._kept = [part.view(1, -1, width) for part in parts]
 
-    def _on_disk(self) -> list[Tensor]:
+    def _on_disk(self) -> Tensor:
         size = sum(self._lengths) * self._width * _DTYPE.itemsize
         with tempfile.TemporaryFile(dir=self._folder) as file:
             file.truncate(size)
             # The mapping keeps the bytes; no file stays behind, whatever happens.
             mapped = mmap.mmap(file.fileno(), size)
-        whole = torch.frombuffer(mapped, dtype=_DTYPE)
-        parts = whole.split([length * self._width for length in self._lengths])
-        return [part.view(1, -1, self._width) for part in parts]
+        return torch.frombuffer(mapped, dtype=_DTYPE)
 
-    def _in_memory(self) -> list[Tensor]:
+    def _in_memory(self) -> Tensor:
         where = self._device if self.place == "device" else torch.device("cpu")
-        pinned = self.place == "host" and self._device.type == "cuda"
-        shapes = [(1, length, self._width) for length in self._lengths]
-        return [torch.empty(*s, dtype=_DTYPE, device=where, pin_memory=pinned) for s in shapes]
+        whole = torch.empty(sum(self._lengths) * self._width, dtype=_DTYPE, device=where)
+        if self.place == "host" and self._device.type == "cuda":
+            _pin(whole)
+        return whole
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -99,8 +103,20 @@ class HiddenStates:
         target = self.like(place)
         for number, kept in enumerate(self._kept):
             target.write(number, kept)
-        self.place, self._kept = place, target._kept
+        self.place, self._kept, self._whole = place, target._kept, target._whole
 
     def tensors(self) -> dict[str, Tensor]:
         """All of them by number, to be saved."""
         return {str(number): kept for number, kept in enumerate(self._kept)}
+
+
+def _pin(whole: Tensor) -> None:
+    """Keep a CPU tensor's pages where they are, so that a GPU copies from them directly.
+
+    Torch's own allocator of pinned memory rounds up to a power of two: up to twice the bytes. Where
+    the system refuses, copies are slower and nothing else differs.
+    """
+    runtime: Any = torch.cuda.cudart()
+    address = whole.data_ptr()
+    if runtime.cudaHostRegister(address, whole.nbytes, 0) == runtime.cudaError.success:
+        weakref.finalize(whole, runtime.cudaHostUnregister, address)

@@ -1,6 +1,5 @@
 """Where hidden states are kept, as a rule over numbers: for the run and for its estimate."""
 
-import os
 from typing import Literal
 
 Place = Literal["device", "host", "disk"]
@@ -23,8 +22,3 @@ def choose(tokens: int, width: int, *, gpu_bytes: int | None, free_bytes: int) -
     if gpu_bytes is not None and needed <= gpu_bytes / 8:
         return "device"
     return "host" if needed <= free_bytes / 2 else "disk"
-
-
-def free_memory() -> int:
-    """Host memory that is free, in bytes."""
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
