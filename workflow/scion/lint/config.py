@@ -9,8 +9,9 @@ class Lint(Section):
     """What lint_source and verify_release hold a checkpoint against."""
 
     engines: tuple[str, ...] = Field(
-        default=("vllm", "sglang"),
-        description="engines to serve with, as `scion lint --engine` takes them",
+        default=("vllm==0.32.0", "vllm", "sglang"),
+        description="engines to serve with, as `scion lint --engine` takes them; the locked release "
+        "that measures and the newest known ones by default",
     )
     tensor_parallel: tuple[int, ...] = Field(
         default=(1,), description="numbers of GPUs to split the release over"

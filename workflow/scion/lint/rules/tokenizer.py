@@ -191,7 +191,7 @@ def special_token_unknown(subject: Subject) -> Iterable[Finding]:
     seen=("https://github.com/hiyouga/LLaMA-Factory/issues/10310",),
 )
 def tokenizer_class_of_transformers_5(subject: Subject) -> Iterable[Finding]:
-    """Any tokenizer is saved so by transformers 5; an engine on transformers 4 stops at the name."""
+    """It is how transformers 5 saves a tokenizer; an engine on transformers 4 stops at it."""
     name = tokenizer_files(subject).config.get("tokenizer_class")
     engines = facts.TRANSFORMERS_4.among(subject.engines)
     if engines and name in _CLASSES_OF_5:
