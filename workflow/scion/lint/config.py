@@ -10,8 +10,8 @@ class Lint(Section):
 
     engines: tuple[str, ...] = Field(
         default=("vllm==0.32.0", "vllm", "sglang"),
-        description="engines to serve with, as `scion lint --engine` takes them; the locked release "
-        "that measures and the newest known ones by default",
+        description="engines to serve with, as `scion lint --engine` takes them: the locked "
+        "release that measures, and the newest known ones",
     )
     tensor_parallel: tuple[int, ...] = Field(
         default=(1,), description="numbers of GPUs to split the release over"
