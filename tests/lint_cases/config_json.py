@@ -6,7 +6,7 @@ from typing import Any
 
 from checkpoints import edit_json
 from lint_cases import Case
-from lint_checkpoints import llama
+from lint_checkpoints import PROCESSOR, llama
 from scion.architectures.families import QWEN3_5
 
 
@@ -50,6 +50,7 @@ CASES = [
     ),
     Case("C804", edit_config(lambda config: config.pop("architectures") and None)),
     Case("C805", edit_config(lambda config: config.update(architectures=["LlamaForCausalLM"]))),
+    Case("C806", lambda folder: (folder / PROCESSOR).unlink(), engines=("sglang",)),
     Case(
         "C806",
         edit_config(lambda config: config.update(architectures=[QWEN3_5.architecture])),
