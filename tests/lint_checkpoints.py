@@ -29,6 +29,7 @@ from scion.formats.modelopt import (
 
 PICO = Path(__file__).parent.parent / "resources/pico/pico-base"
 TOKENIZER_FILES = ("chat_template.jinja", "tokenizer_config.json", "generation_config.json")
+PROCESSOR = "preprocessor_config.json"
 PRODUCER = {"name": "modelopt", "version": "0.47.0"}
 Spelling = Literal["bf16", "modelopt", "compressed-tensors", "fp8", "mixed"]
 
@@ -104,6 +105,8 @@ def sound(
         (folder / HF_QUANT_CONFIG).write_text(json.dumps(declared, indent=2))
     for name in (*TOKENIZER_FILES, "tokenizer.json"):
         shutil.copy(PICO / name, folder / name)
+    if "vision_config" in config:
+        shutil.copy(PICO / PROCESSOR, folder / PROCESSOR)
     return folder
 
 

@@ -13,7 +13,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lint_checkpoints import PICO, TOKENIZER_FILES, Stored, nvfp4, plain, scalar, write_tensors
+from lint_checkpoints import (
+    PICO,
+    PROCESSOR,
+    TOKENIZER_FILES,
+    Stored,
+    nvfp4,
+    plain,
+    scalar,
+    write_tensors,
+)
 from scion.architectures.inventory import implied
 from scion.checkpoint.safetensors_file import DTYPE_BITS
 from scion.formats.modelopt import HF_QUANT_CONFIG
@@ -93,6 +102,8 @@ class Layout:
         write_tensors(folder, self.tensors, shards=2)
         for name in (*TOKENIZER_FILES, "tokenizer.json"):
             shutil.copy(PICO / name, folder / name)
+        if "vision_config" in self.config:
+            shutil.copy(PICO / PROCESSOR, folder / PROCESSOR)
         return folder
 
     def modules(self, pattern: str) -> list[str]:

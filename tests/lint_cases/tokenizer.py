@@ -155,4 +155,12 @@ CASES = [
         "none",
     ),
     Case("T626", edit(GENERATION, temperature=0.6)),
+    Case(
+        "T608",
+        lambda folder: edit_json(
+            folder / "tokenizer_config.json",
+            lambda config: config.update(tokenizer_class="TokenizersBackend"),
+        ),
+        engines=("vllm==0.19.1",),
+    ),
 ]

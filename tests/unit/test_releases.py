@@ -1,10 +1,24 @@
+import re
+from pathlib import Path
+
 import pytest
 from packaging.version import Version
 
 from scion.common.errors import ScionError
 from scion.engines.facts import MTP_FC_QUANTIZED, SGLANG_MTP_DROPPED
-from scion.engines.registry.engines import DEFAULT_ENGINES, ENGINES, parse_engine
+from scion.engines.registry.engines import DEFAULT_ENGINES, ENGINES, parse_engine, parse_engines
 from scion.engines.releases import Affected, EngineRelease, affects
+from scion.lint.config import Lint
+
+PROJECT = Path(__file__).parents[2]
+
+
+def test_the_pipeline_judges_for_the_releases_that_serve_in_it() -> None:
+    judged = {str(engine) for engine in parse_engines(Lint().engines)}
+    for name in ("serve-cpu", "serve-cuda"):
+        pins = (PROJECT / f"envs/{name}/pyproject.toml").read_text()
+        (release,) = re.findall(r'"vllm(?:-cpu)?==([\d.]+)"', pins)
+        assert f"vllm {release}" in judged
 
 
 def versions(text: str) -> list[str]:

@@ -98,3 +98,7 @@ SGLANG_MTP_DROPPED = _fact("sglang<=0.5.23", "https://github.com/sgl-project/sgl
 TENSORRT_SCALAR_SCALES = _fact(
     "tensorrt-llm", "https://github.com/NVIDIA/Model-Optimizer/issues/1933"
 )
+# Its package can be installed with transformers 4; from 0.24 on it demands 5.5.3 at least.
+TRANSFORMERS_4 = _fact("vllm<0.24", f"{_VLLM}/blob/v0.24.0/requirements/common.txt")
+# The processor of a class with a tower is made at the start, unless --language-model-only is given.
+PROCESSOR_REQUIRED = _fact("sglang", "https://github.com/sgl-project/sglang/issues/22885")

@@ -1,14 +1,23 @@
 """Rules over config.json: whether it says what the model's class needs."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-from scion.architectures.families import in_head
+from scion.architectures.families import (
+    family_of,
+    family_of_class,
+    in_head,
+    text_only_classes,
+)
 from scion.checkpoint.shards import CONFIG
 from scion.common.errors import ScionError
+from scion.engines import facts
 from scion.lint.rule import Finding, Severity, rule
 from scion.lint.subject import Subject
 
+_PROCESSOR = "preprocessor_config.json"
+_PROCESSORS = {_PROCESSOR, "processor_config.json"}
 _LAYER = re.compile(r"(?:.*\.)?layers\.(\d+)\..+")
 
 
@@ -65,4 +74,136 @@ def _stored_layers(subject: Subject) -> int | None:
     return len({match[1] for match in found if match})
 
 
-RULES = (config_unusable,)
+@rule(
+    "C802",
+    "rope-theta-missing",
+    Severity.ERROR,
+    "rope_parameters has no rope_theta",
+    repair="take rope_theta from the config.json of the model that this one was made from",
+    seen=("https://github.com/NVIDIA/Model-Optimizer/issues/1745",),
+)
+def rope_theta_missing(subject: Subject) -> Iterable[Finding]:
+    """Positions are then turned with a base of 10000, whatever the model was trained with.
+
+    transformers 5 and vLLM fill the gap without a word. Answers are fluent at first and fall apart
+    with length.
+    """
+    if subject.text_config.get("rope_theta") is not None:
+        return
+    yield from (
+        Finding(CONFIG, key, "a number under rope_theta", "no such key")
+        for key, rope in _ropes(subject)
+        if rope.get("rope_theta") is None
+    )
+
+
+def _ropes(subject: Subject) -> list[tuple[str, Mapping[str, Any]]]:
+    """The entries of `rope_parameters`: one, or one for each type of layer."""
+    rope = subject.text_config.get("rope_parameters")
+    if not isinstance(rope, dict) or not rope:
+        return []
+    if all(isinstance(value, dict) for value in rope.values()):
+        return [(f"rope_parameters.{kind}", value) for kind, value in rope.items()]
+    return [("rope_parameters", rope)]
+
+
+@rule(
+    "C803",
+    "rope-theta-nested",
+    Severity.WARNING,
+    "rope_theta stands where transformers 4 does not look for it",
+    repair="write rope_theta beside rope_parameters too, or install the engine with transformers 5",
+    holds_for=f"with transformers 4, which these can be installed with: {facts.TRANSFORMERS_4}",
+    seen=("https://github.com/vllm-project/vllm/issues/42624",),
+)
+def rope_theta_nested(subject: Subject) -> Iterable[Finding]:
+    """Transformers 5 writes it into `rope_parameters` alone; transformers 4 takes 10000 then.
+
+    Classes that transformers 4 does not have are not concerned.
+    """
+    engines = facts.TRANSFORMERS_4.among(subject.engines)
+    text_only = _class_of(subject) in text_only_classes()
+    nested = subject.text_config is not subject.config
+    if not engines or text_only or nested or subject.config.get("rope_theta") is not None:
+        return
+    for key, rope in _ropes(subject):
+        theta = rope.get("rope_theta")
+        if theta not in (None, 10000):
+            yield Finding(CONFIG, key, f"rope_theta {theta} beside it", "in it alone", engines)
+
+
+def _class_of(subject: Subject) -> str | None:
+    names = subject.config.get("architectures")
+    first = names[0] if isinstance(names, list) and names else None
+    return first if isinstance(first, str) else None
+
+
+@rule(
+    "C804",
+    "architectures-missing",
+    Severity.ERROR,
+    "config.json names no class under architectures",
+    repair="name the class of the model that this one was made from, in a list",
+    seen=("https://github.com/vllm-project/vllm/issues/46497",),
+)
+def architectures_missing(subject: Subject) -> Iterable[Finding]:
+    """Engines choose the model class by it; without it vLLM builds the base class, or stops."""
+    if _class_of(subject) is None:
+        found = "no such key" if "architectures" not in subject.config else "no name in it"
+        family = family_of(subject.config)
+        repair = f'write "architectures": ["{family.architecture}"]' if family is not None else ""
+        yield Finding(CONFIG, "architectures", "a list of one class", found, repair=repair)
+
+
+@rule(
+    "C805",
+    "class-and-model-type",
+    Severity.ERROR,
+    "architectures and model_type are of two models",
+    repair="take both from the config.json of the model that this one was made from",
+)
+def class_and_model_type(subject: Subject) -> Iterable[Finding]:
+    """Transformers reads the configuration by model_type, engines build the class by architectures.
+
+    Both are known, and belong to different families: shapes and keys are then those of one, and the
+    code that reads them the other's.
+    """
+    name = _class_of(subject)
+    family, of_class = family_of(subject.config), family_of_class(name) if name else None
+    if family is not None and of_class is not None and family.model_type != of_class.model_type:
+        expected = f"{family.architecture}, the class of model_type {family.model_type}"
+        yield Finding(CONFIG, "architectures", expected, str(name))
+
+
+@rule(
+    "C806",
+    "processor-missing",
+    Severity.WARNING,
+    "the class has a vision tower, and there is no preprocessor_config.json",
+    repair="serve with --language-model-only; for pictures, copy preprocessor_config.json from the "
+    "model that this one was made from",
+    holds_for=str(facts.PROCESSOR_REQUIRED),
+    seen=("https://github.com/sgl-project/sglang/issues/22885",),
+)
+def processor_missing(subject: Subject) -> Iterable[Finding]:
+    """SGLang makes the processor of pictures at the start, and stops where its files are missing.
+
+    It goes by the class under `architectures`, so a text-only copy that keeps the multimodal class
+    is one of these, with or without `vision_config`. With `--language-model-only` it serves text.
+    """
+    engines = facts.PROCESSOR_REQUIRED.among(subject.engines)
+    name = _class_of(subject)
+    family = family_of_class(name) if name else None
+    tower = family.nested if family is not None else "vision_config" in subject.config
+    if engines and tower and not subject.source.files.keys() & _PROCESSORS:
+        yield Finding(_PROCESSOR, None, "the processor of the class", "no such file", engines)
+
+
+RULES = (
+    config_unusable,
+    rope_theta_missing,
+    rope_theta_nested,
+    architectures_missing,
+    class_and_model_type,
+    processor_missing,
+)

@@ -6,6 +6,7 @@ generation_config.json.
 
 from collections.abc import Iterable
 
+from scion.engines import facts
 from scion.lint.rule import Finding, Severity, rule
 from scion.lint.rules import chat, generation
 from scion.lint.subject import Subject
@@ -21,6 +22,7 @@ _OTHER_TOKENIZERS = ("tokenizer.model", "vocab.json", "vocab.txt", "tekken.json"
 _OTHER_ENDINGS = (".tiktoken", ".model.v3", ".model.v7", ".spm")
 # Rows are padded to multiples of 64 up to 512; no known model has a tenth of its rows unused.
 _SMALL = 0.9
+_CLASSES_OF_5 = ("TokenizersBackend", "SentencePieceBackend")
 
 
 @rule(
@@ -178,6 +180,25 @@ def special_token_unknown(subject: Subject) -> Iterable[Finding]:
             yield Finding(TOKENIZER_CONFIG, role, f"a token of {TOKENIZER}", repr(text))
 
 
+@rule(
+    "T608",
+    "tokenizer-class-of-transformers-5",
+    Severity.WARNING,
+    "tokenizer_config.json names a class that transformers 4 does not have",
+    repair="write the class that the model's own tokenizer_config.json names, such as "
+    "PreTrainedTokenizerFast, or install the engine with transformers 5",
+    holds_for=f"with transformers 4, which these can be installed with: {facts.TRANSFORMERS_4}",
+    seen=("https://github.com/hiyouga/LLaMA-Factory/issues/10310",),
+)
+def tokenizer_class_of_transformers_5(subject: Subject) -> Iterable[Finding]:
+    """It is how transformers 5 saves a tokenizer; an engine on transformers 4 stops at it."""
+    name = tokenizer_files(subject).config.get("tokenizer_class")
+    engines = facts.TRANSFORMERS_4.among(subject.engines)
+    if engines and name in _CLASSES_OF_5:
+        expected = "a class that transformers 4 has too"
+        yield Finding(TOKENIZER_CONFIG, "tokenizer_class", expected, str(name), engines)
+
+
 RULES = (
     tokenizer_missing,
     tokenizer_unreadable,
@@ -186,6 +207,7 @@ RULES = (
     tokenizer_too_small,
     token_clash,
     special_token_unknown,
+    tokenizer_class_of_transformers_5,
     *chat.RULES,
     *generation.RULES,
 )
