@@ -8,6 +8,9 @@ import pytest
 
 from project_copy import ProjectCopy
 
+BOMB = "a0: &a0 [x]\n" + "".join(
+    f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 9)}]\n" for level in range(1, 10)
+)
 HEADLESS = "release: headless\ndonor: resources/pico/pico-agent\n"
 
 
@@ -88,11 +91,12 @@ def test_of_a_stage_that_is_killed_the_log_is_named(project: ProjectCopy) -> Non
     [
         ("release: x\nsources: y\n", "sources: Extra inputs"),
         ("release: x\nrelease: y\n", "'release' a second time"),
+        (BOMB, "aliases written out"),
         ("release: x\nsource: nowhere\n", "those of the embedded pair"),
         ("release: x\ndonor: nowhere\n", "donor: the checkpoint's folder is not there"),
         ("release: x\nmeasurement: {prompts: nowhere}\n", "the data are not there"),
     ],
-    ids=["key", "twice", "pico's", "donor", "data"],
+    ids=["key", "twice", "bomb", "pico's", "donor", "data"],
 )
 def test_a_config_error_comes_alone(project: ProjectCopy, config: str, said: str) -> None:
     code, output = run(project, config, "-n")
