@@ -12,6 +12,7 @@ min_version("9.20")
 configfile: "config/default.yaml"
 
 
+include: "rules/errors.smk"
 include: "rules/common.smk"
 include: "rules/fetch.smk"
 include: "rules/convert.smk"

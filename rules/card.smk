@@ -79,9 +79,9 @@ rule render_card:
         python -m scion.stages.render_card \
             --release {input.release:q} \
             --evidence {input.evidence:q} \
-            --template {input.template:q} \
-            --sections {input.sections:q} \
-            --tasks {input.tasks:q} \
+            --template {params.template:q} \
+            --sections {params.sections:q} \
+            --tasks {params.tasks:q} \
             --settings {params.settings:q} \
             --output {output.pointer:q} \
             --copies {params.copies:q} \

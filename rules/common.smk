@@ -9,6 +9,7 @@ say nothing: the plan gives all pointers one date, and plain files are `ancient`
 import atexit
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +24,7 @@ from scion.artifacts.store.store import Store, unusable
 from scion.common.errors import ScionError
 from scion.checkpoint.hub.location import HubRepository, LocalFolder, parse_location
 from scion.stages.fetch_source import local_files, usable_files
-from snakemake.exceptions import WorkflowError
+from snakemake.io import contains_wildcard
 
 PROJECT = Path(workflow.basedir)
 # Those of the command line first, then the default.
@@ -31,15 +32,8 @@ CONFIG_FILES = [os.path.relpath(path) for path in workflow.configfiles]
 
 # The jobs' `python` is the one that runs Snakemake, activated environment or not. Setting a prefix
 # takes Snakemake's own strict mode away, and with it the exit code of a stage that is piped to tee.
-shell.prefix(f'set -euo pipefail; export PATH="{Path(sys.executable).parent}:$PATH"; ')
-
-
-def or_end(function, *arguments, **named):
-    """What a function returns; what is wrong ends the run with a message instead of a traceback."""
-    try:
-        return function(*arguments, **named)
-    except ScionError as error:
-        raise WorkflowError(f"\nerror: {error}")
+BIN = shlex.quote(str(Path(sys.executable).parent)).replace("{", "{{").replace("}", "}}")
+shell.prefix(f'set -euo pipefail; export PATH={BIN}:"$PATH"; ')
 
 
 for path in CONFIG_FILES:
@@ -129,20 +123,37 @@ def plan(stage, *, reads=None, evidence=(), files=None, local=None, environment,
     if evidence:
         pointers["evidence"] = [str(PLAN.stages[name].pointer) for name in evidence]
     return SimpleNamespace(
-        input={**pointers, **{name: ancient(value) for name, value in paths.items()}},
+        input={
+            **pointers,
+            **{name: ancient(list(filter(is_plain, value))) for name, value in paths.items()},
+        },
         params={
-            **options,
-            # How they look tells the stage whether they changed; their name is what counts.
-            **({"planned": [options["planned"], appearance(stage, local)]} if local else {}),
-            "environment": environment,
-            "store": CONFIG.store,
-            "plan": planned.expectation,
+            name: constant(value)
+            for name, value in {
+                **options,
+                **paths,
+                # How they look tells the stage whether they changed; their name is what counts.
+                **({"planned": [options["planned"], appearance(stage, local)]} if local else {}),
+                "environment": environment,
+                "store": CONFIG.store,
+                "plan": planned.expectation,
+            }.items()
         },
         pointer=str(planned.pointer),
         copies=str(planned.copies),
         log=f"logs/{RELEASE}/{stage}.log",
         benchmark=f"benchmarks/{RELEASE}/{stage}.tsv",
     )
+
+
+def is_plain(path):
+    """Whether Snakemake would take a path for itself; there is no way to escape a brace in it."""
+    return not contains_wildcard(path)
+
+
+def constant(value):
+    """A value that Snakemake takes as it is: no brace in a path begins a wildcard."""
+    return lambda wildcards: value
 
 
 def local_checkpoint(location, files=local_files):
@@ -164,7 +175,7 @@ def begin_store():
     try:
         PLAN.keep()
     except OSError as error:
-        raise WorkflowError(f"\nerror: {unusable(STORE.folder, error)}")
+        end(unusable(STORE.folder, error))
 
 
 def require_pinned_sources():

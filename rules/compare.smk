@@ -54,10 +54,10 @@ rule compare_recipes:
         python -m scion.stages.compare_recipes \
             --text {input.text:q} \
             --donor {input.donor:q} \
-            --chats {input.chats:q} \
-            --texts {input.texts:q} \
-            --prompts {input.prompts:q} \
-            --tasks {input.tasks:q} \
+            --chats {params.chats:q} \
+            --texts {params.texts:q} \
+            --prompts {params.prompts:q} \
+            --tasks {params.tasks:q} \
             --settings {params.settings:q} \
             --python {params.python:q} \
             --log-folder {params.log_folder:q} \

@@ -40,8 +40,8 @@ rule evaluate_quality:
             --fixed {input.fixed:q} \
             --source {input.source:q} \
             --base {input.base:q} \
-            --chats {input.chats:q} \
-            --texts {input.texts:q} \
+            --chats {params.chats:q} \
+            --texts {params.texts:q} \
             --settings {params.settings:q} \
             --python {params.python:q} \
             --log-folder {params.log_folder:q} \

@@ -36,7 +36,7 @@ rule measure_serving:
         r"""
         python -m scion.stages.measure_serving \
             --release {input.release:q} \
-            --prompts {input.prompts:q} \
+            --prompts {params.prompts:q} \
             --settings {params.settings:q} \
             --python {params.python:q} \
             --log-folder {params.log_folder:q} \
@@ -75,7 +75,7 @@ rule run_agent_tasks:
         r"""
         python -m scion.stages.run_agent_tasks \
             --release {input.release:q} \
-            --tasks {input.tasks:q} \
+            --tasks {params.tasks:q} \
             --settings {params.settings:q} \
             --python {params.python:q} \
             --log-folder {params.log_folder:q} \

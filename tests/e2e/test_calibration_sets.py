@@ -34,7 +34,8 @@ def test_the_local_files_of_all_sets_are_inputs(project: ProjectCopy, tmp_path: 
 def test_a_second_set_that_is_missing_is_named(project: ProjectCopy, tmp_path: Path) -> None:
     done = project.run("snakemake", "-n", *with_sets(tmp_path, CHATS, "absent.jsonl"))
     assert done.returncode != 0
-    assert re.search(r"Missing input files.*quantize_nvfp4[\s\S]*absent\.jsonl", done.stdout)
+    assert "quantization.calibration.sets.1.dataset: the data are not there" in done.stderr
+    assert "absent.jsonl" in done.stderr
 
 
 def test_a_second_set_that_is_not_pinned_stops_the_run(

@@ -113,7 +113,7 @@ def test_what_a_config_names_is_looked_at_on_the_hub(
 
     assert look(agent) == []
     assert hub.sent(".safetensors") == 0
-    with pytest.raises(ScionError, match="source: the repository does not exist"):
+    with pytest.raises(ScionError, match="source: the hub refuses"):
         look(agent.replace("owner/agent", "owner/nobody"))
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     assert look(agent) == [f"source: {agent} was not looked at: no hub can be reached"]

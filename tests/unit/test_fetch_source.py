@@ -1,18 +1,21 @@
 import json
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from checkpoints import tiny_config, write_checkpoint
+from checkpoints import edit_json, tiny_config, write_checkpoint
 from conversion import ENVIRONMENT, Conversion, Pico
 from scion.artifacts.artifact import Artifact
 from scion.artifacts.making import Output
+from scion.artifacts.store.sources import appearance
 from scion.checkpoint.shards import INDEX
 from scion.common.digest import digest_file
 from scion.common.errors import ScionError
 from scion.stages.fetch_donor import fetch_donor
-from scion.stages.fetch_source import fetch_source
+from scion.stages.fetch_source import fetch_source, local_files
 
 
 def fetch(folder: Path, output: Path) -> Artifact:
@@ -101,6 +104,39 @@ def test_a_folder_that_has_changed_is_fetched_again(tmp_path: Path) -> None:
     second = fetch(folder, tmp_path / "out")
     assert second.root != first.root
     assert digest_file(second.folder / shard.name) == digest_file(shard)
+
+
+def grow(shard: Path) -> None:
+    with shard.open("ab") as file:
+        file.write(b"x")
+
+
+@pytest.mark.parametrize(
+    "edit", [grow, lambda shard: shard.unlink(), lambda shard: os.utime(shard, (1, 1))]
+)
+def test_an_edit_since_the_plan_is_told_as_one(
+    tmp_path: Path, edit: Callable[[Path], object]
+) -> None:
+    folder = write_checkpoint(tmp_path / "model", tiny_config(), shards=1)
+    output, looks = Output.at(tmp_path / "out"), appearance("fetch_source", local_files(folder))
+    edit(folder / "model-00001-of-00001.safetensors")
+    with pytest.raises(ScionError, match="files changed since the run was planned") as caught:
+        fetch_source(
+            location=str(folder), output=output, environment=ENVIRONMENT, planned=(looks, looks)
+        )
+    assert str(folder) in caught.value.where
+    assert "run again" in caught.value.hint
+
+
+def test_names_of_strangers_steer_no_terminal(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "model", tiny_config())
+    evil = "model-\x1b[2J\n::error::forged.safetensors"
+    edit_json(folder / INDEX, lambda index: index["weight_map"].update({"x": evil}))
+    with pytest.raises(ScionError, match="lacks a shard") as caught:
+        fetch(folder, tmp_path / "out")
+    told = str(caught.value)
+    assert "\x1b" not in told
+    assert not any(line.lstrip().startswith("::") for line in told.splitlines())
 
 
 def test_the_same_folder_gives_the_same_root(tmp_path: Path) -> None:

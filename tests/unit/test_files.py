@@ -25,6 +25,19 @@ def test_a_file_appears_whole_with_the_usual_permissions(tmp_path: Path) -> None
     assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(usual.stat().st_mode)
 
 
+def test_nothing_sets_the_mask_of_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mask = os.umask(0o027)
+    try:
+        monkeypatch.setattr(os, "umask", lambda _: pytest.fail("a thread's files would be open"))
+        write_json(tmp_path / "file", {})
+    finally:
+        monkeypatch.undo()
+        os.umask(mask)
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o640
+
+
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_an_interrupted_write_leaves_the_earlier_file_and_nothing_else(
     tmp_path: Path, error: type[BaseException]

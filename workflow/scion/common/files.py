@@ -7,9 +7,9 @@ import functools
 import glob
 import json
 import os
+import secrets
 import stat
 import sys
-import tempfile
 from collections.abc import Generator
 from pathlib import Path
 from typing import IO, Any
@@ -71,13 +71,12 @@ def atomic_file(path: Path) -> Generator[IO[bytes]]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_stale(path)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    descriptor, name = _sibling(path)
     try:
         with os.fdopen(descriptor, "wb") as file:
             # Tells whoever writes the same file later that this process is alive.
             with contextlib.suppress(OSError):
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.fchmod(file.fileno(), 0o666 & ~_umask())
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -97,10 +96,16 @@ def _remove_stale(path: Path) -> None:
             stale.unlink()
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _sibling(path: Path) -> tuple[int, str]:
+    """A new file beside `path`, open for writing, with the mode that this process gives its files.
+
+    `tempfile` makes files that only their owner may read; and to ask for the process's mask is to
+    set it, for all threads.
+    """
+    while True:
+        name = str(path.with_name(f".{path.name}.{secrets.token_hex(4)}"))
+        with contextlib.suppress(FileExistsError):
+            return os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), name
 
 
 def to_json(value: Any) -> bytes:

@@ -18,7 +18,7 @@ _BATCH_CHARACTERS = 1 << 22
 
 
 @dataclass(frozen=True)
-class Prompt:
+class ChatPrompt:
     """One rendering that a tokenizer is asked for.
 
     Attributes:
@@ -34,7 +34,7 @@ class Prompt:
     variables: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
-def prompt_ids(tokenizer: Any, prompts: Iterable[Prompt]) -> Iterator[list[int]]:
+def prompt_ids(tokenizer: Any, prompts: Iterable[ChatPrompt]) -> Iterator[list[int]]:
     """The tokens of prompts, in order, as `apply_chat_template` gives them.
 
     Args:
@@ -52,7 +52,7 @@ def prompt_ids(tokenizer: Any, prompts: Iterable[Prompt]) -> Iterator[list[int]]
         yield tokenizer(rendering.text, add_special_tokens=False)["input_ids"]
 
 
-def _request(tokenizer: Any, prompt: Prompt) -> Request:
+def _request(tokenizer: Any, prompt: ChatPrompt) -> Request:
     tools = list(prompt.tools) if prompt.tools else None
     variables = {
         **tokenizer.special_tokens_map,

@@ -6,6 +6,7 @@ from pathlib import Path
 from scion.checkpoint.folder_source import open_source
 from scion.common.errors import ScionError
 from scion.common.section import Section
+from scion.common.text import printable
 from scion.engines.registry.engines import parse_engines
 from scion.lint.all_rules import RULES
 from scion.lint.config import Lint
@@ -68,7 +69,7 @@ def in_one_line(result: Result) -> str:
     """A finding for a log or an error."""
     finding = result.finding
     more = f" and {finding.count - 1} more" if finding.count > 1 else ""
-    return (
+    return printable(
         f"{result.rule.code} {result.rule.name}: {finding.subject or finding.file}{more}: "
         f"{finding.found}, expected {finding.expected}"
     )

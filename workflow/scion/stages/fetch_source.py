@@ -21,6 +21,7 @@ from scion.checkpoint.hub.location import HubRepository, LocalFolder, parse_loca
 from scion.checkpoint.preview import open_pinned, supported_family
 from scion.checkpoint.release_files import released
 from scion.checkpoint.shards import Checkpoint
+from scion.common.errors import ScionError
 from scion.stages.common_options import run_stage, stage_parser
 
 
@@ -50,8 +51,12 @@ def fetch_source(
     # A local folder counts by what is in it, a repository by its commit.
     here = list[Path]()
     if isinstance(place, LocalFolder):
-        supported_family(open_pinned(location))
-        here = local_files(place.path)
+        try:
+            supported_family(open_pinned(location))
+            here = local_files(place.path)
+        except ScionError as error:
+            # The plan has listed the same files a moment ago.
+            raise _changed(error) if planned else error from error
     if here:
         print(f"{stage}: hashing what is new of {len(here)} files", file=sys.stderr)
 
@@ -87,6 +92,16 @@ def fetch_source(
         content = artifact.content
         output.store.sources.note(stage, here, planned=planned, content=content, read=True)
     return artifact
+
+
+def _changed(error: ScionError) -> ScionError:
+    return ScionError(
+        "the checkpoint's files changed since the run was planned",
+        where=error.where,
+        expected="the files that were there then",
+        found=error.problem,
+        hint="run again once nobody writes to them: what is there then is taken",
+    )
 
 
 def local_files(folder: Path) -> list[Path]:

@@ -19,6 +19,7 @@ from scion.checkpoint.safetensors_file import copy_renamed
 from scion.checkpoint.shards import INDEX, Checkpoint, index_headers
 from scion.common.digest import in_parallel
 from scion.common.errors import ScionError
+from scion.common.text import printable
 from scion.stages.common_options import run_stage, stage_parser
 
 
@@ -75,7 +76,7 @@ def rename_shards(
     """Copy shards into `folder` with the tensors' new names, one thread a core."""
 
     def rename(shard: str) -> None:
-        print(f"renaming keys of {shard}", file=sys.stderr)
+        print(f"renaming keys of {printable(shard)}", file=sys.stderr)
         copy_renamed(checkpoint.folder / shard, folder / shard, names)
 
     in_parallel(rename, sorted(shards))

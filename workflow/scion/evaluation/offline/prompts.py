@@ -45,7 +45,7 @@ def prompt_ids(tokenizer: Any, chat: Chat, *, reply: bool = True) -> list[int]:
     """
     try:
         messages = [_as_the_server_reads_it(message) for message in chat.messages]
-        prompt = chat_prompts.Prompt(messages, chat.tools, reply, chat.template)
+        prompt = chat_prompts.ChatPrompt(messages, chat.tools, reply, chat.template)
         return next(chat_prompts.prompt_ids(tokenizer, [prompt]))
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         raise ScionError(

@@ -21,7 +21,7 @@ from scion.checkpoint.hub.location import HubRepository, parse_location
 from scion.checkpoint.shards import CONFIG, Checkpoint
 from scion.common.errors import ScionError
 from scion.common.jsonl import read_json_lines
-from scion.lint.chat_prompts import Prompt, prompt_ids
+from scion.lint.chat_prompts import ChatPrompt, prompt_ids
 from scion.quantization.config import Calibration, CalibrationSet
 
 _READABLE = "a readable data set"
@@ -153,11 +153,11 @@ def tokenize(
 def _checked_ids(rows: Rows, tokenizer: Any, *, where: str) -> Iterator[list[int]]:
     """The tokens of each row of a set; chats are rendered ahead of it, some at a time."""
     told = [_prompt(row, where=f"{where}: row {number}") for number, row in enumerate(rows, 1)]
-    chats = prompt_ids(tokenizer, [prompt for prompt in told if isinstance(prompt, Prompt)])
+    chats = prompt_ids(tokenizer, [prompt for prompt in told if isinstance(prompt, ChatPrompt)])
     for number, prompt in enumerate(told, 1):
         row = f"{where}: row {number}"
         try:
-            ids = next(chats) if isinstance(prompt, Prompt) else tokenizer(prompt)["input_ids"]
+            ids = next(chats) if isinstance(prompt, ChatPrompt) else tokenizer(prompt)["input_ids"]
         except _UNUSABLE as error:
             raise _unusable(row, _TAKEN, f"{type(error).__name__}: {error}") from error
         if not ids:
@@ -165,14 +165,14 @@ def _checked_ids(rows: Rows, tokenizer: Any, *, where: str) -> Iterator[list[int
         yield ids
 
 
-def _prompt(row: dict[str, Any], *, where: str) -> Prompt | str:
+def _prompt(row: dict[str, Any], *, where: str) -> ChatPrompt | str:
     if not row.get("messages") and not row.get("text"):
         raise _unusable(where, "a column `messages` or `text`", sorted(row))
     if not row.get("messages"):
         return row["text"]
     try:
         messages = [_with_parsed_arguments(message) for message in row["messages"]]
-        return Prompt(messages, row.get("tools") or None)
+        return ChatPrompt(messages, row.get("tools") or None)
     except _UNUSABLE as error:
         raise _unusable(where, _TAKEN, f"{type(error).__name__}: {error}") from error
 
