@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from scion.common.section import Section
 
@@ -17,6 +17,9 @@ class Launch(Section):
     max_model_len: int = Field(gt=0, description="context in tokens")
     max_num_seqs: int | None = Field(
         default=None, gt=0, description="requests decoded in parallel; null: as the engine chooses"
+    )
+    tensor_parallel: int = Field(
+        default=1, gt=0, le=64, description="GPUs that share every layer of the model"
     )
     kv_cache_dtype: Literal["auto", "fp8"] = Field(
         default="auto", description="fp8 halves KV memory"
@@ -34,6 +37,27 @@ class Launch(Section):
 
 
 PICO_LAUNCH = Launch(name="pico", title="Pico launch", max_model_len=2048, max_num_seqs=2)
+
+
+# Options of vLLM that are written from a launch, the checkpoint or the address, and where they are
+# set instead.
+_LAUNCHED = {
+    "--max-model-len": "max_model_len of the launch",
+    "--max-num-seqs": "max_num_seqs of the launch",
+    "--tensor-parallel-size": "tensor_parallel of the launch",
+    "-tp": "tensor_parallel of the launch",
+    "--kv-cache-dtype": "kv_cache_dtype of the launch",
+    "--gpu-memory-utilization": "gpu_memory_utilization of the launch",
+    "--speculative-config": "speculative_tokens of the launch",
+    "-sc": "speculative_tokens of the launch",
+    "--port": "serving.port",
+    "--host": "the loopback address, always,",
+    "--model": "the release",
+    "--served-model-name": "the release",
+    "--quantization": "the release's config.json",
+    "-q": "the release's config.json",
+    "--language-model-only": "text_only",
+}
 
 
 class Serving(Section):
@@ -63,3 +87,12 @@ class Serving(Section):
         default=(),
         description="what this machine's server needs besides the launch's flags, word by word",
     )
+
+    @field_validator("arguments")
+    @classmethod
+    def _leave_the_launch(cls, arguments: tuple[str, ...]) -> tuple[str, ...]:
+        """What a launch says, the card tells and the memory check counts, so it stands there."""
+        for argument in arguments:
+            if field := _LAUNCHED.get(argument.partition("=")[0].replace("_", "-")):
+                raise ValueError(f"{argument}: {field} says that, for the card as well")
+        return arguments

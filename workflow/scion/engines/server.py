@@ -51,12 +51,14 @@ class Command:
         arguments: The command line, the interpreter first.
         environment: All of the child's environment variables.
         model: The name under which the server must offer its model.
+        record: The command as results keep it, without what is this machine's own.
         explain: What a log says: the phase that the start is in.
     """
 
     arguments: tuple[str, ...]
     environment: Mapping[str, str]
     model: str
+    record: Mapping[str, Any]
     explain: Callable[[str], str]
 
 
@@ -67,14 +69,14 @@ class Server:
     Attributes:
         url: Its address, without a path.
         model: The name of the model that requests must give.
-        command: The command that started it; None for one that ran already.
+        command: The command that started it, as results keep it; None for one that ran already.
         start_seconds: From the start until it was ready; None for one that ran already.
         log: The file with its output; None for one that ran already.
     """
 
     url: str
     model: str
-    command: tuple[str, ...] | None = None
+    command: Mapping[str, Any] | None = None
     start_seconds: float | None = None
     log: Path | None = None
 
@@ -265,7 +267,7 @@ def _wait(
             )
         if command.model in _models(address):
             print(f"server: ready after {seconds:.0f} s", file=sys.stderr, flush=True)
-            return Server(address, command.model, command.arguments, round(seconds, 1), log)
+            return Server(address, command.model, command.record, round(seconds, 1), log)
         if seconds > limit:
             raise _not_ready(
                 f"the server is not ready after {limit:.0f} s", command, log, f"still {phase}"

@@ -15,7 +15,7 @@ A run that is stopped goes on after the last variant that was measured.
 The artifact holds `recipes.json`, `recipes.md`, the same as a table, and `recipes.svg`, quality
 against size. `recipes.json`, losses and divergences in nats a token:
 
-    {"versions": {…}, "hardware": {…}, "device", "engine": {…} | null, "calibration": {…},
+    {"versions": {…}, "hardware": {…} | null, "device", "engine": {…} | null, "calibration": {…},
      "datasets": {"chats": {…}, "texts": {…} | null}, "reference": "source",
      "default": "nvfp4_default" | null,
      "variants": [{"name", "recipe", "keep_bf16", "use_fp8", "title",
@@ -54,7 +54,7 @@ from scion.common.errors import ScionError
 from scion.common.files import write_json
 from scion.common.section import Section
 from scion.engines.config import Launch, Serving
-from scion.engines.vllm import server as vllm
+from scion.engines.vllm.hardware import hardware
 from scion.evaluation.agent.tasks import read_tasks
 from scion.evaluation.chats import read_chats
 from scion.evaluation.quality.documents import dataset_record, read_texts
@@ -158,7 +158,7 @@ def compare_recipes(
         entries = _measure(source, comparison.variants, measuring)
         documents = measuring.documents
         result = {
-            **_about(source.device, settings, samples),
+            **_about(source.device, settings, samples, python),
             "engine": measuring.engine or next((e["engine"] for e in entries if e["engine"]), None),
             "datasets": {
                 "chats": dataset_record(chats, documents, kind="chats"),
@@ -223,12 +223,17 @@ def _source(
 
 
 def _about(
-    device: torch.device, settings: RecipeComparisonSettings, samples: Sequence[Sample]
+    device: torch.device,
+    settings: RecipeComparisonSettings,
+    samples: Sequence[Sample],
+    python: Path,
 ) -> dict[str, Any]:
+    # Without agent tasks nothing is served.
+    served = settings.serving if settings.comparison.agent_cases is not None else None
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     return {
         "versions": {package: importlib.metadata.version(package) for package in _VERSIONS},
-        "hardware": vllm.hardware(settings.serving),
+        "hardware": None if served is None else hardware(served, settings.launch, python=python),
         "device": name,
         "calibration": summary(samples),
     }

@@ -80,7 +80,7 @@ def evaluate_bfcl(
     def build(draft: Draft) -> None:
         child.require(evaluator_python)
         with served.server(release, launch) as server:
-            about = served.describe(server) | {"launch": launch.model_dump(mode="json")}
+            about = served.describe(server, launch) | {"launch": launch.model_dump(mode="json")}
             answered = child.run_driver(
                 bfcl_driver,
                 _request(server, launch, bfcl),

@@ -119,7 +119,7 @@ def evaluate_ifeval(
             ask(request)
             with served.server(release, launch) as server:
                 _check_fit(server, rows, ifeval)
-                about = served.describe(server) | {"launch": launch.model_dump(mode="json")}
+                about = served.describe(server, launch) | {"launch": launch.model_dump(mode="json")}
                 print(f"{STAGE}: {len(rows)} prompts", file=sys.stderr, flush=True)
                 answered = ask(request | _how(server, launch, ifeval), server=server)
             _check_complete(rows, answered["samples"])

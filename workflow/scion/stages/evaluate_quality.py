@@ -44,6 +44,7 @@ from scion.checkpoint.shards import CONFIG, read_object
 from scion.common.errors import ScionError
 from scion.common.files import write_json
 from scion.engines.config import Launch, Serving
+from scion.engines.served_model import ServedModel
 from scion.evaluation.chats import Chat, read_chats
 from scion.evaluation.quality.config import RECORD, Quality
 from scion.evaluation.quality.documents import (
@@ -126,6 +127,7 @@ def evaluate_quality(
             quality.top_logprobs,
             python,
             log_folder,
+            ServedModel.read(release.folder).lost_tower,
         )
         about, documents, predictions, refusal = _measure(engine, models, contents, quality)
         entries = [
@@ -176,7 +178,7 @@ def _measure(
     config = models["release"].folder / CONFIG
     marks = chat_marks(read_object(config), where=config)
     with engine.serve("release", models["release"]) as server:
-        about = server_record(server, engine.serving)
+        about = server_record(server, engine.serving, engine.launch, engine.python)
         documents = tokenize_documents(server, contents, marks=marks, limit=quality.max_tokens)
         predictions = {"release": request_predictions(server, documents, top=engine.top)}
     for name in ("fixed", "base"):

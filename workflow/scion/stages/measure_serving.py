@@ -20,8 +20,8 @@ A failed request, or an answer that is shorter than asked, fails the stage.
     {"engine":   {"name", "version", "environment"},
      "hardware": {"kind": "cpu"|"gpu"|"unknown", "name", "count"},
      "prompts":  {"file", "sha256", "sets": {set: count}},
-     "runs": [{"launch", "max_model_len", "max_num_seqs", "kv_cache_dtype", "speculative_tokens",
-               "command": […] | null, "start_seconds": s | null,
+     "runs": [{"launch", "max_model_len", "max_num_seqs", "tensor_parallel", "kv_cache_dtype",
+               "speculative_tokens", "command": C | null, "start_seconds": s | null,
                "kv_cache_tokens": … | null, "concurrency": requests of full context | null,
                "memory": {"weights_gib", "kv_cache_gib", "graphs_gib"}, each or null,
                "speed": [{"tokens", "parallel", "repeats", "tokens_per_second": E, "ttft_ms": E,
@@ -32,7 +32,9 @@ A failed request, or an answer that is shorter than asked, fails the stage.
                "same_text_as_baseline": {"identical", "total", "differences":
                     [{"prompt", "length", "first_difference"}]} | null}]}
 
-`command` and what the log tells are null for a server that ran already. `timings.jsonl` beside it
+C is the server's command, but for interpreter, folder, served name and port, as
+`scion.engines.vllm.command.ServerCommand.record` has it: {"variables", "start", "options"}. It and
+what the log tells are null for a server that ran already. `timings.jsonl` beside it
 holds every timed decode.
 """
 
@@ -131,7 +133,7 @@ def measure_serving(
                     session = Session(server, launch, release.folder, bench, progress)
                     replies = launch.name == launches[0].name
                     runs.append(measure(session, chats, measurement, replies=replies, path=prompts))
-                    about = about or served.describe(server)
+                    about = about or served.describe(server, launch)
         result = {
             **about,
             "prompts": {
@@ -175,9 +177,10 @@ def _record(run: ServerRun, baseline: ServerRun | None) -> dict[str, Any]:
         "launch": launch.name,
         "max_model_len": launch.max_model_len,
         "max_num_seqs": launch.max_num_seqs,
+        "tensor_parallel": launch.tensor_parallel,
         "kv_cache_dtype": launch.kv_cache_dtype,
         "speculative_tokens": launch.speculative_tokens,
-        "command": list(server.command) if server.command else None,
+        "command": server.command,
         "start_seconds": server.start_seconds,
         **run.capacity,
         "speed": speed_records(run.timed, baseline.timed if baseline else None),

@@ -17,21 +17,18 @@ from typing import Any
 import jinja2
 from huggingface_hub import ModelCardData
 
-from scion.architectures.families import family_of
 from scion.artifacts.artifact import Artifact, Draft
 from scion.artifacts.making import Output, remake
 from scion.artifacts.release_check import CARD
-from scion.checkpoint.shards import CONFIG, read_json
 from scion.common.errors import ScionError
 from scion.common.section import Section
 from scion.common.text import hardware, size
 from scion.engines.config import Launch
-from scion.engines.vllm import flags as launches
 from scion.evaluation.agent.tasks import read_tasks
 from scion.evaluation.serving.config import RECORD as SERVING
 from scion.formats.modelopt import BLOCK
 from scion.report.card.hermes import hermes_values
-from scion.report.card.memory import predicted_memory
+from scion.report.card.launches import launch_values
 from scion.report.config import Card
 from scion.report.measurements import MEASUREMENTS, read_records
 from scion.report.pictures.card_pictures import pictures
@@ -169,7 +166,9 @@ def card_values(
         "verify": evidence["verify_release"].facts,
         "weights": release.content,
         "steps": [{"name": name, "content": made.content} for name, made in steps.items()],
-        "launches": _launches(release.folder, settings, text_only=text_only),
+        "launches": launch_values(
+            release.folder, settings.launches, serving, repository=settings.card.repository
+        ),
         "hermes": hermes_values(settings.launches, model=settings.card.repository),
         "engine": serving["engine"],
         "hardware": hardware(serving["hardware"]),
@@ -197,21 +196,6 @@ def _formats(recipe: Mapping[str, Any]) -> dict[str, str]:
     quantized = [words for parent, words in _PARTS.items() if parent not in recipe["kept"]]
     eight_bits = [words for parent, words in _PARTS.items() if parent in recipe["fp8"]]
     return {"quantized_parts": ", ".join(quantized), "fp8": " and ".join(eight_bits)}
-
-
-def _launches(
-    release: Path, settings: CardSettings, *, text_only: bool
-) -> Sequence[dict[str, Any]]:
-    family, repository = family_of(read_json(release / CONFIG)), settings.card.repository
-    return [
-        {
-            "title": launch.title,
-            "command": launches.command(launch, family, repository, text_only=text_only),
-            "flags": launches.flags(launch, family, quantized=True, text_only=text_only),
-            "memory": predicted_memory(release, launch, text_only=text_only),
-        }
-        for launch in settings.launches
-    ]
 
 
 def _metadata(card: Card) -> str:

@@ -77,7 +77,9 @@ def run_agent_tasks(
     def build(draft: Draft) -> None:
         task_file = read_tasks(tasks)
         with served.server(release, launch) as server:
-            about = served.describe(server) | {"speculative_tokens": launch.speculative_tokens}
+            about = served.describe(server, launch) | {
+                "speculative_tokens": launch.speculative_tokens
+            }
             results = ask_all(
                 server, task_file, agent_tasks.cases, parallel_requests(launch), stage=STAGE
             )

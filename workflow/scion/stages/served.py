@@ -13,6 +13,7 @@ from scion.common.section import Section
 from scion.engines.config import Launch, Serving
 from scion.engines.server import Server
 from scion.engines.vllm import server as vllm
+from scion.engines.vllm.hardware import hardware
 from scion.stages.common_options import (
     add_file,
     add_optional,
@@ -72,14 +73,15 @@ class ServedStage:
             log=self.log(*part, "server"),
         )
 
-    def describe(self, server: Server) -> dict[str, Any]:
+    def describe(self, server: Server, launch: Launch) -> dict[str, Any]:
         """`engine` and `hardware`, as the record of each such stage holds them."""
-        return server_record(server, self.serving)
+        return server_record(server, self.serving, launch, self.python)
 
 
-def server_record(server: Server, serving: Serving) -> dict[str, Any]:
+def server_record(server: Server, serving: Serving, launch: Launch, python: Path) -> dict[str, Any]:
     """What answered: `engine` and `hardware` of a record."""
-    return {"engine": vllm.describe(server, serving), "hardware": vllm.hardware(serving)}
+    used = hardware(serving, launch, python=python, log=server.log)
+    return {"engine": vllm.describe(server, serving), "hardware": used}
 
 
 def recorded(serving: Serving) -> dict[str, Any]:

@@ -5,13 +5,14 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from scion.architectures.families import family_of_class
-from scion.architectures.family import Family, Fused
+from scion.architectures.family import Fused
 from scion.engines.flag import Flag
 from scion.engines.loading.class_build import ClassBuild, Layer
 from scion.engines.loading.exclusion import Matcher
 from scion.engines.loading.layer_schemes import GroupOptions, MixedOptions
 from scion.engines.loading.scheme import Scheme, SchemeProblem
 from scion.engines.releases import Affected, EngineRelease
+from scion.engines.served_model import ServedModel
 
 if TYPE_CHECKING:
     # lint asks engines, and is to start without pydantic.
@@ -50,24 +51,8 @@ def _unchanged(scheme: Scheme, renames: Mapping[str, str]) -> Scheme:
 class WriteFlags(Protocol):
     """The options of an engine's server for a launch, in the order in which they are shown."""
 
-    def __call__(
-        self,
-        launch: "Launch",
-        family: Family | None,
-        *,
-        quantized: bool,
-        text_only: bool,
-        mixed: bool,
-    ) -> list[Flag]:
-        """Those of one launch.
-
-        Args:
-            launch: The launch.
-            family: The row of the checkpoint's architecture; None where it is not known.
-            quantized: Whether the checkpoint declares ModelOpt's NVFP4, alone or beside FP8.
-            text_only: Whether it has lost its vision tower.
-            mixed: Whether it declares FP8 beside NVFP4.
-        """
+    def __call__(self, launch: "Launch", model: ServedModel) -> list[Flag]:
+        """Those of one launch of a checkpoint."""
         ...
 
 

@@ -7,47 +7,42 @@ class and its MTP head; that is all that is known here.
 from typing import TYPE_CHECKING
 
 from scion.architectures.families import parsers_of
-from scion.architectures.family import Family
 from scion.engines.flag import Flag
+from scion.engines.served_model import ServedModel
+from scion.formats.modelopt import FP8, MIXED
 
 if TYPE_CHECKING:
     # lint asks engines, and is to start without pydantic.
     from scion.engines.config import Launch
 
 START = "python -m sglang.launch_server --model-path"
+# Its name of ModelOpt's algorithms, other than the spellings of NVFP4.
+_METHODS = {MIXED: "modelopt_mixed", FP8: "modelopt_fp8"}
 UNTRIED = "untried: SGLang 0.5.23 accepts these options; nobody has served this release with them"
 
 
-def flags(
-    launch: "Launch",
-    family: Family | None,
-    *,
-    quantized: bool,
-    text_only: bool,
-    mixed: bool = False,
-) -> list[Flag]:
+def flags(launch: "Launch", model: ServedModel) -> list[Flag]:
     """The options of `python -m sglang.launch_server` for a launch.
 
     Args:
         launch: The launch.
-        family: The row of the checkpoint's architecture, which names its parsers; None without.
-        quantized: Whether the checkpoint declares ModelOpt's NVFP4.
-        text_only: Whether it has lost its vision tower.
-        mixed: Whether it declares FP8 beside NVFP4.
+        model: The checkpoint that it serves.
     """
     chosen: list[Flag] = []
-    if quantized:
+    if model.algorithm is not None:
+        method = _METHODS.get(model.algorithm, "modelopt_fp4")
+        chosen.append(
+            Flag(("--quantization", method), "reads the scheme that config.json declares")
+        )
+    if model.lost_tower:
         chosen.append(
             Flag(
-                ("--quantization", "modelopt_mixed" if mixed else "modelopt_fp4"),
-                "reads the scheme that config.json declares",
+                ("--language-model-only",),
+                "the architecture has a vision tower, this release does not: without the flag "
+                "SGLang stops as it looks for the tower's processor",
             )
         )
-    if text_only:
-        chosen.append(
-            Flag(("--language-model-only",), "the release has no vision tower to build or load")
-        )
-    if parsers := parsers_of(family, "sglang"):
+    if parsers := parsers_of(model.family, "sglang"):
         chosen += [
             Flag(
                 ("--tool-call-parser", parsers.tools),
@@ -62,6 +57,13 @@ def flags(
     if launch.max_num_seqs is not None:
         chosen.append(
             Flag(("--max-running-requests", str(launch.max_num_seqs)), "requests decoded at once")
+        )
+    if launch.tensor_parallel > 1:
+        chosen.append(
+            Flag(
+                ("--tensor-parallel-size", str(launch.tensor_parallel)),
+                "GPUs that share every layer; each holds its part of weights and cache",
+            )
         )
     if launch.kv_cache_dtype == "fp8":
         chosen.append(
@@ -92,11 +94,3 @@ def flags(
             )
         )
     return chosen
-
-
-def command(
-    launch: "Launch", family: Family | None, model: str, *, quantized: bool, text_only: bool
-) -> str:
-    """The launch as a shell command, one option a line."""
-    options = flags(launch, family, quantized=quantized, text_only=text_only)
-    return " \\\n    ".join([f"{START} {model}", *(flag.text for flag in options)])

@@ -18,6 +18,7 @@ from scion.common.errors import ScionError
 from scion.engines.config import Serving
 from scion.engines.server import Server, log_end
 from scion.engines.vllm import bench_driver
+from scion.engines.vllm.command import variables
 from scion.engines.vllm.server import environment
 
 _DRIVER = Path(bench_driver.__file__)
@@ -137,7 +138,7 @@ def benchmark(
         child = subprocess.Popen(
             # -P: the folder of the driver holds modules of other names, such as vllm.
             (str(python), "-P", str(_DRIVER)),
-            env=_direct(environment(serving, inherited)),
+            env=_direct(environment(inherited) | variables(serving)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=output,

@@ -1,9 +1,5 @@
 """vLLM as Scion models it, and the releases that it knows."""
 
-from typing import TYPE_CHECKING
-
-from scion.architectures.family import Family
-from scion.engines.flag import Flag
 from scion.engines.loading.class_build import ClassBuild, Layer
 from scion.engines.loading.engine import Engine, Launcher
 from scion.engines.loading.layer_schemes import GroupOptions, MixedOptions
@@ -13,10 +9,6 @@ from scion.engines.vllm.class_builds import BUILDS, PLAIN
 from scion.engines.vllm.exclusion import matchers, renamed
 from scion.engines.vllm.flags import START, flags
 from scion.engines.vllm.scheme import read
-
-if TYPE_CHECKING:
-    # lint asks engines, and is to start without pydantic.
-    from scion.engines.config import Launch
 
 # A release that behaves like the one before it is one more word here.
 RELEASES = (
@@ -75,13 +67,6 @@ def _groups(release: EngineRelease) -> GroupOptions:
     )
 
 
-def _flags(
-    launch: "Launch", family: Family | None, *, quantized: bool, text_only: bool, mixed: bool
-) -> list[Flag]:
-    """One option reads NVFP4 with and without FP8 beside it."""
-    return flags(launch, family, quantized=quantized, text_only=text_only)
-
-
 VLLM = Engine(
     name="vllm",
     title="vLLM",
@@ -95,5 +80,5 @@ VLLM = Engine(
     rename_scheme=renamed,
     mixed=_mixed,
     groups=_groups,
-    launcher=Launcher(START, _flags),
+    launcher=Launcher(START, flags),
 )

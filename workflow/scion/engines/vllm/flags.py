@@ -7,8 +7,8 @@ import json
 from typing import TYPE_CHECKING
 
 from scion.architectures.families import parsers_of
-from scion.architectures.family import Family
 from scion.engines.flag import Flag
+from scion.engines.served_model import ServedModel
 
 if TYPE_CHECKING:
     # lint asks engines, and is to start without pydantic.
@@ -17,26 +17,19 @@ if TYPE_CHECKING:
 START = "vllm serve"
 
 
-def flags(
-    launch: "Launch", family: Family | None, *, quantized: bool, text_only: bool
-) -> list[Flag]:
-    """The options of `vllm serve` for a launch, in the order in which the card shows them.
+def flags(launch: "Launch", model: ServedModel) -> list[Flag]:
+    """The options of vLLM's server for a launch, in the order in which they are shown.
 
     Args:
         launch: The launch.
-        family: The row of the checkpoint's architecture, which names its parsers; None without.
-        quantized: Whether the checkpoint declares ModelOpt's NVFP4, alone or beside FP8.
-        text_only: Whether it has lost its vision tower.
+        model: The checkpoint that it serves.
     """
     chosen: list[Flag] = []
-    if quantized:
+    if model.algorithm is not None:
         chosen.append(
-            Flag(
-                ("--quantization", "modelopt"),
-                "reads the scheme that config.json declares",
-            )
+            Flag(("--quantization", "modelopt"), "reads the scheme that config.json declares")
         )
-    if text_only:
+    if model.lost_tower:
         chosen.append(
             Flag(
                 ("--language-model-only",),
@@ -44,7 +37,7 @@ def flags(
                 "vLLM looks for it",
             )
         )
-    if parsers := parsers_of(family, "vllm"):
+    if parsers := parsers_of(model.family, "vllm"):
         chosen += [
             Flag(
                 ("--enable-auto-tool-choice", "--tool-call-parser", parsers.tools),
@@ -62,6 +55,13 @@ def flags(
                 ("--max-num-seqs", str(launch.max_num_seqs)),
                 "requests decoded at once; each holds its own recurrent state and graph memory, "
                 "so more of them need more memory than the KV cache shows",
+            )
+        )
+    if launch.tensor_parallel > 1:
+        chosen.append(
+            Flag(
+                ("--tensor-parallel-size", str(launch.tensor_parallel)),
+                "GPUs that share every layer; each holds its part of weights and cache",
             )
         )
     if launch.kv_cache_dtype == "fp8":
@@ -88,9 +88,3 @@ def flags(
             )
         )
     return chosen
-
-
-def command(launch: "Launch", family: Family | None, model: str, *, text_only: bool) -> str:
-    """The launch of a quantized release as a shell command, one option a line."""
-    options = flags(launch, family, quantized=True, text_only=text_only)
-    return " \\\n    ".join([f"{START} {model}", *(flag.text for flag in options)])

@@ -4,6 +4,7 @@ The lines are those of vLLM 0.25 to 0.32. Memory is told by GPU workers alone; a
 what its cache takes.
 """
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ _PHASES = (
     ("KV cache size", "preparing the cache"),
     ("Starting vLLM server", "opening the port"),
 )
+_RANKS = re.compile(
+    r"tensor_parallel_size=(\d+), pipeline_parallel_size=(\d+), data_parallel_size=(\d+)"
+)
 _CACHE = re.compile(r"KV cache size: ([\d,]+) tokens")
 _CONCURRENCY = re.compile(r"Maximum concurrency for [\d,]+ tokens per request: ([\d.]+)x")
 _WEIGHTS = re.compile(r"Model loading took ([\d.]+) GiB")
@@ -27,6 +31,12 @@ _GRAPHS = re.compile(r"Graph capturing finished in \d+ secs, took (-?[\d.]+) GiB
 def phase(log: str) -> str:
     """What a starting server does, as its log shows."""
     return next((text for mark, text in reversed(_PHASES) if mark in log), "importing vLLM")
+
+
+def gpus(log: Path | None) -> int | None:
+    """How many GPUs a server uses, one for each rank; None where its log does not say."""
+    ranks = _RANKS.search(log.read_text(errors="replace")) if log else None
+    return math.prod(map(int, ranks.groups())) if ranks else None
 
 
 def capacity(log: Path | None) -> dict[str, Any]:

@@ -7,17 +7,15 @@ Speculation is vLLM's `mtp` method: one MTP layer, run once for each drafted tok
 import contextlib
 import json
 import os
-import re
-import subprocess
 from collections.abc import Generator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from scion.architectures.families import family_of
-from scion.checkpoint.shards import read_json
 from scion.engines.config import Launch, Serving
-from scion.engines.server import LOOPBACK, Command, Server, connect, free_port, running
-from scion.engines.vllm.flags import flags
+from scion.engines.served_model import ServedModel
+from scion.engines.server import Command, Server, connect, free_port, running
+from scion.engines.vllm.command import ServerCommand, program, server_command
 from scion.engines.vllm.log import phase
 
 ALSO_RUNS = ("vllm_plugin/scion_vllm_plugin",)
@@ -25,81 +23,47 @@ ALSO_RUNS = ("vllm_plugin/scion_vllm_plugin",)
 `scion.artifacts.code_digest`. Off the CPU it does nothing, but which environment serves is a
 setting, and code is told before settings."""
 
-# `python -m vllm.entrypoints.openai.api_server` is deprecated in 0.32, and the `vllm` script does
-# not run in the CPU build (it asks for the metadata of a package named vllm).
-_MODULES = {
-    "serve-cpu": ("vllm.entrypoints.launchers.api_server.entry", "--model"),
-    "serve-cuda": ("vllm.entrypoints.cli.main", "serve"),
-}
-_FLAGS: dict[str, tuple[str, ...]] = {
-    # The aligned Mamba cache that prefix caching needs on a hybrid model calls a Triton kernel,
-    # and Triton has no CPU backend; torch.compile costs more time than it saves at such sizes.
-    "serve-cpu": ("--no-enable-prefix-caching", "--enforce-eager"),
-    # Otherwise a second, identical prompt would be measured without its prefill.
-    "serve-cuda": ("--no-enable-prefix-caching",),
-}
+# Keeps vLLM from asking the hub, and from telling anybody.
+_QUIET = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 
 
 def command(
     model: Path,
     *,
     name: str,
-    launch: Launch,
-    serving: Serving,
+    what: ServerCommand,
     port: int,
     python: Path,
     inherited: Mapping[str, str],
 ) -> Command:
-    """The command and environment that serve a checkpoint.
+    """The command and environment that serve a checkpoint on this machine.
 
     Args:
         model: The checkpoint's folder.
         name: The name to serve it under.
-        launch: Context, batch, cache and speculation.
-        serving: The environment, and what its machine needs.
+        what: The command.
         port: The loopback port.
         python: The serving environment's interpreter.
         inherited: Environment variables of the caller.
     """
-    module = _MODULES[serving.environment]
-    # A vision tower would be of no use here: whatever is measured is text.
-    config = read_json(model / "config.json")
-    quantized = "quantization_config" in config
-    options = flags(launch, family_of(config), quantized=quantized, text_only=True)
-    arguments = [
-        *("--served-model-name", name, "--host", LOOPBACK, "--port", str(port)),
-        *(argument for flag in options for argument in flag.arguments),
-        *_FLAGS[serving.environment],
-        *serving.arguments,
-    ]
+    word, *rest = what.arguments(str(model), name=name, port=port)
     return Command(
-        arguments=(str(python), "-m", *module, str(model), *arguments),
-        environment=environment(serving, inherited),
+        arguments=(program(python, word), *rest),
+        environment={**environment(inherited), **what.variables},
         model=name,
+        record=what.record(),
         explain=phase,
     )
 
 
-def environment(serving: Serving, inherited: Mapping[str, str]) -> dict[str, str]:
-    """The server's environment variables: the caller's, less another Python's, and vLLM's own."""
+def environment(inherited: Mapping[str, str]) -> dict[str, str]:
+    """Variables of vLLM's processes: the caller's, less another Python's, and no way outside."""
     kept = {
         name: value
         for name, value in inherited.items()
         if name not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
     }
-    own = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
-    if serving.environment == "serve-cpu":
-        own |= {
-            "VLLM_CPU_KVCACHE_SPACE": str(serving.kv_cache_gigabytes),
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            "OMP_NUM_THREADS": str(serving.cpu_threads),
-            # On CPUs with AMX vLLM would prefer a kernel that leaves activations in bf16. What it
-            # takes instead rounds them to FP8 as GPUs do.
-            "VLLM_DISABLED_KERNELS": "CPUFp8PerTensorScaledMMLinearKernel",
-            # The engine process runs the model itself: one process less that imports vLLM.
-            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        }
-    return kept | own
+    return kept | _QUIET
 
 
 @contextlib.contextmanager
@@ -111,6 +75,7 @@ def serve(
     serving: Serving,
     python: Path,
     log: Path,
+    text_only: bool = False,
     arguments: tuple[str, ...] = (),
 ) -> Generator[Server]:
     """Serve a checkpoint while the block lasts, or use the server that `serving` names.
@@ -122,6 +87,7 @@ def serve(
         serving: The environment, its machine's needs, or a server's address.
         python: The serving environment's interpreter.
         log: Written anew with all that the server prints.
+        text_only: Whether a vision tower stays out even if the checkpoint has one.
         arguments: Further options, for what one measurement asks of its server.
 
     Raises:
@@ -131,11 +97,14 @@ def serve(
         yield connect(serving.server_url)
         return
     port = serving.port or free_port()
+    served = serving.model_copy(update={"arguments": (*serving.arguments, *arguments)})
+    stored = ServedModel.read(model)
+    if text_only:
+        stored = replace(stored, lost_tower=True)
     what = command(
         model,
         name=name,
-        launch=launch,
-        serving=serving.model_copy(update={"arguments": (*serving.arguments, *arguments)}),
+        what=server_command(launch, stored, served, measuring=True),
         port=port,
         python=python,
         inherited=os.environ,
@@ -156,17 +125,3 @@ def describe(server: Server, serving: Serving) -> dict[str, Any]:
         "version": json.loads(server.read("/version"))["version"],
         "environment": None if serving.server_url else serving.environment,
     }
-
-
-def hardware(serving: Serving) -> dict[str, Any]:
-    """The processor that serves, as its driver or kernel names it; empty for a named server."""
-    if serving.server_url is not None:
-        return {"kind": "unknown", "name": None, "count": None}
-    if serving.environment == "serve-cuda":
-        query = ("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
-        output = subprocess.run(query, capture_output=True, text=True, check=True).stdout
-        names = output.split("\n")[:-1]
-        return {"kind": "gpu", "name": names[0], "count": len(names)}
-    models = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    name = models[1].strip() if models else "unknown"
-    return {"kind": "cpu", "name": name, "count": len(os.sched_getaffinity(0))}

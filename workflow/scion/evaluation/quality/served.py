@@ -36,6 +36,7 @@ class ScoringServer:
         top: How many of the most likely tokens are asked for at each place.
         python: Interpreter of the serving environment.
         log_folder: Where `<stage>.<model>.server.log` go.
+        text_only: Whether every model is served without its vision tower, as the release has none.
     """
 
     stage: str
@@ -44,6 +45,7 @@ class ScoringServer:
     top: int
     python: Path
     log_folder: Path
+    text_only: bool
 
     def serve(self, name: str, model: Artifact) -> AbstractContextManager[Server]:
         """The server of a model, as a context manager."""
@@ -55,6 +57,7 @@ class ScoringServer:
             serving=self.serving,
             python=self.python,
             log=self.log_folder / f"{self.stage}.{name}.server.log",
+            text_only=self.text_only,
             arguments=("--max-logprobs", str(self.top)),
         )
 

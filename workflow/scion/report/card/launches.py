@@ -1,0 +1,105 @@
+"""The card's commands: what was measured, as it ran, and beside it what others type."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from scion.common.text import Record, hardware
+from scion.engines.config import Launch, Serving
+from scion.engines.flag import Flag
+from scion.engines.served_model import ServedModel
+from scion.engines.sglang.engine import SGLANG
+from scion.engines.vllm.command import ServerCommand, server_command
+from scion.report.card.memory import predicted_memory
+
+_CPU_NOTE = (
+    "vLLM has no NVFP4 kernel for CPUs: the environment `envs/serve-cpu` of Scion "
+    "(`nix develop .#serve-cpu`, or its `.venv/bin` on the PATH) holds vLLM's CPU build and a "
+    "plugin that decodes NVFP4 in software."
+)
+_FOLDER_NOTE = (
+    "In place of the name after `--model` or `serve` the path of a folder with these files does "
+    "as well."
+)
+
+
+def launch_values(
+    release: Path, launches: Iterable[Launch], serving: Record, *, repository: str
+) -> list[dict[str, Any]]:
+    """What the template says of each launch.
+
+    Args:
+        release: The checkpoint's folder.
+        launches: Those of the configuration.
+        serving: The content of `serving.json`.
+        repository: The release's name on the hub.
+    """
+    model = ServedModel.read(release)
+    return [
+        {
+            "title": launch.title,
+            **_ways(launch, model, serving, repository),
+            "memory": predicted_memory(release, launch, text_only=model.lost_tower),
+        }
+        for launch in launches
+    ]
+
+
+def _ways(launch: Launch, model: ServedModel, serving: Record, repository: str) -> dict[str, Any]:
+    """The commands of a launch, that of the measurement first, and the reason of each flag."""
+    environment = serving["engine"]["environment"]
+    measured = _measured(launch, model, serving)
+    commands: list[tuple[str, str, ServerCommand]] = []
+    if measured is not None:
+        where = f"{hardware(serving['hardware'])}, vLLM {serving['engine']['version']}"
+        note = _CPU_NOTE if environment == "serve-cpu" else ""
+        commands.append((f"As it was measured, on {where}", note, measured))
+    elif environment == "serve-cpu":
+        here = server_command(launch, model, Serving(), measuring=False)
+        commands.append(("On a CPU; not measured", _CPU_NOTE, here))
+    if measured is None or environment != "serve-cuda":
+        gpus = Serving(environment="serve-cuda")
+        there = server_command(launch, model, gpus, measuring=False)
+        commands.append(("On NVIDIA GPUs; not measured", "", there))
+    return {
+        "ways": [
+            {
+                "title": title,
+                "note": f"{note} {_FOLDER_NOTE}".strip(),
+                "command": command.text(repository, name=repository),
+            }
+            for title, note, command in commands
+        ],
+        "flags": _once(flag for _, _, command in commands for flag in command.flags),
+        "sglang": _sglang(launch, model, repository),
+    }
+
+
+def _measured(launch: Launch, model: ServedModel, serving: Record) -> ServerCommand | None:
+    """The command that ran while the launch was measured with its own number of drafts."""
+    runs = (
+        run
+        for run in serving["runs"]
+        if run["launch"] == launch.name
+        and run["speculative_tokens"] == launch.speculative_tokens
+        and run["command"] is not None
+    )
+    run = next(runs, None)
+    if run is None:
+        return None
+    environment = Serving(environment=serving["engine"]["environment"])
+    explained = server_command(launch, model, environment, measuring=True).flags
+    return ServerCommand.recorded(run["command"], explained)
+
+
+def _sglang(launch: Launch, model: ServedModel, repository: str) -> dict[str, str]:
+    launcher = SGLANG.launcher
+    assert launcher is not None
+    options = (flag.text for flag in launcher.flags(launch, model))
+    command = " \\\n    ".join([f"{launcher.start} {repository}", *options])
+    return {"command": command, "untried": launcher.untried}
+
+
+def _once(flags: Iterable[Flag]) -> Sequence[Flag]:
+    """Each flag of several commands once."""
+    return list({flag.arguments: flag for flag in flags}.values())
