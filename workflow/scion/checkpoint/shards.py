@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from scion.checkpoint.safetensors_file import Header, Tensor, encode_header, packed, read_header
-from scion.common.bounded_json import parse_json
+from scion.common.bounded_json import MAX_TEXT_BYTES, parse_json
 from scion.common.errors import ScionError
-from scion.common.files import write_json
+from scion.common.files import read_regular, write_json
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+_FETCH = "fetch the checkpoint again, or name a folder that holds one"
 
 
 @dataclass(frozen=True)
@@ -79,25 +80,25 @@ class Checkpoint:
         return {name: self.tensor(name).shape for name in self.shard_of}
 
 
-def read_json(path: Path) -> Any:
-    """Parse a JSON file.
+def read_json(path: Path, *, hint: str = _FETCH) -> Any:
+    """Parse a JSON file; `hint` is what to do if that fails.
 
     Raises:
-        ScionError: The file is missing or is not JSON.
+        ScionError: The file is missing, no regular file, too large, or not JSON.
     """
     try:
-        return parse_json(path.read_bytes())
+        return parse_json(read_regular(path, limit=MAX_TEXT_BYTES))
     except (OSError, ValueError) as error:
-        raise _not_json(path, error) from error
+        raise _not_json(path, error, hint) from error
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """Parse a JSON file that must hold an object.
+def read_object(path: Path, *, hint: str = _FETCH) -> dict[str, Any]:
+    """Parse a JSON file that must hold an object; `hint` is what to do if that fails.
 
     Raises:
         ScionError: The file is missing, is not JSON, or holds something else.
     """
-    return _as_object(read_json(path), path)
+    return _as_object(read_json(path, hint=hint), path, hint)
 
 
 def parse_object(raw: bytes, *, where: object) -> dict[str, Any]:
@@ -107,29 +108,29 @@ def parse_object(raw: bytes, *, where: object) -> dict[str, Any]:
         ScionError: It is not JSON, or something else than an object.
     """
     try:
-        return _as_object(parse_json(raw), where)
+        return _as_object(parse_json(raw), where, _FETCH)
     except ValueError as error:
-        raise _not_json(where, error) from error
+        raise _not_json(where, error, _FETCH) from error
 
 
-def _not_json(where: object, error: Exception) -> ScionError:
+def _not_json(where: object, error: Exception, hint: str) -> ScionError:
     return ScionError(
         f"{str(where).rsplit('/', 1)[-1]} can't be read",
         where=where,
         expected="a JSON file",
-        found=error,
-        hint="fetch the checkpoint again, or name a folder that holds one",
+        found=(error.strerror or error) if isinstance(error, OSError) else error,
+        hint=hint,
     )
 
 
-def _as_object(value: Any, where: object) -> dict[str, Any]:
+def _as_object(value: Any, where: object, hint: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ScionError(
             f"{str(where).rsplit('/', 1)[-1]} holds no JSON object",
             where=where,
             expected="an object: {…}",
             found=reprlib.repr(value),
-            hint="fetch the file again",
+            hint=hint,
         )
     return value
 

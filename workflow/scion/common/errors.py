@@ -3,6 +3,11 @@
 import sys
 from collections.abc import Callable
 
+from scion.common.text import printable
+
+# Under which further lines of what was found stand.
+_INDENT = "\n" + " " * 12
+
 
 class ScionError(Exception):
     """Input that Scion can't use, told so that the reader can act on it.
@@ -26,13 +31,32 @@ class ScionError(Exception):
         super().__init__(problem)
 
     def __str__(self) -> str:
+        """The message in lines; names of strangers in it can neither steer a terminal nor a CI."""
         return (
-            f"{self.problem}\n"
-            f"  where:    {self.where}\n"
-            f"  expected: {self.expected}\n"
-            f"  found:    {self.found}\n"
-            f"  hint:     {self.hint}"
+            f"{_lines(self.problem)}\n"
+            f"  where:    {_lines(self.where)}\n"
+            f"  expected: {_lines(self.expected)}\n"
+            f"  found:    {_lines(self.found)}\n"
+            f"  hint:     {_lines(self.hint)}"
         )
+
+
+def _lines(text: str) -> str:
+    # Parsers tell their errors in several lines.
+    return _INDENT.join(map(printable, text.split("\n")))
+
+
+def of_system(error: OSError, *, where: object = None) -> ScionError:
+    """What the system says of a file, told as a `ScionError`; `where` if it names no file."""
+    return ScionError(
+        "permission denied"
+        if isinstance(error, PermissionError)
+        else "a file can't be read or written",
+        where=where if error.filename is None else error.filename,
+        expected="a path that this user may use, of the right kind, with room behind it",
+        found=error.strerror or error,
+        hint="check the path, its owner and mode (ls -la), and the disk",
+    )
 
 
 class NoRoomError(ScionError):
@@ -40,9 +64,14 @@ class NoRoomError(ScionError):
 
 
 def exit_on_error(command: Callable[[], int | None]) -> int:
-    """Run `command`; print a `ScionError` to stderr and return 1 instead of a traceback."""
+    """Run `command`; print what went wrong to stderr and return 1 instead of a traceback."""
     try:
         return command() or 0
+    except BrokenPipeError:
+        raise
     except ScionError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        told = error
+    except OSError as error:
+        told = of_system(error, where="the system")
+    print(f"error: {told}", file=sys.stderr)
+    return 1

@@ -7,6 +7,7 @@ import functools
 import glob
 import json
 import os
+import stat
 import sys
 import tempfile
 from collections.abc import Generator
@@ -18,6 +19,47 @@ _FICLONE = 0x40049409
 _COPY_WINDOW = 64 << 20
 # What a file system says that has no hard links, or none to this file.
 _NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS)
+
+
+def open_regular(path: Path) -> IO[bytes]:
+    """Open a regular file, or a link to one, for reading; never waits, as opening a pipe may.
+
+    Raises:
+        OSError: It can't be opened, or is a folder, a pipe, a socket or a device.
+    """
+    # A pipe without a writer is opened at once then, and found out.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    kind = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(kind):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, f"no regular file, but {kind_of(kind)}", str(path))
+    return os.fdopen(descriptor, "rb")
+
+
+def kind_of(mode: int) -> str:
+    """What a path is, by the mode that `lstat` gives, in words."""
+    kinds = {
+        stat.S_IFREG: "a file",
+        stat.S_IFDIR: "a folder",
+        stat.S_IFLNK: "a link",
+        stat.S_IFIFO: "a pipe",
+        stat.S_IFSOCK: "a socket",
+    }
+    return kinds.get(stat.S_IFMT(mode), "a device")
+
+
+def read_regular(path: Path, *, limit: int | None = None) -> bytes:
+    """The bytes of a regular file, or of a link to one; never waits.
+
+    Raises:
+        OSError: As `open_regular`.
+        ValueError: It has more than `limit` bytes; none of them is read.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if limit is not None and size > limit:
+            raise ValueError(f"{size} bytes, more than the {limit} that are read")
+        return file.read()
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from scion.common.bounded_json import parse_json
 from scion.common.errors import ScionError
+from scion.common.files import open_regular
 
 MAX_LINE_BYTES = 1 << 26
 
@@ -54,7 +55,7 @@ def read_json_lines(
 
 
 def _filled_lines(path: Path) -> Generator[tuple[int, bytes]]:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         # One byte more than is parsed: a line that has it is refused without reading its rest.
         lines = iter(lambda: file.readline(MAX_LINE_BYTES + 1), b"")
         yield from ((number, line) for number, line in enumerate(lines, 1) if line.strip())

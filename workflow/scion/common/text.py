@@ -1,4 +1,4 @@
-"""Measured numbers as people read them: the value, and in brackets its 95 % interval."""
+"""Text for people: measured numbers with their 95 % interval in brackets, strangers' names."""
 
 from typing import Any
 
@@ -52,6 +52,22 @@ def hardware(record: Record) -> str:
     if record["kind"] == "cpu":
         return f"{record['count']} cores of {record['name']}"
     return f"{record['count']} × {record['name']}"
+
+
+def printable(text: object) -> str:
+    """Text of strangers, with what could steer a terminal, break a line or command a CI spelled out.
+
+    What a workflow's log takes for a command of GitHub's begins with `::`, after white space, or
+    holds `##[`; escapes stand for the first character of both.
+    """
+    plain = "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in str(text)
+    )
+    start = len(plain) - len(plain.lstrip())
+    if plain.startswith("::", start):
+        plain = f"{plain[:start]}\\x3a{plain[start + 1 :]}"
+    return plain.replace("##[", "\\x23#[")
 
 
 def drafts(count: int) -> str:

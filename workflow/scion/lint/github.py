@@ -5,7 +5,8 @@ https://docs.github.com/en/actions/reference/workflows-and-actions/workflow-comm
 
 from collections.abc import Iterable
 
-from scion.lint.report import Report, closing, message, printable
+from scion.common.text import printable
+from scion.lint.report import Report, closing, message
 from scion.lint.rule import Severity
 
 _COMMANDS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.NOTE: "notice"}

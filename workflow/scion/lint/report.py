@@ -8,6 +8,7 @@ from itertools import groupby
 from pathlib import Path
 
 from scion.checkpoint.source import Traffic
+from scion.common.text import printable
 from scion.engines.registry.decisions import is_modelled
 from scion.engines.registry.engines import ENGINES
 from scion.lint.rule import Finding, Result, Rule, Severity
@@ -180,14 +181,6 @@ def engine_list(engines: Iterable[str]) -> str:
         name, _, version = engine.partition(" ")
         versions.setdefault(ENGINES[name].title, []).append(version)
     return ", ".join(f"{title} {', '.join(numbers)}" for title, numbers in versions.items())
-
-
-def printable(text: str) -> str:
-    """Text from a checkpoint, with whatever could steer a terminal or break a line spelled out."""
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in text
-    )
 
 
 def message(result: Result) -> str:
