@@ -22,6 +22,7 @@ from scion.architectures.parts import (
     refuse_absurd,
     vision_tensors,
 )
+from scion.common.errors import ScionError
 
 __all__ = [
     "Inventory",
@@ -218,6 +219,17 @@ def language_keys(config: Mapping[str, Any], family: Family, *, where: object) -
         ScionError: The family nests them, and there is no such object.
     """
     keys = Keys(config, where)
+    if family.nested and not keys.has("text_config") and keys.has("hidden_size"):
+        flat = family.text_model_type
+        raise ScionError(
+            "config.json is flat, and its model_type is that of a nested one",
+            where=where,
+            expected=f"the language model's keys in a text_config, as {family.model_type} has them"
+            + (f", or model_type {flat}" if flat else ""),
+            found=f"model_type {family.model_type!r}, and hidden_size beside it",
+            hint=f"set model_type {flat} and architectures [{family.text_architecture}], if the "
+            "tensors are those of the language model alone; or take the base model's config.json",
+        )
     return keys.section("text_config") if family.nested else keys
 
 

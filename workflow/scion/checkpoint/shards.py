@@ -213,13 +213,21 @@ def shard_name(number: int, count: int) -> str:
 
 
 def _shards(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        raise ScionError(
+            "there is no such folder",
+            where=folder,
+            expected=f"a folder with {CONFIG} and *.safetensors",
+            found="a file" if folder.exists() else "nothing",
+            hint="name the checkpoint's folder; the workflow makes results/<release>/release",
+        )
     weight_map = index_of(folder)
     shards = [SINGLE] if weight_map is None else sorted(set(weight_map.values()))
     missing = [shard for shard in shards if not (folder / shard).is_file()]
     if missing:
         present = sorted(path.name for path in folder.glob("*.safetensors"))
         raise ScionError(
-            "the checkpoint lacks a shard",
+            "the checkpoint lacks a shard" if weight_map or present else "no checkpoint is here",
             where=folder,
             expected=", ".join(missing),
             found=", ".join(present) or "no safetensors file",

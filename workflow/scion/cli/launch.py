@@ -1,108 +1,20 @@
-"""The command line of `scion launch`: the command that serves a release, and whether it fits."""
+"""`scion launch`: the command that serves a release, and whether it fits."""
 
 import argparse
 import json
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from scion.architectures.families import released_classes
 
 if TYPE_CHECKING:
     from scion.checkpoint.shards import Checkpoint
     from scion.engines.config import Launch
+    from scion.engines.flag import Flag
     from scion.engines.loading.engine import Launcher
     from scion.engines.releases import EngineRelease
+    from scion.engines.served_model import ServedModel
     from scion.engines.vllm.memory import Prediction
-
-_DESCRIPTION = f"""\
-Print the command that serves a checkpoint, what each flag is for, and what the launch would do with
-a GPU's memory. Only config.json and the headers of the shards are read: no GPU, no torch, no
-server, about a second. For {released_classes()}."""
-
-_EPILOG = """\
-examples:
-  scion launch results/X/release --config config/releases/X.yaml
-  scion launch results/X/release --config config/releases/X.yaml --launch small_context --gpu rtx-5090
-  scion launch models/agent-nvfp4 --gpu h100 --max-model-len 65536 --max-num-seqs 8
-  scion launch models/agent-nvfp4 --memory-gib 47.5 --engine vllm==0.19.1
-  scion launch models/agent-nvfp4 --gpu rtx-pro-6000 --engine sglang
-  scion launch --list-gpus
-  scion launch results/X/release --config config/releases/X.yaml --no-prefix-caching \\
-      --server-log logs/X/measure_serving.production.n3.server.log
-
-Without --config the launch is: the context that config.json declares, 3 drafts if there is an MTP
-head, and the engine's own defaults. Options replace what a launch says.
-
-Bytes of weights and the cache's layout are exact for a vLLM release; activations, CUDA graphs and
-what the allocator wastes are estimates, good to about a gigabyte on the servers that they were held
-to. Memory that other programs hold on the GPU is not counted. --server-log shows the prediction
-beside what a server of that launch printed.
-
-exit codes:
-  0  it fits, with or without warnings; or SGLang, of whose cache nothing is predicted
-  1  it does not fit, or could not be judged
-"""  # noqa: E501
-
-
-def add_launch(
-    add_parser: Callable[..., argparse.ArgumentParser], run: Callable[[argparse.Namespace], int]
-) -> None:
-    """Add the parser of `scion launch`, which calls `run` with what it has read."""
-    parser = add_parser(
-        "launch",
-        help="print the command that serves a release, and whether it fits a GPU",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help="the checkpoint")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="take a launch of this release")
-    parser.add_argument("--launch", metavar="NAME", help="which one (default: its first)")
-    parser.add_argument(
-        "--engine",
-        default="vllm",
-        help="vllm, vllm==0.19.1 or another release that `scion lint` knows, sglang (default: "
-        "the newest known vLLM)",
-    )
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument("--gpu", metavar="NAME", help="the GPU (default: the launch's)")
-    where.add_argument(
-        "--memory-gib", type=_positive, metavar="X", help="its memory, as CUDA reports it"
-    )
-    where.add_argument("--list-gpus", action="store_true", help="list the known GPUs instead")
-    changes = parser.add_argument_group("what is changed in the launch")
-    changes.add_argument("--max-model-len", type=_count, metavar="N", help="context in tokens")
-    changes.add_argument("--max-num-seqs", type=_count, metavar="N", help="requests at once")
-    changes.add_argument("--kv-cache-dtype", choices=("auto", "fp8"), help="the cache's dtype")
-    changes.add_argument("--gpu-memory-utilization", type=_share, metavar="X", help="above 0, to 1")
-    changes.add_argument(
-        "--speculative-tokens", type=_count_or_zero, metavar="N", help="drafts a step"
-    )
-    changes.add_argument(
-        "--no-prefix-caching",
-        action="store_const",
-        const=False,
-        dest="prefix_caching",
-        help="as Scion's own measurements serve (default: as the release of vLLM does)",
-    )
-    parser.add_argument(
-        "--server-log",
-        type=Path,
-        metavar="FILE",
-        help="what a vLLM server of this launch printed, to hold the prediction to",
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead")
-
-    def consistent(args: argparse.Namespace) -> int:
-        if not args.list_gpus and args.folder is None:
-            parser.error("name a checkpoint's folder")
-        if args.launch and not args.config:
-            parser.error("--launch needs --config: the file that has the launch")
-        return run(args)
-
-    parser.set_defaults(run=consistent)
 
 
 def launch(args: argparse.Namespace) -> int:
@@ -114,7 +26,6 @@ def launch(args: argparse.Namespace) -> int:
     Raises:
         ScionError: No checkpoint, launch, engine or GPU of that name, or one that is not modelled.
     """
-    from scion.architectures.families import family_of, vision_prefixes
     from scion.checkpoint.shards import Checkpoint
     from scion.cli.launch_report import (
         flag_lines,
@@ -123,8 +34,8 @@ def launch(args: argparse.Namespace) -> int:
         reported_lines,
         unpredicted_lines,
     )
+    from scion.engines.served_model import ServedModel
     from scion.engines.vllm.engine import VLLM
-    from scion.formats.modelopt import MIXED
 
     if args.list_gpus:
         print("\n".join(gpu_lines()))
@@ -132,33 +43,42 @@ def launch(args: argparse.Namespace) -> int:
     checkpoint = Checkpoint.open(args.folder)
     chosen = _launch(args, checkpoint)
     engine, launcher = _engine(args.engine)
-    declared: Any = checkpoint.config.get("quantization_config")
-    quantized = declared is not None
-    text_only = not any(name.startswith(vision_prefixes()) for name in checkpoint.shard_of)
-    mixed = quantized and declared.get("quant_algo") == MIXED
-    options = launcher.flags(
-        chosen,
-        family_of(checkpoint.config),
-        quantized=quantized,
-        text_only=text_only,
-        mixed=mixed,
-    )
-    command = " \\\n    ".join(
-        [f"{launcher.start} {shlex.quote(str(args.folder))}", *(flag.text for flag in options)]
-    )
-    # Memory is modelled for vLLM alone.
+    model = ServedModel.read(args.folder)
+    command, options = _command(args, chosen, model, launcher)
+    # Memory is modelled for vLLM on GPUs alone.
     predicted = None
-    if engine.name == VLLM.name:
-        predicted = _predict(args, checkpoint, chosen, engine, text_only=text_only)
+    if engine.name == VLLM.name and not args.cpu:
+        predicted = _predict(args, checkpoint, chosen, engine, text_only=model.lost_tower)
+    else:
+        _check_context(args, checkpoint, chosen)
     record = predicted.record() if predicted else {"engine": str(engine), "verdict": None}
     beside = _beside(args.server_log, predicted, engine)
     if args.json:
         print(json.dumps({"command": command, **record, **beside}, indent=1))
-    else:
-        print("\n".join([command, "", *flag_lines(options), ""]))
-        print("\n".join(memory_lines(predicted) if predicted else unpredicted_lines(engine)))
-        print("\n".join(reported_lines(beside)), end="\n" if beside else "")
+        return _code(predicted)
+    memory = memory_lines(predicted) if predicted else unpredicted_lines(engine, cpu=args.cpu)
+    lines = [command, "", *flag_lines(options), "", *memory, *reported_lines(beside)]
+    print("\n".join(lines))
+    return _code(predicted)
+
+
+def _code(predicted: "Prediction | None") -> int:
     return 1 if predicted is not None and predicted.verdict == "does not fit" else 0
+
+
+def _command(
+    args: argparse.Namespace, chosen: "Launch", model: "ServedModel", launcher: "Launcher"
+) -> "tuple[str, Sequence[Flag]]":
+    """The command as one types it, and its flags."""
+    from scion.engines.config import Serving
+    from scion.engines.vllm.command import server_command
+
+    if args.cpu:
+        written = server_command(chosen, model, Serving(), measuring=False)
+        return written.text(str(args.folder), name=args.folder.resolve().name), written.flags
+    options = launcher.flags(chosen, model)
+    start = f"{launcher.start} {shlex.quote(str(args.folder))}"
+    return " \\\n    ".join([start, *(flag.text for flag in options)]), options
 
 
 def _beside(
@@ -219,7 +139,10 @@ def _launch(args: argparse.Namespace, checkpoint: "Checkpoint") -> "Launch":
         )
     changed = {
         name: getattr(args, name)
-        for name in ("max_model_len", "max_num_seqs", "kv_cache_dtype", "gpu_memory_utilization")
+        for name in (
+            *("max_model_len", "max_num_seqs", "tensor_parallel", "kv_cache_dtype"),
+            "gpu_memory_utilization",
+        )
         if getattr(args, name) is not None
     }
     if args.speculative_tokens is not None:
@@ -272,6 +195,25 @@ def _engine(text: str) -> "tuple[EngineRelease, Launcher]":
     return release, launcher
 
 
+def _check_context(args: argparse.Namespace, checkpoint: "Checkpoint", chosen: "Launch") -> None:
+    """Refuse a context beyond the model's, where no prediction says so."""
+    from scion.architectures.inventory import inventory, language_keys
+    from scion.common.errors import ScionError
+    from scion.engines.vllm.cache_layout import longest_context
+
+    where = args.folder / "config.json"
+    family = inventory(checkpoint.config, where=where).family
+    longest = longest_context(language_keys(checkpoint.config, family, where=where))
+    if chosen.max_model_len > longest:
+        raise ScionError(
+            "the launch's context is beyond the model's",
+            where=where,
+            expected=f"max_model_len {longest} at most",
+            found=chosen.max_model_len,
+            hint=f"add --max-model-len {longest}, or change the launch",
+        )
+
+
 def _predict(
     args: argparse.Namespace,
     checkpoint: "Checkpoint",
@@ -310,37 +252,3 @@ def _predict(
         note=note,
         prefix_caching=args.prefix_caching,
     )
-
-
-def _count(text: str) -> int:
-    value = _count_or_zero(text)
-    if value == 0:
-        raise argparse.ArgumentTypeError("it must be at least 1")
-    return value
-
-
-def _count_or_zero(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or len(text) > 8:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of that size")
-    return int(text)
-
-
-def _positive(text: str) -> float:
-    value = _number(text)
-    if not 0 < value < 1e5:
-        raise argparse.ArgumentTypeError(f"{text!r} is no memory in GiB")
-    return value
-
-
-def _share(text: str) -> float:
-    value = _number(text)
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no share: above 0, at most 1")
-    return value
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number") from None

@@ -26,7 +26,11 @@ def memory_lines(predicted: Prediction) -> list[str]:
     parts = predicted.weights.parts.items()
     counted = "" if predicted.graphs_in_budget else ", outside that share"
     rows: list[tuple[str, int, str]] = [
-        ("the GPU", predicted.total, ""),
+        (
+            f"each of {predicted.gpus} GPUs" if predicted.gpus > 1 else "the GPU",
+            predicted.total,
+            "",
+        ),
         ("vLLM's share", predicted.budget, ""),
         *((f"  {name}", size, "as stored") for name, size in sorted(parts)),
         ("weights", predicted.weights.loaded, "estimated from what is stored"),
@@ -66,8 +70,13 @@ def reported_lines(beside: Mapping[str, Any]) -> list[str]:
     return ["", heading, *rows] if rows else []
 
 
-def unpredicted_lines(release: EngineRelease) -> list[str]:
-    """What is said of an engine whose memory is not predicted."""
+def unpredicted_lines(release: EngineRelease, *, cpu: bool) -> list[str]:
+    """What is said where memory is not predicted: of an engine, or of vLLM on a CPU."""
+    if cpu:
+        return [
+            "Run it in `nix develop .#serve-cpu`, or with envs/serve-cpu/.venv/bin on the PATH.",
+            "memory: not predicted for a CPU",
+        ]
     engine = engine_of(release)
     untried = engine.launcher.untried if engine.launcher else ""
     caveat = [f"{release}: {untried}"] if untried else []

@@ -12,7 +12,7 @@ from pathlib import Path
 from scion.cli.acceptance import add_acceptance
 from scion.cli.compare import add_compare
 from scion.cli.estimate import add_estimate
-from scion.cli.launch import add_launch
+from scion.cli.launch_options import add_launch
 from scion.cli.store import add_store
 from scion.common.errors import ScionError, exit_on_error
 from scion.lint.options import add_lint

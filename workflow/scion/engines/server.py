@@ -9,6 +9,7 @@ Nothing here knows an engine; `scion.engines.vllm.server` says what to run. `run
 - The child, and all that it started, are gone when the block is left, by an interrupt too, and when
   this process is killed outright: `scion.engines.guard` stands between them.
 - It listens on the loopback address only.
+- What it leaves in its TMPDIR goes with it.
 """
 
 import contextlib
@@ -20,6 +21,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -39,6 +41,8 @@ _STOP_SECONDS = 20.0
 _CAUSE = re.compile(r"(?!.* (?:WARNING|INFO) ).*\w(?:Error|Exception): ")
 # Longest silence of a server during one request: a long decode on two slow cores, not a hang.
 _REQUEST_SECONDS = 600.0
+# Longest path of a Unix socket, and the longest name that vLLM and Python give one.
+_SOCKET_PATH, _SOCKET_NAME = 107, 40
 # Never through a proxy that the environment names: the server is this machine's own.
 _HTTP = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -185,11 +189,24 @@ def running(command: Command, *, port: int, log: Path, start_seconds: float) -> 
     """
     check_port(port)
     log.parent.mkdir(parents=True, exist_ok=True)
-    child = _spawn(command, log)
-    try:
-        yield _wait(child, command, port=port, log=log, limit=start_seconds)
-    finally:
-        stop(child)
+    with scratch_folder() as folder:
+        child = _spawn(command, folder, log)
+        try:
+            yield _wait(child, command, port=port, log=log, limit=start_seconds)
+        finally:
+            stop(child)
+
+
+def scratch_folder() -> "tempfile.TemporaryDirectory[str]":
+    """A folder for what a server leaves in its TMPDIR, to be removed with the server.
+
+    Where the caller's own is so deep that a socket in it would have no name, it is below /tmp.
+    """
+    here = tempfile.gettempdir()
+    deep = len(os.fsencode(here)) + len("/scion-12345678/") + _SOCKET_NAME > _SOCKET_PATH
+    return tempfile.TemporaryDirectory(
+        prefix="scion-", dir="/tmp" if deep else here, ignore_cleanup_errors=True
+    )
 
 
 def check_port(port: int) -> None:
@@ -240,10 +257,10 @@ def _kill_group(leader: subprocess.Popen[bytes]) -> None:
             leader.poll()  # until it is reaped, the leader counts as left
 
 
-def _spawn(command: Command, log: Path) -> subprocess.Popen[bytes]:
+def _spawn(command: Command, folder: str, log: Path) -> subprocess.Popen[bytes]:
     with log.open("wb") as output:
         return subprocess.Popen(
-            (sys.executable, str(_GUARD), *command.arguments),
+            (sys.executable, str(_GUARD), folder, *command.arguments),
             env=dict(command.environment),
             stdin=subprocess.PIPE,
             stdout=output,

@@ -16,7 +16,7 @@ from typing import Any
 
 from scion.common.errors import ScionError
 from scion.engines.config import Serving
-from scion.engines.server import Server, log_end
+from scion.engines.server import Server, log_end, scratch_folder
 from scion.engines.vllm import bench_driver
 from scion.engines.vllm.command import variables
 from scion.engines.vllm.server import environment
@@ -134,11 +134,11 @@ def benchmark(
         log: Written anew with all that the benchmark prints.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("wb") as output:
+    with log.open("wb") as output, scratch_folder() as folder:
         child = subprocess.Popen(
             # -P: the folder of the driver holds modules of other names, such as vllm.
             (str(python), "-P", str(_DRIVER)),
-            env=_direct(environment(inherited) | variables(serving)),
+            env=_direct(environment(inherited) | variables(serving) | {"TMPDIR": folder}),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=output,

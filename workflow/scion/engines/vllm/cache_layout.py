@@ -20,9 +20,10 @@ hold the arithmetic to what servers of 0.19.1rc1, 0.25.1 and 0.32.0 have printed
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from scion.architectures.config_keys import Keys
 from scion.architectures.inventory import inventory, language_keys
 from scion.engines.config import Launch
 from scion.engines.releases import EngineRelease, affects
@@ -31,6 +32,10 @@ _FLOAT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # Tokens that an attention block is a multiple of: what FlashInfer and FlashAttention take on a
 # GPU, and the CPU platform's own default.
 _ALIGNMENT = {"cuda": 16, "cpu": 128}
+
+# Whose max_position_embeddings are those of the stretched model.
+_STRETCHED = ("su", "longrope", "llama3")
+_MOST_STRETCHED = 1024
 
 Platform = Literal["cuda", "cpu"]
 
@@ -52,6 +57,8 @@ class ModelSizes:
         hidden: Width of the residual stream.
         intermediate: Width of the MLP.
         vocabulary: Tokens that the head scores.
+        context: Tokens that the model was made for, as vLLM reads it.
+        heads: The numbers of heads that GPUs which share the layers must be able to divide.
     """
 
     attention_layers: int
@@ -66,6 +73,8 @@ class ModelSizes:
     hidden: int
     intermediate: int
     vocabulary: int
+    context: int
+    heads: tuple[int, ...]
 
     @classmethod
     def of(cls, config: Mapping[str, Any], *, where: object) -> "ModelSizes":
@@ -96,7 +105,48 @@ class ModelSizes:
             hidden=text.size("hidden_size"),
             intermediate=text.size("intermediate_size"),
             vocabulary=text.size("vocab_size"),
+            context=longest_context(text),
+            heads=(
+                text.size("num_attention_heads"),
+                text.size("linear_num_key_heads"),
+                text.size("linear_num_value_heads"),
+            ),
         )
+
+    def share(self, gpus: int) -> "ModelSizes":
+        """What each of so many GPUs holds of every layer; key and value heads are never halved."""
+        return replace(
+            self,
+            kv_heads=max(1, self.kv_heads // gpus),
+            conv_channels=self.conv_channels // gpus,
+            value_width=self.value_width // gpus,
+            state_elements=self.state_elements // gpus,
+            intermediate=self.intermediate // gpus,
+        )
+
+    def divisible(self, gpus: int) -> bool:
+        """Whether so many GPUs can share the layers."""
+        copies = gpus % self.kv_heads if gpus > self.kv_heads else self.kv_heads % gpus
+        return not copies and not any(heads % gpus for heads in self.heads)
+
+
+def longest_context(text: Keys) -> int:
+    """The most tokens that vLLM takes for `--max-model-len`: the model's, stretched as it says.
+
+    Args:
+        text: The language model's keys of config.json.
+
+    Raises:
+        ScionError: `max_position_embeddings` is unusable.
+    """
+    longest = text.size("max_position_embeddings")
+    rope: Any = text.values.get("rope_parameters") or text.values.get("rope_scaling")
+    if not isinstance(rope, dict) or rope.get("rope_type", rope.get("type")) in _STRETCHED:
+        return longest
+    factor, original = rope.get("factor"), rope.get("original_max_position_embeddings")
+    if isinstance(factor, (int, float)) and 1 < factor <= _MOST_STRETCHED:
+        return int(factor * (original if type(original) is int else longest))
+    return longest
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from scion.engines.vllm.cache_layout import (
 )
 from scion.engines.vllm.memory_estimates import (
     LATE_BYTES,
+    NCCL_BYTES,
     NON_TORCH_BYTES,
     LoadedWeights,
     activations,
@@ -72,6 +73,7 @@ class Prediction:
 
     Attributes:
         engine: The release of vLLM.
+        gpus: GPUs that share the layers; sizes are those of each.
         total: The GPU's memory.
         budget: The share that vLLM takes.
         weights: What is loaded.
@@ -86,6 +88,7 @@ class Prediction:
     """
 
     engine: EngineRelease
+    gpus: int
     total: int
     budget: int
     weights: LoadedWeights
@@ -111,6 +114,7 @@ class Prediction:
         return {
             "engine": str(self.engine),
             "verdict": self.verdict,
+            "gpus": self.gpus,
             "gpu_gib": _gib(self.total),
             "budget_gib": _gib(self.budget),
             "kv_cache_tokens": self.capacity.tokens,
@@ -153,18 +157,22 @@ def predict(
     Raises:
         ScionError: Another architecture than dense Qwen3.5/3.6, or an unusable config.json.
     """
-    sizes = ModelSizes.of(config, where=where)
+    gpus = launch.tensor_parallel
+    whole = ModelSizes.of(config, where=where)
+    sizes = whole.share(gpus)
     kept = caches_prefixes(engine) if prefix_caching is None else prefix_caching
     blocks = layout(sizes, launch, prefix_caching=kept)
-    loaded = weights(tensors, drafts=launch.speculative_tokens > 0, text_only=text_only)
+    loaded = weights(tensors, drafts=launch.speculative_tokens > 0, text_only=text_only, gpus=gpus)
     requests, tokens = batch(launch, total)
     budget = round(total * utilization(launch, engine))
     peak = NON_TORCH_BYTES + activations(sizes, requests=requests, tokens=tokens)
+    peak += NCCL_BYTES if gpus > 1 else 0
     captured = graphs(launch, requests=requests, tokens=tokens)
     counted = not affects("vllm<0.21", engine)
     left = budget - loaded.loaded - peak - (captured if counted else 0)
     held = capacity(blocks, left, context=launch.max_model_len, engine=engine)
     findings = [
+        *_refusals(whole, launch),
         *_cache_findings(blocks, held, launch, left=left, requests=requests),
         *(
             [MemoryFinding("warning", note, "lower --gpu-memory-utilization as needed")]
@@ -181,6 +189,7 @@ def predict(
     ]
     return Prediction(
         engine=engine,
+        gpus=gpus,
         total=total,
         budget=budget,
         weights=loaded,
@@ -222,6 +231,31 @@ def compare_with_server(
         for name, (ours, theirs) in pairs.items()
         if theirs
     }
+
+
+def _refusals(sizes: ModelSizes, launch: Launch) -> list[MemoryFinding]:
+    """Why vLLM would refuse the launch of this model on any GPU."""
+    findings: list[MemoryFinding] = []
+    if launch.max_model_len > sizes.context:
+        findings.append(
+            MemoryFinding(
+                "problem",
+                f"the model was made for {sizes.context:,} tokens and the launch asks for "
+                f"{launch.max_model_len:,}: vLLM stops at start",
+                f"--max-model-len {sizes.context}",
+            )
+        )
+    if not sizes.divisible(launch.tensor_parallel):
+        heads = ", ".join(map(str, dict.fromkeys((*sizes.heads, sizes.kv_heads))))
+        findings.append(
+            MemoryFinding(
+                "problem",
+                f"{launch.tensor_parallel} GPUs can't share the model's heads ({heads}): vLLM "
+                "stops at start",
+                "a number of GPUs that divides them",
+            )
+        )
+    return findings
 
 
 def _cache_findings(

@@ -19,6 +19,8 @@ _BLOCK_SCALES = "NVFP4 block scales"
 _LOADING_FACTOR = 1.021
 # The context of CUDA with its libraries, and what they allocate past PyTorch.
 NON_TORCH_BYTES = round(0.6 * GIB)
+# What NCCL allocates where several GPUs share the layers; a guess, held to no server.
+NCCL_BYTES = round(0.5 * GIB)
 # Workspaces of kernels and what else lives beside the widest layer's tensors.
 _ACTIVATION_FACTOR = 1.82
 # Attention's workspace is allocated after the measuring run (FlashInfer's: 394 MiB).
@@ -37,11 +39,13 @@ class LoadedWeights:
         parts: Bytes as stored of what the server loads, by part.
         padding: What an engine adds to block scales, whose rows and columns it rounds up.
         left_out: Bytes as stored of what it does not load.
+        gpus: GPUs that share them. What each holds whole, such as norms, weighs little.
     """
 
     parts: dict[str, int]
     padding: int
     left_out: int
+    gpus: int = 1
 
     @property
     def stored(self) -> int:
@@ -50,17 +54,20 @@ class LoadedWeights:
 
     @property
     def loaded(self) -> int:
-        """Bytes on the GPU; an estimate."""
-        return round((self.stored + self.padding) * _LOADING_FACTOR)
+        """Bytes on each GPU; an estimate."""
+        return round((self.stored + self.padding) / self.gpus * _LOADING_FACTOR)
 
 
-def weights(tensors: Mapping[str, Tensor], *, drafts: bool, text_only: bool) -> LoadedWeights:
+def weights(
+    tensors: Mapping[str, Tensor], *, drafts: bool, text_only: bool, gpus: int = 1
+) -> LoadedWeights:
     """What of a checkpoint is loaded.
 
     Args:
         tensors: All tensors by name, from the shards' headers.
         drafts: Whether the launch speculates; without that no MTP head is loaded.
         text_only: Whether the vision tower stays out.
+        gpus: GPUs that share the layers.
     """
     parts: dict[str, int] = {}
     padding = left_out = 0
@@ -76,7 +83,7 @@ def weights(tensors: Mapping[str, Tensor], *, drafts: bool, text_only: bool) -> 
             # Kernels for FP4 units read scales in tiles of 128 rows and 4 columns.
             rows, columns = tensor.shape
             padding += (-rows % 128 + rows) * (-columns % 4 + columns) - tensor.size
-    return LoadedWeights(parts, padding, left_out)
+    return LoadedWeights(parts, padding, left_out, gpus)
 
 
 def batch(launch: Launch, gpu_bytes: int) -> tuple[int, int]:

@@ -98,8 +98,10 @@ def require(python: Path) -> None:
 
 def _run(command: tuple[str, ...], variables: dict[str, str], folder: Path, log: Path) -> int:
     """Run the command until it ends; the exit code. Its progress goes to standard error."""
+    temporary = folder / "tmp"
+    temporary.mkdir()
     child = subprocess.Popen(
-        (sys.executable, str(_GUARD), *command),
+        (sys.executable, str(_GUARD), str(temporary), *command),
         env=variables,
         cwd=folder,
         stdin=subprocess.PIPE,

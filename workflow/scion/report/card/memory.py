@@ -34,11 +34,12 @@ def predicted_memory(release: Path, launch: Launch, *, text_only: bool) -> str |
         note=gpu.note,
     )
     held = prediction.capacity
+    where = f"each of {prediction.gpus} " if prediction.gpus > 1 else ""
     remarks = "".join(
         f" {finding.severity.capitalize()}: {finding.text}." for finding in prediction.findings
     )
     return (
-        f"Predicted for {prediction.engine} on {gpu.title}, not measured: weights "
+        f"Predicted for {prediction.engine} on {where}{gpu.title}, not measured: weights "
         f"{prediction.weights.loaded / GIB:.1f} GiB, cache {prediction.cache / GIB:.1f} GiB, "
         f"which is {held.tokens:,} tokens or {held.concurrency:.2f} requests of full context; "
         f"the launch {prediction.verdict}.{remarks}"
