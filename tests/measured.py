@@ -6,9 +6,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from scion.architectures.families import QWEN3_5
 from scion.artifacts.artifact import Artifact, Draft
 from scion.artifacts.making import Output, remake
 from scion.common.files import write_json
+from scion.engines.config import Launch, Serving
+from scion.engines.served_model import ServedModel
+from scion.engines.vllm.command import server_command
 from scion.evaluation.intervals import median, proportion, ratio_of_sums, speedup
 
 TASKS = Path(__file__).parent.parent / "workflow/scion/evaluation/agent/agent_tasks.yaml"
@@ -41,7 +45,8 @@ def serving(
                     "max_num_seqs": 2,
                     "kv_cache_dtype": "auto",
                     "speculative_tokens": count,
-                    "command": ["vllm", "serve"],
+                    "tensor_parallel": 1,
+                    "command": _command(launch, count),
                     "start_seconds": 21.4,
                     "kv_cache_tokens": 349_440,
                     "concurrency": 170.62,
@@ -61,6 +66,15 @@ def serving(
         },
         "runs": runs,
     }
+
+
+def _command(launch: str, drafted: int) -> dict[str, Any]:
+    """As a server of that launch on a CPU was started."""
+    one = Launch(
+        name=launch, title="", max_model_len=2048, max_num_seqs=2, speculative_tokens=drafted
+    )
+    release = ServedModel(QWEN3_5, "NVFP4", lost_tower=True)
+    return server_command(one, release, Serving(), measuring=True).record()
 
 
 def _rates(

@@ -9,6 +9,7 @@ import pytest
 from scion.architectures.families import QWEN3_5
 from scion.artifacts.environments import interpreter
 from scion.engines.config import Launch
+from scion.engines.served_model import ServedModel
 from scion.engines.sglang.flags import flags
 
 pytestmark = pytest.mark.slow
@@ -34,8 +35,9 @@ def test_sglang_reads_every_flag() -> None:
         kv_cache_dtype="fp8",
         gpu_memory_utilization=0.9,
         speculative_tokens=3,
+        tensor_parallel=2,
     )
-    options = flags(launch, QWEN3_5, quantized=True, text_only=True)
+    options = flags(launch, ServedModel(QWEN3_5, "NVFP4", lost_tower=True))
     arguments = [argument for flag in options for argument in flag.arguments]
     done = subprocess.run(
         [PYTHON, "-c", PARSE, "--model-path", "owner/name", *arguments],
@@ -53,6 +55,7 @@ def test_sglang_reads_every_flag() -> None:
         "reasoning_parser": "qwen3",
         "context_length": 262144,
         "max_running_requests": 2,
+        "tp_size": 2,
         "kv_cache_dtype": "fp8_e4m3",
         "mem_fraction_static": 0.9,
         "speculative_algorithm": "NEXTN",

@@ -1,13 +1,18 @@
 """The vLLM command, its environment, its log and its counters."""
 
 import json
+import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from scion.architectures.families import QWEN3_5
 from scion.engines.config import Launch, Serving
+from scion.engines.served_model import ServedModel
 from scion.engines.server import log_end
 from scion.engines.vllm import server as vllm
+from scion.engines.vllm.command import ServerCommand, server_command
 from scion.engines.vllm.counters import SpecDecodeCounters, read_counters
 from scion.engines.vllm.log import capacity, phase
 
@@ -85,65 +90,86 @@ def test_a_counter_that_stands_still_is_noticed():
     assert "drafts of 3" in str(SpecDecodeCounters(100, 50, 0, (0, 0, 0)).fault(3))
 
 
-@pytest.fixture
-def checkpoint(tmp_path: Path) -> Path:
-    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": {}}))
-    return tmp_path
+RELEASE = ServedModel(QWEN3_5, "NVFP4", lost_tower=True)
 
 
-def command(folder: Path, drafted: int, *, launch: dict[str, object], **serving: object):
+def command(drafted: int, *, model: ServedModel = RELEASE, launch: dict[str, Any], **serving: Any):
+    wanted = {"name": "one", "title": "One", "max_model_len": 2048, "speculative_tokens": drafted}
+    what = server_command(
+        Launch.model_validate(wanted | launch),
+        model,
+        Serving.model_validate(serving),
+        measuring=True,
+    )
     return vllm.command(
-        folder,
+        Path("model"),
         name="release",
-        launch=Launch.model_validate(
-            {
-                "name": "one",
-                "title": "One",
-                "max_model_len": 2048,
-                "speculative_tokens": drafted,
-                **launch,
-            }
-        ),
-        serving=Serving.model_validate(serving),
+        what=what,
         port=8123,
-        python=Path("python"),
+        python=Path("env/bin/python"),
         inherited={"PATH": "/bin", "PYTHONPATH": "/other"},
     )
 
 
-def test_command_for_the_cpu(checkpoint: Path):
-    launched = command(checkpoint, 3, launch={"max_num_seqs": 2})
+def test_command_for_the_cpu():
+    launched = command(3, launch={"max_num_seqs": 2})
     text = " ".join(launched.arguments)
-    assert text.startswith("python -m vllm.entrypoints.launchers.api_server.entry --model ")
-    assert "--host 127.0.0.1 --port 8123 --quantization modelopt --language-model-only" in text
+    entry = "env/bin/python -m vllm.entrypoints.launchers.api_server.entry --model model "
+    assert text.startswith(f"{entry}--served-model-name release --host 127.0.0.1 --port 8123 ")
+    assert "--quantization modelopt --language-model-only" in text
     assert "--max-model-len 2048 --max-num-seqs 2" in text
+    assert "--no-enable-prefix-caching --enforce-eager" in text
     assert '{"method":"mtp","num_speculative_tokens":3}' in launched.arguments
     assert launched.environment["OMP_NUM_THREADS"] == "1"
     assert launched.environment["PATH"] == "/bin"
     assert "PYTHONPATH" not in launched.environment
 
 
-def test_command_for_cuda(checkpoint: Path):
+def test_command_for_cuda():
+    shared = {"kv_cache_dtype": "fp8", "gpu_memory_utilization": 0.9, "tensor_parallel": 2}
     launched = command(
-        checkpoint,
-        1,
-        launch={"kv_cache_dtype": "fp8", "gpu_memory_utilization": 0.9},
-        environment="serve-cuda",
-        arguments=["--tensor-parallel-size", "2"],
+        1, launch=shared, environment="serve-cuda", arguments=["--max-num-batched-tokens", "99"]
     )
-    assert launched.arguments[1:4] == ("-m", "vllm.entrypoints.cli.main", "serve")
-    assert "--kv-cache-dtype fp8 --gpu-memory-utilization 0.9" in " ".join(launched.arguments)
-    assert launched.arguments[-2:] == ("--tensor-parallel-size", "2")
+    assert launched.arguments[:3] == ("env/bin/vllm", "serve", "model")
+    told = "--tensor-parallel-size 2 --kv-cache-dtype fp8 --gpu-memory-utilization 0.9"
+    assert told in " ".join(launched.arguments)
+    assert launched.arguments[-2:] == ("--max-num-batched-tokens", "99")
     assert "--enforce-eager" not in launched.arguments
     assert "OMP_NUM_THREADS" not in launched.environment
 
 
-def test_no_speculation_and_no_quantization_unless_asked(checkpoint: Path):
-    (checkpoint / "config.json").write_text("{}")
-    launched = command(checkpoint, 0, launch={})
+def test_no_speculation_and_no_quantization_unless_asked():
+    launched = command(0, launch={}, model=ServedModel(QWEN3_5))
     unasked = {"--speculative-config", "--quantization", "--kv-cache-dtype", "--max-num-seqs"}
     assert not unasked & set(launched.arguments)
     assert "--gpu-memory-utilization" not in launched.arguments
+
+
+@pytest.mark.parametrize("environment", ["serve-cpu", "serve-cuda"])
+def test_what_ran_what_is_recorded_and_what_is_printed_are_one(environment: str):
+    launched = command(
+        3, launch={}, environment=environment, arguments=["--max-num-batched-tokens", "99"]
+    )
+    record = json.loads(json.dumps(launched.record))
+    again = ServerCommand.recorded(record, [])
+    # Interpreter, folder, name and port are the reader's own.
+    assert again.arguments("model", name="release", port=8123)[1:] == launched.arguments[1:]
+    assert again.variables.items() <= launched.environment.items()
+    assert again.record() == launched.record
+    assert "env/bin" not in json.dumps(record)
+    assert "8123" not in json.dumps(record)
+    # A shell reads the printed text as the same words.
+    typed = shlex.split(again.text("model", name="release", port=8123).replace("\\\n", ""))
+    variables = [f"{name}={value}" for name, value in again.variables.items()]
+    assert typed == [*variables, *again.arguments("model", name="release", port=8123)]
+
+
+@pytest.mark.parametrize(
+    "argument", ["--tensor-parallel-size", "-tp", "--max_model_len=9", "--kv-cache-dtype", "--host"]
+)
+def test_what_the_launch_says_is_no_argument_of_the_machine(argument: str):
+    with pytest.raises(ValueError, match="for the card as well"):
+        Serving(arguments=(argument, "2"))
 
 
 def test_phase_is_the_last_that_the_log_shows():

@@ -10,6 +10,7 @@ import pytest
 from checkpoints import tiny_config, write_checkpoint
 from scion.architectures.families import QWEN3_5
 from scion.engines.config import Launch
+from scion.engines.served_model import ServedModel
 from scion.engines.vllm.flags import flags
 
 CONFIG = """
@@ -44,7 +45,7 @@ def test_the_command_the_reasons_the_memory_and_the_verdict(folder: Path, config
     done = scion(folder, "--config", config)
     assert (done.returncode, done.stderr) == (0, "")
     launch = Launch(name="first", title="", max_model_len=512, max_num_seqs=2)
-    options = flags(launch, QWEN3_5, quantized=False, text_only=True)
+    options = flags(launch, ServedModel(QWEN3_5, lost_tower=True))
     command = " \\\n    ".join([f"vllm serve {folder}", *(flag.text for flag in options)])
     assert done.stdout.startswith(f"{command}\n\n")
     # A reason may run over several lines.

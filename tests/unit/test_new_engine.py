@@ -17,7 +17,7 @@ import loader_cases
 from checkpoints import edit_json, tiny_config, write_checkpoint
 from lint_checkpoints import llama, sound
 from scion.architectures.families import FAMILIES, LLAMA
-from scion.architectures.family import FUSED_ATTENTION, Family, Fused, Head
+from scion.architectures.family import FUSED_ATTENTION, Fused, Head
 from scion.cli.main import main
 from scion.common.errors import ScionError
 from scion.engines.config import Launch
@@ -36,6 +36,7 @@ from scion.engines.loading.scheme import (
 from scion.engines.registry.decisions import decisions, is_modelled, scheme_problems
 from scion.engines.registry.engines import ENGINES, newest, parse_engine
 from scion.engines.releases import Affected, EngineRelease
+from scion.engines.served_model import ServedModel
 from scion.engines.vllm.engine import VLLM
 
 LAYER = "model.layers.0"
@@ -85,9 +86,7 @@ def never_quantized(
     return f"{release} has no quantized heads" if layer.kind == "head" else None
 
 
-def flags(
-    launch: Launch, family: Family | None, *, quantized: bool, text_only: bool, mixed: bool
-) -> list[Flag]:
+def flags(launch: Launch, model: ServedModel) -> list[Flag]:
     return [Flag(("--context", str(launch.max_model_len)), "context in tokens")]
 
 

@@ -42,6 +42,7 @@ from scion.config import Launch
 from scion.engines.registry.decisions import decisions
 from scion.engines.registry.engines import DEFAULT_ENGINES, ENGINES, newest
 from scion.engines.releases import Affected
+from scion.engines.served_model import ServedModel
 from scion.engines.vllm.flags import flags
 from scion.engines.vllm.memory_estimates import weights as loaded_weights
 from scion.evaluation.chats import Chat
@@ -199,7 +200,7 @@ def test_a_head_named_as_in_another_family_is_found(planted: Conversion, tmp_pat
 
 def test_servers_get_its_parsers_and_memory_knows_its_head(planted: Conversion) -> None:
     launch = Launch(name="pico", title="", max_model_len=512)
-    options = flags(launch, SAPLING, quantized=True, text_only=True)
+    options = flags(launch, ServedModel(SAPLING))
     words = [word for flag in options for word in flag.arguments]
     assert {"sapling_tools", "sapling_thoughts"} <= set(words)
     checkpoint = Checkpoint.open(planted.graft_mtp.folder)

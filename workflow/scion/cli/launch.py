@@ -204,7 +204,7 @@ def _check_context(args: argparse.Namespace, checkpoint: "Checkpoint", chosen: "
     where = args.folder / "config.json"
     family = inventory(checkpoint.config, where=where).family
     longest = longest_context(language_keys(checkpoint.config, family, where=where))
-    if chosen.max_model_len > longest:
+    if longest is not None and chosen.max_model_len > longest:
         raise ScionError(
             "the launch's context is beyond the model's",
             where=where,

@@ -57,7 +57,7 @@ class ModelSizes:
         hidden: Width of the residual stream.
         intermediate: Width of the MLP.
         vocabulary: Tokens that the head scores.
-        context: Tokens that the model was made for, as vLLM reads it.
+        context: Tokens that the model was made for, as vLLM reads it; None where it is not said.
         heads: The numbers of heads that GPUs which share the layers must be able to divide.
     """
 
@@ -73,7 +73,7 @@ class ModelSizes:
     hidden: int
     intermediate: int
     vocabulary: int
-    context: int
+    context: int | None
     heads: tuple[int, ...]
 
     @classmethod
@@ -130,15 +130,20 @@ class ModelSizes:
         return not copies and not any(heads % gpus for heads in self.heads)
 
 
-def longest_context(text: Keys) -> int:
+def longest_context(text: Keys) -> int | None:
     """The most tokens that vLLM takes for `--max-model-len`: the model's, stretched as it says.
 
     Args:
         text: The language model's keys of config.json.
 
+    Returns:
+        The number; None where config.json does not say, and a class's default counts.
+
     Raises:
         ScionError: `max_position_embeddings` is unusable.
     """
+    if not text.has("max_position_embeddings"):
+        return None
     longest = text.size("max_position_embeddings")
     rope: Any = text.values.get("rope_parameters") or text.values.get("rope_scaling")
     if not isinstance(rope, dict) or rope.get("rope_type", rope.get("type")) in _STRETCHED:

@@ -236,7 +236,7 @@ def compare_with_server(
 def _refusals(sizes: ModelSizes, launch: Launch) -> list[MemoryFinding]:
     """Why vLLM would refuse the launch of this model on any GPU."""
     findings: list[MemoryFinding] = []
-    if launch.max_model_len > sizes.context:
+    if sizes.context is not None and launch.max_model_len > sizes.context:
         findings.append(
             MemoryFinding(
                 "problem",
