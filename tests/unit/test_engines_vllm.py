@@ -264,8 +264,6 @@ def test_log_end_shows_the_cause_and_the_last_lines(tmp_path: Path):
 RANKS = (
     "load_format=auto, tensor_parallel_size={}, pipeline_parallel_size={}, data_parallel_size={}, "
 )
-    "load_format=auto, tensor_parallel_size={}, pipeline_parallel_size={}, data_parallel_size={}, "
-)
 
 
 @pytest.mark.parametrize(("ranks", "count"), [((1, 1, 1), 1), ((2, 1, 1), 2), ((2, 2, 2), 8)])

@@ -320,7 +320,8 @@ def test_gpus_that_share_the_layers_hold_half_of_each() -> None:
     ],
 )
 def test_the_context_is_as_long_as_the_model_was_made_for(rope: object, longest: int) -> None:
-    text = CONFIG_27B["text_config"] | {"max_position_embeddings": 262_144, "rope_parameters": rope}
+    declared: Any = CONFIG_27B["text_config"]
+    text = {**declared, "max_position_embeddings": 262_144, "rope_parameters": rope}
     config = {**CONFIG_27B, "text_config": text}
     fits = [
         not any("was made for" in finding.text for finding in made.findings)
