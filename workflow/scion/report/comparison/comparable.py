@@ -4,14 +4,6 @@ import json
 from typing import Any
 
 
-def command_without_port(command: Any) -> Any:
-    """A server's command line, less the port, which is a free one each time."""
-    if isinstance(command, list) and "--port" in command:
-        place = command.index("--port")
-        return command[:place] + command[place + 2 :]
-    return command
-
-
 def answer_of(response: Any) -> Any:
     """What a chat completion says, choice by choice."""
     if isinstance(response, dict) and isinstance(response.get("choices"), list):
