@@ -1,4 +1,4 @@
-"""What of a record can be the same in two runs: no free port, nor the ids and times of answers."""
+"""What of a record can be the same in two runs: not the ids and times of answers."""
 
 import json
 from typing import Any
