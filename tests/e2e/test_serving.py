@@ -20,7 +20,7 @@ import pytest
 
 from checkpoints import half_made
 from commands import interrupt, pointer
-from conversion import Conversion
+from conversion import Conversion, Pico
 from fault_server import (
     Change,
     Proxy,
@@ -38,8 +38,9 @@ from scion.artifacts.making import Output, remake
 from scion.checkpoint.safetensors_file import read_header
 from scion.common.errors import ScionError
 from scion.engines.config import Launch, Serving
-from scion.engines.server import Server
+from scion.engines.server import Server, connect
 from scion.engines.vllm import server as vllm
+from scion.evaluation.serving.named_server import check_named_server
 
 pytestmark = pytest.mark.serve
 
@@ -271,17 +272,60 @@ def proxy(server: Server) -> Iterator[Proxy]:
         yield running
 
 
+# The stage without the comparison of weights, which takes seconds and is tried by itself.
+UNCOMPARED = """
+import sys
+import scion.stages.served
+scion.stages.served.check_named_server = lambda *_: None
+from scion.stages.measure_serving import main
+sys.exit(main())
+"""
+
+
 def through(
     proxy: Proxy, release: Path, prompts: Path, output: Path, **measurement: Any
 ) -> subprocess.CompletedProcess[str]:
     """The stage on a server that is named, and stands behind the proxy."""
     chosen = {**SHORT, "speculative_tokens": [1], **measurement}
-    return run(arguments(release, prompts, output, {"server_url": proxy.url}, **chosen))
+    command = arguments(release, prompts, output, {"server_url": proxy.url}, **chosen)
+    assert command[1] == "-m"
+    return run([command[0], "-c", UNCOMPARED, *command[3:]])
+
+
+def test_a_named_server_that_serves_something_else(proxy: Proxy, release: Path, pico: Pico):
+    named = connect(proxy.url)
+    check_named_server(named, release)
+    # The folder that it serves lies on this machine and says how it is quantized.
+    with pytest.raises(ScionError, match="quantized otherwise"):
+        check_named_server(named, pico.base)
+
+    def elsewhere(body: Any) -> None:
+        body["data"][0]["root"] = "owner/name"
+
+    proxy.change = to("/v1/models", edited(elsewhere))
+    check_named_server(named, release)
+    # Of the same base, but other weights.
+    with pytest.raises(ScionError, match="other weights than the release") as caught:
+        check_named_server(named, pico.base)
+    assert "nats a token" in caught.value.expected
+
+    def two(body: Any) -> None:
+        body["data"].append(body["data"][0] | {"id": "another"})
+
+    proxy.change = to("/v1/models", edited(two))
+    with pytest.raises(ScionError, match="which model") as caught:
+        connect(proxy.url)
+    assert caught.value.found == "release, another"
+    with pytest.raises(ScionError, match="which model"):
+        connect(proxy.url, model="third")
+    assert connect(proxy.url, model="another").model == "another"
 
 
 def test_a_named_server_is_measured(proxy: Proxy, release: Path, prompts: Path, output: Path):
-    done = through(proxy, release, prompts, output)
+    chosen = {**SHORT, "speculative_tokens": [1]}
+    done = run(arguments(release, prompts, output, {"server_url": proxy.url}, **chosen))
     assert done.returncode == 0, done.stderr
+    assert "comparing its model with the release" in done.stderr
     result = json.loads((output.with_suffix("") / "serving.json").read_text())
     (measured,) = result["runs"]
     assert measured["command"] is None

@@ -17,6 +17,8 @@ from huggingface_hub import ModelCard
 from commands import Earlier, interrupt
 from project_copy import ProjectCopy
 from scion.artifacts.artifact import Artifact
+from scion.engines.vllm.command import ServerCommand
+from scion.report.config import Card
 
 pytestmark = [pytest.mark.serve, pytest.mark.timeout(1800)]
 
@@ -221,3 +223,14 @@ def test_another_sample_count_reruns_quantization_and_what_lies_below(
     config = finished.folder / "samples.yaml"
     config.write_text("quantization: {calibration: {sets: [{samples: 8}]}}\n")
     assert finished.planned(*CONFIG, str(config)) == BELOW_QUANTIZE
+
+
+def test_the_card_prints_the_command_that_was_measured(
+    results: Path, runs: dict[int, dict[str, Any]]
+) -> None:
+    command = ServerCommand.recorded(runs[3]["command"], [])
+    repository = Card().repository
+    text = (results / "release/README.md").read_text()
+    assert f"```bash\n{command.text(repository, name=repository)}\n```" in text
+    # Nothing of this machine is published with it.
+    assert str(results) not in json.dumps(runs[3]["command"])

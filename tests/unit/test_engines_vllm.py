@@ -1,20 +1,27 @@
 """The vLLM command, its environment, its log and its counters."""
 
 import json
+import os
 import shlex
+import socket
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from scion.architectures.families import QWEN3_5
+from scion.common.errors import ScionError
 from scion.engines.config import Launch, Serving
 from scion.engines.served_model import ServedModel
-from scion.engines.server import log_end
+from scion.engines.server import Command, free_port, log_end, running, scratch_folder
 from scion.engines.vllm import server as vllm
 from scion.engines.vllm.command import ServerCommand, server_command
 from scion.engines.vllm.counters import SpecDecodeCounters, read_counters
-from scion.engines.vllm.log import capacity, phase
+from scion.engines.vllm.hardware import hardware, used_gpus, visible_gpus
+from scion.engines.vllm.log import capacity, gpus, phase
 
 # Captured from vLLM 0.32 with three drafted tokens, the values changed to some that tell apart.
 METRICS = """\
@@ -251,3 +258,75 @@ def test_log_end_shows_the_cause_and_the_last_lines(tmp_path: Path):
     assert "OSError" not in shown
     assert "| the end" in shown
     assert "frame 50" not in shown
+
+
+# As vLLM 0.32.0 prints its configuration.
+RANKS = (
+    "load_format=auto, tensor_parallel_size={}, pipeline_parallel_size={}, data_parallel_size={}, "
+)
+
+
+@pytest.mark.parametrize(("ranks", "count"), [((1, 1, 1), 1), ((2, 1, 1), 2), ((2, 2, 2), 8)])
+def test_a_log_tells_how_many_gpus_serve(tmp_path: Path, ranks: tuple[int, ...], count: int):
+    log = tmp_path / "log"
+    log.write_text(RANKS.format(*ranks))
+    assert gpus(log) == count
+    log.write_text("something else")
+    assert gpus(log) is None
+    assert gpus(None) is None
+
+
+def test_only_the_gpus_that_are_used_count():
+    machine = ["NVIDIA H100", "NVIDIA H100", "NVIDIA L4"]
+    assert list(used_gpus(machine, 1)) == ["NVIDIA H100"]
+    assert list(used_gpus(machine, 3)) == machine
+    with pytest.raises(ScionError, match="more GPUs than CUDA shows"):
+        used_gpus(["NVIDIA H100"], 2)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="it has a GPU")
+def test_cuda_itself_is_asked_which_gpus_there_are(monkeypatch: pytest.MonkeyPatch):
+    assert visible_gpus(Path(sys.executable)) == []
+    serving, launch = Serving(environment="serve-cuda"), Launch(name="a", title="", max_model_len=9)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(ScionError, match="more GPUs") as caught:
+        hardware(serving, launch, python=Path(sys.executable))
+    assert (caught.value.expected, caught.value.found) == ("1", "0: none")
+
+
+def test_a_server_leaves_nothing_in_the_temporary_folder(tmp_path: Path):
+    """A server that leaves a folder and a socket in its TMPDIR, and is ended like every other."""
+    code = """
+import http.server, json, os, socket, sys, tempfile
+tempfile.mkdtemp()
+socket.socket(socket.AF_UNIX).bind(os.path.join(tempfile.gettempdir(), "c" * 36))
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        where = {"id": "release", "root": tempfile.gettempdir()}
+        self.wfile.write(json.dumps({"data": [where]}).encode())
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+    port = free_port()
+    what = Command(
+        arguments=(sys.executable, "-c", code, str(port)),
+        environment=os.environ,
+        model="release",
+        record={},
+        explain=phase,
+    )
+    with running(what, port=port, log=tmp_path / "log", start_seconds=60) as server:
+        folder = Path(json.loads(server.read("/v1/models"))["data"][0]["root"])
+        assert len(list(folder.iterdir())) == 2
+        assert folder != Path(tempfile.gettempdir())
+    assert not folder.exists()
+
+
+def test_a_socket_has_room_in_the_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    deep = tmp_path / ("d" * 100)
+    deep.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))
+    with scratch_folder() as folder, socket.socket(socket.AF_UNIX) as server:
+        server.bind(f"{folder}/{'c' * 40}")
+    assert not Path(folder).exists()

@@ -1,6 +1,7 @@
 """`scion launch` as a command of its own."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -195,3 +196,62 @@ def test_the_prediction_is_held_to_a_server_s_log(folder: Path, tmp_path: Path) 
     tokens = {"predicted": plain["kv_cache_tokens"], "reported": half}
     assert pairs["kv_cache_tokens"] == {**tokens, "ratio": pytest.approx(2, rel=1e-3)}
     assert f"{half:,}" in scion(*named).stdout
+
+
+def test_a_cpu_has_a_command_of_its_own(folder: Path) -> None:
+    done = scion(folder, "--cpu", "--max-model-len", 512)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"python -m vllm.entrypoints.launchers.api_server.entry --model {folder}" in done.stdout
+    assert "VLLM_CPU_KVCACHE_SPACE=1" in done.stdout
+    assert "--enforce-eager" in done.stdout
+    assert "not predicted for a CPU" in done.stdout
+    assert scion(folder, "--cpu", "--engine", "sglang").returncode == 2
+
+
+def test_several_gpus_are_told_and_counted(folder: Path) -> None:
+    one, two = (
+        json.loads(scion(folder, "--gpu", "h100", "--tensor-parallel", n, "--json").stdout)
+        for n in (1, 2)
+    )
+    assert "--tensor-parallel-size 2" in two["command"]
+    assert "tensor-parallel" not in one["command"]
+    # The tiny model has one head that can't be shared.
+    assert (one["gpus"], two["gpus"], two["verdict"]) == (1, 2, "does not fit")
+    assert "2 GPUs can't share the model's heads" in two["findings"][0]["text"]
+
+
+@pytest.mark.parametrize("where", [("--gpu", "h100"), ("--engine", "sglang"), ("--cpu",)])
+def test_a_context_beyond_the_models_does_not_fit(folder: Path, where: tuple[str, ...]) -> None:
+    done = scion(folder, *where, "--max-model-len", 1025)
+    assert done.returncode == 1
+    assert "--max-model-len 1024" in done.stdout + done.stderr
+    assert scion(folder, *where, "--max-model-len", 1024, "--max-num-seqs", 2).returncode == 0
+
+
+def test_what_is_no_checkpoint_is_called_what_it_is(tmp_path: Path, folder: Path) -> None:
+    missing = scion(tmp_path / "missing", "--gpu", "h100")
+    assert "there is no such folder" in missing.stderr
+    assert "found:    nothing" in missing.stderr
+    (tmp_path / "empty").mkdir()
+    assert "no checkpoint is here" in scion(tmp_path / "empty", "--gpu", "h100").stderr
+    flat = tmp_path / "flat"
+    shutil.copytree(folder, flat)
+    config = json.loads((flat / "config.json").read_text())
+    (flat / "config.json").write_text(json.dumps({**config.pop("text_config"), **config}))
+    told = scion(flat, "--gpu", "h100").stderr
+    assert "config.json is flat" in told
+    assert "model_type qwen3_5_text" in told
+
+
+def test_names_of_strangers_steer_no_terminal(folder: Path, tmp_path: Path) -> None:
+    hostile = tmp_path / "hostile"
+    shutil.copytree(folder, hostile)
+    index = hostile / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    content["weight_map"]["x\x1b[2J\n::error::forged"] = "model-00001-of-00002.safetensors"
+    index.write_text(json.dumps(content))
+    told = scion(hostile, "--gpu", "h100")
+    assert told.returncode == 1
+    assert "\\x1b[2J" in told.stderr
+    assert "\x1b" not in told.stderr
+    assert "\n::error" not in told.stderr

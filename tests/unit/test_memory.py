@@ -297,3 +297,36 @@ def test_an_unknown_gpu_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ScionError, match="not known") as error:
         find_gpu("rtx-9999")
     assert "rtx-pro-6000" in error.value.expected
+
+
+def test_gpus_that_share_the_layers_hold_half_of_each() -> None:
+    one, two = predicted(gpu="h100"), predicted(gpu="h100", tensor_parallel=2)
+    assert two.weights.loaded == pytest.approx(one.weights.loaded / 2)
+    assert two.layout.token_bytes == one.layout.token_bytes // 2
+    assert two.capacity.tokens > 2 * one.capacity.tokens
+    # Heads can't be cut in seven.
+    assert "heads" in predicted(gpu="h100", tensor_parallel=7).findings[0].text
+
+
+@pytest.mark.parametrize(
+    ("rope", "longest"),
+    [
+        (None, 262_144),
+        ({"rope_type": "default"}, 262_144),
+        ({"rope_type": "yarn", "factor": 4.0}, 1_048_576),
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1000}, 4000),
+        ({"rope_type": "llama3", "factor": 8.0}, 262_144),
+        ({"rope_type": "yarn", "factor": "many"}, 262_144),
+    ],
+)
+def test_the_context_is_as_long_as_the_model_was_made_for(rope: object, longest: int) -> None:
+    declared: Any = CONFIG_27B["text_config"]
+    text = {**declared, "max_position_embeddings": 262_144, "rope_parameters": rope}
+    config = {**CONFIG_27B, "text_config": text}
+    fits = [
+        not any("was made for" in finding.text for finding in made.findings)
+        for made in (
+            predicted(config=config, max_model_len=length) for length in (longest, longest + 1)
+        )
+    ]
+    assert fits == [True, False]

@@ -76,7 +76,11 @@ class Serving(Section):
     server_url: str | None = Field(
         default=None,
         pattern=r"^https?://[^\s/]+(/\S*)?$",
-        description="address of a running server to use instead, such as http://host:8000/v1",
+        description="address of a running server to use instead, such as http://host:8000/v1; its "
+        "replies are compared with the release, which runs on this machine's CPU for that",
+    )
+    server_model: str | None = Field(
+        default=None, description="name of the release at that server; null: its only model"
     )
     port: int | None = Field(
         default=None, gt=0, lt=65536, description="loopback port of the server; null: a free one"

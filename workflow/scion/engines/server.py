@@ -152,14 +152,15 @@ def log_end(log: Path | None) -> str:
     return "".join(f"\n    | {line}" for line in [*above, *shown])
 
 
-def connect(url: str) -> Server:
+def connect(url: str, *, model: str | None = None) -> Server:
     """The server that runs already at `url`; it is neither started nor stopped.
 
     Args:
         url: Its address, with or without the path `/v1`.
+        model: The name of the model to ask; None for its only one.
 
     Raises:
-        ScionError: Nothing answers there, or it offers no model.
+        ScionError: Nothing answers there, or it offers no such model, or several.
     """
     address = url.rstrip("/").removesuffix("/v1")
     models = _models(address)
@@ -171,7 +172,15 @@ def connect(url: str) -> Server:
             found="no answer, or no model",
             hint="start that server, or set serving.server_url to null to have one started",
         )
-    return Server(address, models[0])
+    if model not in models if model is not None else len(models) > 1:
+        raise ScionError(
+            "which model of the named server is the release is not clear",
+            where=f"serving.server_url: {url}",
+            expected="its only model" if model is None else f"a model {model!r}",
+            found=", ".join(models),
+            hint="say which of them it is in serving.server_model",
+        )
+    return Server(address, model or models[0])
 
 
 @contextlib.contextmanager

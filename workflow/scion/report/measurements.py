@@ -25,7 +25,7 @@ from scion.report import summary_lines as lines
 from scion.report.card import scores as tables
 from scion.report.card.scores import ScoreGroup
 from scion.report.card.serving import serving_values
-from scion.report.comparison.comparable import answer_of, command_without_port
+from scion.report.comparison.comparable import answer_of
 
 if TYPE_CHECKING:
     from scion.report.pictures.style import Picture
@@ -122,7 +122,6 @@ _ROWS = (
             ({"set", "thinking"}, "{set}, {thinking}"),
             ({"prompt", "length"}, "{prompt}, up to {length} tokens"),
         ),
-        comparable={"command": command_without_port},
     ),
     MeasuredStage(
         quality.RECORD,

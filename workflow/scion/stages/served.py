@@ -1,8 +1,8 @@
 """What the stages that start a server share: their options and settings, the server, its record."""
 
 import argparse
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from scion.engines.config import Launch, Serving
 from scion.engines.server import Server
 from scion.engines.vllm import server as vllm
 from scion.engines.vllm.hardware import hardware
+from scion.evaluation.serving.named_server import check_named_server
 from scion.stages.common_options import (
     add_file,
     add_optional,
@@ -56,22 +57,24 @@ class ServedStage:
         """The log of one part of the stage: `<stage>.<parts, with dots between>.log`."""
         return self.log_folder / ".".join((self.name, *parts, "log"))
 
-    def server(
-        self, release: Artifact, launch: Launch, *part: str
-    ) -> AbstractContextManager[Server]:
+    @contextmanager
+    def server(self, release: Artifact, launch: Launch, *part: str) -> Generator[Server]:
         """Serve the release while the block lasts; `part` names one of several servers' logs.
 
         Raises:
-            ScionError: The server can't be started.
+            ScionError: The server can't be started, or one that was named serves something else.
         """
-        return vllm.serve(
+        with vllm.serve(
             release.folder,
             name="release",
             launch=launch,
             serving=self.serving,
             python=self.python,
             log=self.log(*part, "server"),
-        )
+        ) as server:
+            if self.serving.server_url is not None:
+                check_named_server(server, release.folder)
+            yield server
 
     def describe(self, server: Server, launch: Launch) -> dict[str, Any]:
         """`engine` and `hardware`, as the record of each such stage holds them."""

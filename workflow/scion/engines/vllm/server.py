@@ -94,7 +94,7 @@ def serve(
         ScionError: As `scion.engines.server.running` and `connect` do.
     """
     if serving.server_url is not None:
-        yield connect(serving.server_url)
+        yield connect(serving.server_url, model=serving.server_model)
         return
     port = serving.port or free_port()
     served = serving.model_copy(update={"arguments": (*serving.arguments, *arguments)})
@@ -115,7 +115,8 @@ def serve(
 
 def context(server: Server) -> int:
     """The longest sequence, prompt and answer, that the server takes (tokens)."""
-    return json.loads(server.read("/v1/models"))["data"][0]["max_model_len"]
+    offered = json.loads(server.read("/v1/models"))["data"]
+    return next(model["max_model_len"] for model in offered if model["id"] == server.model)
 
 
 def describe(server: Server, serving: Serving) -> dict[str, Any]:

@@ -1,15 +1,7 @@
-"""What of a record can be the same in two runs: no free port, nor the ids and times of answers."""
+"""What of a record can be the same in two runs: not the ids and times of answers."""
 
 import json
 from typing import Any
-
-
-def command_without_port(command: Any) -> Any:
-    """A server's command line, less the port, which is a free one each time."""
-    if isinstance(command, list) and "--port" in command:
-        place = command.index("--port")
-        return command[:place] + command[place + 2 :]
-    return command
 
 
 def answer_of(response: Any) -> Any:
