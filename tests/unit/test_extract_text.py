@@ -8,6 +8,7 @@ from conversion import ENVIRONMENT, Conversion
 from scion.architectures.inventory import inventory
 from scion.artifacts.artifact import Artifact
 from scion.artifacts.making import Output
+from scion.artifacts.release_chain import chain_problems
 from scion.checkpoint.shards import Checkpoint
 from scion.stages.extract_text import extract_text
 from scion.stages.fetch_source import fetch_source
@@ -52,7 +53,7 @@ def test_no_config_names_code(tmp_path: Path, text_only: bool) -> None:
     folder = write_checkpoint(tmp_path / "model", config)
     for name in ("tokenizer_config.json", "preprocessor_config.json"):
         (folder / name).write_text(json.dumps({"kept": 1, **code}))
-    _, text = extract(folder, text_only=text_only)
+    fixed, text = extract(folder, text_only=text_only)
     files = {name for name in text.files if name.endswith("config.json")}
     assert ("preprocessor_config.json" in files) is not text_only
     for name in files:
@@ -61,6 +62,18 @@ def test_no_config_names_code(tmp_path: Path, text_only: bool) -> None:
     assert json.loads((text.folder / "tokenizer_config.json").read_bytes()) == {"kept": 1}
     assert text.facts["code_references_removed"]["tokenizer_config.json"] == list(code)
     assert text.check() == []
+    # A release's check takes the stage's word for it, of these files alone.
+    manifests = {"fix_keys": fixed.manifest, "extract_text": text.manifest}
+    changed = [
+        told for told in chain_problems(manifests, text.manifest) if "is not that of" in told
+    ]
+    assert changed == []
+    del text.manifest["facts"]["code_references_removed"]["tokenizer_config.json"]
+    changed = [
+        told for told in chain_problems(manifests, text.manifest) if "is not that of" in told
+    ]
+    assert len(changed) == 1
+    assert "tokenizer_config.json" in changed[0]
 
 
 def test_shards_without_tower_or_head_are_linked(conversion: Conversion) -> None:
