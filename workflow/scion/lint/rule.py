@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -184,10 +185,18 @@ def run(subject: Subject, rules: Iterable[Rule]) -> list[Result]:
         results += [Result(rule, finding) for finding in grouped(merge_engines(found))]
     results += [Result(rule, finding) for rule in telling for finding in rule.check(subject)]
     order = list(Severity)
+    taken = _in_workflow(subject)
     return sorted(
-        (replace(result, in_workflow=is_released(subject.config)) for result in results),
+        (replace(result, in_workflow=taken) for result in results),
         key=lambda result: (order.index(result.rule.severity), result.rule.code),
     )
+
+
+def _in_workflow(subject: Subject) -> bool:
+    """Whether the workflow takes the checkpoint; no, where config.json can't be read."""
+    with suppress(ScionError):
+        return is_released(subject.config)
+    return False
 
 
 def merge_engines(findings: Iterable[Finding]) -> Iterator[Finding]:

@@ -190,6 +190,13 @@ class Subject:
         }
 
     @property
+    def _tensors_read(self) -> dict[str, Tensor]:
+        """Every tensor by name; none where a file of them can't be used."""
+        with suppress(ScionError):
+            return self.tensors
+        return {}
+
+    @property
     def stored_names(self) -> Iterable[str]:
         """The names of every tensor in any file, those that no index names included."""
         return chain.from_iterable(header.tensors for header in self.headers.values())
@@ -218,8 +225,8 @@ class Subject:
 
     @cached_property
     def mlx_marks(self) -> tuple[str, ...]:
-        """By what the layout is known for MLX's; empty where it is not."""
-        return mlx_marks(self.tensors.values())
+        """By what the layout is known for MLX's; empty where it is not, or tensors are unread."""
+        return mlx_marks(self._tensors_read.values())
 
     @cached_property
     def inventory(self) -> Inventory | None:
@@ -240,7 +247,7 @@ class Subject:
         if self.mlx_marks:
             return None
         embeds = not self.source.files.keys().isdisjoint(EMBEDDING)
-        variant = variant_of(self.config, self.tensors, embeds=embeds)
+        variant = variant_of(self.config, self._tensors_read, embeds=embeds)
         try:
             return implied(self.config, where=f"{self.source.name}/{CONFIG}", variant=variant)
         except ScionError as error:
