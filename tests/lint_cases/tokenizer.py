@@ -26,11 +26,6 @@ NO_RESULTS = (
     "{%- if tools %}{{ tools | tojson }}{% endif %}"
     "{%- for message in messages if message.role != 'tool' %}{{ message | tojson }}{% endfor %}"
 )
-NO_DEVELOPER = CHATML.replace(
-    "{%- for message in messages %}",
-    "{%- for message in messages %}{% if message.role == 'developer' %}"
-    "{{ raise_exception('') }}{% continue %}{% endif %}",
-)
 ENDLESS = (
     "{% for a in range(99999) %}{% for b in range(99999) %}{% set c = 1 %}{% endfor %}{% endfor %}"
 )
@@ -140,8 +135,6 @@ CASES = [
     Case("T614", template("{{ raise_exception('No.') }}"), "refused"),
     Case("T614", template(ENDLESS), "endless"),
     Case("T614", template("{{ 'a' * 10 ** 10 }}"), "boundless"),
-    Case("T609", template(NO_DEVELOPER), "refused"),
-    Case("T609", template(NO_DEVELOPER.replace("raise_exception('')", "''")), "left out"),
     Case("T615", template("{% for m in messages %}{{ m.role }}{% endfor %}")),
     Case("T616", template(CHATML.replace("if add_generation_prompt", "if false"))),
     Case("T617", template(CHATML), "no tools"),

@@ -365,7 +365,8 @@ def test_the_command_takes_a_configuration_and_changes_to_it(folder: Path, tmp_p
     config = tmp_path / "release.yaml"
     sets = "[{samples: 3, max_tokens: 50}, {samples: 1, max_tokens: 9999}]"
     config.write_text(
-        f"source: {folder}\nquantization: {{calibration: {{sets: {sets}}}, recipe: gptq}}\n"
+        OWN.format(source=folder, donor=folder, data=folder / "config.json")
+        + f"quantization: {{calibration: {{sets: {sets}}}, recipe: gptq}}\n"
     )
     there = ("--gpu", "gb10", "--host-gib", 4, "--disk", tmp_path, "--json")
     done = scion(config, *there)

@@ -124,22 +124,6 @@ PLAIN = (
     ),
 )
 
-ROLES = (
-    Conversation(
-        "the role developer",
-        [{"role": "developer", "content": SYSTEM}, _user(QUESTION)],
-        (),
-        refusable=True,
-    ),
-    Conversation(
-        "a system message after the first message",
-        [_user(QUESTION), _assistant(ANSWER), _SYSTEM, _user(NEXT_QUESTION)],
-        (),
-        refusable=True,
-    ),
-)
-"""Roles that clients of agents send; all of them hold `SYSTEM`."""
-
 OFFERED = Conversation("a question and a tool", [_user(QUESTION)], (QUESTION, TOOL), tools=True)
 TOOL_USE = (
     OFFERED,

@@ -3,16 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
-from scion.lint.conversations import (
-    ANSWER,
-    ANSWERED,
-    ASKED,
-    OFFERED,
-    ROLES,
-    SYSTEM,
-    TOOL,
-    UNPROMPTED,
-)
+from scion.lint.conversations import ANSWER, ANSWERED, ASKED, OFFERED, TOOL, UNPROMPTED
 from scion.lint.rule import Finding, Severity, rule
 from scion.lint.subject import Subject
 from scion.lint.templates import DEFAULT, Rendered, Template, configured, renderings, templates
@@ -212,15 +203,10 @@ def chat_template_breaks_tools(subject: Subject) -> Iterable[Finding]:
 
 def _tool_use(subject: Subject) -> list[Rendered]:
     """The renderings with tools, unless not even a question can be rendered without any."""
-    made = _unless_nothing_is_rendered(subject)
-    return [rendered for rendered in made if rendered.conversation.tools]
-
-
-def _unless_nothing_is_rendered(subject: Subject) -> tuple[Rendered, ...]:
-    """All renderings; none where not even a question can be rendered."""
     made = renderings(subject)
-    failed = any(rendered.conversation is ASKED and rendered.text is None for rendered in made)
-    return () if failed else made
+    if any(rendered.conversation is ASKED and rendered.text is None for rendered in made):
+        return []
+    return [rendered for rendered in made if rendered.conversation.tools]
 
 
 def _ignored(rendering: Rendered) -> bool:
@@ -248,30 +234,6 @@ def _losses(rendered: Iterable[Rendered]) -> Iterator[Finding]:
     for (template, text), names in conversations.items():
         expected = f"{text!r} in the prompt for {names[0]}"
         yield Finding(template.file, template.subject, expected, "not in it", (), len(names))
-
-
-@rule(
-    "T609",
-    "role-not-taken",
-    Severity.NOTE,
-    "the chat template has no place for a role that clients of agents send",
-    repair="keep it as the model was trained with it, and let clients send what it takes; or serve "
-    "with --chat-template and one that turns these messages into system or user messages",
-    seen=("https://github.com/vllm-project/vllm/issues/42407",),
-)
-def role_not_taken(subject: Subject) -> Iterable[Finding]:
-    """Requests of such clients end in an error, or the message does not reach the model.
-
-    Clients written for OpenAI's interface name the system message `developer`, and put further
-    system messages between others. Many templates, those of Qwen3.5 among them, know neither.
-    """
-    for rendering in _unless_nothing_is_rendered(subject):
-        if rendering.conversation not in ROLES or not rendering.compiled:
-            continue
-        if rendering.refused or SYSTEM not in (rendering.text or SYSTEM):
-            found = f"refused: {rendering.problem}" if rendering.refused else "not in the prompt"
-            template, expected = rendering.template, rendering.conversation.name
-            yield Finding(template.file, template.subject, f"a prompt for {expected}", found)
 
 
 @rule(
@@ -315,6 +277,5 @@ RULES = (
     generation_prompt_missing,
     chat_template_ignores_tools,
     chat_template_breaks_tools,
-    role_not_taken,
     turn_end_not_an_end_token,
 )
