@@ -5,6 +5,7 @@ drop_tensors(folder, lambda name: name.startswith("mtp."))
 """
 
 import json
+import re
 import shutil
 import zlib
 from collections.abc import Callable, Iterable, Mapping
@@ -28,7 +29,8 @@ from scion.formats.modelopt import (
 )
 
 PICO = Path(__file__).parent.parent / "resources/pico/pico-base"
-TOKENIZER_FILES = ("chat_template.jinja", "tokenizer_config.json", "generation_config.json")
+TEMPLATE = "chat_template.jinja"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
 PROCESSOR = "preprocessor_config.json"
 PRODUCER = {"name": "modelopt", "version": "0.47.0"}
 Spelling = Literal["bf16", "modelopt", "compressed-tensors", "fp8", "mixed"]
@@ -103,11 +105,24 @@ def sound(
         if spelling == "mixed":
             declared["quantization"]["quantized_layers"] = scheme["quantized_layers"]
         (folder / HF_QUANT_CONFIG).write_text(json.dumps(declared, indent=2))
-    for name in (*TOKENIZER_FILES, "tokenizer.json"):
-        shutil.copy(PICO / name, folder / name)
+    write_tokenizer(folder)
     if "vision_config" in config:
         shutil.copy(PICO / PROCESSOR, folder / PROCESSOR)
     return folder
+
+
+def write_tokenizer(folder: Path) -> None:
+    """Write pico's tokenizer, with a chat template that takes every role at every place."""
+    for name in TOKENIZER_FILES:
+        shutil.copy(PICO / name, folder / name)
+    refusal = re.compile(r"message\.role == 'system' and not loop\.first -%}\s+{{-.*?-}}")
+    anywhere = (
+        "message.role == 'developer' or not loop.first -%}"
+        "{{- '<|im_start|>system\\n' ~ content ~ '<|im_end|>\\n' -}}"
+    )
+    text, count = refusal.subn(lambda _: anywhere, (PICO / TEMPLATE).read_text())
+    assert count == 1
+    (folder / TEMPLATE).write_text(text)
 
 
 def plain(name: str, shape: tuple[int, ...]) -> Stored:

@@ -16,12 +16,12 @@ from typing import Any
 from lint_checkpoints import (
     PICO,
     PROCESSOR,
-    TOKENIZER_FILES,
     Stored,
     nvfp4,
     plain,
     scalar,
     write_tensors,
+    write_tokenizer,
 )
 from scion.architectures.inventory import implied
 from scion.checkpoint.safetensors_file import DTYPE_BITS
@@ -100,8 +100,7 @@ class Layout:
         if self.hf_quant_config is not None:
             (folder / HF_QUANT_CONFIG).write_text(json.dumps(self.hf_quant_config, indent=2))
         write_tensors(folder, self.tensors, shards=2)
-        for name in (*TOKENIZER_FILES, "tokenizer.json"):
-            shutil.copy(PICO / name, folder / name)
+        write_tokenizer(folder)
         if "vision_config" in self.config:
             shutil.copy(PICO / PROCESSOR, folder / PROCESSOR)
         return folder

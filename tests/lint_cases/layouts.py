@@ -14,6 +14,7 @@ from lint_cases.mtp import exclude_instead
 from lint_checkpoints import (
     Stored,
     edit_tensors,
+    llama,
     plain,
     qwen35,
     rename_tensors,
@@ -187,6 +188,34 @@ def leave_adapter(folder: Path) -> None:
     write_shard(folder / "adapter_model.safetensors", {name: plain(name, (4, 32))})
 
 
+def store_as(dtype: str, *ends: str) -> Callable[[Path], None]:
+    """Store the tensors whose names end so in another dtype."""
+
+    def break_it(folder: Path) -> None:
+        def change(tensors: dict[str, Stored]) -> None:
+            for name in [name for name in tensors if name.endswith(ends)]:
+                tensors[name] = filled(dtype, *tensors[name].shape)
+
+        edit_tensors(folder, change)
+
+    return break_it
+
+
+def store_stacks_as(dtype: str) -> Callable[[Path], None]:
+    """Stack the decoder's experts, and store the stacks in another dtype."""
+    return restack(lambda name, shape: {name: filled(dtype, *shape)})
+
+
+def widen_stacks(folder: Path) -> None:
+    """Stacked experts of 65 rows each, which two GPUs can't share."""
+    restack(in_bf16)(folder)
+
+    def widen(config: dict[str, Any]) -> None:
+        config["text_config"]["moe_intermediate_size"] = 65
+
+    edit_json(folder / "config.json", widen)
+
+
 def nest_names(folder: Path) -> None:
     """Give the language model alone the names that it has inside of the whole."""
     rename_tensors(folder, lambda name: re.sub(r"^model\.", LANGUAGE, name))
@@ -212,6 +241,19 @@ CASES = [
     Case("N211", to_mlx, "experts", config=MOE),
     Case("N211", pack_as_mlx, "packed"),
     Case("N212", nest_names, config=TEXT, engines=("vllm==0.27.0",), subject=LANGUAGE),
+    Case("N214", store_as("F16", "layers.0.mlp.up_proj.weight"), "a layer in float16"),
+    Case("N214", store_as("F32", "embed_tokens.weight"), "embeddings in float32"),
+    Case("N214", store_as("F16", "layers.0.mlp.down_proj.weight"), "a decoder", config=llama()),
+    Case("N214", store_as("F16", "mtp.fc.weight"), "beside NVFP4", "modelopt"),
+    Case("N214", store_stacks_as("F32"), "stacks in float32", config=MOE, subject=STACK),
+    Case(
+        "S505",
+        widen_stacks,
+        "stacked experts on 2",
+        config=MOE,
+        tensor_parallel=(2,),
+        subject=f"{LANGUAGE}layers.0.mlp.experts.0.gate_proj",
+    ),
     Case("F110", leave_adapter, "indexed"),
     Case("F110", leave_adapter, "one file", shards=1),
     Case("D706", shift_norms, subject=f"{LANGUAGE}layers.0.input_layernorm.weight"),

@@ -36,6 +36,12 @@ def template(text: str) -> Callable[[Path], object]:
     return lambda folder: (folder / "chat_template.jinja").write_text(text)
 
 
+def refusing(messages: str) -> str:
+    """A template that refuses these messages, and takes all others."""
+    refusal = f"{{%- if {messages} %}}{{{{ raise_exception('Unexpected role.') }}}}{{% endif %}}"
+    return CHATML.replace("%}", "%}" + refusal, 1)
+
+
 def remove(*names: str) -> Callable[[Path], object]:
     def break_it(folder: Path) -> None:
         for name in names:
@@ -126,6 +132,18 @@ CASES = [
         subject="2",
     ),
     Case("T607", edit("tokenizer_config.json", eos_token="<|end|>"), subject="eos_token"),
+    Case("T609", template(refusing("message.role == 'developer'")), "developer refused"),
+    Case(
+        "T609",
+        template(refusing("message.role == 'system' and not loop.first")),
+        "late system refused",
+    ),
+    Case("T609", template(refusing("message.role == 'system'")), "no system"),
+    Case(
+        "T609",
+        template(CHATML.replace("in messages", "in messages if message.role != 'developer'")),
+        "developer dropped",
+    ),
     Case("T611", remove("chat_template.jinja")),
     Case("T611", named_templates, "no default"),
     Case("T611", template_of_a_processor, "a processor's only"),

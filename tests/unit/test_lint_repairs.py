@@ -202,6 +202,10 @@ def unpack_experts(folder: Path) -> None:
     set_exclusions(folder, *listed, "*.mlp.experts*")
 
 
+# Without a tower there is no processor of pictures either, and SGLang has to be told.
+ONLY_FOR_PICTURES = {"C806"}
+
+
 def convert_to_mlx(folder: Path) -> None:
     layouts.shift_norms(folder)
     layouts.to_mlx(folder)
@@ -220,7 +224,7 @@ def convert_from_mlx(folder: Path) -> None:
             tensors[inner.replace("model.", names.NESTED, 1)] = stored
 
     edit_tensors(folder, change)
-    assert lint(folder).keys() == {"D706"}
+    assert lint(folder).keys() - ONLY_FOR_PICTURES == {"D706"}
     lower_norms(folder)
 
 
@@ -341,7 +345,7 @@ def test_a_tower_that_is_missing_is_taken_out_of_config_json(tmp_path: Path) -> 
     keys = fixed(folder)
     output = at(folder, "text")
     text = extract_text(fixed=keys, output=output, text_only=True, environment=ENVIRONMENT)
-    assert lint(text.folder).keys() == set()
+    assert lint(text.folder).keys() == ONLY_FOR_PICTURES
     with pytest.raises(ScionError, match="no vision tower to keep"):
         extract_text(fixed=keys, output=at(folder, "all"), text_only=False, environment=ENVIRONMENT)
 

@@ -14,8 +14,17 @@ from scion.checkpoint.folder_source import FolderSource, open_source
 from scion.checkpoint.source import Source
 from scion.engines.registry.engines import DEFAULT_ENGINES
 from scion.lint.chat_render import Request, render, render_all
-from scion.lint.conversations import ANSWER, PLAIN, QUESTION, TOOL_USE, TOOLS, Conversation
-from scion.lint.rule import run
+from scion.lint.conversations import (
+    ANSWER,
+    PLAIN,
+    QUESTION,
+    ROLES,
+    SYSTEM,
+    TOOL_USE,
+    TOOLS,
+    Conversation,
+)
+from scion.lint.rule import Result, Severity, run
 from scion.lint.rules.tokenizer import RULES
 from scion.lint.subject import Subject
 from scion.lint.tokenizer_files import tokenizer_files
@@ -61,9 +70,15 @@ def request(text: str, asked: Conversation) -> Request:
     return Request(text, asked.messages, TOOLS if asked.tools else None, variables)
 
 
-def codes(source: Source | Path) -> set[str]:
+def results(source: Source | Path) -> list[Result]:
     opened = open_source(str(source)) if isinstance(source, Path) else source
-    return {found.rule.code for found in run(Subject.open(opened, engines=DEFAULT_ENGINES), RULES)}
+    return run(Subject.open(opened, engines=DEFAULT_ENGINES), RULES)
+
+
+def codes(source: Source | Path) -> set[str]:
+    """What is wrong; notes are not."""
+    found = (result.rule for result in results(source))
+    return {rule.code for rule in found if rule.severity is not Severity.NOTE}
 
 
 def codes_with(folder: Path, *changes: Callable[[Path], object]) -> set[str]:
@@ -74,7 +89,7 @@ def codes_with(folder: Path, *changes: Callable[[Path], object]) -> set[str]:
     return codes(folder)
 
 
-@pytest.mark.parametrize("asked", [*PLAIN, *TOOL_USE], ids=lambda asked: asked.name)
+@pytest.mark.parametrize("asked", [*PLAIN, *TOOL_USE, *ROLES], ids=lambda asked: asked.name)
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_templates_render_as_transformers_renders_them(name: str, asked: Conversation) -> None:
     made = render(request(TEMPLATES[name], asked))
@@ -99,6 +114,23 @@ def by_transformers(text: str, asked: Conversation) -> tuple[str | None, str]:
 @pytest.mark.parametrize("name", ["pico-base", "pico-agent"])
 def test_the_embedded_checkpoints_are_sound(name: str) -> None:
     assert codes(PICO.parent / name) == set()
+
+
+def test_the_pico_template_takes_one_system_message_and_that_first() -> None:
+    found = {result.finding.expected: result.finding.found for result in results(PICO)}
+    assert found == {
+        "a prompt for a developer message and a question": f"{SYSTEM!r} is not in the prompt",
+        "a prompt for a system message after an answer": (
+            "refused: A system message can only come first."
+        ),
+    }
+
+
+def test_a_template_without_system_messages_is_told_of_once(tmp_path: Path) -> None:
+    folder = sound(tmp_path / "model")
+    template(INSTRUCT)(folder)
+    (found,) = [result.finding for result in results(folder) if result.rule.code == "T609"]
+    assert found.expected == "a prompt for a system message and a question"
 
 
 @pytest.mark.parametrize("text", [INSTRUCT, ONE_CALL])

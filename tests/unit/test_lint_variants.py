@@ -10,16 +10,25 @@ import transformers
 from transformers import PreTrainedModel
 
 from checkpoints import TEXT, VISION, edit_json
-from lint_cases.layouts import HEAD, MOE, in_bf16, in_fp8, nest_names, restack, to_mlx
+from lint_cases.layouts import (
+    HEAD,
+    MOE,
+    in_bf16,
+    in_fp8,
+    nest_names,
+    restack,
+    store_as,
+    to_mlx,
+)
 from lint_cases.names import extend_vocabulary
 from lint_cases.scheme import set_exclusions
-from lint_checkpoints import drop_tensors, llama, qwen35, rename_tensors, sound
+from lint_checkpoints import drop_tensors, llama, qwen35, read_tensors, rename_tensors, sound
 from scion.checkpoint.folder_source import open_source
 from scion.checkpoint.shards import Checkpoint
 from scion.engines.registry.engines import DEFAULT_ENGINES, parse_engine
 from scion.lint.all_rules import RULES
 from scion.lint.report import unchecked
-from scion.lint.rule import Finding, Severity, run, select_rules
+from scion.lint.rule import Finding, Result, Severity, run, select_rules
 from scion.lint.subject import Subject
 
 # What is read from names, shapes and the scheme; tokenizers and the like are not written here.
@@ -185,3 +194,28 @@ def test_shapes_below_a_repeated_prefix_are_judged(tmp_path: Path) -> None:
     assert errors(folder).keys() == {"N201"}
     extend_vocabulary(folder)
     assert errors(folder).keys() == {"N201", "N204"}
+
+
+IN_FLOAT32 = (
+    *("A_log", "dt_bias", "norm.weight", "mlp.gate.weight", "shared_expert_gate.weight"),
+    *("lm_head.weight", "conv1d.weight"),
+)
+
+
+def dtype_findings(folder: Path) -> list[Result]:
+    subject = Subject.open(open_source(str(folder)), engines=DEFAULT_ENGINES)
+    return run(subject, select_rules(RULES, select=["N214"]))
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F16"])
+def test_what_trainers_keep_in_float32_is_sound(tmp_path: Path, dtype: str) -> None:
+    folder = sound(tmp_path / "model", config=MOE)
+    store_as(dtype, "weight")(folder)
+    store_as("F32", *IN_FLOAT32)(folder)
+    assert dtype_findings(folder) == []
+
+
+def test_a_tower_may_have_a_dtype_of_its_own(tmp_path: Path) -> None:
+    folder = sound(tmp_path / "model")
+    store_as("F32", *(name for name in read_tensors(folder) if "visual" in name))(folder)
+    assert dtype_findings(folder) == []

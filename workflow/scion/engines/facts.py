@@ -100,5 +100,5 @@ TENSORRT_SCALAR_SCALES = _fact(
 )
 # Its package can be installed with transformers 4; from 0.24 on it demands 5.5.3 at least.
 TRANSFORMERS_4 = _fact("vllm<0.24", f"{_VLLM}/blob/v0.24.0/requirements/common.txt")
-# The processor of a class with a tower is made at the start, unless --language-model-only is given.
+# The processor of a class with a tower is made at the start, unless told to serve text alone.
 PROCESSOR_REQUIRED = _fact("sglang", "https://github.com/sgl-project/sglang/issues/22885")

@@ -95,16 +95,17 @@ ANSWERED = Conversation(
     (QUESTION, ANSWER),
     prompted=False,
 )
+INSTRUCTED = Conversation(
+    "a system message and a question",
+    [_SYSTEM, _user(QUESTION)],
+    (SYSTEM, QUESTION),
+    refusable=True,
+)
 PLAIN = (
     ASKED,
     UNPROMPTED,
     ANSWERED,
-    Conversation(
-        "a system message and a question",
-        [_SYSTEM, _user(QUESTION)],
-        (SYSTEM, QUESTION),
-        refusable=True,
-    ),
+    INSTRUCTED,
     Conversation(
         "a second question, after an answer with reasoning",
         [_user(QUESTION), _assistant(ANSWER, **_thought(THOUGHT)), _user(NEXT_QUESTION)],
@@ -152,3 +153,19 @@ TOOL_USE = (
         refusable=True,
     ),
 )
+
+ROLES = (
+    Conversation(
+        "a developer message and a question",
+        [{"role": "developer", "content": SYSTEM}, _user(QUESTION)],
+        (SYSTEM, QUESTION),
+        refusable=True,
+    ),
+    Conversation(
+        "a system message after an answer",
+        [_user(QUESTION), _assistant(ANSWER), _SYSTEM, _user(NEXT_QUESTION)],
+        (QUESTION, ANSWER, SYSTEM, NEXT_QUESTION),
+        refusable=True,
+    ),
+)
+"""What clients of agents send, and many models were not made for."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from scion.lint.conversations import PLAIN, TOOL_USE, TOOLS, Conversation
+from scion.lint.conversations import PLAIN, ROLES, TOOL_USE, TOOLS, Conversation
 from scion.lint.subject import Subject
 from scion.lint.tokenizer_files import TEMPLATE, TOKENIZER_CONFIG, tokenizer_files
 
@@ -87,7 +87,7 @@ def renderings(subject: Subject) -> tuple[Rendered, ...]:
     for_tools = by_name.get(_FOR_TOOLS, default)
     pairs = [
         (template, conversation)
-        for template, conversations in ((default, PLAIN), (for_tools, TOOL_USE))
+        for template, conversations in ((default, PLAIN), (for_tools, TOOL_USE), (default, ROLES))
         if template is not None
         for conversation in conversations
     ]

@@ -3,7 +3,16 @@
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
-from scion.lint.conversations import ANSWER, ANSWERED, ASKED, OFFERED, TOOL, UNPROMPTED
+from scion.lint.conversations import (
+    ANSWER,
+    ANSWERED,
+    ASKED,
+    OFFERED,
+    PLAIN,
+    TOOL,
+    TOOL_USE,
+    UNPROMPTED,
+)
 from scion.lint.rule import Finding, Severity, rule
 from scion.lint.subject import Subject
 from scion.lint.templates import DEFAULT, Rendered, Template, configured, renderings, templates
@@ -103,7 +112,7 @@ def chat_template_fails(subject: Subject) -> Iterable[Finding]:
     server's thread. A template may refuse a system message: some models have none.
     """
     yield from _failures(
-        rendering for rendering in renderings(subject) if not rendering.conversation.tools
+        rendering for rendering in renderings(subject) if rendering.conversation in PLAIN
     )
 
 
@@ -121,7 +130,7 @@ def chat_template_loses_text(subject: Subject) -> Iterable[Finding]:
     as a list of parts and gets a text, or the other way round, or looks for roles by other names.
     """
     yield from _losses(
-        rendering for rendering in renderings(subject) if not rendering.conversation.tools
+        rendering for rendering in renderings(subject) if rendering.conversation in PLAIN
     )
 
 
@@ -206,7 +215,7 @@ def _tool_use(subject: Subject) -> list[Rendered]:
     made = renderings(subject)
     if any(rendered.conversation is ASKED and rendered.text is None for rendered in made):
         return []
-    return [rendered for rendered in made if rendered.conversation.tools]
+    return [rendered for rendered in made if rendered.conversation in TOOL_USE]
 
 
 def _ignored(rendering: Rendered) -> bool:

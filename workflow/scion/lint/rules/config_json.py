@@ -189,12 +189,15 @@ def processor_missing(subject: Subject) -> Iterable[Finding]:
     """SGLang makes the processor of pictures at the start, and stops where its files are missing.
 
     It goes by the class under `architectures`, so a text-only copy that keeps the multimodal class
-    is one of these, with or without `vision_config`. With `--language-model-only` it serves text.
+    is one of these, with or without `vision_config`. With `--language-model-only`, or
+    `language_model_only` in config.json, it makes the tokenizer alone and serves text.
     """
     engines = facts.PROCESSOR_REQUIRED.among(subject.engines)
     name = _class_of(subject)
     family = family_of_class(name) if name else None
     tower = family.nested if family is not None else "vision_config" in subject.config
+    if subject.config.get("language_model_only"):
+        return
     if engines and tower and not subject.source.files.keys() & _PROCESSORS:
         yield Finding(_PROCESSOR, None, "the processor of the class", "no such file", engines)
 

@@ -1,11 +1,16 @@
 """Rules over checkpoints that a tool has laid out in a way of its own."""
 
+from collections import Counter
 from collections.abc import Iterable
 
+from scion.checkpoint.safetensors_file import Tensor
+from scion.lint.modules import FLOATS, HEAD
 from scion.lint.naming import names_of
 from scion.lint.rule import Finding, Severity, rule, workflow_until
 from scion.lint.stacks import PACKED_STACK
 from scion.lint.subject import ADAPTER, ADAPTER_CONFIG, Subject
+
+_ROUTERS = (".mlp.gate.weight", ".mlp.shared_expert_gate.weight")
 
 
 @rule(
@@ -126,4 +131,49 @@ def adapter_beside_weights(subject: Subject) -> Iterable[Finding]:
         yield Finding(ADAPTER_CONFIG, None, "a model or an adapter", f"both, {beside}")
 
 
-RULES = (packed_experts, peft_names, mlx_layout, adapter_beside_weights)
+@rule(
+    "N214",
+    "two-plain-dtypes",
+    Severity.WARNING,
+    "matrices of the language model are stored in two floating-point formats",
+    repair="write all of them in the dtype that the model was trained in, from the checkpoints "
+    "that this one was made of",
+)
+def two_plain_dtypes(subject: Subject) -> Iterable[Finding]:
+    """Engines and transformers convert what they load to one dtype, and say nothing.
+
+    bfloat16 that becomes float16 may overflow, float16 that becomes bfloat16 loses three bits, and
+    float32 takes twice the room for numbers that are rounded after all. Mostly a merge or a script
+    has left a part of the model behind. Judged are the matrices that lie plain, embeddings and both
+    heads among them. What trainers keep in float32 is sound: routers, vectors such as norms,
+    `A_log` or the correction of a router's scores, and a language model's head alone.
+    """
+    plain = _plain_matrices(subject)
+    counts = Counter(tensor.dtype for tensor in plain)
+    if len(counts) < 2:
+        return
+    usual, most = counts.most_common(1)[0]
+    for tensor in plain:
+        if tensor.dtype != usual:
+            expected = f"{usual}, as {most} others are"
+            yield Finding(subject.shard_of(tensor.name), tensor.name, expected, tensor.dtype)
+
+
+def _plain_matrices(subject: Subject) -> list[Tensor]:
+    """The language model's matrices in floating-point numbers, but for what may be in float32."""
+    inventory = subject.inventory
+    if inventory is None or subject.formats is None:
+        return []
+    names = {*inventory.language, *inventory.mtp, *inventory.stacked}
+    return [
+        tensor
+        for name, tensor in subject.tensors.items()
+        if name in names
+        and tensor.dtype in FLOATS
+        and (len(tensor.shape) == 2 or name in inventory.stacked)
+        and not name.endswith(_ROUTERS)
+        and not (tensor.dtype == "F32" and name.endswith(f"{HEAD}.weight"))
+    ]
+
+
+RULES = (packed_experts, peft_names, mlx_layout, adapter_beside_weights, two_plain_dtypes)

@@ -97,7 +97,7 @@ def indivisible(subject: Subject) -> Iterable[Finding]:
         for name, (rows, columns) in linear.items():
             parts = columns if name.endswith(_SPLIT_INPUT) else rows
             replicated = name.endswith((".k_proj", ".v_proj", *_WHOLE)) or ".visual." in name
-            if parts % size and not replicated and name in subject.modules:
+            if parts % size and not replicated and subject.stored(name) is not None:
                 yield Finding(subject.names_file, name, f"a multiple of {size}", f"{parts}")
 
 

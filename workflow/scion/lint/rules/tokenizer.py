@@ -1,14 +1,14 @@
 """Rules over a tokenizer's files: whether its ids are those of the model.
 
-`scion.lint.rules.chat` has those over chat templates, `scion.lint.rules.generation` those over
-generation_config.json.
+`scion.lint.rules.chat` and `roles` have those over chat templates, `scion.lint.rules.generation`
+those over generation_config.json.
 """
 
 from collections.abc import Iterable
 
 from scion.engines import facts
 from scion.lint.rule import Finding, Severity, rule
-from scion.lint.rules import chat, generation
+from scion.lint.rules import chat, generation, roles
 from scion.lint.subject import Subject
 from scion.lint.tokenizer_files import (
     TOKENIZER,
@@ -209,5 +209,6 @@ RULES = (
     special_token_unknown,
     tokenizer_class_of_transformers_5,
     *chat.RULES,
+    *roles.RULES,
     *generation.RULES,
 )
