@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from checkpoints import tiny_config, write_checkpoint
+from own_release import OWN
 from scion.cli.main import main
 from scion.config import read_config
 
@@ -14,26 +15,6 @@ ALIASES = "\n".join(
     [f"a0: &a0 [{', '.join('x' * 9)}]"]
     + [f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 9)}]" for level in range(1, 10)]
 )
-OWN = """\
-release: own
-source: {source}
-donor: {donor}
-launches: [{{name: production, title: Production, max_model_len: 4096}}]
-serving: {{launch: production}}
-measurement: {{launches: [production], prompts: {data}}}
-quantization: {{calibration: {{sets: [{{dataset: {data}}}]}}}}
-quality: {{chats: {data}, texts: null, base: null}}
-ifeval: {{enabled: false}}
-card:
-  title: Own
-  repository: me/Own
-  summary: Mine.
-  license: apache-2.0
-  parent: me/parent
-  base: me/base
-  hardware_target: Any.
-  harness_only_note: null
-"""
 
 
 def check(

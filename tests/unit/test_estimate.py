@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from checkpoints import half_made, tiny_config, write_checkpoint
 from conversion import ENVIRONMENT, SAMPLES, Conversion, Pico
 from hub_server import HubServer
+from own_release import OWN
 from random_checkpoint import generate, shaped_config
 from scion.architectures.inventory import inventory
 from scion.artifacts.artifact import Artifact
@@ -363,11 +365,11 @@ def test_the_command_says_whether_it_fits_and_what_bounds_it(folder: Path) -> No
 
 def test_the_command_takes_a_configuration_and_changes_to_it(folder: Path, tmp_path: Path) -> None:
     config = tmp_path / "release.yaml"
-    sets = "[{samples: 3, max_tokens: 50}, {samples: 1, max_tokens: 9999}]"
-    config.write_text(
-        OWN.format(source=folder, donor=folder, data=folder / "config.json")
-        + f"quantization: {{calibration: {{sets: {sets}}}, recipe: gptq}}\n"
-    )
+    own = yaml.safe_load(OWN.format(source=folder, donor=folder, data=folder / "config.json"))
+    chats = own["quantization"]["calibration"]["sets"][0]
+    few, long = {**chats, "samples": 3, "max_tokens": 50}, {"samples": 1, "max_tokens": 9999}
+    own["quantization"] = {"calibration": {"sets": [few, {**chats, **long}]}, "recipe": "gptq"}
+    config.write_text(yaml.safe_dump(own))
     there = ("--gpu", "gb10", "--host-gib", 4, "--disk", tmp_path, "--json")
     done = scion(config, *there)
     known = json.loads(done.stdout)
