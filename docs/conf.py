@@ -33,13 +33,15 @@ html_theme = "furo"
 html_title = "Scion"
 html_extra_path = ["site_root"]
 html_show_sphinx = False
+html_use_index = False
 html_copy_source = False
 html_theme_options = {"navigation_with_keys": True}
 
 
 def setup(app: Any) -> None:
-    """Let the navigation be read off the index."""
+    """Let the navigation be read off the index, and keep intervals whole."""
     app.connect("source-read", _add_navigation)
+    app.connect("source-read", _keep_intervals)
 
 
 def _add_navigation(_app: Any, page: str, source: list[str]) -> None:
@@ -48,10 +50,15 @@ def _add_navigation(_app: Any, page: str, source: list[str]) -> None:
         return
     for section in re.split(r"^## ", source[0], flags=re.MULTILINE)[1:]:
         title = section.splitlines()[0]
-        pages = re.findall(r"^- \[[^\]]+\]\(([^)#]+\.md)\)", section, flags=re.MULTILINE)
+        pages = re.findall(r"^- \[([^\]]+)\]\(([^)#]+\.md)\)", section, flags=re.MULTILINE)
         source[0] += _contents(title, pages)
 
 
-def _contents(title: str, pages: list[str]) -> str:
-    lines = [f"\n\n```{{toctree}}\n:caption: {title}\n:hidden:\n", *pages, "```"]
-    return "\n".join(lines)
+def _contents(title: str, pages: list[tuple[str, str]]) -> str:
+    entries = [f"{name} <{path}>" for name, path in pages]
+    return "\n".join([f"\n\n```{{toctree}}\n:caption: {title}\n:hidden:\n", *entries, "```"])
+
+
+def _keep_intervals(_app: Any, _page: str, source: list[str]) -> None:
+    """Let no cell of a table break within an interval, such as `(3.14–3.63)`."""
+    source[0] = re.sub(r"(?m)^\|.*", lambda row: row[0].replace("–", "–\N{WORD JOINER}"), source[0])

@@ -39,15 +39,15 @@ def _subcommands(
 
 
 def _section(name: str, summary: str, parser: argparse.ArgumentParser, *, level: int) -> str:
-    lines = [f"{'#' * level} {name}", "", f"{summary[:1].upper()}{summary[1:]}.", ""]
-    if parser.description and " ".join(parser.description.split()) != summary:
-        lines += _text(parser.description)
+    lines = [f"{'#' * level} {name}", ""]
+    lines += _text(parser.description or f"{_title(summary)}.")
     lines += ["```text", _usage(name, parser), "```", ""]
     for group in parser._action_groups:
         entries = [line for action in group._group_actions for line in _entry(action)]
         if entries:
             plain = group.title in ("positional arguments", "options")
-            lines += ([] if plain else [f"{_title(group.title)}:", ""]) + entries + [""]
+            lines += entries if plain else ["", f"{_title(group.title)}:", "", *entries]
+    lines.append("")
     if parser.epilog:
         lines += ["```text", parser.epilog.rstrip(), "```", ""]
     return "\n".join(lines)
@@ -101,5 +101,5 @@ def _entry(action: argparse.Action) -> Iterator[str]:
     yield f"- `{name}`: {(action.help or '') % vars(action)}"
 
 
-def _title(title: str | None) -> str:
-    return f"{(title or '')[:1].upper()}{(title or '')[1:]}"
+def _title(text: str | None) -> str:
+    return f"{(text or '')[:1].upper()}{(text or '')[1:]}"
