@@ -7,7 +7,10 @@ from typing import Any
 from scion.common.text import change, hardware, number, ratio, share, size, small, table
 
 RECORDS = Path(__file__).resolve().parents[1] / "docs/measurements"
-BEGIN, END = "<!-- results: from docs/measurements, by make reference -->", "<!-- end of results -->"
+BEGIN, END = (
+    "<!-- results: from docs/measurements, by make reference -->",
+    "<!-- end of results -->",
+)
 Row = list[str]
 
 

@@ -1,5 +1,8 @@
 """The command line as a Markdown page, from its parsers."""
 
+# argparse has no public way to ask a parser what it takes.
+# pyright: reportPrivateUsage=false
+
 import argparse
 from collections.abc import Iterator
 

@@ -86,6 +86,8 @@ def _plain(value: dict[str, Any]) -> str:
         return "one of " + ", ".join(f"`{word}`" for word in value["enum"])
     if "const" in value:
         return f"`{value['const']}`"
-    words = f"list of {_plain(value['items'])}" if value["type"] == "array" else _KINDS[value["type"]]
+    words = (
+        f"list of {_plain(value['items'])}" if value["type"] == "array" else _KINDS[value["type"]]
+    )
     bounds = [text.format(value[bound]) for bound, text in _BOUNDS.items() if bound in value]
     return ", ".join([words, *bounds])
