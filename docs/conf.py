@@ -32,6 +32,7 @@ smartquotes = False
 html_theme = "furo"
 html_title = "Scion"
 html_extra_path = ["site_root"]
+html_show_copyright = False
 html_show_sphinx = False
 html_use_index = False
 html_copy_source = False
