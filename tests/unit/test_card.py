@@ -68,6 +68,11 @@ def test_scores_stand_with_their_interval_and_count(text: str) -> None:
     assert "4 do not" in text
 
 
+def test_what_lint_says_stands_once_for_each_rule(text: str) -> None:
+    (line,) = [line for line in text.splitlines() if line.startswith("- Lint: ")]
+    assert line.count("`C806`") == line.count("`T609`") == 1
+
+
 def test_quality_stands_for_base_reference_and_release(text: str) -> None:
     assert "| bf16 reference | this release | base model | n (tokens) |" in text
     for model in measured.quality()["models"]:
