@@ -259,6 +259,28 @@ def test_an_output_that_cant_be_written_is_told(scion, clean: Path, tmp_path: Pa
     check_refusal(ran.err, str(tmp_path))
 
 
+def test_a_report_replaces_no_pipe_and_no_file_of_the_checkpoint(
+    scion, clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe")
+    for output in ("pipe", "", clean / "config.json"):
+        before = (clean / "config.json").read_bytes()
+        ran = scion("lint", clean, "--format", "json", "--output", output)
+        assert ran.status == 2
+        check_refusal(ran.err, "name another --output")
+        assert (clean / "config.json").read_bytes() == before
+    assert Path("pipe").is_fifo()
+
+
+def test_a_report_is_written_through_a_link(scion, clean: Path, tmp_path: Path) -> None:
+    (tmp_path / "there").write_text("older")
+    (tmp_path / "link").symlink_to("there")
+    assert scion("lint", clean, "--format", "json", "--output", tmp_path / "link").status == 0
+    assert (tmp_path / "link").is_symlink()
+    assert json.loads((tmp_path / "there").read_text())["checkpoints"]
+
+
 def test_colours_are_for_terminals_that_want_them(
     scion, broken: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -51,6 +51,7 @@ def _judge(args: argparse.Namespace) -> int:
         subject = _subject(location, args, engines=engines, tensor_parallel=tensor_parallel)
         results = run(subject, rules)
         reports.append(Report(subject, rules, results, list(unchecked(subject, rules, RULES))))
+    _require_no_file_of(reports, args.output)
     _tell(_render(reports, args.format, colour=_in_colour(args.output)), args.output)
     if args.output is not None:
         print("\n".join(line for report in reports for line in closing(report)))
@@ -133,12 +134,30 @@ def _in_colour(output: Path | None) -> bool:
     return output is None and sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
 
+def _require_no_file_of(reports: Sequence[Report], output: Path | None) -> None:
+    """A report that is written over a file of its checkpoint would be the end of that file."""
+    for source in (report.subject.source for report in reports):
+        if output is None or source.folder is None:
+            continue
+        inside = output.resolve().parent == source.folder.resolve()
+        if inside and output.name in source.files:
+            raise ScionError(
+                "the report would replace a file of the checkpoint",
+                where=output,
+                expected="a name that the checkpoint has no file of",
+                found=f"a file of {source.name}",
+                hint="name another --output",
+            )
+
+
 def _tell(content: str, output: Path | None) -> None:
     if output is None:
         sys.stdout.write(content)
         return
     try:
-        with atomic_file(output) as file:
+        if output.exists() and not output.is_file():
+            raise OSError("a folder, pipe or device is there")
+        with atomic_file(output.resolve()) as file:
             file.write(content.encode())
     except OSError as error:
         raise ScionError(
