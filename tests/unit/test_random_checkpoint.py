@@ -80,7 +80,8 @@ def test_lint_misses_the_head_alone(generated: Path) -> None:
         tensor_parallel=(1,),
     )
     results = run(subject, select_rules(RULES))
-    assert [result.rule.code for result in results] == ["M301"]
+    # T609 is of the embedded pair's chat template, which it has.
+    assert {result.rule.code for result in results} == {"M301", "T609"}
 
 
 def test_the_stages_take_both(generated: Path, tmp_path: Path) -> None:
