@@ -264,7 +264,8 @@ def test_a_report_replaces_no_pipe_and_no_file_of_the_checkpoint(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     os.mkfifo("pipe")
-    for output in ("pipe", "", clean / "config.json"):
+    Path("link").symlink_to(clean / "config.json")
+    for output in ("pipe", "", "link", clean / "config.json"):
         before = (clean / "config.json").read_bytes()
         ran = scion("lint", clean, "--format", "json", "--output", output)
         assert ran.status == 2

@@ -139,8 +139,7 @@ def _require_no_file_of(reports: Sequence[Report], output: Path | None) -> None:
     for source in (report.subject.source for report in reports):
         if output is None or source.folder is None:
             continue
-        inside = output.resolve().parent == source.folder.resolve()
-        if inside and output.name in source.files:
+        if output.resolve() in {(source.folder / name).resolve() for name in source.files}:
             raise ScionError(
                 "the report would replace a file of the checkpoint",
                 where=output,
