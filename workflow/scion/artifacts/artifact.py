@@ -138,6 +138,27 @@ class Artifact:
         return reading.check_folder(self.folder, self.files, besides=MANIFEST).problems
 
 
+def tensor_rows(folder: Path, name: str, digests: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """The rows of tensors.json for one shard: by tensor, with its bytes' place in the file.
+
+    Args:
+        folder: Where the shard lies.
+        name: Its name there.
+        digests: SHA-256 of each tensor's bytes, by name.
+    """
+    header = read_header(folder / name)
+    return {
+        tensor.name: {
+            "dtype": tensor.dtype,
+            "shape": list(tensor.shape),
+            "file": name,
+            "range": [header.data_start + tensor.begin, header.data_start + tensor.end],
+            "sha256": digests[tensor.name],
+        }
+        for tensor in header.tensors.values()
+    }
+
+
 def _what_is(path: Path, pointer: Path) -> str:
     """In words what lies where no artifact does."""
     if not os.path.lexists(path):
@@ -231,21 +252,7 @@ class Draft:
         for name, digest in zip(written, digests, strict=True):
             self._files[name] = {"size": digest.size, "sha256": digest.sha256}
             if name.endswith(".safetensors"):
-                self._tensors |= self._rows(name, digest)
-
-    def _rows(self, name: str, digest: FileDigest) -> dict[str, dict[str, Any]]:
-        """The tensor table of one file."""
-        header = read_header(self.folder / name)
-        return {
-            tensor.name: {
-                "dtype": tensor.dtype,
-                "shape": list(tensor.shape),
-                "file": name,
-                "range": [header.data_start + tensor.begin, header.data_start + tensor.end],
-                "sha256": digest.tensors[tensor.name],
-            }
-            for tensor in header.tensors.values()
-        }
+                self._tensors |= tensor_rows(self.folder, name, digest.tensors)
 
     def _digest(self, name: str) -> FileDigest:
         """What is written is read; what was taken from somebody is often known."""

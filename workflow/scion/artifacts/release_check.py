@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from scion.artifacts.artifact import Artifact
+from scion.artifacts.artifact import Artifact, tensor_rows
 from scion.artifacts.folder_check import check_folder
 from scion.artifacts.manifest import MANIFEST, read_manifest
 from scion.artifacts.release_chain import chain_problems
@@ -25,8 +25,7 @@ from scion.artifacts.release_layout import (
     stages_files,
     sums,
 )
-from scion.checkpoint.safetensors_file import read_header
-from scion.checkpoint.shards import index_of, read_object
+from scion.checkpoint.shards import INDEX, index_of, read_object
 from scion.common.errors import ScionError
 from scion.common.files import read_regular, to_json
 from scion.common.text import printable
@@ -121,16 +120,7 @@ def _tensor_problems(sealed: Artifact, found: Mapping[str, Mapping[str, str]]) -
         return
     rows = dict[str, Any]()
     for shard, digests in found.items():
-        header = read_header(folder / shard)
-        for tensor in header.tensors.values():
-            begin, end = header.data_start + tensor.begin, header.data_start + tensor.end
-            rows[tensor.name] = {
-                "dtype": tensor.dtype,
-                "shape": list(tensor.shape),
-                "file": shard,
-                "range": [begin, end],
-                "sha256": digests[tensor.name],
-            }
+        rows |= tensor_rows(folder, shard, digests)
     if len(found) < sum(name.endswith(".safetensors") for name in sealed.files):
         return
     for name in {**table, **rows}:
@@ -138,7 +128,7 @@ def _tensor_problems(sealed: Artifact, found: Mapping[str, Mapping[str, str]]) -
             yield f"{TENSORS}: {printable(name)} is not as its shard has it"
     weights = {name: row["file"] for name, row in rows.items()}
     if index is not None and index != weights:
-        yield "model.safetensors.index.json: does not name the tensors of the shards"
+        yield f"{INDEX}: does not name the tensors of the shards"
 
 
 def _card_problems(sealed: Artifact, manifests: Mapping[str, Manifest]) -> Iterator[str]:
