@@ -8,11 +8,11 @@ last line of stdout is one JSON object.
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 from support.interval_coverage import SCENARIOS
+from support.measure import tell
 
 
 def main() -> int:
@@ -34,9 +34,7 @@ def main() -> int:
         "level": 0.95,
         "scenarios": rows,
     }
-    if args.output is not None:
-        args.output.write_text(json.dumps(report, indent=2) + "\n")
-    print(json.dumps(report))
+    tell(report, args.output)
     return 0
 
 

@@ -32,7 +32,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from support.measure import machine, unwind_when_ended
+from support.measure import machine, tell, unwind_when_ended
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -322,9 +322,8 @@ def main() -> int:
     }
     print(markdown(report), file=sys.stderr)
     if args.output is not None:
-        args.output.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
         args.output.with_suffix(".svg").write_text(recipes_picture(report).svg)
-    print(json.dumps(report, ensure_ascii=False))
+    tell(report, args.output)
     return 0
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from support.measure import machine
+from support.measure import machine, tell
 
 from scion.architectures.inventory import inventory
 from scion.artifacts.artifact import Artifact
@@ -165,9 +165,7 @@ def main() -> int:
             "samples": args.samples,
             "recipes": recipes,
         }
-    if args.output is not None:
-        args.output.write_text(json.dumps(report, indent=2) + "\n")
-    print(json.dumps(report))
+    tell(report, args.output)
     return 0
 
 

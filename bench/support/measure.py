@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import json
 import mmap
 import os
 import platform
@@ -195,3 +196,10 @@ def _cached_share(path: Path) -> float:
     if failed:
         raise OSError(ctypes.get_errno(), "mincore", str(path))
     return bytes(resident).count(1) / count
+
+
+def tell(report: dict[str, Any], output: Path | None) -> None:
+    """Print a report as the last line of stdout, and write it to a file if one was named."""
+    if output is not None:
+        output.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    print(json.dumps(report, ensure_ascii=False))
