@@ -40,6 +40,7 @@ from scion.common.errors import ScionError
 from scion.engines.config import Launch, Serving
 from scion.engines.server import Server, connect
 from scion.engines.vllm import server as vllm
+from scion.engines.vllm.command import variables
 from scion.evaluation.serving.named_server import check_named_server
 
 pytestmark = pytest.mark.serve
@@ -476,6 +477,42 @@ print("equal")
 """
     run = subprocess.run([PYTHON, "-c", code], capture_output=True, text=True, check=False)
     assert run.stdout.strip().endswith("equal"), run.stderr
+
+
+def test_activations_are_rounded_as_by_vllm():
+    """Of each size, at each half between two numbers of FP4, and where nothing can be rounded."""
+    code = """
+import torch
+from vllm.model_executor.layers.quantization.utils.nvfp4_emulation_utils import (
+    ref_nvfp4_quant_dequant,
+)
+from scion_vllm_plugin.kernel import round_to_nvfp4
+torch.manual_seed(0)
+largest_scale = 448.0
+halves = torch.tensor([0, 0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5, 0.5, 1, 1.5, 2, 3, 4, 5.5, 6])
+around = torch.cat([halves, halves.nextafter(torch.zeros(1)), halves.nextafter(halves + 1)])
+around[[15, 31, 47]] = 6.0
+broken = torch.randn(2, 64)
+broken[0, 3], broken[1, 20] = float("nan"), float("inf")
+for dtype in (torch.bfloat16, torch.float16, torch.float32):
+    samples = [torch.randn(7, 256) * size for size in (0, 1e-6, 0.01, 1, 30, 1e4)]
+    for x in (*samples, around[None], -around[None], 2 * around[None], broken):
+        for scale in (1e-3, 0.37, 1, largest_scale, 500, 3e4):
+            x, scale = x.to(dtype), torch.tensor(scale, dtype=torch.float32)
+            expected, found = ref_nvfp4_quant_dequant(x, scale, 16), round_to_nvfp4(x, scale)
+            torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
+print("equal")
+"""
+    run = subprocess.run([PYTHON, "-c", code], capture_output=True, text=True, check=False)
+    assert run.stdout.strip().endswith("equal"), run.stderr
+
+
+def test_threads_of_a_caller_are_not_the_servers():
+    inherited = {**os.environ, "MKL_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"}
+    own = vllm.environment(inherited) | variables(Serving(cpu_threads=1))
+    code = "import torch; print(torch.get_num_threads())"
+    run = subprocess.run([PYTHON, "-c", code], env=own, capture_output=True, text=True)
+    assert run.stdout.strip() == "1", run.stderr
 
 
 def test_the_delta_net_decodes_as_its_definition_says():

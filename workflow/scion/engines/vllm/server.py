@@ -57,11 +57,17 @@ def command(
 
 
 def environment(inherited: Mapping[str, str]) -> dict[str, str]:
-    """Variables of vLLM's processes: the caller's, less another Python's, and no way outside."""
+    """Variables of vLLM's processes: the caller's, less another Python's, and no way outside.
+
+    Numbers of threads are the caller's own, too. Snakemake sets them to the threads of its rule,
+    and torch prefers MKL_NUM_THREADS to OMP_NUM_THREADS. A server with a second thread that waits
+    for a core which something else needs is several times slower.
+    """
     kept = {
         name: value
         for name, value in inherited.items()
         if name not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
+        and not name.endswith("_NUM_THREADS")
     }
     return kept | _QUIET
 
