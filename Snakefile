@@ -35,3 +35,4 @@ rule all:
 onstart:
     require_pinned_sources()
     begin_store()
+    begin_servers()

@@ -22,6 +22,7 @@ from scion.artifacts.plan import Plan
 from scion.artifacts.store.sources import appearance
 from scion.artifacts.store.store import Store, unusable
 from scion.common.errors import ScionError
+from scion.engines.vllm.server import share_forks
 from scion.checkpoint.hub.location import HubRepository, LocalFolder, parse_location
 from scion.stages.fetch_source import local_files, usable_files
 from snakemake.io import contains_wildcard
@@ -176,6 +177,17 @@ def begin_store():
         PLAN.keep()
     except OSError as error:
         end(unusable(STORE.folder, error))
+
+
+def begin_servers():
+    """Import the engine once for all servers of this run, while other stages work.
+
+    Where jobs run on other machines, each has its own.
+    """
+    jobs = workflow.dag.needrun_jobs() if workflow.local_exec else []
+    if any(job.params.get("python") == SERVING_PYTHON for job in jobs):
+        log = Path("logs", RELEASE, "imports.log")
+        share_forks(Path(SERVING_PYTHON), CONFIG.serving, log)
 
 
 def require_pinned_sources():

@@ -131,19 +131,16 @@ def assert_untouched(output: Path) -> None:
 
 
 def started_by_vllm(port: int) -> list[psutil.Process]:
-    """All processes of the server on `port`: guard, front end, and the others of its session."""
-    fronts = [
-        process
-        for process in psutil.process_iter()
-        if _has_argument(process, "--port") and _has_argument(process, str(port))
-    ]
+    """All processes of the server on `port`: front end, and the others of its session."""
+    fronts = [process for process in psutil.process_iter() if _listens_on(process, port)]
     sessions = {os.getsid(front.pid) for front in fronts}
     return [process for process in psutil.process_iter() if _session(process.pid) in sessions]
 
 
-def _has_argument(process: psutil.Process, argument: str) -> bool:
+def _listens_on(process: psutil.Process, port: int) -> bool:
+    """Whether it is the front end; a forked one's arguments are one text."""
     try:
-        return argument in process.cmdline()
+        return f" --port {port} " in f"{' '.join(process.cmdline())} "
     except psutil.Error:
         return False
 
@@ -217,8 +214,8 @@ def test_interrupt_in_the_middle_of_a_decode(
         try:
             wait_for("2 × 8 tokens", log, stage)
             time.sleep(1)
-            processes = [*started_by_vllm(port), *psutil.Process(stage.pid).children()]
-            assert len(processes) >= 4, "guard, front end, engine and benchmark"
+            processes = psutil.Process(stage.pid).children(recursive=True)
+            assert len(processes) >= 4, "fork server, front end, engine and benchmark"
             stage.send_signal(signal.SIGTERM)
             assert stage.wait(60) == 130
         finally:
@@ -441,11 +438,12 @@ def test_killed_stage_leaves_no_server(release: Path, prompts: Path, output: Pat
     stage = subprocess.Popen(command, stderr=subprocess.DEVNULL, text=True)
     try:
         wait_for("Using KeptWeightsNvFp4LinearKernel", log, stage)
-        processes = started_by_vllm(port)
+        processes = psutil.Process(stage.pid).children(recursive=True)
+        assert {process.pid for process in started_by_vllm(port)} < {p.pid for p in processes}
     finally:
         stage.kill()
         stage.wait()
-    assert len(processes) >= 3, "guard, front end and engine"
+    assert len(processes) >= 4, "fork server, front end, engine and benchmark"
     _, alive = psutil.wait_procs(processes, timeout=30)
     assert alive == []
     assert (output.with_suffix("") / "serving.json").read_text() == OLD

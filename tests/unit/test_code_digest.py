@@ -224,12 +224,12 @@ def test_a_declared_folder_counts_whole_and_must_be_there(package: Path) -> None
 @pytest.mark.parametrize(
     ("stage", "programs"),
     [
-        ("evaluate_bfcl", {"engines/guard.py", "evaluation/harness/bfcl_driver.py"}),
-        ("evaluate_ifeval", {"engines/guard.py", "evaluation/harness/ifeval_driver.py"}),
-        ("measure_serving", {"engines/guard.py", "engines/vllm/bench_driver.py"}),
+        ("evaluate_bfcl", {"engines/fork_server.py", "evaluation/harness/bfcl_driver.py"}),
+        ("evaluate_ifeval", {"engines/fork_server.py", "evaluation/harness/ifeval_driver.py"}),
+        ("measure_serving", {"engines/fork_server.py", "engines/vllm/bench_driver.py"}),
         ("lint_source", {"lint/chat_render.py"}),
         ("verify_release", {"lint/chat_render.py"}),
-        *((stage, {"engines/guard.py"}) for stage in sorted(SERVING)),
+        *((stage, {"engines/fork_server.py"}) for stage in sorted(SERVING)),
     ],
 )
 def test_a_program_is_code_of_the_stage_that_starts_it(stage: str, programs: set[str]) -> None:

@@ -129,7 +129,7 @@ def measure_serving(
             for launch in started:
                 named = f"{launch.name}.n{launch.speculative_tokens}"
                 progress.next_server(named)
-                with served.server(release, launch, named) as server:
+                with served.server(release, launch, named, timed=True) as server:
                     session = Session(server, launch, release.folder, bench, progress)
                     replies = launch.name == launches[0].name
                     runs.append(measure(session, chats, measurement, replies=replies, path=prompts))
