@@ -283,7 +283,8 @@ def test_a_server_is_kept_for_who_asks_for_the_same(forks: ForkServer, modules: 
     assert fourth.process.pid == pid
     assert fourth.process.about == {"port": 1}
     fourth.process.keep()
-    fresh = Talk(forks.socket, modules, server="one", fresh=True, about={"port": 5}).about()["pid"]
+    fifth = Talk(forks.socket, modules, server="one", fresh=True, about={"port": 5})
+    fresh = fifth.about()["pid"]
     assert fresh != pid
     assert not is_gone(pid)
     # What is to be alone waits until those that are kept are gone, and only those.

@@ -263,7 +263,7 @@ class ForkServer:
 
         program, *arguments = request["arguments"]
         return (
-            os.path.abspath(program) == sys.executable
+            os.path.abspath(os.path.join(request["folder"], program)) == sys.executable
             and arguments[:1] in (["-m"], ["-P"])
             and read(self._environment) == read(request["environment"])
         )

@@ -20,7 +20,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,10 @@ class Process:
         self.code: int | None = None
         self._received = b""
         self._connection = socket.socket(socket.AF_UNIX)
-        asked = asdict(request) | {"folder": request.folder or os.getcwd()}
+        asked = vars(request) | {
+            "environment": dict(request.environment),
+            "folder": request.folder or os.getcwd(),
+        }
         raw = json.dumps(asked).encode() + b"\n"
         try:
             self._connection.connect(str(path))

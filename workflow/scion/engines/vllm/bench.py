@@ -134,7 +134,7 @@ def benchmark(
     socket = forks(python, serving, log.with_suffix(".imports.log"))
     request = Request(
         # -P: the folder of the driver holds modules of other names, such as vllm.
-        (str(python.absolute()), "-P", str(_DRIVER)),
+        (str(python), "-P", str(_DRIVER)),
         _direct(environment(inherited) | variables(serving)),
     )
     with contextlib.ExitStack() as stack:

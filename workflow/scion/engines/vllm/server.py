@@ -59,7 +59,7 @@ def command(
     """
     word, *rest = what.arguments(str(model), name=name, port=port)
     return Command(
-        arguments=(program(python.absolute(), word), *rest),
+        arguments=(program(python, word), *rest),
         environment={**environment(inherited), **what.variables},
         model=name,
         record=what.record(),
