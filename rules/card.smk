@@ -88,6 +88,7 @@ rule render_card:
             --store {params.store:q} \
             --plan {params.plan:q} \
             --environment {params.environment:q} \
+            --progress {params.progress:q} \
             2>&1 | tee {log:q}
         """
 
@@ -122,5 +123,6 @@ rule seal_release:
             --store {params.store:q} \
             --plan {params.plan:q} \
             --environment {params.environment:q} \
+            --progress {params.progress:q} \
             2>&1 | tee {log:q}
         """

@@ -32,6 +32,7 @@ rule lint_source:
             --store {params.store:q} \
             --plan {params.plan:q} \
             --environment {params.environment:q} \
+            --progress {params.progress:q} \
             2>&1 | tee {log:q}
         """
 
@@ -64,6 +65,7 @@ rule fix_keys:
             --store {params.store:q} \
             --plan {params.plan:q} \
             --environment {params.environment:q} \
+            --progress {params.progress:q} \
             2>&1 | tee {log:q}
         """
 
@@ -97,5 +99,6 @@ rule extract_text:
             --store {params.store:q} \
             --plan {params.plan:q} \
             --environment {params.environment:q} \
+            --progress {params.progress:q} \
             2>&1 | tee {log:q}
         """

@@ -49,6 +49,7 @@ rule evaluate_quality:
             --store {params.store:q} \
             --plan {params.plan:q} \
             --environment {params.environment:q} \
+            --progress {params.progress:q} \
             2>&1 | tee {log:q}
         """
 
@@ -94,6 +95,7 @@ rule evaluate_ifeval:
             --store {params.store:q} \
             --plan {params.plan:q} \
             --environment {params.environment:q} \
+            --progress {params.progress:q} \
             2>&1 | tee {log:q}
         """
 
@@ -133,5 +135,6 @@ rule evaluate_bfcl:
             --store {params.store:q} \
             --plan {params.plan:q} \
             --environment {params.environment:q} \
+            --progress {params.progress:q} \
             2>&1 | tee {log:q}
         """

@@ -35,6 +35,7 @@ rule fetch_source:
             --store {params.store:q} \
             --plan {params.plan:q} \
             --environment {params.environment:q} \
+            --progress {params.progress:q} \
             2>&1 | tee {log:q}
         """
 
@@ -67,6 +68,7 @@ rule fetch_donor:
             --store {params.store:q} \
             --plan {params.plan:q} \
             --environment {params.environment:q} \
+            --progress {params.progress:q} \
             2>&1 | tee {log:q}
         """
 
@@ -101,5 +103,6 @@ if CONFIG.quality.base:
                 --store {params.store:q} \
                 --plan {params.plan:q} \
                 --environment {params.environment:q} \
+                --progress {params.progress:q} \
                 2>&1 | tee {log:q}
             """

@@ -11,8 +11,6 @@ import argparse
 import sys
 from pathlib import Path
 
-from tqdm import tqdm
-
 from scion.artifacts.artifact import Artifact, Draft
 from scion.artifacts.making import Output, remake
 from scion.checkpoint.folder_source import FolderSource
@@ -22,6 +20,7 @@ from scion.checkpoint.preview import open_pinned, supported_family
 from scion.checkpoint.release_files import released
 from scion.checkpoint.shards import Checkpoint
 from scion.common.errors import ScionError
+from scion.common.progress import progress
 from scion.stages.common_options import run_stage, stage_parser
 
 
@@ -128,10 +127,10 @@ def _download(repository: HubRepository, folder: Path) -> None:
     files = list_files(repository)
     names = released(files)
     total = sum(files[name].size for name in names)
-    with tqdm(total=total, unit="B", unit_scale=True, desc=repository.name) as bar:
+    with progress(f"download of {repository.name}", total, unit="B") as told:
 
         def advance(_name: str, size: int) -> None:
-            bar.update(size)
+            told.advance(amount=size)
 
         download_files(repository, names, folder, progress=advance)
 
