@@ -65,6 +65,11 @@ class State:
         return done / max(done + left, 1e-9)
 
 
+def progress_file(log: Path) -> Path:
+    """Where a stage with this log says how far it is."""
+    return log.with_suffix(".progress.json")
+
+
 def read(path: Path) -> State | None:
     """What a process tells of itself in a file; None if there is none, or no such file."""
     try:
@@ -235,7 +240,8 @@ def _each(pace: float, unit: str) -> str:
 
 def time_left_text(left: float, why: str) -> str:
     """How long it still takes, and why that is more than was told before."""
-    return f"about {duration(left, rough=True)} left" + (f" ({why})" if why else "")
+    told = f"about {duration(left, rough=True)} left" if left >= 3 else "nearly done"
+    return told + (f" ({why})" if why else "")
 
 
 @dataclass
