@@ -89,7 +89,7 @@ rule render_card:
             --plan {params.plan:q} \
             --environment {params.environment:q} \
             --progress {params.progress:q} \
-            2>&1 | tee {log:q}
+            2>&1 | tee -i {log:q}
         """
 
 
@@ -124,5 +124,5 @@ rule seal_release:
             --plan {params.plan:q} \
             --environment {params.environment:q} \
             --progress {params.progress:q} \
-            2>&1 | tee {log:q}
+            2>&1 | tee -i {log:q}
         """

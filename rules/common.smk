@@ -33,7 +33,8 @@ CONFIG_FILES = [os.path.relpath(path) for path in workflow.configfiles]
 
 # The jobs' `python` is the one that runs Snakemake, activated environment or not. Setting a prefix
 # takes Snakemake's own strict mode away, and with it the exit code of a stage that is piped to tee.
-# Where a line a stage is shown, what tee passes on stays in the log.
+# Where a line a stage is shown, what tee passes on is left to the log; `-i` lets tee outlive Ctrl-C,
+# with what a stage says to it.
 BIN = shlex.quote(str(Path(sys.executable).parent)).replace("{", "{{").replace("}", "}}")
 HUSH = "exec >/dev/null; " if SHOWN else ""
 shell.prefix(f'set -euo pipefail; export PATH={BIN}:"$PATH"; {HUSH}')

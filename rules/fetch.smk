@@ -36,7 +36,7 @@ rule fetch_source:
             --plan {params.plan:q} \
             --environment {params.environment:q} \
             --progress {params.progress:q} \
-            2>&1 | tee {log:q}
+            2>&1 | tee -i {log:q}
         """
 
 
@@ -69,7 +69,7 @@ rule fetch_donor:
             --plan {params.plan:q} \
             --environment {params.environment:q} \
             --progress {params.progress:q} \
-            2>&1 | tee {log:q}
+            2>&1 | tee -i {log:q}
         """
 
 
@@ -104,5 +104,5 @@ if CONFIG.quality.base:
                 --plan {params.plan:q} \
                 --environment {params.environment:q} \
                 --progress {params.progress:q} \
-                2>&1 | tee {log:q}
+                2>&1 | tee -i {log:q}
             """

@@ -32,5 +32,5 @@ rule graft_mtp:
             --plan {params.plan:q} \
             --environment {params.environment:q} \
             --progress {params.progress:q} \
-            2>&1 | tee {log:q}
+            2>&1 | tee -i {log:q}
         """

@@ -45,7 +45,7 @@ rule measure_serving:
             --plan {params.plan:q} \
             --environment {params.environment:q} \
             --progress {params.progress:q} \
-            2>&1 | tee {log:q}
+            2>&1 | tee -i {log:q}
         """
 
 
@@ -85,5 +85,5 @@ rule run_agent_tasks:
             --plan {params.plan:q} \
             --environment {params.environment:q} \
             --progress {params.progress:q} \
-            2>&1 | tee {log:q}
+            2>&1 | tee -i {log:q}
         """

@@ -38,5 +38,5 @@ rule quantize_nvfp4:
             --plan {params.plan:q} \
             --environment {params.environment:q} \
             --progress {params.progress:q} \
-            2>&1 | tee {log:q}
+            2>&1 | tee -i {log:q}
         """

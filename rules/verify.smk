@@ -36,5 +36,5 @@ rule verify_release:
             --plan {params.plan:q} \
             --environment {params.environment:q} \
             --progress {params.progress:q} \
-            2>&1 | tee {log:q}
+            2>&1 | tee -i {log:q}
         """

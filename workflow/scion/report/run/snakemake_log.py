@@ -25,6 +25,8 @@ from scion.report.run.results import stage_result
 _ASSUMING = "Assuming unrestricted shared filesystem usage."
 # Said after Ctrl-C.
 _TERMINATING = "Terminating processes on user request"
+# Said after SIGTERM, and when a stage has failed.
+_WAITING = "Will exit after finishing currently running jobs"
 
 
 class RunLog(logging.Handler):
@@ -69,12 +71,20 @@ class RunLog(logging.Handler):
                 self._plain.handle(record)
         elif event is not None and event in self._events:
             self._events[event](record)
-        elif record.levelno >= logging.WARNING:
+        elif record.levelno >= logging.WARNING and not self._failed:
             self._display.say(self._plain.format(record))
         elif event is None:
-            text = record.getMessage()
-            self._nothing = self._nothing or text == NOTHING_TO_BE_DONE_MSG
-            self._interrupted = self._interrupted or text.startswith(_TERMINATING)
+            self._said(record.getMessage())
+
+    def _said(self, text: str) -> None:
+        """Something that Snakemake has no event for."""
+        if text == NOTHING_TO_BE_DONE_MSG:
+            self._nothing = True
+        elif text.startswith(_TERMINATING):
+            self._interrupted = True
+        elif text.startswith(_WAITING) and not self._failed and not self._interrupted:
+            self._interrupted = True
+            self._display.say("stopping as soon as what is under way has ended")
 
     def _counted(self, record: Any) -> None:
         """All jobs are known; `all` is none of the stages."""
