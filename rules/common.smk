@@ -24,7 +24,7 @@ from scion.artifacts.store.store import Store, unusable
 from scion.common.errors import ScionError
 from scion.common.progress_report import progress_file
 from scion.checkpoint.hub.location import HubRepository, LocalFolder, parse_location
-from scion.stages.fetch_source import local_files, usable_files
+from scion.checkpoint.local_files import local_files, usable_files
 from snakemake.io import contains_wildcard
 
 PROJECT = Path(workflow.basedir)

@@ -17,6 +17,7 @@ from scion.artifacts.artifact import Artifact, Draft
 from scion.artifacts.making import Output, remake
 from scion.artifacts.store.known_files import KnownFiles
 from scion.checkpoint.hub.location import HubRepository, parse_location
+from scion.checkpoint.local_files import usable_files
 from scion.checkpoint.preview import open_pinned
 from scion.checkpoint.safetensors_file import Tensor, encode_header, packed
 from scion.checkpoint.shards import CONFIG, INDEX, SINGLE, parse_object, parse_weight_map
@@ -25,7 +26,7 @@ from scion.common.digest import digest_json
 from scion.common.errors import ScionError
 from scion.common.progress import progress
 from scion.stages.common_options import run_stage, stage_parser
-from scion.stages.fetch_source import add_location, planned_source, usable_files
+from scion.stages.fetch_source import add_location, planned_source
 
 STAGE = "fetch_donor"
 _NAME_BASE = "set `donor` in the config to the base model that the source was fine-tuned from"
