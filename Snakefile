@@ -12,7 +12,7 @@ min_version("9.20")
 configfile: "config/default.yaml"
 
 
-include: "rules/errors.smk"
+include: "rules/terminal.smk"
 include: "rules/common.smk"
 include: "rules/fetch.smk"
 include: "rules/convert.smk"

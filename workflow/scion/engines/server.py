@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from scion.common.errors import ScionError
+from scion.common.progress import doing
 from scion.engines.processes import Process, Request
 
 LOOPBACK = "127.0.0.1"
@@ -277,6 +278,7 @@ def _wait(process: Process, command: Command, log: Path, limit: float) -> Server
         if seconds >= last_told + 5:
             last_told = seconds
             print(f"server: {seconds:.0f} s, {phase}…", file=sys.stderr, flush=True)
+            doing(f"{phase}, {seconds:.0f} s")
         process.poll(0.25)
 
 

@@ -9,14 +9,11 @@ import hashlib
 import os
 import re
 import stat
-import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
-
-from tqdm import tqdm
 
 from scion.artifacts.manifest import read_manifest
 from scion.artifacts.store.roots import read_roots
@@ -24,6 +21,7 @@ from scion.artifacts.store.store import MARK, Store, unusable
 from scion.artifacts.store.survey import HEX, TRASH, inside
 from scion.common.digest import digest_json, in_parallel, read_chunks
 from scion.common.errors import ScionError
+from scion.common.progress import progress
 
 # The names that each folder of the format may hold; a dot begins those of half-written files.
 _NAMES = {
@@ -137,12 +135,10 @@ def _hash(paths: Iterable[Path]) -> _Sums:
     regular = {path: info for path, info in found.items() if stat.S_ISREG(info.st_mode)}
     by_inode = {info.st_ino: path for path, info in regular.items()}
     total = sum(regular[path].st_size for path in by_inode.values())
-    lock = threading.Lock()
-    with tqdm(total=total, unit="B", unit_scale=True, desc="hashing") as bar:
+    with progress("hashing", total, unit="B") as told:
 
         def count(size: int) -> None:
-            with lock:
-                bar.update(size)
+            told.advance(amount=size)
 
         sums = in_parallel(lambda path: _sha256(path, count), by_inode.values())
     by_sum = dict(zip(by_inode, sums, strict=True))
