@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 
 from scion.common.errors import ScionError
+from scion.common.progress import progress as report
+from scion.engines.config import Launch
 from scion.engines.vllm.bench import Timing, _fault, _timing
 from scion.engines.vllm.counters import SpecDecodeCounters
 from scion.evaluation.decoding import Answer, Prompt
 from scion.evaluation.serving.acceptance import CountedReply, acceptance_rows
 from scion.evaluation.serving.config import Measurement
-from scion.evaluation.serving.progress import MeasurementProgress
+from scion.evaluation.serving.progress import MeasurementProgress, serving_work
 from scion.evaluation.serving.prompts import SETS, check_room, count_sets, read_prompt_sets
 from scion.evaluation.serving.speed import Wave, speed_records, waves
 
@@ -168,12 +170,35 @@ def test_a_prompt_without_room_for_its_answer_is_named():
 
 
 def test_progress_says_where_it_is_and_what_is_left(capsys: pytest.CaptureFixture[str]):
-    progress = MeasurementProgress("stage", servers=2)
-    progress.next_server("one")
-    progress.ready(10)
-    progress.advance("half", 5)
-    progress.done()
-    first, half, last = capsys.readouterr().err.splitlines()
-    assert first == "stage: one (1 of 2): starting the server"
-    assert half.startswith("stage: one (1 of 2): half; about ")
+    launches = [
+        Launch(name=name, title="", max_model_len=2048, speculative_tokens=drafted)
+        for name in ("one", "two")
+        for drafted in (0, 3)
+    ]
+    measurement = Measurement(decode_tokens=(4, 8), repeats=5, parallel_requests=(1, 2))
+    work = serving_work(launches, measurement, 6, servers=6)
+    assert work == {
+        "server starts": 6,
+        "replies": 12,
+        "warm-ups of 1 at once": 4,
+        "warm-ups of 2 at once": 4,
+        "tokens of 1 at once": 4 * 5 * 12,
+        "tokens of 2 at once": 4 * 5 * 12,
+    }
+    with report("measuring", work) as told:
+        progress = MeasurementProgress("stage", servers=2, told=told)
+        first, second = progress.next_server("one"), progress.next_server("two")
+        for server in (first, second):
+            server.ready()
+        second.replied("a reply")
+        first.warmed_up(1)
+        first.decoded("half", tokens=5, parallel=2)
+        progress.done()
+    *lines, last = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "stage: one (1 of 2): starting the server",
+        "stage: two (2 of 2): starting the server",
+        "stage: two (2 of 2): a reply",
+        "stage: one (1 of 2): half",
+    ]
     assert last.startswith("stage: done, 2 servers in ")

@@ -1,4 +1,4 @@
-"""Progress of a measurement on several servers, one after the other."""
+"""Progress of a measurement on several servers."""
 
 import sys
 import time
@@ -13,7 +13,7 @@ _STARTS, _REPLIES = "server starts", "replies"
 
 
 def serving_work(
-    launches: Sequence[Launch], measurement: Measurement, prompts: int
+    launches: Sequence[Launch], measurement: Measurement, prompts: int, *, servers: int
 ) -> dict[str, float]:
     """How much there is to do, as `scion.common.progress` counts it.
 
@@ -21,12 +21,13 @@ def serving_work(
     those of decodes with the number of requests that share the machine.
 
     Args:
-        launches: One for each server; those of the first's name are asked for replies too.
+        launches: What is timed; those of the first's name are asked for replies too.
         measurement: What each is asked.
         prompts: How many there are.
+        servers: How many are started.
     """
     asked = sum(launch.name == launches[0].name for launch in launches)
-    work: dict[str, float] = {_STARTS: len(launches), _REPLIES: asked * prompts}
+    work: dict[str, float] = {_STARTS: servers, _REPLIES: asked * prompts}
     for parallel in measurement.parallel_requests:
         work[_warm_ups(parallel)] = len(launches)
         work[_decodes(parallel)] = 0
@@ -55,14 +56,27 @@ class MeasurementProgress:
     def __init__(self, stage: str, *, servers: int, told: Progress) -> None:
         """Start the clock."""
         self._stage, self._servers, self._server, self._told = stage, servers, 0, told
-        self._name = ""
         self._begin = time.monotonic()
 
-    def next_server(self, name: str) -> None:
-        """A server is about to be started."""
+    def next_server(self, name: str) -> "ServerProgress":
+        """A server is about to be started; what it does is told of what is returned."""
         self._server += 1
-        self._name = name
-        self._say("starting the server")
+        where = f"{name} ({self._server} of {self._servers})"
+        server = ServerProgress(f"{self._stage}: ", where, self._told)
+        server.say("starting the server")
+        return server
+
+    def done(self) -> None:
+        """The clear last line."""
+        seconds = time.monotonic() - self._begin
+        print(f"{self._stage}: done, {self._servers} servers in {seconds:.0f} s", file=sys.stderr)
+
+
+class ServerProgress:
+    """The part of one server, which may run beside others."""
+
+    def __init__(self, stage: str, name: str, told: Progress) -> None:
+        self._stage, self._name, self._told = stage, name, told
 
     def ready(self) -> None:
         """The server is ready, and the prompts are known to fit."""
@@ -70,7 +84,7 @@ class MeasurementProgress:
 
     def replied(self, text: str) -> None:
         """A reply is there."""
-        self._say(text)
+        self.say(text)
         self._told.advance(_REPLIES)
 
     def warmed_up(self, parallel: int) -> None:
@@ -79,15 +93,11 @@ class MeasurementProgress:
 
     def decoded(self, text: str, *, tokens: int, parallel: int) -> None:
         """A timed decode is done."""
-        self._say(text)
+        self.say(text)
         self._told.advance(_decodes(parallel), tokens)
 
-    def done(self) -> None:
-        """The clear last line."""
-        seconds = time.monotonic() - self._begin
-        print(f"{self._stage}: done, {self._servers} servers in {seconds:.0f} s", file=sys.stderr)
-
-    def _say(self, text: str) -> None:
-        line = f"{self._name} ({self._server} of {self._servers}): {text}"
+    def say(self, text: str) -> None:
+        """Say something of this server."""
+        line = f"{self._name}: {text}"
         self._told.doing(line)
-        print(f"{self._stage}: {line}", file=sys.stderr, flush=True)
+        print(f"{self._stage}{line}", file=sys.stderr, flush=True)
