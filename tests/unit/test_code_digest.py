@@ -288,9 +288,9 @@ def test_what_was_parsed_is_not_parsed_again_and_means_the_same(
     kept: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = code_digest("scion.stages.fix_keys")
-    assert len(json.loads(kept.read_text())["sources"]) == len(
-        module_files("scion.stages.fix_keys")
-    )
+    files = module_files("scion.stages.fix_keys")
+    read = {hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    assert read <= json.loads(kept.read_text())["sources"].keys()
     monkeypatch.setattr(code_source, "_parse", None)
     assert later() == before
 
