@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,10 @@ from hypothesis import HealthCheck, settings
 
 import measured
 from conversion import Conversion, Pico, convert
+from scion.artifacts.environments import interpreter
+from scion.engines.config import Serving
+from scion.engines.processes import VARIABLE
+from scion.engines.vllm.server import share_forks
 
 PROJECT = Path(__file__).parent.parent
 
@@ -67,3 +72,20 @@ def sealed_release(conversion: Conversion, tmp_path_factory: pytest.TempPathFact
 def release(conversion: Conversion) -> Path:
     """The folder of a grafted NVFP4 checkpoint, complete but for its card."""
     return conversion.folder / "graft_mtp"
+
+
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One import of vLLM for all servers of these tests, as a run of the workflow has it."""
+    log = tmp_path_factory.mktemp("forks") / "imports.log"
+    with pytest.MonkeyPatch.context() as patch:
+        # What `share_forks` sets is taken back.
+        patch.setenv(VARIABLE, "")
+        share_forks(PROJECT / interpreter("envs/serve-cpu"), Serving(), log)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _forks_of_servers(request: pytest.FixtureRequest) -> None:
+    if request.node.get_closest_marker("serve"):
+        request.getfixturevalue("forks")

@@ -38,6 +38,7 @@ from scion.artifacts.making import Output, remake
 from scion.checkpoint.safetensors_file import read_header
 from scion.common.errors import ScionError
 from scion.engines.config import Launch, Serving
+from scion.engines.processes import VARIABLE
 from scion.engines.server import Server, connect
 from scion.engines.vllm import server as vllm
 from scion.engines.vllm.command import variables
@@ -203,8 +204,14 @@ def test_server_that_is_never_ready(release: Path, prompts: Path, output: Path, 
     assert started_by_vllm(port) == []
 
 
+@pytest.fixture
+def own_forks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a stage import vLLM itself, as one that is run by hand."""
+    monkeypatch.delenv(VARIABLE)
+
+
 def test_interrupt_in_the_middle_of_a_decode(
-    release: Path, prompts: Path, output: Path, port: int, tmp_path: Path
+    release: Path, prompts: Path, output: Path, port: int, tmp_path: Path, own_forks: None
 ):
     log = tmp_path / "stage.log"
     settings = {**SHORT, "decode_tokens": [8, 900], "parallel_requests": [2]}
@@ -432,7 +439,9 @@ def test_interrupt_while_the_server_starts(conversion: Conversion, port: int, tm
     assert not list((tmp_path / "results").glob("*"))
 
 
-def test_killed_stage_leaves_no_server(release: Path, prompts: Path, output: Path, port: int):
+def test_killed_stage_leaves_no_server(
+    release: Path, prompts: Path, output: Path, port: int, own_forks: None
+):
     command = arguments(release, prompts, output, {"port": port})
     log = output.parents[1] / "logs" / "measure_serving.pico.n0.server.log"
     stage = subprocess.Popen(command, stderr=subprocess.DEVNULL, text=True)

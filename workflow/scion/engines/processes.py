@@ -215,9 +215,8 @@ def fork_server_socket(
         environment: As `ForkServer` takes it.
         log: As `ForkServer` takes it.
     """
-    shared = os.environ.get(VARIABLE)
-    if shared and _listens(shared):
-        return Path(shared)
+    if (shared := shared_socket()) is not None:
+        return shared
     own = _own.get((python, modules))
     if own is None or not own.runs:
         own = ForkServer(python, modules, environment, log=log)
@@ -232,14 +231,15 @@ def share(server: ForkServer) -> None:
     atexit.register(server.stop)
 
 
-def _listens(path: str) -> bool:
-    """Whether a fork server listens there: that of a run may be on another machine, or gone."""
+def shared_socket() -> Path | None:
+    """The socket of the run's fork server; None if there is none here, or none any more."""
+    path = os.environ.get(VARIABLE)
     with socket.socket(socket.AF_UNIX) as probe:
         try:
-            probe.connect(path)
+            probe.connect(path or "")
         except OSError:
-            return False
-    return True
+            return None
+    return Path(path) if path else None
 
 
 def scratch_folder() -> "tempfile.TemporaryDirectory[str]":

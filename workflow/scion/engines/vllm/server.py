@@ -14,7 +14,7 @@ from typing import Any
 
 from scion.common.digest import digest_json
 from scion.engines.config import Launch, Serving
-from scion.engines.processes import ForkServer, fork_server_socket, share
+from scion.engines.processes import ForkServer, fork_server_socket, share, shared_socket
 from scion.engines.served_model import ServedModel
 from scion.engines.server import Command, Server, connect, free_port, running
 from scion.engines.vllm.command import ServerCommand, program, server_command, variables
@@ -95,14 +95,15 @@ def forks(python: Path, serving: Serving, log: Path) -> Path:
 
 
 def share_forks(python: Path, serving: Serving, log: Path) -> None:
-    """Start a fork server for all stages that this process starts.
+    """Start a fork server for all stages that this process starts, unless it is given one.
 
     Args:
         python: As `forks` takes it.
         serving: As `forks` takes it.
         log: As `forks` takes it.
     """
-    share(ForkServer(*_imports(python, serving), log=log))
+    if shared_socket() is None:
+        share(ForkServer(*_imports(python, serving), log=log))
 
 
 def _imports(python: Path, serving: Serving) -> tuple[Path, tuple[str, ...], Mapping[str, str]]:
