@@ -5,6 +5,7 @@ have to be installed and asked for; a handler that the Snakefile sets needs neit
 """
 
 import logging
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -22,7 +23,9 @@ from scion.report.run.plan_lines import plan_lines
 from scion.report.run.results import stage_result
 
 # Said of each run before it begins.
-_ASSUMING = "Assuming unrestricted shared filesystem usage."
+_PRELUDE = re.compile(
+    r"Assuming unrestricted shared filesystem usage\.|Config file .* is extended by additional config"
+)
 # Said after Ctrl-C.
 _TERMINATING = "Terminating processes on user request"
 # Said after SIGTERM, and when a stage has failed.
@@ -67,7 +70,7 @@ class RunLog(logging.Handler):
         if event is LogEvent.WORKFLOW_STARTED:
             self._runs = True
         elif not self._runs:
-            if record.getMessage() != _ASSUMING:
+            if not _PRELUDE.match(record.getMessage()):
                 self._plain.handle(record)
         elif event is not None and event in self._events:
             self._events[event](record)
