@@ -30,7 +30,7 @@ CHAIN: Mapping[str, Mapping[str, str]] = {
     "fix_keys": {"source": "fetch_source"},
     "extract_text": {"fixed": "fix_keys"},
     "quantize_nvfp4": {"text": "extract_text"},
-    WEIGHTS: {"quantized": "quantize_nvfp4", "donor": "fetch_donor"},
+    WEIGHTS: {"quantized": "quantize_nvfp4", "text": "extract_text", "donor": "fetch_donor"},
     "verify_release": {"release": WEIGHTS, "text": "extract_text", "donor": "fetch_donor"},
 }
 # Fetched only to be measured beside the release.
