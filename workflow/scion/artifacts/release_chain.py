@@ -17,6 +17,7 @@ from scion.artifacts.release_layout import (
     WEIGHTS,
     Manifest,
 )
+from scion.artifacts.software import FACT
 from scion.checkpoint.shards import CONFIG, INDEX
 from scion.common.digest import digest_json
 from scion.common.text import printable
@@ -111,6 +112,7 @@ def _fact_problems(manifests: Manifests, sealed: Manifest) -> Iterator[str]:
     quotes = (
         (SEALED, "weights", WEIGHTS, "content"),
         (SEALED, "card", RENDERED, "content"),
+        (SEALED, FACT, RENDERED, FACT),
         (WEIGHTS, "recipe", "quantize_nvfp4", "recipe"),
         (WEIGHTS, "donor", "fetch_donor", "location"),
         (WEIGHTS, "mtp_tensors", "fetch_donor", "mtp_tensors"),

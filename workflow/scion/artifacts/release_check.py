@@ -24,6 +24,7 @@ from scion.artifacts.release_layout import (
     sums,
 )
 from scion.artifacts.release_tensors import tensor_problems
+from scion.artifacts.software import FACT
 from scion.common.errors import ScionError
 from scion.common.files import read_regular, to_json
 from scion.common.text import printable
@@ -105,7 +106,7 @@ def _layout_problems(sealed: Artifact, manifests: Mapping[str, Manifest]) -> Ite
 
 
 def _card_problems(sealed: Artifact, manifests: Mapping[str, Manifest]) -> Iterator[str]:
-    """Whether the card's table of steps names the digests of the stages."""
+    """Whether the card names the digests of the stages, and the Scion that rendered it."""
     try:
         text = read_regular(sealed.folder / CARD).decode()
     except (OSError, UnicodeDecodeError) as error:
@@ -115,5 +116,9 @@ def _card_problems(sealed: Artifact, manifests: Mapping[str, Manifest]) -> Itera
     for stage, manifest in manifests.items():
         if stage != RENDERED and steps.get(stage) != manifest["content"]:
             yield f"{CARD}: does not name the content {manifest['content']} of {stage}"
+    made_by = manifests.get(RENDERED, {}).get("facts", {}).get(FACT)
+    for told in made_by.values() if isinstance(made_by, dict) else ():
+        if isinstance(told, str) and told not in text:
+            yield f"{CARD}: does not name {printable(told)}, which {RENDERED} says that made it"
     for stage in steps.keys() - manifests.keys():
         yield f"{CARD}: names a digest of {stage}, which has no manifest in {PROVENANCE}/"

@@ -27,6 +27,7 @@ from scion.artifacts.release_layout import (
     placed_files,
     sums,
 )
+from scion.artifacts.software import FACT
 from scion.artifacts.store.store import Store
 from scion.common.files import atomic_file, write_json
 from scion.stages.common_options import run_stage, stage_parser
@@ -63,7 +64,7 @@ def seal_release(
         draft.hash_files()
         with atomic_file(draft.folder / SUMS) as file:
             file.write(sums(draft.files))
-        draft.facts |= {"weights": release.content, "card": card.content}
+        draft.facts |= {"weights": release.content, "card": card.content, FACT: card.facts[FACT]}
 
     return remake(
         output,

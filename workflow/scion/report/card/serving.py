@@ -33,6 +33,16 @@ def serving_values(serving: Record) -> dict[str, Any]:
     }
 
 
+def overall_acceptance(run: Record) -> Record | None:
+    """What a run accepted over all prompts; None where nothing was drafted, or counted."""
+    return next((row for row in run["acceptance"] or () if row["set"] == "all"), None)
+
+
+def longest_decode(run: Record) -> Record:
+    """The longest decode of a run, of those with the fewest requests at once."""
+    return min(run["speed"], key=lambda decode: (decode["parallel"], -decode["tokens"]))
+
+
 def _conditions(run: Record) -> str:
     seqs = run["max_num_seqs"]
     at_once = (
