@@ -12,17 +12,15 @@ from scion.common.text import (
     drafts,
     hardware,
     number,
-    parallel,
     ratio,
     share,
     small,
 )
 from scion.evaluation.agent import config as agent
 from scion.evaluation.harness import config as harness
-from scion.evaluation.intervals import proportion
 from scion.evaluation.quality import config as quality
 from scion.evaluation.serving import config as serving
-from scion.report.card.scores import PARTS
+from scion.report.card.scores import PARTS, bfcl_rate
 from scion.report.card.serving import longest_decode, overall_acceptance
 
 NOT_MEASURED = "not measured"
@@ -77,8 +75,12 @@ def _speed(run: Record) -> str:
     return (
         f"{number(decode['tokens_per_second'])} tokens a second with "
         f"{drafts(run['speculative_tokens'])}{times}: {decode['tokens']} tokens, "
-        f"{parallel(decode['parallel'])}, n={decode['repeats']} repeats"
+        f"{_requests(decode['parallel'])}, n={decode['repeats']} repeats"
     )
+
+
+def _requests(count: int) -> str:
+    return "one request" if count == 1 else f"{count} requests at once"
 
 
 def _tasks(tasks: Record) -> str:
@@ -95,8 +97,7 @@ def _ifeval(ifeval: Record | None) -> str:
 def _bfcl(bfcl: Record | None) -> str:
     if bfcl is None:
         return f"BFCL {NOT_MEASURED}"
-    passed, cases = (sum(row[key] for row in bfcl["categories"]) for key in ("passed", "cases"))
-    return f"BFCL: {passed} of {cases} cases, {share(proportion(passed, cases).record())}"
+    return f"BFCL: {bfcl_rate(bfcl)}"
 
 
 def _quality(record: Record) -> str:
