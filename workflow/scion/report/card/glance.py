@@ -8,7 +8,6 @@ from typing import Any
 
 from scion.common.text import (
     Record,
-    change,
     drafts,
     hardware,
     number,
@@ -106,7 +105,7 @@ def _quality(record: Record) -> str:
     part = next(part for part in _PARTS if scored.get(part))
     scores = scored[part]
     return (
-        f"beside bf16: KL divergence {small(scores['kl'])}, loss {change(scores['loss_change'])}, "
-        f"the same most likely token in {share(scores['top1_agreement'])}; n={scores['tokens']:,} "
-        f"held-out tokens of {PARTS[part]}"
+        f"beside bf16: KL divergence {small(scores['kl'])}, the same most likely token in "
+        f"{share(scores['top1_agreement'])}; n={scores['tokens']:,} held-out tokens of "
+        f"{PARTS[part]}"
     )
