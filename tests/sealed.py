@@ -38,12 +38,12 @@ def rendered(
         conversion: The artifacts.
         folder: Where the card and the results go.
         content: The records, by stage.
-        card: Of the section of that name; and `launches`.
+        card: Of the section of that name; and `launches`, `made_by`.
     """
     evidence = converted(conversion) | measured.artifacts(
         content, release=conversion.graft_mtp, folder=folder
     )
-    launches = card.pop("launches", (PICO_LAUNCH,))
+    launches, made_by = card.pop("launches", (PICO_LAUNCH,)), card.pop("made_by", MADE_BY)
     made = render_card(
         release=conversion.graft_mtp,
         evidence=evidence,
@@ -51,7 +51,7 @@ def rendered(
         sections=SECTIONS,
         tasks=measured.TASKS,
         settings=CardSettings(card=Card(**card), launches=launches),
-        made_by=MADE_BY,
+        made_by=made_by,
         output=Output.at(folder / "render_card"),
         environment=ENVIRONMENT,
     )

@@ -32,7 +32,7 @@ from scion.report.card.glance import measured_lines
 from scion.report.card.hermes import hermes_values
 from scion.report.card.launches import launch_values
 from scion.report.card.memory import fitting_gpus
-from scion.report.card.typography import unbroken
+from scion.report.card.typography import unbroken, without_tags
 from scion.report.config import Card
 from scion.report.measurements import MEASUREMENTS, read_records
 from scion.report.pictures.card_pictures import pictures
@@ -101,7 +101,7 @@ def render_card(
             for picture in drawn
         }
         values["curl_body"] = _curl_body(tasks, settings.card)
-        values |= {"made_by": made_by, "scion": _linked(made_by)}
+        values |= {"made_by": made_by, "scion": linked(made_by)}
         (draft.folder / CARD).write_text(unbroken(render(template, values, sections)))
         draft.facts[FACT] = made_by.record()
 
@@ -150,6 +150,12 @@ def render(template: Path, values: Mapping[str, Any], sections: Iterable[Path] =
         ) from error
 
 
+def linked(software: Software) -> str:
+    """Name and version, which lead to the code where its address is known."""
+    name = f"Scion {software.version}"
+    return name if software.page is None else f"[{name}]({software.page})"
+
+
 def card_values(
     release: Artifact,
     evidence: Mapping[str, Artifact],
@@ -161,7 +167,7 @@ def card_values(
     serving = records[SERVING.stage]
     steps = {**evidence, "graft_mtp": release}
     return {
-        "card": settings.card,
+        "card": _without_tags(settings.card),
         "metadata": _metadata(settings.card),
         "block": BLOCK,
         **_formats(evidence["quantize_nvfp4"].facts["recipe"]),
@@ -222,10 +228,12 @@ def _metadata(card: Card) -> str:
     return data.to_yaml()
 
 
-def _linked(software: Software) -> str:
-    """Name and version, which lead to the code where its address is known."""
-    name = f"Scion {software.version}"
-    return name if software.page is None else f"[{name}]({software.page})"
+def _without_tags(card: Card) -> Card:
+    """The section with its sentences as text, not as HTML."""
+    texts = card.model_dump(include={"title", "summary", "hardware_target", "harness_only_note"})
+    return card.model_copy(
+        update={name: text and without_tags(text) for name, text in texts.items()}
+    )
 
 
 def _plain(text: str) -> str:

@@ -149,8 +149,7 @@ def _acceptance(runs: Sequence[Record], sets: set[str], *, several: bool) -> str
             [
                 run["launch"] if several else "",
                 f"n={run['speculative_tokens']}",
-                "" if overall else row["set"].replace("_", " "),
-                "" if overall else mode(row["thinking"]),
+                "" if overall else f"{row['set'].replace('_', ' ')}, {mode(row['thinking'])}",
                 *positions,
                 *[""] * (most - len(positions)),
                 f"{number(row['mean_length'], 2)} of {run['speculative_tokens'] + 1}",
@@ -159,7 +158,7 @@ def _acceptance(runs: Sequence[Record], sets: set[str], *, several: bool) -> str
             ]
         )
     positions = [f"position {place}" for place in range(1, most + 1)]
-    headings = ["launch", "drafted", "prompts of", "mode", *positions]
+    headings = ["launch", "drafted", "prompts of", *positions]
     return table([*headings, "tokens a step", "n (drafts)", "prompts"], cells)
 
 

@@ -1,7 +1,7 @@
-"""What keeps a number and its interval on one line, wherever the card is shown.
+"""Text as pages of hubs need it, which read Markdown with tags of HTML and take styles away.
 
-Pages of hubs take styles away, so it is said in the text: by no-break spaces, and by word joiners
-around the dash, after which a line may end otherwise.
+What keeps a number and its interval on one line is therefore said in the text: no-break spaces, and
+word joiners around the dash, after which a line may end otherwise.
 """
 
 import re
@@ -10,6 +10,7 @@ _NO_BREAK_SPACE, _WORD_JOINER = "\N{NO-BREAK SPACE}", "\N{WORD JOINER}"
 _NUMBER = r"[+\N{MINUS SIGN}-]?\d[\d,.]*"
 INTERVAL = re.compile(rf"{_NUMBER}(?: ?%|×)? \({_NUMBER}(?:–| to ){_NUMBER}\)")
 _PERCENT = re.compile(r"(?<=\d) (?=%)")
+_CODE_OR_TAG = re.compile(r"(`[^`]*`)|<")
 
 
 def unbroken(text: str) -> str:
@@ -25,6 +26,11 @@ def unbroken(text: str) -> str:
 def breakable(text: str) -> str:
     """The text that `unbroken` was given."""
     return text.replace(_NO_BREAK_SPACE, " ").replace(_WORD_JOINER, "")
+
+
+def without_tags(text: str) -> str:
+    """Text of a configuration in which nothing is a tag: `<think>` would show nothing."""
+    return _CODE_OR_TAG.sub(lambda found: found[1] or "&lt;", text)
 
 
 def _joined(interval: str) -> str:
