@@ -31,7 +31,7 @@ from scion.report.pictures.style import Picture, draw
 from scion.report.summary import summary
 from scion.stages.render_card import CardSettings, render_card
 from scion.stages.seal_release import seal_release
-from sealed import converted
+from sealed import MADE_BY, converted
 
 ENVIRONMENT = "sha256:tests"
 TEMPLATES = Path(__file__).parents[2] / "workflow/templates"
@@ -129,6 +129,7 @@ class Releases:
             sections=[*(TEMPLATES / "sections").iterdir(), self._section],
             tasks=measured.TASKS,
             settings=CardSettings(card=Card(), launches=(PICO_LAUNCH,)),
+            made_by=MADE_BY,
             output=Output.at(folder / "render_card"),
             environment=ENVIRONMENT,
         )

@@ -7,9 +7,8 @@ can still make a release of their own: whose it is, only a signature could say.
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
-from scion.artifacts.artifact import Artifact, tensor_rows
+from scion.artifacts.artifact import Artifact
 from scion.artifacts.folder_check import check_folder
 from scion.artifacts.manifest import MANIFEST, read_manifest
 from scion.artifacts.release_chain import chain_problems
@@ -19,13 +18,13 @@ from scion.artifacts.release_layout import (
     RENDERED,
     SEALED,
     SUMS,
-    TENSORS,
     Manifest,
     entry_of,
     stages_files,
     sums,
 )
-from scion.checkpoint.shards import INDEX, index_of, read_object
+from scion.artifacts.release_tensors import tensor_problems
+from scion.artifacts.software import FACT
 from scion.common.errors import ScionError
 from scion.common.files import read_regular, to_json
 from scion.common.text import printable
@@ -46,7 +45,7 @@ def check_release(folder: Path) -> tuple[Artifact, list[str]]:
         The sealed artifact, and a line for each thing that does not hold, which begins with the
         file: one that is missing, changed, not listed or no file; a manifest that does not agree
         with itself or with another; a file that is not the one its stage made; a tensor that is not
-        the one of the table; a card that names other digests.
+        the one of the table, or whose origin is another; a card that names other digests.
 
     Raises:
         ScionError: No manifest there, or an edited one.
@@ -61,8 +60,7 @@ def check_release(folder: Path) -> tuple[Artifact, list[str]]:
     problems += _layout_problems(sealed, manifests)
     # What is damaged is told already; these look into files.
     damaged = {line.split(": ")[0] for line in problems}
-    if TENSORS not in damaged:
-        problems += _tensor_problems(sealed, checked.tensors)
+    problems += tensor_problems(sealed, checked.tensors, manifests, damaged=damaged)
     if CARD not in damaged:
         problems += _card_problems(sealed, manifests)
     return sealed, list(dict.fromkeys(problems))
@@ -107,32 +105,8 @@ def _layout_problems(sealed: Artifact, manifests: Mapping[str, Manifest]) -> Ite
             yield f"{printable(name)}: no stage made it"
 
 
-def _tensor_problems(sealed: Artifact, found: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
-    """Whether table, index and shards tell of the same tensors."""
-    folder = sealed.folder
-    if TENSORS not in sealed.files:
-        yield f"{TENSORS}: missing"
-        return
-    try:
-        table, index = read_object(folder / TENSORS, hint=_HINT), index_of(folder)
-    except ScionError as error:
-        yield f"{Path(error.where).name}: {error.problem}: {printable(error.found)}"
-        return
-    rows = dict[str, Any]()
-    for shard, digests in found.items():
-        rows |= tensor_rows(folder, shard, digests)
-    if len(found) < sum(name.endswith(".safetensors") for name in sealed.files):
-        return
-    for name in {**table, **rows}:
-        if table.get(name) != rows.get(name):
-            yield f"{TENSORS}: {printable(name)} is not as its shard has it"
-    weights = {name: row["file"] for name, row in rows.items()}
-    if index is not None and index != weights:
-        yield f"{INDEX}: does not name the tensors of the shards"
-
-
 def _card_problems(sealed: Artifact, manifests: Mapping[str, Manifest]) -> Iterator[str]:
-    """Whether the card's table of steps names the digests of the stages."""
+    """Whether the card names the digests of the stages, and the Scion that rendered it."""
     try:
         text = read_regular(sealed.folder / CARD).decode()
     except (OSError, UnicodeDecodeError) as error:
@@ -142,5 +116,9 @@ def _card_problems(sealed: Artifact, manifests: Mapping[str, Manifest]) -> Itera
     for stage, manifest in manifests.items():
         if stage != RENDERED and steps.get(stage) != manifest["content"]:
             yield f"{CARD}: does not name the content {manifest['content']} of {stage}"
+    made_by = manifests.get(RENDERED, {}).get("facts", {}).get(FACT)
+    for told in made_by.values() if isinstance(made_by, dict) else ():
+        if isinstance(told, str) and told not in text:
+            yield f"{CARD}: does not name {printable(told)}, which {RENDERED} says that made it"
     for stage in steps.keys() - manifests.keys():
         yield f"{CARD}: names a digest of {stage}, which has no manifest in {PROVENANCE}/"
