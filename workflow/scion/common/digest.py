@@ -7,8 +7,9 @@ digits in tables whose column says `sha256`.
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -60,7 +61,30 @@ def digest_file(path: Path, *, offset: int = 0, size: int | None = None) -> str:
     return digest.hexdigest()
 
 
-def in_parallel(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
-    """`work` over `items`, one thread a core, results in order; hashing releases the GIL."""
-    with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool:
-        return list(pool.map(work, items))
+def in_parallel(
+    work: Callable[[_Item], _Result],
+    items: Iterable[_Item],
+    *,
+    threads: int | None = None,
+    stop: threading.Event | None = None,
+) -> list[_Result]:
+    """`work` over `items` on threads, results in order; hashing releases the GIL.
+
+    Args:
+        work: What is done with an item.
+        items: Any number.
+        threads: How many; one a core by default.
+        stop: Set as soon as one item fails, or the user interrupts, so that `work` on the others
+            can end early; those that have not begun are left out.
+    """
+    with ThreadPoolExecutor(threads or len(os.sched_getaffinity(0))) as pool:
+        running = [pool.submit(work, item) for item in items]
+        try:
+            for ended in wait(running, return_when=FIRST_EXCEPTION).done:
+                ended.result()
+            return [each.result() for each in running]
+        except BaseException:
+            if stop is not None:
+                stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
