@@ -55,8 +55,13 @@ def read_chunks(path: Path, *, offset: int = 0, size: int | None = None) -> Iter
 
 def digest_file(path: Path, *, offset: int = 0, size: int | None = None) -> str:
     """Hex SHA-256 of a file or of a range of it. Memory: one chunk."""
+    return digest_chunks(read_chunks(path, offset=offset, size=size))
+
+
+def digest_chunks(chunks: Iterable[bytes]) -> str:
+    """Hex SHA-256 of bytes that arrive in pieces."""
     digest = hashlib.sha256()
-    for chunk in read_chunks(path, offset=offset, size=size):
+    for chunk in chunks:
         digest.update(chunk)
     return digest.hexdigest()
 

@@ -1,0 +1,133 @@
+"""Files held against a table of them: what is missing, changed, not listed, or no file."""
+
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from scion.artifacts.file_tree import FileTree
+from scion.checkpoint.safetensors_file import FileDigest, Header, digest_stream
+from scion.common.digest import digest_chunks, in_parallel
+from scion.common.errors import ScionError, UnreachableError
+from scion.common.progress_line import ProgressLine
+from scion.common.text import printable
+
+
+@dataclass
+class FileCheck:
+    """What was found.
+
+    Attributes:
+        problems: A line for each thing that is not as the table says; it begins with the path.
+        headers: The header of each safetensors file that could be read, by its name.
+        tensors: SHA-256 by name of the tensors of each of them.
+    """
+
+    problems: list[str] = field(default_factory=list[str])
+    headers: dict[str, Header] = field(default_factory=dict[str, Header])
+    tensors: dict[str, dict[str, str]] = field(default_factory=dict[str, dict[str, str]])
+
+
+def check_files(
+    tree: FileTree, files: Mapping[str, Mapping[str, Any]], *, besides: str | None = None
+) -> FileCheck:
+    """Read every file, and compare it with the table.
+
+    Args:
+        tree: Where they lie.
+        files: `size` and `sha256` by name.
+        besides: The name of a file that may lie there without being listed.
+
+    Raises:
+        ScionError: The hub refuses a file, or can't be reached any more.
+    """
+    check = FileCheck()
+    for name, what in sorted(tree.others.items()):
+        told = what if name in files else f"{what}, not in the manifest"
+        check.problems.append(f"{printable(name)}: {told}")
+    for name in sorted(tree.files.keys() - files.keys() - {besides}):
+        check.problems.append(f"{printable(name)}: not in the manifest")
+    found = _read_all(tree, files)
+    for name, entry in files.items():
+        if name in tree.others:
+            continue
+        read = found.get(name, "missing")
+        if isinstance(read, str):
+            check.problems.append(f"{printable(name)}: {printable(read)}")
+        elif read.digest.sha256 != entry["sha256"]:
+            told = f"expected {entry['sha256']}, found {read.digest.sha256}"
+            check.problems.append(f"{printable(name)}: {told}")
+        elif read.unsound is not None:
+            check.problems.append(f"{printable(name)}: {printable(read.unsound)}")
+        elif read.header is not None:
+            check.headers[name] = read.header
+            check.tensors[name] = read.digest.tensors
+    return check
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A file that was read to its end.
+
+    Attributes:
+        digest: Of the file, and of its tensors.
+        header: Of a sound safetensors file.
+        unsound: Why a file of that name is none.
+    """
+
+    digest: FileDigest
+    header: Header | None = None
+    unsound: str | None = None
+
+
+def _read_all(tree: FileTree, files: Mapping[str, Mapping[str, Any]]) -> dict[str, _Read | str]:
+    """Every listed file that is there: what was read, or in words why it was not."""
+    found: dict[str, _Read | str] = {}
+    right: list[str] = []
+    for name, entry in files.items():
+        size = tree.files.get(name)
+        if size == entry["size"]:
+            right.append(name)
+        elif size is not None:
+            # It need not be read; a hole of terabytes would take hours.
+            found[name] = f"expected {entry['size']} bytes, found {size}"
+    stop = threading.Event()
+    with ProgressLine("checking", sum(tree.files[name] for name in right)) as line:
+        reading = _Reading(tree, line, stop)
+        # The largest first, so that none of them is left to a single thread at the end.
+        largest_first = sorted(right, key=lambda name: -tree.files[name])
+        read = in_parallel(reading.read, largest_first, threads=tree.threads, stop=stop)
+    return found | dict(zip(largest_first, read, strict=True))
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """Reads files of a tree, and stops between two chunks if it shall."""
+
+    tree: FileTree
+    line: ProgressLine
+    stop: threading.Event
+
+    def read(self, name: str) -> _Read | str:
+        size, where = self.tree.files[name], self.tree.place(name)
+        try:
+            if not name.endswith(".safetensors"):
+                return _Read(FileDigest(size, digest_chunks(self._chunks(name)), {}))
+            try:
+                header, digest = digest_stream(self._chunks(name), size=size, where=where)
+            except UnreachableError:
+                raise
+            except ScionError as error:
+                sha256 = digest_chunks(self._chunks(name))
+                unsound = f"{error.problem}: expected {error.expected}, found {error.found}"
+                return _Read(FileDigest(size, sha256, {}), unsound=unsound)
+            return _Read(digest, header)
+        except (OSError, EOFError) as error:
+            return f"can't be read: {error}"
+
+    def _chunks(self, name: str) -> Iterator[bytes]:
+        for chunk in self.tree.chunks(name):
+            if self.stop.is_set():
+                raise InterruptedError("the check has ended")
+            self.line.advance(len(chunk))
+            yield chunk
