@@ -126,8 +126,4 @@ class _Reading:
             return f"can't be read: {error}"
 
     def _chunks(self, name: str) -> Iterator[bytes]:
-        for chunk in self.tree.chunks(name):
-            if self.stop.is_set():
-                raise InterruptedError("the check has ended")
-            self.line.advance(len(chunk))
-            yield chunk
+        return self.line.through(self.tree.chunks(name), self.stop)

@@ -47,7 +47,7 @@ def open_source(text: str, *, revision: str | None = None) -> "Source":
             raise
         raise ScionError(
             f"there is no such path here, and of the repository: {error.problem}",
-            where=f"{text}, taken for {error.where}",
+            where=f"{text}, taken for {repository}",
             expected=error.expected,
             found=error.found,
             hint=f"check the path; or, for the repository: {error.hint}",

@@ -3,6 +3,7 @@
 import sys
 import threading
 import time
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 
 from scion.common.text import size
@@ -49,6 +50,18 @@ class ProgressLine:
             if now - self._drawn >= _SECONDS_BETWEEN and sys.stderr.isatty():
                 self._drawn = now
                 self._write(self.text(now - self._begin))
+
+    def through(self, chunks: Iterable[bytes], stop: threading.Event) -> Iterator[bytes]:
+        """The same chunks, counted as they pass.
+
+        Raises:
+            InterruptedError: `stop` was set.
+        """
+        for chunk in chunks:
+            if stop.is_set():
+                raise InterruptedError("stopped")
+            self.advance(len(chunk))
+            yield chunk
 
     def text(self, seconds: float) -> str:
         """What the line says after so many seconds."""
