@@ -1,13 +1,13 @@
 """Files held against a table of them: what is missing, changed, not listed, or no file."""
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from scion.artifacts.file_tree import FileTree
-from scion.checkpoint.safetensors_file import FileDigest, Header, digest_stream
-from scion.common.digest import digest_chunks, in_parallel
+from scion.checkpoint.safetensors_file import Header, digest_tensors
+from scion.common.digest import HashedChunks, in_parallel
 from scion.common.errors import ScionError, UnreachableError
 from scion.common.progress_line import ProgressLine
 from scion.common.text import printable
@@ -54,14 +54,14 @@ def check_files(
         read = found.get(name, "missing")
         if isinstance(read, str):
             check.problems.append(f"{printable(name)}: {printable(read)}")
-        elif read.digest.sha256 != entry["sha256"]:
-            told = f"expected {entry['sha256']}, found {read.digest.sha256}"
+        elif read.sha256 != entry["sha256"]:
+            told = f"expected {entry['sha256']}, found {read.sha256}"
             check.problems.append(f"{printable(name)}: {told}")
         elif read.unsound is not None:
             check.problems.append(f"{printable(name)}: {printable(read.unsound)}")
         elif read.header is not None:
             check.headers[name] = read.header
-            check.tensors[name] = read.digest.tensors
+            check.tensors[name] = read.tensors
     return check
 
 
@@ -70,14 +70,16 @@ class _Read:
     """A file that was read to its end.
 
     Attributes:
-        digest: Of the file, and of its tensors.
+        sha256: Of all of it.
         header: Of a sound safetensors file.
-        unsound: Why a file of that name is none.
+        tensors: SHA-256 of its tensors by name.
+        unsound: Why a file of that name is no sound safetensors file.
     """
 
-    digest: FileDigest
-    header: Header | None = None
-    unsound: str | None = None
+    sha256: str
+    header: Header | None
+    tensors: dict[str, str]
+    unsound: str | None
 
 
 def _read_all(tree: FileTree, files: Mapping[str, Mapping[str, Any]]) -> dict[str, _Read | str]:
@@ -110,20 +112,16 @@ class _Reading:
 
     def read(self, name: str) -> _Read | str:
         size, where = self.tree.files[name], self.tree.place(name)
+        chunks = HashedChunks(self.line.through(self.tree.chunks(name), self.stop))
+        header, tensors, unsound = None, dict[str, str](), None
         try:
-            if not name.endswith(".safetensors"):
-                return _Read(FileDigest(size, digest_chunks(self._chunks(name)), {}))
-            try:
-                header, digest = digest_stream(self._chunks(name), size=size, where=where)
-            except UnreachableError:
-                raise
-            except ScionError as error:
-                sha256 = digest_chunks(self._chunks(name))
-                unsound = f"{error.problem}: expected {error.expected}, found {error.found}"
-                return _Read(FileDigest(size, sha256, {}), unsound=unsound)
-            return _Read(digest, header)
+            if name.endswith(".safetensors"):
+                try:
+                    header, tensors = digest_tensors(chunks, size=size, where=where)
+                except UnreachableError:
+                    raise
+                except ScionError as error:
+                    unsound = f"{error.problem}: expected {error.expected}, found {error.found}"
+            return _Read(chunks.digest(), header, tensors, unsound)
         except (OSError, EOFError) as error:
             return f"can't be read: {error}"
-
-    def _chunks(self, name: str) -> Iterator[bytes]:
-        return self.line.through(self.tree.chunks(name), self.stop)

@@ -24,7 +24,7 @@ from typing import Any, BinaryIO
 
 from scion.checkpoint.lfs import refuse_pointer
 from scion.common.bounded_json import parse_json
-from scion.common.digest import read_chunks
+from scion.common.digest import HashedChunks, read_chunks
 from scion.common.errors import ScionError
 from scion.common.files import copy_file, copy_range
 
@@ -316,40 +316,46 @@ def digest_safetensors(path: Path, *, known: Mapping[str, str] | None = None) ->
         EOFError: It was cut short while it was read.
     """
     size = path.stat().st_size
-    return digest_stream(read_chunks(path, size=size), size=size, where=path, known=known)[1]
+    chunks = HashedChunks(read_chunks(path, size=size))
+    _, tensors = digest_tensors(chunks, size=size, where=path, known=known)
+    return FileDigest(size=size, sha256=chunks.digest(), tensors=tensors)
 
 
-def digest_stream(
+def digest_tensors(
     chunks: Iterable[bytes],
     *,
     size: int,
     where: object,
     known: Mapping[str, str] | None = None,
-) -> tuple[Header, FileDigest]:
-    """`digest_safetensors` of a file's bytes as they arrive, and the header that came with them.
+) -> tuple[Header, dict[str, str]]:
+    """Hash each tensor of a file whose bytes arrive one after the other.
 
     Args:
         chunks: All bytes of the file, in order, in pieces of any length.
         size: How many there are.
         where: What to name in errors.
-        known: As `digest_safetensors` has it.
+        known: Hex SHA-256 by name of tensors that need not be hashed.
+
+    Returns:
+        The header that came with them, and hex SHA-256 by tensor name.
+
+    Raises:
+        ScionError: The file is no sound safetensors file.
+        EOFError: The bytes end too early.
     """
     known = known or {}
     stream = _Stream(chunks)
     prefix = b"".join(stream.take(min(8, size)))
     length = header_length(prefix, file_size=size, where=where)
-    raw = b"".join(stream.take(length))
-    header = parse_header(raw, file_size=size, where=where)
-    file_hash = hashlib.sha256(prefix + raw)
-    tensors: dict[str, str] = {}
+    header = parse_header(b"".join(stream.take(length)), file_size=size, where=where)
+    digests: dict[str, str] = {}
     for tensor in sorted(header.tensors.values(), key=lambda tensor: (tensor.begin, tensor.end)):
         tensor_hash = hashlib.sha256()
         for piece in stream.take(tensor.size):
-            file_hash.update(piece)
             if tensor.name not in known:
                 tensor_hash.update(piece)
-        tensors[tensor.name] = known.get(tensor.name) or tensor_hash.hexdigest()
-    return header, FileDigest(size, file_hash.hexdigest(), tensors)
+        digests[tensor.name] = known.get(tensor.name) or tensor_hash.hexdigest()
+    return header, digests
 
 
 class _Stream:

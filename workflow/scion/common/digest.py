@@ -60,10 +60,27 @@ def digest_file(path: Path, *, offset: int = 0, size: int | None = None) -> str:
 
 def digest_chunks(chunks: Iterable[bytes]) -> str:
     """Hex SHA-256 of bytes that arrive in pieces."""
-    digest = hashlib.sha256()
-    for chunk in chunks:
-        digest.update(chunk)
-    return digest.hexdigest()
+    return HashedChunks(chunks).digest()
+
+
+class HashedChunks:
+    """Bytes that arrive in pieces, hashed as they pass on to somebody else."""
+
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self._chunks = iter(chunks)
+        self._hash = hashlib.sha256()
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Those that are still to come."""
+        for chunk in self._chunks:
+            self._hash.update(chunk)
+            yield chunk
+
+    def digest(self) -> str:
+        """Hex SHA-256 of all of them; what nobody has taken is taken now."""
+        for _ in self:
+            pass
+        return self._hash.hexdigest()
 
 
 def in_parallel(
