@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from checkpoints import edit_json, edit_tensor
+from scion.artifacts.file_tree import FolderTree
 from scion.artifacts.manifest import MANIFEST, manifest_digests
 from scion.artifacts.release_chain import CHAIN
 from scion.artifacts.release_check import check_release
@@ -39,7 +40,7 @@ ZEROS = "0" * 64
 def told(folder: Path) -> list[str]:
     """What the check says of a release; an edited manifest of its own ends the check."""
     try:
-        return check_release(folder)[1]
+        return check_release(FolderTree(folder))[1]
     except ScionError as error:
         return [f"{Path(error.where).relative_to(folder)}: {error.problem}: {error.found}"]
 

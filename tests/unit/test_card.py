@@ -6,6 +6,7 @@ import pytest
 import measured
 from conversion import Conversion
 from scion.artifacts.artifact import Artifact
+from scion.artifacts.file_tree import FolderTree
 from scion.artifacts.making import Output
 from scion.artifacts.release_check import check_release
 from scion.artifacts.software import Software
@@ -225,7 +226,7 @@ def test_pictures_and_answers_are_sealed_and_checked(
     sealed = folder / "release"
     sums = (sealed / "SHA256SUMS").read_text()
     assert "  pictures/speed.svg\n" in sums
-    assert check_release(sealed)[1] == []
+    assert check_release(FolderTree(sealed))[1] == []
     lines = "\n".join(summary(folder))
     assert "agent tasks: 107 of 110 cases = 97.3 % (92.3–99.1)" in lines
     assert re.search(r"^MTP n=3: +accepted by position \d\d\.\d % \(", lines, re.MULTILINE)
@@ -233,7 +234,9 @@ def test_pictures_and_answers_are_sealed_and_checked(
 
     picture = sealed / "pictures/speed.svg"
     picture.write_text(picture.read_text().replace("Decode", "decode"))
-    assert [line.split(":")[0] for line in check_release(sealed)[1]] == ["pictures/speed.svg"]
+    assert [line.split(":")[0] for line in check_release(FolderTree(sealed))[1]] == [
+        "pictures/speed.svg"
+    ]
 
 
 def test_a_column_without_content_is_left_out_and_bars_are_escaped() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from checkpoints import edit_json
 from scion.artifacts.manifest import MANIFEST
 from scion.artifacts.release_layout import SUMS, table_file
+from scion.cli.main import main
 from tampering import (
     GRAFT,
     HEAD,
@@ -56,11 +58,38 @@ def test_a_release_that_nobody_altered_is_sound(sealed_release: Path, folder: Pa
     assert told(sealed_release) == told(folder) == []
 
 
-def test_what_the_hub_puts_beside_the_files_is_no_fault(folder: Path) -> None:
+def test_what_the_hub_and_its_clients_add_is_named_and_no_fault(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (folder / ".gitattributes").touch()
-    (folder / ".cache/huggingface").mkdir(parents=True)
-    (folder / ".cache/huggingface/model.lock").touch()
+    for inner in (".cache/huggingface/download", ".git/objects"):
+        (folder / inner).mkdir(parents=True)
+        (folder / inner / "file").touch()
     assert told(folder) == []
+    monkeypatch.setattr(sys, "argv", ["scion", "check", str(folder)])
+    assert main() == 0
+    out = capsys.readouterr().out
+    assert "beside them, not read: .cache/huggingface/, .git/, .gitattributes\n" in out
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(".cache/huggingface", ".git", ".gitattributes/x", ".cache/x", ".cache/huggingface.json"),
+        *("pictures/.git/x", "pictures/.gitattributes", ".gitattributes.json"),
+    ],
+)
+def test_what_only_looks_so_is_a_fault(name: str, folder: Path) -> None:
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).touch()
+    assert named(told(folder)) == {name}
+
+
+@pytest.mark.parametrize("name", [".cache/huggingface", ".git", ".gitattributes"])
+def test_a_link_of_such_a_name_is_a_fault(name: str, folder: Path, tmp_path: Path) -> None:
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).symlink_to(tmp_path)
+    assert named(told(folder)) == {name}
 
 
 def test_a_snapshot_of_the_hub_s_cache_is_read_through_its_links(

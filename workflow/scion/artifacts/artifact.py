@@ -20,19 +20,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from scion.artifacts.manifest import FORMAT, MANIFEST, manifest_digests, read_manifest
+from scion.artifacts.manifest import (
+    DOWNLOAD_ANEW,
+    FORMAT,
+    MANIFEST,
+    manifest_digests,
+    read_manifest,
+)
 from scion.artifacts.release_layout import TENSORS
 from scion.artifacts.store.known_files import KnownFiles
-from scion.checkpoint.safetensors_file import FileDigest, read_header
+from scion.checkpoint.safetensors_file import FileDigest, Header, read_header
 from scion.checkpoint.shards import read_json
 from scion.common.digest import digest_bytes, in_parallel
 from scion.common.errors import ScionError
 from scion.common.files import kind_of, read_regular, reflink_or_link, sync, write_json
-
-_DOWNLOAD_ANEW = (
-    "download the release again, or make it again; one of another format is checked by the "
-    "version of Scion that sealed it"
-)
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,9 @@ class Artifact:
             ScionError: There is no manifest, or one whose digests are not those of its content.
         """
         if os.path.lexists(path / MANIFEST):
-            return cls(path, read_manifest(path / MANIFEST, hint=_DOWNLOAD_ANEW))
+            return cls(path, read_manifest(path / MANIFEST, hint=DOWNLOAD_ANEW))
         if path.name == MANIFEST and path.is_file():
-            return cls(path.parent, read_manifest(path, hint=_DOWNLOAD_ANEW))
+            return cls(path.parent, read_manifest(path, hint=DOWNLOAD_ANEW))
         # `.` has no name.
         named = path if path.name else Path(os.path.abspath(path))
         folder = named.parent / named.name.removesuffix(".json")
@@ -125,7 +126,7 @@ class Artifact:
                 found=digest,
                 hint=f"see what else changed: scion check {self.folder}",
             )
-        return read_json(path, hint=_DOWNLOAD_ANEW)
+        return read_json(path, hint=DOWNLOAD_ANEW)
 
     @cached_property
     def _table(self) -> dict[str, dict[str, Any]]:
@@ -135,19 +136,20 @@ class Artifact:
     def check(self) -> list[str]:
         """Read every file; a line for each that is missing, changed, not listed, or no file."""
         # By name: what reads an artifact makes none, so its code must not count as a stage's.
-        reading = importlib.import_module("scion.artifacts.folder_check")
-        return reading.check_folder(self.folder, self.files, besides=MANIFEST).problems
+        trees = importlib.import_module("scion.artifacts.file_tree")
+        reading = importlib.import_module("scion.artifacts.file_check")
+        tree = trees.FolderTree(self.folder)
+        return reading.check_files(tree, self.files, besides=MANIFEST).problems
 
 
-def tensor_rows(folder: Path, name: str, digests: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+def tensor_rows(header: Header, name: str, digests: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """The rows of tensors.json for one shard: by tensor, with its bytes' place in the file.
 
     Args:
-        folder: Where the shard lies.
-        name: Its name there.
+        header: That of the shard.
+        name: The shard's name.
         digests: SHA-256 of each tensor's bytes, by name.
     """
-    header = read_header(folder / name)
     return {
         tensor.name: {
             "dtype": tensor.dtype,
@@ -255,7 +257,8 @@ class Draft:
         for name, digest in zip(written, digests, strict=True):
             self._files[name] = {"size": digest.size, "sha256": digest.sha256}
             if name.endswith(".safetensors"):
-                self._tensors |= tensor_rows(self.folder, name, digest.tensors)
+                header = read_header(self.folder / name)
+                self._tensors |= tensor_rows(header, name, digest.tensors)
 
     def _digest(self, name: str) -> FileDigest:
         """What is written is read; what was taken from somebody is often known."""

@@ -10,14 +10,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from scion.artifacts.artifact import Artifact, tensor_rows
+from scion.artifacts.artifact import tensor_rows
+from scion.artifacts.file_check import FileCheck
+from scion.artifacts.file_tree import FileTree, read_object
 from scion.artifacts.origins import Rows, same_bytes, tensor_origins
 from scion.artifacts.release_layout import TENSORS, Manifest, table_file
-from scion.checkpoint.shards import INDEX, index_of, read_object
+from scion.checkpoint.shards import INDEX, parse_weight_map
 from scion.common.errors import ScionError
 from scion.common.text import printable
 
-_HINT = "download the release again"
 # The checkpoints on the way to a release, of which it has the tables.
 _SOURCE, _FIXED, _TEXT = "fetch_source", "fix_keys", "extract_text"
 _QUANTIZED, _DONOR = "quantize_nvfp4", "fetch_donor"
@@ -25,8 +26,9 @@ _ORIGIN = "origin"
 
 
 def tensor_problems(
-    sealed: Artifact,
-    shards: Mapping[str, Mapping[str, str]],
+    tree: FileTree,
+    files: Iterable[str],
+    checked: FileCheck,
     manifests: Mapping[str, Manifest],
     *,
     damaged: Iterable[str],
@@ -34,24 +36,26 @@ def tensor_problems(
     """A line for each thing in which they do not agree; it begins with the file.
 
     Args:
-        sealed: The release.
-        shards: SHA-256 by tensor of each shard that could be read.
+        tree: The files of the release.
+        files: Those that the seal lists.
+        checked: What was read of them.
         manifests: By stage, as `provenance/` has them.
         damaged: Files that are told already; nothing is said of them again.
     """
-    reader = _Reader(sealed.folder, set(damaged))
-    table = reader.table(TENSORS) if TENSORS in sealed.files else None
-    if TENSORS not in sealed.files:
+    listed_files = set(files)
+    reader = _Reader(tree, set(damaged))
+    table = reader.table(TENSORS) if TENSORS in listed_files else None
+    if TENSORS not in listed_files:
         yield f"{TENSORS}: missing"
     stages = [stage for stage, made in manifests.items() if TENSORS in made["files"]]
-    listed = {stage: table_file(stage) for stage in stages if table_file(stage) in sealed.files}
+    listed = {stage: table_file(stage) for stage in stages if table_file(stage) in listed_files}
     tables = {stage: reader.table(name) for stage, name in listed.items()}
     index = reader.index()
     yield from reader.problems
     rows = dict[str, Any]()
-    for shard, digests in shards.items():
-        rows |= tensor_rows(sealed.folder, shard, digests)
-    if len(shards) < sum(name.endswith(".safetensors") for name in sealed.files):
+    for shard, digests in checked.tensors.items():
+        rows |= tensor_rows(checked.headers[shard], shard, digests)
+    if len(checked.tensors) < sum(name.endswith(".safetensors") for name in listed_files):
         return
     if table is not None:
         yield from _differences(table, rows)
@@ -70,8 +74,8 @@ class _Reader:
         problems: A line for each file that is no table, or no index.
     """
 
-    def __init__(self, folder: Path, damaged: set[str]) -> None:
-        self._folder, self._damaged = folder, damaged
+    def __init__(self, tree: FileTree, damaged: set[str]) -> None:
+        self._tree, self._damaged = tree, damaged
         self.problems: list[str] = []
 
     def table(self, name: str) -> dict[str, Any] | None:
@@ -79,7 +83,7 @@ class _Reader:
         if name in self._damaged:
             return None
         try:
-            table = read_object(self._folder / name, hint=_HINT)
+            table = read_object(self._tree, name)
         except ScionError as error:
             self.problems.append(f"{name}: {error.problem}: {printable(error.found)}")
             return None
@@ -91,8 +95,10 @@ class _Reader:
 
     def index(self) -> Mapping[str, str] | None:
         """The shard of each tensor by the index; None where there is none, or an unusable one."""
+        if INDEX not in self._tree.files:
+            return None
         try:
-            return index_of(self._folder)
+            return parse_weight_map(read_object(self._tree, INDEX), where=self._tree.place(INDEX))
         except ScionError as error:
             self.problems.append(
                 f"{Path(error.where).name}: {error.problem}: {printable(error.found)}"

@@ -19,7 +19,8 @@ code: another wording, or a better estimate, makes nothing anew.
 """
 
 import importlib
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
@@ -55,6 +56,19 @@ def progress(
         done: How much of the one kind an earlier run has done.
     """
     return _report().Work(title, amounts, unit=unit, done=done)
+
+
+def counted(chunks: Iterable[bytes], told: Progress, stop: threading.Event) -> Iterator[bytes]:
+    """The same chunks, counted as they pass.
+
+    Raises:
+        InterruptedError: `stop` was set.
+    """
+    for chunk in chunks:
+        if stop.is_set():
+            raise InterruptedError("stopped")
+        told.advance(amount=len(chunk))
+        yield chunk
 
 
 def doing(text: str) -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from scion.common.progress_line import ProgressLine
 from scion.common.text import duration, size
 
 _LINE_SECONDS = 30.0
@@ -126,18 +127,8 @@ class Work:
         if not any(kind.open for kind in self._kinds.values()):
             return self
         if len(self._kinds) == 1 and sys.stderr.isatty():
-            # Late: it takes a tenth of the time of a short stage.
-            from tqdm import tqdm
-
             ((title, kind),) = self._kinds.items()
-            scaled = self._unit == _BYTES
-            self._bar = tqdm(
-                total=kind.total,
-                initial=kind.done,
-                desc=title,
-                unit="B" if scaled else "it",
-                unit_scale=scaled,
-            )
+            self._bar = self._bar_of(title, kind)
         REPORTER.begin(self)
         return self
 
@@ -151,6 +142,16 @@ class Work:
         REPORTER.end(self)
         if self._bar is not None:
             self._bar.close()
+
+    def _bar_of(self, title: str, kind: _Kind) -> Any:
+        """A bar, with `update` and `close`."""
+        if self._unit == _BYTES:
+            # What only reads bytes needs no further library.
+            return ProgressLine(title, kind.total)
+        # Late: it takes a tenth of the time of a short stage.
+        from tqdm import tqdm
+
+        return tqdm(total=kind.total, initial=kind.done, desc=title)
 
     def doing(self, text: str) -> None:
         """Say what is done now."""
@@ -168,7 +169,8 @@ class Work:
             self._mark, self._note = now, note
             self._steps += 1
             if self._bar is not None:
-                self._bar.set_postfix_str(note, refresh=False)
+                if note:
+                    self._bar.set_postfix_str(note, refresh=False)
                 self._bar.update(amount)
             elif now >= self._line + _LINE_SECONDS:
                 self._line = now
