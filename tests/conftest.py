@@ -11,9 +11,11 @@ from hypothesis import HealthCheck, settings
 import measured
 from conversion import Conversion, Pico, convert
 from scion.artifacts.environments import interpreter
+from scion.artifacts.release_layout import RELEASE
 from scion.engines.config import Serving
 from scion.engines.processes import VARIABLE
 from scion.engines.vllm.server import share_forks
+from shared import made_once
 
 PROJECT = Path(__file__).parent.parent
 
@@ -50,22 +52,31 @@ def pico() -> Pico:
 @pytest.fixture(scope="session")
 def conversion(pico: Pico, tmp_path_factory: pytest.TempPathFactory) -> Conversion:
     """The artifacts of the conversion stages, made once. Read them; break only copies of them."""
-    return convert(pico, tmp_path_factory.mktemp("conversion"))
+    made = made_once(tmp_path_factory, "conversion", lambda folder: convert(pico, folder))
+    return Conversion.open(made)
 
 
 @pytest.fixture(scope="session")
 def mixed(pico: Pico, tmp_path_factory: pytest.TempPathFactory) -> Conversion:
     """The same with all attention in FP8."""
-    return convert(pico, tmp_path_factory.mktemp("mixed"), use_fp8="attention")
+
+    def make(folder: Path) -> None:
+        convert(pico, folder, use_fp8="attention")
+
+    return Conversion.open(made_once(tmp_path_factory, "mixed", make))
 
 
 @pytest.fixture(scope="session")
 def sealed_release(conversion: Conversion, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sealed release of it, with measurements as they look. Read it."""
-    # Drawing the card's pictures imports matplotlib.
-    from sealed import sealed
 
-    return sealed(conversion, tmp_path_factory.mktemp("sealed"), measured.results())
+    def make(folder: Path) -> None:
+        # Drawing the card's pictures imports matplotlib.
+        from sealed import sealed
+
+        sealed(conversion, folder, measured.results())
+
+    return made_once(tmp_path_factory, "sealed", make) / RELEASE
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,13 @@
 """The embedded pair, and the conversion stages run over it, from fetch_source to verify_release."""
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from scion.artifacts.artifact import Artifact
 from scion.artifacts.making import Output
+from scion.artifacts.store.store import Store
 
 ENVIRONMENT = "sha256:tests"
 SAMPLES = 4
@@ -47,6 +48,14 @@ class Conversion:
     quantize_nvfp4: Artifact
     graft_mtp: Artifact
     verify_release: Artifact
+
+    @classmethod
+    def open(cls, folder: Path) -> "Conversion":
+        """What `convert` has made in a folder."""
+        store = Store.open([str(folder / ".store")])
+        stages = [field.name for field in fields(cls) if field.name != "folder"]
+        made = {stage: store.open_pointer(folder / f"{stage}.json") for stage in stages}
+        return cls(folder, **made)
 
 
 def copied(artifact: Artifact, folder: Path) -> Artifact:

@@ -151,5 +151,17 @@ def test_no_two_public_classes_have_one_name() -> None:
     assert {name: paths for name, paths in places.items() if len(paths) > 1} == {}
 
 
+def test_the_stages_of_a_release_load_nothing_heavy_before_they_know_what_is_to_be_made() -> None:
+    """Whatever the store has is then there within a second."""
+    stages = sorted(path.stem for path in (PACKAGE / "stages").glob("*.py"))
+    stages.remove("compare_recipes")  # Not of a release.
+    code = "".join(f"import scion.stages.{stage}\n" for stage in stages)
+    code += "import sys; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert "scion.stages.verify_release" in loaded
+    assert loaded & {"torch", "transformers", "modelopt", "datasets", "accelerate"} == set()
+
+
 def docstring(path: Path) -> str:
     return ast.get_docstring(ast.parse(path.read_text())) or ""

@@ -15,38 +15,16 @@ the *source's* inventory, and every digest is taken anew. What is checked:
   MTP head is finite.
 """
 
-import math
 import sys
-from collections.abc import Mapping
-from pathlib import Path
 
-import torch
-from safetensors import safe_open
-
-from scion.architectures.inventory import inventory
 from scion.artifacts.artifact import Artifact, Draft
 from scion.artifacts.making import Output, remake
-from scion.checkpoint.safetensors_file import digest_safetensors
-from scion.checkpoint.shards import Checkpoint
-from scion.common.digest import in_parallel
-from scion.common.errors import ScionError
 from scion.common.files import write_json
-from scion.common.progress import progress
-from scion.formats.modelopt import FP8
-from scion.formats.spellings import SPELLINGS, Spelling, declared_spelling
-from scion.formats.stored_modules import algorithms
 from scion.lint.config import Lint
-from scion.lint.gate import LintSettings, judged_engines, lint_folder, require_sound
-from scion.lint.json_report import finding_row
-from scion.quantization.recipe_table import RecipeRow, recipe_row
-from scion.quantization.verify_fp8 import check_fp8_scales, fp8_errors
-from scion.quantization.verify_nvfp4 import check_module, row_blocks
+from scion.lint.gate import LintSettings
 from scion.stages.common_options import add_settings, read_settings, run_stage, stage_parser
 
 REPORT = "verification.json"
-_AGAIN = "the release was made by quantize_nvfp4: remove its artifact and run the workflow again"
-# Of a module's weights. Rounding makes 0.1; GPTQ has made 0.12 of a whole model.
-_LARGEST_ERROR = 0.5
 
 
 def verify_release(
@@ -73,42 +51,10 @@ def verify_release(
     """
 
     def build(draft: Draft) -> None:
-        findings = lint_folder(release.folder, settings)
-        require_sound(findings, release.folder, hint=_AGAIN)
-        checkpoint = Checkpoint.open(release.folder)
-        expected = inventory(checkpoint.config, where=release.folder / "config.json")
-        recorded = release.facts["recipe"]
-        recipe = recipe_row(recorded["name"])
-        quantized = algorithms(expected, kept=recorded["kept"], fp8=recorded["fp8"])
-        spelling = _spelling(checkpoint)
-        unchanged = check_inventory(checkpoint, text, donor, quantized, spelling)
-        digests = _digests(checkpoint)
-        for name, wanted in unchanged.items():
-            if digests[name] != wanted:
-                raise _wrong(release, name, "a tensor is not its original", wanted, digests[name])
-        _check_finite(checkpoint, donor)
-        source = Checkpoint.open(text.folder)
-        checksums = release.facts["scale_checksums"]
-        errors = _check_weights(checkpoint, source, quantized, recipe, spelling, checksums)
-        eight_bits = [module for module, algorithm in quantized.items() if algorithm == FP8]
-        check_fp8_scales(checkpoint, source, eight_bits, expected.groups, recipe, spelling)
-        report = {
-            "tensors": len(digests),
-            "unchanged_tensors": len(unchanged),
-            "mtp_tensors": len(donor.tensors()),
-            "quantized_modules": len(errors),
-            "fp8_modules": len(eight_bits),
-            "bytes": sum(header.data_start for header in checkpoint.headers.values())
-            + sum(checkpoint.tensor(name).size for name in checkpoint.shard_of),
-            "lint": {
-                "engines": judged_engines(settings),
-                "findings": [finding_row(result) for result in findings],
-            },
-            "relative_weight_error": _overall(errors),
-            "relative_weight_error_by_module": {
-                name: _ratio(error, weight) for name, (error, weight) in errors.items()
-            },
-        }
+        # Here, because torch takes seconds to import, and the store may have the artifact.
+        from scion.quantization.verify_checkpoint import check_release
+
+        report = check_release(release, text, donor, settings)
         write_json(draft.folder / REPORT, report)
         by_module = "relative_weight_error_by_module"
         draft.facts |= {key: value for key, value in report.items() if key != by_module}
@@ -120,160 +66,6 @@ def verify_release(
         settings={"lint": settings.model_dump(mode="json")},
         environment=environment,
         build=build,
-    )
-
-
-def _spelling(checkpoint: Checkpoint) -> Spelling:
-    """How the release names tensors, by what it declares."""
-    spelling = declared_spelling(checkpoint.config)
-    if spelling is None:
-        raise ScionError(
-            "the release declares no quantization that Scion writes",
-            where=f"{checkpoint.folder / 'config.json'}: quantization_config.quant_method",
-            expected=", ".join(row.quant_method for row in SPELLINGS.values()),
-            found=checkpoint.config.get("quantization_config"),
-            hint=_AGAIN,
-        )
-    return spelling
-
-
-def check_inventory(
-    checkpoint: Checkpoint,
-    text: Artifact,
-    donor: Artifact,
-    quantized: Mapping[str, str],
-    spelling: Spelling,
-) -> dict[str, str]:
-    """Check the set of tensors, their dtypes and shapes.
-
-    Args:
-        checkpoint: The release.
-        text: The bf16 text model.
-        donor: The MTP tensors.
-        quantized: NVFP4 or FP8 by module; all else must be as it was.
-        spelling: How the release names tensors.
-
-    Returns:
-        The digest that each unchanged tensor must have.
-    """
-    originals = text.tensors()
-    weights = {f"{module}.weight" for module in quantized}
-    unchanged = {
-        name: row for name, row in originals.items() if name not in weights
-    } | donor.tensors()
-    wanted = {name: (row["dtype"], tuple(row["shape"])) for name, row in unchanged.items()}
-    for module, algorithm in quantized.items():
-        parts = spelling.layout(algorithm, originals[f"{module}.weight"]["shape"])
-        wanted |= {f"{module}.{suffix}": part for suffix, part in parts.items()}
-    found = {
-        name: (checkpoint.tensor(name).dtype, checkpoint.tensor(name).shape)
-        for name in checkpoint.shard_of
-    }
-    for name in sorted(wanted.keys() | found.keys()):
-        if wanted.get(name) != found.get(name):
-            raise ScionError(
-                "the release's tensors are not those that its source implies",
-                where=f"{checkpoint.folder}: {name}",
-                expected=wanted.get(name, "no such tensor"),
-                found=found.get(name, "no such tensor"),
-                hint="remove the quantize_nvfp4 artifact and run the workflow again",
-            )
-    return {name: row["sha256"] for name, row in unchanged.items()}
-
-
-def _digests(checkpoint: Checkpoint) -> dict[str, str]:
-    paths = [checkpoint.folder / shard for shard in checkpoint.headers]
-    return {
-        name: sha256
-        for digest in in_parallel(digest_safetensors, paths)
-        for name, sha256 in digest.tensors.items()
-    }
-
-
-def _check_finite(checkpoint: Checkpoint, donor: Artifact) -> None:
-    """The donor's tensors; quantize_nvfp4 has looked at those of the source."""
-    for name in donor.tensors():
-        if not torch.isfinite(_tensor(checkpoint, name)).all():
-            raise ScionError(
-                "a weight of the MTP head is not finite",
-                where=f"{donor.facts['location']}: {name}",
-                expected="finite numbers",
-                found="NaN or infinity",
-                hint="the donor is broken: choose another revision of it",
-            )
-
-
-def _check_weights(
-    checkpoint: Checkpoint,
-    source: Checkpoint,
-    quantized: Mapping[str, str],
-    recipe: RecipeRow,
-    spelling: Spelling,
-    checksums: Mapping[str, float],
-) -> dict[str, tuple[float, float]]:
-    """Squared error and squared norm by quantized module."""
-    # One thread a module: torch's own gain little on windows of rows.
-    torch.set_num_threads(1)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    with progress("verified modules", len(quantized)) as told:
-
-        def check(module: str) -> tuple[float, float]:
-            if quantized[module] == FP8:
-                parts = list(fp8_errors(checkpoint, source, module, spelling, device=device))
-                error, norm = sum(part[0] for part in parts), sum(part[1] for part in parts)
-            else:
-                rows = row_blocks(checkpoint, source, module, spelling)
-                error, norm = check_module(
-                    rows,
-                    recipe,
-                    module=module,
-                    folder=checkpoint.folder,
-                    checksums=checksums,
-                    device=device,
-                )
-            told.advance()
-            if not _ratio(error, norm) <= _LARGEST_ERROR:
-                raise _too_far(checkpoint.folder, module, _ratio(error, norm))
-            return error, norm
-
-        found = in_parallel(check, quantized)
-    return dict(zip(quantized, found, strict=True))
-
-
-def _tensor(checkpoint: Checkpoint, name: str) -> torch.Tensor:
-    with safe_open(checkpoint.folder / checkpoint.shard_of[name], framework="pt") as file:
-        return file.get_tensor(name)
-
-
-def _too_far(folder: Path, module: str, error: float) -> ScionError:
-    return ScionError(
-        "a quantized weight has little to do with its source",
-        where=f"{folder}: {module}",
-        expected=f"a relative error of at most {_LARGEST_ERROR}",
-        found=f"{error:.3f}",
-        hint="remove the quantize_nvfp4 artifact and run the workflow again",
-    )
-
-
-def _overall(errors: dict[str, tuple[float, float]]) -> float:
-    squared = sum(error for error, _ in errors.values())
-    return _ratio(squared, sum(weight for _, weight in errors.values()))
-
-
-def _ratio(error: float, weight: float) -> float:
-    """Root of a ratio of sums, without the last digits: they depend on the number of threads."""
-    return float(f"{math.sqrt(error / weight):.6g}")
-
-
-def _wrong(
-    release: Artifact, tensor: str, problem: str, expected: str, found: object
-) -> ScionError:
-    return ScionError(
-        problem,
-        where=f"{release.folder}: {tensor}",
-        expected=expected,
-        found=found,
-        hint=f"remove {release.folder} and what it was made from, and run the workflow again",
     )
 
 

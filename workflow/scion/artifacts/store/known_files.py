@@ -20,6 +20,9 @@ from scion.common.digest import digest_file
 from scion.common.errors import ScionError
 from scion.common.files import link_or_copy, to_json
 
+# How often a file is read whose status keeps changing.
+_READS = 5
+
 
 class KnownFiles:
     """A folder of one small file per inode; a cache: what can't be written is not remembered.
@@ -50,18 +53,23 @@ class KnownFiles:
         known = self.get(path)
         if known is not None and (known.tensors or path.suffix != ".safetensors"):
             return known
-        before = _signature(path.stat())
-        found = _read(path, tensors=tensors)
-        if _signature(path.stat()) != before:
-            raise ScionError(
-                "a file changed while it was read",
-                where=path,
-                expected="a file that nobody writes to",
-                found="other times or another size than a moment before",
-                hint="wait until whatever writes it has ended, and run again",
-            )
-        self.remember(path, found)
-        return found
+        for _ in range(_READS):
+            before = _signature(path.stat())
+            found = _read(path, tensors=tensors)
+            after = _signature(path.stat())
+            if after == before:
+                self.remember(path, found)
+                return found
+            # Only its status, as by a link that another process made: what was read may be true.
+            if after[:-1] != before[:-1]:
+                break
+        raise ScionError(
+            "a file changed while it was read",
+            where=path,
+            expected="a file that nobody writes to",
+            found="other times or another size than a moment before",
+            hint="wait until whatever writes it has ended, and run again",
+        )
 
     def remember(self, path: Path, digest: FileDigest) -> None:
         """Trust this digest until the file changes; for whoever has just read or written it."""
