@@ -86,7 +86,7 @@ def check(args: argparse.Namespace) -> None:
     read = size(sum(entry["size"] for entry in files.values()))
     print(f"{printable(tree.name)}: {len(files)} files are what the manifests say, {read}")
     if tree.added:
-        print(f"beside them, not read: {printable(', '.join(tree.added))}")
+        print(f"beside them, not read: {printable(', '.join(sorted(tree.added)))}")
     if manifest["stage"] == SEALED:
         print(f"weights: {manifest['facts']['weights']}")
     else:
