@@ -15,6 +15,7 @@ from importlib.metadata import Distribution, distribution
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 
 from conversion import Conversion, Pico
@@ -214,6 +215,20 @@ def test_a_command_says_which_extra_it_needs(line: str, light: Install, places: 
     requirement = Requirement(command[-1])
     assert (requirement.name, requirement.extras) == ("scion", {NEEDS[line]})
     assert requirement.url == light.wheel.as_uri()
+
+
+def test_the_hook_of_pre_commit_judges_each_checkpoint_once(light: Install, pico: Pico) -> None:
+    (hook,) = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text())
+    assert (hook["language"], hook["require_serial"]) == ("python", True)
+    program, *words = hook["entry"].split()
+    assert program == "scion"
+    names = [path.name for path in pico.agent.iterdir() if re.search(hook["files"], path.name)]
+    assert {"config.json", "chat_template.jinja", "model.safetensors.index.json"} < set(names)
+    assert re.search(hook["files"], "models/agent/config.json")
+    assert not re.search(hook["files"], "other_config.json")
+    ran = light.run(*words, *(pico.agent / name for name in names))
+    assert ran.returncode == 1, ran.stderr
+    assert ran.stdout.count("4 errors") == 1
 
 
 def test_help_imports_nothing_that_is_installed(light: Install) -> None:

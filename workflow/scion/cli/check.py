@@ -24,7 +24,7 @@ examples:
   scion check hf://owner/name@COMMIT      the same at a commit
 
 Of a repository on the hub every byte is moved and hashed, and none is kept on disk; without a
-commit it is read at the one that its default branch has, which the last lines name.
+commit it is read at the one that its default branch has, which the first line names.
 
 What the hub and its clients put beside the files is named and not read: .gitattributes,
 .cache/huggingface, .git; a snapshot in the hub's cache is read through its links. Whoever writes
@@ -86,7 +86,7 @@ def check(args: argparse.Namespace) -> None:
     read = size(sum(entry["size"] for entry in files.values()))
     print(f"{printable(tree.name)}: {len(files)} files are what the manifests say, {read}")
     if tree.added:
-        print(f"beside them, not read: {printable(', '.join(tree.added))}")
+        print(f"beside them, not read: {printable(', '.join(sorted(tree.added)))}")
     if manifest["stage"] == SEALED:
         print(f"weights: {manifest['facts']['weights']}")
     else:
