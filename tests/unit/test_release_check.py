@@ -134,7 +134,7 @@ def with_origin(**origin: str) -> Callable[[Any], None]:
 
 
 REROOTED: dict[str, tuple[Change, str]] = {
-    "a number of the card": (replaced("README.md", "5 of 5", "5 of 4"), "README.md"),
+    "a number of the card": (replaced("README.md", "107 of 110", "108 of 110"), "README.md"),
     "a command of the card": (replaced("README.md", "vllm serve", "vllm  serve"), "README.md"),
     "the card's licence": (replaced("README.md", "apache-2.0", "mit"), "README.md"),
     "the card's digests": (replaced("README.md", "`sha256:", "`sha256:0"), "README.md"),
@@ -310,6 +310,12 @@ def change_origin(row: Any, change: str) -> None:
         row.update(origin=None) if change == "none" else row.pop("origin")
 
 
+def rewrite_card(folder: Path, old: str, new: str) -> None:
+    text = (folder / "README.md").read_text()
+    assert old in text
+    (folder / "README.md").write_text(text.replace(old, new))
+
+
 def zero_origins(table: Any) -> None:
     """Let the tensors of a module come from a weight of no bytes that there are."""
     wanted = table[WEIGHT]["origin"]["sha256"]
@@ -416,6 +422,31 @@ REHASHED: dict[str, tuple[Change, str]] = {
     "no scores, though the card shows them": (
         lambda folder: leave_out(folder, "evaluate_bfcl"),
         "README.md",
+    ),
+    "the card names another version": (
+        lambda folder: rewrite_card(folder, "Scion 0.1.0", "Scion 9.9.9"),
+        "README.md",
+    ),
+    "the card names another commit": (
+        replaced("README.md", "commit `c0", "commit `dd"),
+        "README.md",
+    ),
+    "the card installs another commit": (replaced("README.md", "@c0ff", "@dead"), "README.md"),
+    "the card installs from elsewhere": (
+        replaced("README.md", "git+https://github.com/owner", "git+https://github.com/other"),
+        "README.md",
+    ),
+    "the seal says that another Scion made it": (
+        in_manifest(MANIFEST, in_facts(made_by={"version": "9.9.9"})),
+        MANIFEST,
+    ),
+    "the card's manifest does not say which Scion made it": (
+        in_manifest("render_card", lambda made: made["facts"].pop("made_by")),
+        "provenance/render_card.json",
+    ),
+    "the card's manifest says of another form which Scion made it": (
+        in_manifest("render_card", in_facts(made_by=[])),
+        "provenance/render_card.json",
     ),
     "the card names another digest": (
         replaced("README.md", "| graft_mtp | `sha256:", "| graft_mtp | `sha256:0"),

@@ -26,7 +26,7 @@ from scion.artifacts.release_layout import (
     sums,
 )
 from scion.artifacts.release_tensors import tensor_problems
-from scion.artifacts.software import FACT
+from scion.artifacts.software import FACT, Software
 from scion.common.errors import ScionError
 from scion.common.files import to_json
 from scion.common.text import printable
@@ -122,9 +122,20 @@ def _card_problems(tree: FileTree, manifests: Mapping[str, Manifest]) -> Iterato
     for stage, manifest in manifests.items():
         if stage != RENDERED and steps.get(stage) != manifest["content"]:
             yield f"{CARD}: does not name the content {manifest['content']} of {stage}"
-    made_by = manifests.get(RENDERED, {}).get("facts", {}).get(FACT)
-    for told in made_by.values() if isinstance(made_by, dict) else ():
-        if isinstance(told, str) and told not in text:
-            yield f"{CARD}: does not name {printable(told)}, which {RENDERED} says that made it"
+    if RENDERED in manifests:
+        yield from _software_problems(text, manifests[RENDERED])
     for stage in steps.keys() - manifests.keys():
         yield f"{CARD}: names a digest of {stage}, which has no manifest in {PROVENANCE}/"
+
+
+def _software_problems(text: str, rendered: Manifest) -> Iterator[str]:
+    """Whether the card names the Scion that its manifest names."""
+    try:
+        software = Software(**rendered["facts"][FACT])
+    except (KeyError, TypeError):
+        yield f"{PROVENANCE}/{RENDERED}.json: its fact {FACT} does not say which Scion made it"
+        return
+    commit = f"commit `{software.commit}`" if software.commit else None
+    for told in (f"Scion {software.version}", commit, software.install):
+        if told is not None and told not in text:
+            yield f"{CARD}: does not say {printable(told)}, as {RENDERED} does"
