@@ -9,6 +9,7 @@ report.html would hold the pictures as `data:…;filename=…` links, under whic
 SVG.
 """
 
+from scion.report.card.page import PAGE
 from scion.report.measurements import MEASUREMENTS, measured, picture_names
 
 
@@ -52,7 +53,7 @@ rule render_card:
     output:
         pointer=RENDER_CARD.pointer,
         card=report(
-            f"{RENDER_CARD.copies}/README.md",
+            f"{RENDER_CARD.copies}/{PAGE}",
             caption="../workflow/report/card.rst",
             category="Model card",
             labels={"result": "card"},
