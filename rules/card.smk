@@ -10,6 +10,7 @@ SVG.
 """
 
 from scion.artifacts.software import is_outdated, this_software
+from scion.report.card.page import PAGE
 from scion.report.measurements import MEASUREMENTS, measured, picture_names
 
 
@@ -54,7 +55,7 @@ rule render_card:
     output:
         pointer=RENDER_CARD.pointer,
         card=report(
-            f"{RENDER_CARD.copies}/README.md",
+            f"{RENDER_CARD.copies}/{PAGE}",
             caption="../workflow/report/card.rst",
             category="Model card",
             labels={"result": "card"},

@@ -270,7 +270,9 @@ class Reporter:
             self._writer.join()
             self._writer = None
             if self.path is not None:
-                self.path.unlink(missing_ok=True)
+                for path in (self.path, _fresh(self.path)):
+                    with contextlib.suppress(OSError):
+                        path.unlink(missing_ok=True)
         self.path = path
         if path is not None:
             self._ended.clear()
@@ -314,10 +316,14 @@ class Reporter:
                 # A run goes on without a bar where there is no room for it.
                 with contextlib.suppress(OSError):
                     self.path.parent.mkdir(parents=True, exist_ok=True)
-                    fresh = self.path.with_name(f".{self.path.name}.new")
-                    fresh.write_text(json.dumps(asdict(self.state())))
-                    os.replace(fresh, self.path)
+                    _fresh(self.path).write_text(json.dumps(asdict(self.state())))
+                    os.replace(_fresh(self.path), self.path)
             self._ended.wait(_WRITE_SECONDS)
+
+
+def _fresh(path: Path) -> Path:
+    """What is written before it takes the file's place."""
+    return path.with_name(f".{path.name}.new")
 
 
 REPORTER = Reporter()

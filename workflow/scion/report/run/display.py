@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 _LINE_SECONDS = 30.0
 _LOOK_SECONDS = 1.0
-_NAME, _TIME = 16, 12
+_NAME, _TIME = 16, 11
+# Columns of a terminal from which on there is room for a longer bar.
+_WIDE = 110
 
 
 @dataclass
@@ -136,7 +138,7 @@ class RunDisplay:
         if console.is_terminal and not console.is_dumb_terminal:
             self._live = Live(
                 console=console,
-                get_renderable=self._bars,
+                get_renderable=lambda: self._bars(console.width),
                 refresh_per_second=4,
                 transient=True,
             )
@@ -156,15 +158,16 @@ class RunDisplay:
                     stage.told = now
                     self.say(progress_line(stage.name, stage.seconds, stage.state()))
 
-    def _bars(self) -> "RenderableType":
-        """The stages under way, a line each."""
+    def _bars(self, width: int) -> "RenderableType":
+        """The stages under way, a line each, on a terminal of so many columns."""
         from rich.progress_bar import ProgressBar
         from rich.table import Table
         from rich.text import Text
 
+        bar = 20 if width >= _WIDE else 8
         table = Table.grid(padding=(0, 2))
-        for width in (_NAME, 20, 5, _TIME):
-            table.add_column(width=width, no_wrap=True)
+        for fixed in (_NAME, bar, 5, _TIME):
+            table.add_column(width=fixed, no_wrap=True)
         table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
         table.expand = True
         with self._lock:
@@ -177,7 +180,7 @@ class RunDisplay:
             words = [*([time_left_text(left or 0, state.why)] if known else []), state.doing]
             table.add_row(
                 stage.name,
-                ProgressBar(total=1, completed=share or 0, pulse=not known, width=20),
+                ProgressBar(total=1, completed=share or 0, pulse=not known, width=bar),
                 Text(f"{100 * (share or 0):.0f} %" if known else "", justify="right"),
                 Text(duration(stage.seconds), justify="right"),
                 Text(printable("; ".join(filter(None, words)))),

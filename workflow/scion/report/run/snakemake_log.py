@@ -24,7 +24,8 @@ from scion.report.run.results import stage_result
 
 # Said of each run before it begins.
 _PRELUDE = re.compile(
-    r"Assuming unrestricted shared filesystem usage\.|Config file .* is extended by additional config"
+    r"Assuming unrestricted shared filesystem usage\.|"
+    r"Config file .* is extended by additional config"
 )
 # Said after Ctrl-C.
 _TERMINATING = "Terminating processes on user request"
