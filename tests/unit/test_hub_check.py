@@ -1,5 +1,6 @@
 """`scion check hf://…`: a sealed release on a hub, through real HTTP, as it is and altered."""
 
+import functools
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -7,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from huggingface_hub import snapshot_download
 
 from commands import check_refusal
 from conversion import Pico
-from hub_server import HubServer
+from hub_server import NO_PROXY, HubServer
 from scion.artifacts.hub_tree import HubTree
 from scion.artifacts.manifest import MANIFEST
 from scion.artifacts.release_check import check_release
@@ -72,7 +74,7 @@ def serve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Serve]:
         return server
 
     monkeypatch.setattr(hub_http, "RETRY_SECONDS", (0.0, 0.0))
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("NO_PROXY", NO_PROXY)
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.setenv("HF_TOKEN_PATH", str(tmp_path / "none"))
     yield start
@@ -153,6 +155,28 @@ def test_a_private_release_opens_to_its_token_which_stays_with_the_hub(
     assert scion("check", f"hf://{REPOSITORY}").status == 0
     assert {r.authorization for r in hub.requests if r.server == "hub"} == {"Bearer hf_secret"}
     assert {r.authorization for r in hub.requests if r.server == "cdn"} == {None}
+
+
+def test_what_the_hubs_own_client_has_downloaded_is_sound(
+    scion, serve: Serve, folder: Path, tmp_path: Path
+) -> None:
+    (folder / ".gitattributes").write_text("*.safetensors filter=lfs\n")
+    hub = serve(folder)
+    download = functools.partial(snapshot_download, REPOSITORY, endpoint=hub.endpoint, token=False)
+    local = Path(download(local_dir=tmp_path / "local"))
+    cached = Path(download(cache_dir=tmp_path / "cache"))
+    assert (cached / SHARD).is_symlink()
+    for place, beside in (
+        (local, ".cache/huggingface/, .gitattributes"),
+        (cached, ".gitattributes"),
+    ):
+        ran = scion("check", place)
+        assert ran.status == 0, ran.err
+        assert f"\nbeside them, not read: {beside}\n" in ran.out
+    flipped(local / SHARD, -1, 0)
+    ran = scion("check", local)
+    assert ran.status == 1
+    assert f"{SHARD}: expected " in ran.err
 
 
 # An altered one

@@ -19,7 +19,7 @@ import yaml
 from packaging.requirements import Requirement
 
 from conversion import Conversion, Pico
-from hub_server import HubServer
+from hub_server import NO_PROXY, HubServer
 from installs import Install, build_wheel, install, required
 from lock import ROOT
 from scion.cli.main import command_parser
@@ -267,7 +267,7 @@ def hub(sealed_release: Path, pico: Pico) -> Iterator[HubServer]:
 def test_a_repository_is_read_with_the_extra(
     line: str, status: int, said: str, with_hub: Install, hub: HubServer
 ) -> None:
-    ran = with_hub.run(*line.split(), HF_ENDPOINT=hub.endpoint, NO_PROXY="127.0.0.1")
+    ran = with_hub.run(*line.split(), HF_ENDPOINT=hub.endpoint, NO_PROXY=NO_PROXY)
     assert ran.returncode == status, ran.stdout + ran.stderr
     assert said in ran.stdout
 
@@ -277,6 +277,6 @@ def test_locations_are_pinned_with_the_extra(
 ) -> None:
     config = tmp_path / "release.yaml"
     config.write_text("source: hf://owner/agent\n")
-    ran = with_hub.run("pin", config, HF_ENDPOINT=hub.endpoint, NO_PROXY="127.0.0.1")
+    ran = with_hub.run("pin", config, HF_ENDPOINT=hub.endpoint, NO_PROXY=NO_PROXY)
     assert ran.returncode == 0, ran.stderr
     assert config.read_text() == f"source: {hub.location('owner/agent')}\n"
