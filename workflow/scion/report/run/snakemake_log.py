@@ -5,11 +5,13 @@ have to be installed and asked for; a handler that the Snakefile sets needs neit
 """
 
 import logging
+import os
 import re
 import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from snakemake.common import NOTHING_TO_BE_DONE_MSG
@@ -62,6 +64,7 @@ class RunLog(logging.Handler):
             LogEvent.JOB_INFO: self._begins,
             LogEvent.JOB_FINISHED: self._ends,
             LogEvent.JOB_ERROR: self._fails,
+            LogEvent.GROUP_ERROR: self._group_fails,
             LogEvent.ERROR: self._error,
         }
 
@@ -105,6 +108,8 @@ class RunLog(logging.Handler):
     def _begins(self, record: Any) -> None:
         if record.rule_name not in self._stages:
             return
+        # It may be its second try.
+        self._failed.pop(record.rule_name, None)
         if self._dryrun:
             self._planned.append(record.rule_name)
         else:
@@ -119,6 +124,10 @@ class RunLog(logging.Handler):
     def _result(self, stage: RunningStage) -> str:
         assert self.plan is not None
         return stage_result(self.plan.stages[stage.name].pointer, self.plan.store, log=stage.log)
+
+    def _group_fails(self, record: Any) -> None:
+        for job in record.job_error_info:
+            self._fails(SimpleNamespace(**job))
 
     def _fails(self, record: Any) -> None:
         self._failed[record.rule_name] = [Path(path) for path in record.log]
@@ -140,6 +149,14 @@ class RunLog(logging.Handler):
 
     def end(self) -> None:
         """Say the last words, when all else is done."""
+        try:
+            self._last_words()
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # Nobody reads any more: nor shall Python complain when it flushes.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    def _last_words(self) -> None:
         self._display.close()
         if self.plan is None or not self._runs or self._wrong:
             return
