@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from snakemake.common import NOTHING_TO_BE_DONE_MSG
@@ -64,7 +63,6 @@ class RunLog(logging.Handler):
             LogEvent.JOB_INFO: self._begins,
             LogEvent.JOB_FINISHED: self._ends,
             LogEvent.JOB_ERROR: self._fails,
-            LogEvent.GROUP_ERROR: self._group_fails,
             LogEvent.ERROR: self._error,
         }
 
@@ -124,10 +122,6 @@ class RunLog(logging.Handler):
     def _result(self, stage: RunningStage) -> str:
         assert self.plan is not None
         return stage_result(self.plan.stages[stage.name].pointer, self.plan.store, log=stage.log)
-
-    def _group_fails(self, record: Any) -> None:
-        for job in record.job_error_info:
-            self._fails(SimpleNamespace(**job))
 
     def _fails(self, record: Any) -> None:
         self._failed[record.rule_name] = [Path(path) for path in record.log]
