@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from scion.common.errors import ScionError
-from scion.common.progress import progress as report
-from scion.engines.config import Launch
+from scion.common.progress_report import Work
+from scion.engines.config import PICO_LAUNCH
 from scion.engines.vllm.bench import Timing, _fault, _timing
 from scion.engines.vllm.counters import SpecDecodeCounters
 from scion.evaluation.decoding import Answer, Prompt
@@ -169,36 +169,41 @@ def test_a_prompt_without_room_for_its_answer_is_named():
     assert "90 tokens of prompt" in caught.value.found
 
 
-def test_progress_says_where_it_is_and_what_is_left(capsys: pytest.CaptureFixture[str]):
-    launches = [
-        Launch(name=name, title="", max_model_len=2048, speculative_tokens=drafted)
-        for name in ("one", "two")
-        for drafted in (0, 3)
-    ]
-    measurement = Measurement(decode_tokens=(4, 8), repeats=5, parallel_requests=(1, 2))
-    work = serving_work(launches, measurement, 6, servers=6)
-    assert work == {
-        "server starts": 6,
-        "replies": 12,
-        "warm-ups of 1 at once": 4,
-        "warm-ups of 2 at once": 4,
-        "tokens of 1 at once": 4 * 5 * 12,
-        "tokens of 2 at once": 4 * 5 * 12,
+def test_all_that_is_asked_is_known_before_the_first_server_is_started(
+    capsys: pytest.CaptureFixture[str],
+):
+    measurement = Measurement(decode_tokens=(10, 20), parallel_requests=(1, 2), repeats=5)
+    other = PICO_LAUNCH.model_copy(update={"name": "other"})
+    launches = [PICO_LAUNCH, PICO_LAUNCH.model_copy(update={"speculative_tokens": 3}), other]
+    amounts = serving_work(launches, measurement, prompts=4, servers=3)
+    assert amounts == {
+        "server starts": 3,
+        # The first launch's servers alone are asked for those.
+        "replies": 2 * 4,
+        "warm-ups of 1 at once": 3,
+        "tokens of 1 at once": 3 * 5 * 30,
+        "warm-ups of 2 at once": 3,
+        "tokens of 2 at once": 3 * 5 * 30,
     }
-    with report("measuring", work) as told:
-        progress = MeasurementProgress("stage", servers=2, told=told)
-        first, second = progress.next_server("one"), progress.next_server("two")
-        for server in (first, second):
+    with Work("measuring", amounts) as work:
+        told = MeasurementProgress("stage", servers=len(launches), told=work)
+        for launch in launches:
+            server = told.next_server(launch.name)
             server.ready()
-        second.replied("a reply")
-        first.warmed_up(1)
-        first.decoded("half", tokens=5, parallel=2)
-        progress.done()
-    *lines, last = capsys.readouterr().err.splitlines()
-    assert lines == [
-        "stage: one (1 of 2): starting the server",
-        "stage: two (2 of 2): starting the server",
-        "stage: two (2 of 2): a reply",
-        "stage: one (1 of 2): half",
+            for number in range(4 if launch.name == "pico" else 0):
+                server.replied(f"reply {number}")
+            for wave in (every := waves(measurement, 4)):
+                if wave.repeat == 0 and wave.tokens == 10:
+                    server.warmed_up(len(wave.prompts))
+            for wave in every:
+                server.decoded("decode", tokens=wave.tokens, parallel=len(wave.prompts))
+        told.done()
+        # What was told is all that was to be done.
+        assert work.state().left == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[:2] == [
+        "stage: pico (1 of 3): starting the server",
+        "stage: pico (1 of 3): reply 0",
     ]
-    assert last.startswith("stage: done, 2 servers in ")
+    assert lines[-2] == "stage: other (3 of 3): decode"
+    assert lines[-1].startswith("stage: done, 3 servers in ")

@@ -28,7 +28,7 @@ import functools
 from collections.abc import Iterator
 from pathlib import Path
 
-from scion.artifacts.code_source import DECLARATION, Import, Source, keep, read_source
+from scion.artifacts.code_source import DECLARATION, ImportedName, SourceFile, keep, read_source
 from scion.common.digest import digest_json
 from scion.common.errors import ScionError
 
@@ -76,13 +76,13 @@ def code_digest(module: str) -> str:
     )
 
 
-def _sources(module: str) -> dict[Path, Source]:
+def _sources(module: str) -> dict[Path, SourceFile]:
     """What the files that `module_files` names say; each is read once."""
     walk = _Walk()
-    files: dict[Path, Source] = {}
+    files: dict[Path, SourceFile] = {}
     walked: set[Path] = set()
-    seen: set[Import] = set()
-    waiting = [Import(module, None, None)]
+    seen: set[ImportedName] = set()
+    waiting = [ImportedName(module, None, None)]
     while waiting:
         imported = waiting.pop()
         if imported in seen or imported.module.split(".")[0] != _PACKAGE.name:
@@ -103,7 +103,7 @@ def _sources(module: str) -> dict[Path, Source]:
     return files
 
 
-def _declared(path: Path, source: Source) -> Iterator[Path]:
+def _declared(path: Path, source: SourceFile) -> Iterator[Path]:
     """The Python files of the folders that a module declares."""
     for name in source.also_runs:
         files = sorted((_PACKAGE.parent / name).rglob("*.py"))
@@ -118,12 +118,12 @@ def _declared(path: Path, source: Source) -> Iterator[Path]:
         yield from files
 
 
-def _handed_on(imported: Import, walk: _Walk) -> Iterator[Import]:
+def _handed_on(imported: ImportedName, walk: _Walk) -> Iterator[ImportedName]:
     """What importing from a package means, beside the code of its `__init__.py`."""
     if imported.name is not None:
         member = f"{imported.module}.{imported.name}"
         if walk.file(member) is not None or _place(member).is_dir():
-            yield Import(member, None, None)
+            yield ImportedName(member, None, None)
             return
     init = walk.init(imported.module)
     source = walk.read(init) if init is not None else None

@@ -31,7 +31,7 @@ _MOST = 1000
 
 
 @dataclass(frozen=True)
-class Import:
+class ImportedName:
     """An imported name.
 
     Attributes:
@@ -46,7 +46,7 @@ class Import:
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceFile:
     """What a source file says.
 
     Attributes:
@@ -57,12 +57,12 @@ class Source:
     """
 
     meaning: str
-    imports: tuple[Import, ...]
+    imports: tuple[ImportedName, ...]
     also_runs: tuple[str, ...]
     is_face: bool
 
 
-def read_source(path: Path) -> Source:
+def read_source(path: Path) -> SourceFile:
     """What a file says now."""
     text = path.read_bytes()
     digest = hashlib.sha256(text).hexdigest()
@@ -95,7 +95,7 @@ def keep() -> None:
 
 
 @functools.cache
-def _known() -> dict[str, Source]:
+def _known() -> dict[str, SourceFile]:
     """By digest what is known of sources; what an earlier process has kept, to begin with."""
     with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
         content = json.loads(_KEPT.read_bytes())
@@ -111,27 +111,29 @@ def _reader() -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in own)).hexdigest()
 
 
-def _row(source: Source) -> list[Any]:
+def _row(source: SourceFile) -> list[Any]:
     imports = [[each.module, each.name, each.binding] for each in source.imports]
     return [source.meaning, imports, list(source.also_runs), source.is_face]
 
 
-def _source(row: list[Any]) -> Source:
+def _source(row: list[Any]) -> SourceFile:
     meaning, imports, also_runs, is_face = row
-    return Source(meaning, tuple(Import(*each) for each in imports), tuple(also_runs), is_face)
+    return SourceFile(
+        meaning, tuple(ImportedName(*each) for each in imports), tuple(also_runs), is_face
+    )
 
 
-def _parse(text: bytes) -> Source:
+def _parse(text: bytes) -> SourceFile:
     tree = meaningful(text)
-    imports: list[Import] = []
+    imports: list[ImportedName] = []
     for node in statements(tree):
         if isinstance(node, ast.Import):
-            imports += [Import(alias.name, None, alias.asname) for alias in node.names]
+            imports += [ImportedName(alias.name, None, alias.asname) for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
             for alias in node.names:
                 name = None if alias.name == "*" else alias.name
-                imports.append(Import(node.module, name, name and (alias.asname or name)))
-    return Source(
+                imports.append(ImportedName(node.module, name, name and (alias.asname or name)))
+    return SourceFile(
         meaning=hashlib.sha256(written(tree).encode()).hexdigest(),
         imports=tuple(imports),
         also_runs=tuple(_declarations(tree)),

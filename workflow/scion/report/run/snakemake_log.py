@@ -5,6 +5,7 @@ have to be installed and asked for; a handler that the Snakefile sets needs neit
 """
 
 import logging
+import os
 import re
 import sys
 import time
@@ -105,6 +106,8 @@ class RunLog(logging.Handler):
     def _begins(self, record: Any) -> None:
         if record.rule_name not in self._stages:
             return
+        # It may be its second try.
+        self._failed.pop(record.rule_name, None)
         if self._dryrun:
             self._planned.append(record.rule_name)
         else:
@@ -140,6 +143,14 @@ class RunLog(logging.Handler):
 
     def end(self) -> None:
         """Say the last words, when all else is done."""
+        try:
+            self._last_words()
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # Nobody reads any more: nor shall Python complain when it flushes.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    def _last_words(self) -> None:
         self._display.close()
         if self.plan is None or not self._runs or self._wrong:
             return
