@@ -323,3 +323,15 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
         assert len(list(folder.iterdir())) == 2
         assert folder != Path(tempfile.gettempdir())
     assert not folder.exists()
+
+
+def test_what_torch_compiles_is_kept_for_the_next_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    name = "TORCHINDUCTOR_CACHE_DIR"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert vllm.environment({})[name] == str(tmp_path / "scion/torchinductor")
+    assert vllm.environment({name: "elsewhere"})[name] == "elsewhere"
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert vllm.environment({})[name] == str(tmp_path / ".cache/scion/torchinductor")

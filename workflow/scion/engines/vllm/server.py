@@ -7,6 +7,7 @@ Speculation is vLLM's `mtp` method: one MTP layer, run once for each drafted tok
 import contextlib
 import json
 import os
+import tempfile
 from collections.abc import Generator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -73,14 +74,24 @@ def environment(inherited: Mapping[str, str]) -> dict[str, str]:
     Numbers of threads are the caller's own, too. Snakemake sets them to the threads of its rule,
     and torch prefers MKL_NUM_THREADS to OMP_NUM_THREADS. A server with a second thread that waits
     for a core which something else needs is several times slower.
+
+    What torch compiles on the way is kept for the next server, if nothing else is said: in the
+    TMPDIR of each, it would be compiled by each.
     """
+    compiled = {"TORCHINDUCTOR_CACHE_DIR": str(_user_cache() / "scion" / "torchinductor")}
     kept = {
         name: value
         for name, value in inherited.items()
         if name not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
         and not name.endswith("_NUM_THREADS")
     }
-    return kept | _QUIET
+    return compiled | kept | _QUIET
+
+
+def _user_cache() -> Path:
+    """The folder of this user's caches; TMPDIR for who has no home."""
+    named = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(named if os.path.isabs(named) else tempfile.gettempdir())
 
 
 def forks(python: Path, serving: Serving, log: Path) -> Path:
