@@ -45,7 +45,7 @@ RENDER_CARD = plan(
     },
     settings=settings(card=CONFIG.card, launches=CONFIG.launches),
     environment=ROOT_ENVIRONMENT,
-    is_outdated=lambda manifest: is_outdated(manifest, this_software()),
+    is_outdated=is_outdated,
 )
 
 
@@ -104,6 +104,7 @@ SEAL_RELEASE = plan(
     reads={"release": "graft_mtp", "card": "render_card"},
     evidence=EVIDENCE,
     environment=ROOT_ENVIRONMENT,
+    is_outdated=is_outdated,
 )
 
 

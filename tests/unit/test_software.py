@@ -10,7 +10,11 @@ from typing import Any
 import pytest
 
 import lock
+from scion.artifacts.artifact import Artifact, Draft
+from scion.artifacts.making import Output, remake
+from scion.artifacts.plan import Plan
 from scion.artifacts.software import VARIABLE, Software, is_outdated, public_address, this_software
+from scion.artifacts.store.store import Store
 from scion.common.errors import ScionError
 
 PYPROJECT = """\
@@ -262,3 +266,42 @@ def test_what_was_made_of_changes_is_outdated_by_a_commit(
     facts: dict[str, Any], now: Software, outdated: bool
 ) -> None:
     assert is_outdated({"facts": facts}, now) is outdated
+
+
+def test_a_plan_has_another_pointer_for_what_is_outdated(tmp_path: Path) -> None:
+    store = Store.open([str(tmp_path / "store")])
+
+    def planned(now: Software) -> Path:
+        plan = Plan(tmp_path / "results", store)
+        return plan.add(
+            "render_card",
+            settings={},
+            environment="sha256:tests",
+            is_outdated=lambda manifest: is_outdated(manifest, now),
+        ).pointer
+
+    def make(pointer: Path, now: Software) -> None:
+        def build(draft: Draft) -> None:
+            (draft.folder / "README.md").write_text(str(now))
+            draft.facts["made_by"] = now.record()
+
+        remake(
+            Output(pointer, store),
+            stage="render_card",
+            inputs={},
+            settings={},
+            environment="sha256:tests",
+            build=build,
+            is_outdated=lambda manifest: is_outdated(manifest, now),
+        )
+
+    changed, committed = Software("1", COMMIT, modified=True), Software("1", COMMIT)
+    first = planned(changed)
+    make(first, changed)
+    assert planned(changed) == planned(Software("1")) == first
+    second = planned(committed)
+    assert second == first.with_name(f"{first.stem}-2.json")
+    make(second, committed)
+    # From here on that is the one, whatever is changed later.
+    assert planned(committed) == planned(changed) == second
+    assert Artifact.open(tmp_path / "results/render_card").facts["made_by"] == committed.record()

@@ -120,16 +120,18 @@ class Plan:
     def _pointer(
         self, stage: str, name: str, is_outdated: Callable[[Mapping[str, Any]], bool]
     ) -> Path:
-        """The pointer of a stage: one that is there and whose artifact is sound, or a new one.
+        """The pointer of a stage: the last one whose artifact is sound, or a new one.
 
         One whose artifact is gone, damaged or outdated answers nothing; another store may have its
         artifact, so it stays, and the next name is taken.
         """
-        pointer, number = self.folder / POINTERS / f"{name}.json", 1
-        while pointer.is_file() and not self._is_sound(stage, pointer, is_outdated):
+        pointer, number, sound = self.folder / POINTERS / f"{name}.json", 1, None
+        while pointer.is_file():
+            if self._is_sound(stage, pointer, is_outdated):
+                sound = pointer
             number += 1
             pointer = pointer.with_name(f"{name}-{number}.json")
-        return pointer
+        return sound or pointer
 
     def _is_sound(
         self, stage: str, pointer: Path, is_outdated: Callable[[Mapping[str, Any]], bool]

@@ -89,14 +89,20 @@ class Software:
             ) from error
 
 
-def is_outdated(manifest: Mapping[str, Any], now: Software) -> bool:
+def is_outdated(manifest: Mapping[str, Any], now: Software | None = None) -> bool:
     """Whether something names a commit whose code was modified, and this is a commit's own code.
 
     What was made before a change was committed is made again after it.
+
+    Args:
+        manifest: Of a card or a release.
+        now: The Scion that runs; None for `this_software`, which is asked only if it matters.
     """
     made_by = manifest["facts"].get(FACT)
-    modified = isinstance(made_by, dict) and made_by.get("modified") is True
-    return modified and now.commit is not None and not now.modified
+    if not isinstance(made_by, dict) or made_by.get("modified") is not True:
+        return False
+    now = now or this_software()
+    return now.commit is not None and not now.modified
 
 
 @functools.cache
