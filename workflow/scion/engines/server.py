@@ -294,6 +294,7 @@ def _wait(
             )
         if command.model in _models(address):
             print(f"server: ready after {seconds:.0f} s", file=sys.stderr, flush=True)
+            doing("")
             return Server(address, command.model, command.record, round(seconds, 1), log)
         if seconds > limit:
             raise _not_ready(
