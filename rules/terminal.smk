@@ -5,8 +5,6 @@ Snakemake's own instead, and the stages' with them.
 """
 
 import atexit
-import logging
-import os
 import sys
 
 from scion.common.errors import ScionError

@@ -80,7 +80,7 @@ def test_an_estimate_that_grows_says_which_kind_became_slower(clock: Clock) -> N
         work.advance("decodes")
         state = work.state()
         assert state.left == pytest.approx(49 + 48 * 5)
-        assert state.why == "1 min 40 s were told; decodes take 5 s each, not 1 s each"
+        assert state.why == "was 1 min 40 s: decodes take 5 s each, not 1 s"
         clock.pass_(31)
         assert work.state().why == ""
 

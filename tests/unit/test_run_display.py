@@ -167,6 +167,19 @@ def test_a_run_is_a_line_a_stage(
     assert last == "logs:        logs/x"
 
 
+def test_a_fault_in_showing_does_not_end_the_run(
+    snakemake: Callable[..., Logged],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    logged = snakemake()
+    monkeypatch.setattr(logged.shown, "_result", None)
+    run_two(logged, tmp_path)
+    assert "TypeError" in capsys.readouterr().err
+    logged.log(LogEvent.JOB_INFO, **job("fix_keys", 5, tmp_path / "fix_keys.log"))
+
+
 def test_a_warning_of_snakemake_is_said(snakemake: Callable[..., Logged], tmp_path: Path) -> None:
     logged = snakemake()
     run_two(logged, tmp_path)

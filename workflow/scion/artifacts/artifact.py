@@ -34,6 +34,7 @@ from scion.checkpoint.shards import read_json
 from scion.common.digest import digest_bytes, in_parallel
 from scion.common.errors import ScionError
 from scion.common.files import kind_of, read_regular, reflink_or_link, sync, write_json
+from scion.common.progress import progress
 
 
 @dataclass(frozen=True)
@@ -248,10 +249,17 @@ class Draft:
             if path.is_file() and str(path.relative_to(self.folder)) not in self._files
         )
 
+        size = sum((self.folder / name).stat().st_size for name in written)
         # To the disk while they are hashed: a power cut must not take what an artifact names.
-        with ThreadPoolExecutor(max_workers=1) as disk:
+        with ThreadPoolExecutor(max_workers=1) as disk, progress("hashing", size, unit="B") as told:
+
+            def hashed(name: str) -> FileDigest:
+                found = self._digest(name)
+                told.advance(amount=found.size)
+                return found
+
             synced = [disk.submit(sync, self.folder / name) for name in written]
-            digests = in_parallel(self._digest, written)
+            digests = in_parallel(hashed, written)
             for each in synced:
                 each.result()
         for name, digest in zip(written, digests, strict=True):

@@ -16,9 +16,11 @@ from scion.artifacts.artifact import Artifact, Draft
 from scion.artifacts.code_digest import code_digest
 from scion.artifacts.results import show
 from scion.artifacts.store.store import UNUSABLE, Store, unusable
+from scion.checkpoint.safetensors_file import FileDigest
 from scion.common.digest import digest_json, in_parallel
 from scion.common.errors import ScionError
 from scion.common.files import copy_file, write_json
+from scion.common.progress import progress
 
 FOUND = "the store has it"
 """What a stage says that need not make anything."""
@@ -141,7 +143,7 @@ def remake(
     store = output.store
     try:
         files = [source for source in inputs.values() if isinstance(source, Path)]
-        sums = dict(zip(files, in_parallel(store.known.digest, files), strict=True))
+        sums = _digests(store, files)
         code = code_digest(f"scion.stages.{stage}")
         request = {
             "stage": stage,
@@ -173,6 +175,18 @@ def remake(
             raise unusable(store.folder, error) from error
         raise
     return artifact
+
+
+def _digests(store: Store, files: list[Path]) -> dict[Path, FileDigest]:
+    """The digests of plain files; those that are known are not read."""
+    with progress("hashing", sum(path.stat().st_size for path in files), unit="B") as told:
+
+        def digest(path: Path) -> FileDigest:
+            found = store.known.digest(path)
+            told.advance(amount=found.size)
+            return found
+
+        return dict(zip(files, in_parallel(digest, files), strict=True))
 
 
 def _artifact_entry(source: Artifact, *, by_root: bool) -> dict[str, str]:

@@ -6,6 +6,7 @@ Begin with:
   found, where, and what to do next.
 - `scion.common.files`: files that nobody ever sees half of, hard links, copies in the kernel.
 - `scion.common.digest`: SHA-256 of files, of ranges of them, and of JSON values.
+- `scion.common.progress`: how far work is, told to whoever runs it.
 - `scion.common.section.Section`: the base of every part of the configuration.
 
 May import: nothing of Scion.

@@ -231,13 +231,13 @@ class Work:
         }
         name = max(dearer, key=lambda each: dearer[each])
         before = told.paces.get(name)
-        each = f"{name} take {_each(paces[name], self._unit)}"
-        not_as = "" if before is None else f", not {_each(before, self._unit)}"
-        return f"{duration(told.left, rough=True)} were told; {each}{not_as}"
+        each = f"{name} take {_pace(paces[name], self._unit)}{'' if self._unit else ' each'}"
+        not_as = "" if before is None else f", not {_pace(before, self._unit)}"
+        return f"was {duration(told.left, rough=True)}: {each}{not_as}"
 
 
-def _each(pace: float, unit: str) -> str:
-    return f"{1e9 * pace:.1f} s a GB" if unit == _BYTES else f"{pace:.2g} s each"
+def _pace(pace: float, unit: str) -> str:
+    return f"{1e9 * pace:.1f} s a GB" if unit == _BYTES else f"{pace:.2g} s"
 
 
 def time_left_text(left: float, why: str) -> str:

@@ -270,6 +270,7 @@ def _wait(process: Process, command: Command, log: Path, limit: float) -> Server
             address = f"http://{LOOPBACK}:{process.about['port']}"
             if command.model in _models(address):
                 print(f"server: ready after {seconds:.0f} s", file=sys.stderr, flush=True)
+                doing("")
                 return Server(address, command.model, command.record, round(seconds, 1), written)
         if seconds > limit:
             raise _not_ready(

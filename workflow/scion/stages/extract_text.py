@@ -30,6 +30,7 @@ from scion.checkpoint.shards import (
 from scion.common.digest import in_parallel
 from scion.common.errors import ScionError
 from scion.common.files import write_json
+from scion.common.progress import progress
 from scion.common.text import printable
 from scion.stages.common_options import run_stage, stage_parser
 
@@ -116,11 +117,15 @@ def _write_shards(draft: Draft, fixed: Artifact, checkpoint: Checkpoint, removed
     for shard in sorted(whole):
         draft.link(fixed, shard, new_names[shard])
 
-    def copy_kept(shard: str) -> None:
-        print(f"copying {len(kept[shard])} tensors of {printable(shard)}", file=sys.stderr)
-        copy_subset(fixed.folder / shard, draft.folder / new_names[shard], kept[shard])
+    parts = sorted(kept.keys() - whole)
+    with progress("shards", len(parts)) as told:
 
-    in_parallel(copy_kept, sorted(kept.keys() - whole))
+        def copy_kept(shard: str) -> None:
+            print(f"copying {len(kept[shard])} tensors of {printable(shard)}", file=sys.stderr)
+            copy_subset(fixed.folder / shard, draft.folder / new_names[shard], kept[shard])
+            told.advance()
+
+        in_parallel(copy_kept, parts)
     index_headers(draft.folder, new_names.values())
 
 

@@ -20,7 +20,7 @@ from scion.checkpoint.preview import open_pinned, supported_family
 from scion.checkpoint.release_files import released
 from scion.checkpoint.shards import Checkpoint
 from scion.common.errors import ScionError
-from scion.common.progress import progress
+from scion.common.progress import doing, progress
 from scion.stages.common_options import run_stage, stage_parser
 
 
@@ -58,6 +58,7 @@ def fetch_source(
             raise _changed(error) if planned else error from error
     if here:
         print(f"{stage}: hashing what is new of {len(here)} files", file=sys.stderr)
+        doing(f"hashing what is new of {len(here)} files")
 
     def build(draft: Draft) -> None:
         folder = draft.work
@@ -70,6 +71,7 @@ def fetch_source(
         # Where it comes from, so that an error names a file that is still there afterwards.
         checkpoint = Checkpoint.open(folder)
         print(f"{stage}: taking {len(checkpoint.headers)} shards", file=sys.stderr)
+        doing(f"taking {len(checkpoint.headers)} shards")
         for path in local_files(folder):
             draft.take(path, path.name)
         draft.hash_files()

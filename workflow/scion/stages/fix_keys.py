@@ -19,6 +19,7 @@ from scion.checkpoint.safetensors_file import copy_renamed
 from scion.checkpoint.shards import INDEX, Checkpoint, index_headers
 from scion.common.digest import in_parallel
 from scion.common.errors import ScionError
+from scion.common.progress import progress
 from scion.common.text import printable
 from scion.stages.common_options import run_stage, stage_parser
 
@@ -74,12 +75,15 @@ def rename_shards(
     checkpoint: Checkpoint, names: Mapping[str, str], shards: Iterable[str], folder: Path
 ) -> None:
     """Copy shards into `folder` with the tensors' new names, one thread a core."""
+    renamed = sorted(shards)
+    with progress("shards", len(renamed)) as told:
 
-    def rename(shard: str) -> None:
-        print(f"renaming keys of {printable(shard)}", file=sys.stderr)
-        copy_renamed(checkpoint.folder / shard, folder / shard, names)
+        def rename(shard: str) -> None:
+            print(f"renaming keys of {printable(shard)}", file=sys.stderr)
+            copy_renamed(checkpoint.folder / shard, folder / shard, names)
+            told.advance()
 
-    in_parallel(rename, sorted(shards))
+        in_parallel(rename, renamed)
 
 
 def _check_shapes(checkpoint: Checkpoint, names: Mapping[str, str], expected: Inventory) -> None:

@@ -16,6 +16,7 @@ from uuid import uuid4
 
 from scion.checkpoint.shards import read_json
 from scion.common.errors import ScionError
+from scion.common.progress import doing
 
 # What a file system says that has no locks.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -49,6 +50,7 @@ def _lock(path: Path, waiting: str) -> int | None:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 print(waiting, file=sys.stderr, flush=True)
+                doing(waiting)
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
         except OSError as error:
             os.close(descriptor)

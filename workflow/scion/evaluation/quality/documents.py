@@ -212,8 +212,8 @@ def request_predictions(
     begin = time.monotonic()
     done: list[Predictions] = []
     for document in documents:
-        done.append(_ask(server, document, top))
         told.doing(f"{server.model}: {len(done)} of {len(documents)} documents")
+        done.append(_ask(server, document, top))
         told.advance(DOCUMENTS if len(done) > 1 else STARTS)
     tokens = sum(len(document.tokens) for document in documents)
     seconds = time.monotonic() - begin

@@ -49,10 +49,11 @@ def failure_lines(failed: Mapping[str, Sequence[Path]]) -> list[str]:
     for stage, logs in failed.items():
         said = "".join(path.read_text(errors="replace") for path in logs if path.is_file())
         _, found, error = f"\n{said}".rpartition("\nerror: ")
-        lines.append(
-            f"error: {error.rstrip()}"
-            if found
-            else f"error: {stage} ended without a word of its own"
-        )
+        if found:
+            lines.append(f"error: {error.rstrip()}")
+        else:
+            lines.append(f"error: {stage} ended without a word of its own")
+            # Of an exception that nobody foresaw, say.
+            lines += [f"  it said:  {printable(line)}" for line in said.split("\n")[-2:-1]]
         lines.append(f"  log:      {', '.join(map(str, logs))}")
     return lines

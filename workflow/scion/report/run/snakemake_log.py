@@ -67,7 +67,13 @@ class RunLog(logging.Handler):
         }
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Take a record of Snakemake's."""
+        """Take a record of Snakemake's; a fault in showing it does not end the run."""
+        try:
+            self._take(record)
+        except Exception:
+            self.handleError(record)
+
+    def _take(self, record: logging.LogRecord) -> None:
         event = get_event(record)
         if event is LogEvent.WORKFLOW_STARTED:
             self._runs = True
