@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, settings
 
 import measured
 from conversion import Conversion, Pico, convert
+from project_copy import QUICK, ProjectCopy
 from scion.artifacts.release_layout import RELEASE
 from shared import made_once
 
@@ -78,3 +79,17 @@ def sealed_release(conversion: Conversion, tmp_path_factory: pytest.TempPathFact
 def release(conversion: Conversion) -> Path:
     """The folder of a grafted NVFP4 checkpoint, complete but for its card."""
     return conversion.folder / "graft_mtp"
+
+
+@pytest.fixture(scope="session")
+def converted_project(tmp_path_factory: pytest.TempPathFactory) -> ProjectCopy:
+    """A project in which the conversion stages have run, as `QUICK` configures it. Copy it."""
+
+    def make(folder: Path) -> None:
+        project = ProjectCopy.make(folder)
+        project.configure(QUICK)
+        stages = ("--until", "verify_release", "fetch_base")
+        done = project.run("snakemake", "--cores", "all", "--configfile", QUICK, *stages)
+        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-8000:]
+
+    return ProjectCopy(made_once(tmp_path_factory, "project", make))
