@@ -110,7 +110,7 @@ def serving(folder: Path, requests: list[dict[str, Any]]) -> Generator[dict[str,
     ):
         assert process.stdout is not None
         endpoint = process.stdout.readline().strip()
-        yield {"HF_ENDPOINT": endpoint, "HF_HOME": home, "NO_PROXY": "127.0.0.1"}
+        yield {"HF_ENDPOINT": endpoint, "HF_HOME": home, "NO_PROXY": "127.0.0.1,localhost"}
         output, _ = process.communicate()
         requests += map(json.loads, output.splitlines())
 

@@ -22,8 +22,10 @@ from scion.artifacts.plan import Plan
 from scion.artifacts.store.sources import appearance
 from scion.artifacts.store.store import Store, unusable
 from scion.common.errors import ScionError
+from scion.common.progress_report import progress_file
+from scion.engines.vllm.server import share_forks
 from scion.checkpoint.hub.location import HubRepository, LocalFolder, parse_location
-from scion.stages.fetch_source import local_files, usable_files
+from scion.checkpoint.local_files import local_files, usable_files
 from snakemake.io import contains_wildcard
 
 PROJECT = Path(workflow.basedir)
@@ -32,8 +34,11 @@ CONFIG_FILES = [os.path.relpath(path) for path in workflow.configfiles]
 
 # The jobs' `python` is the one that runs Snakemake, activated environment or not. Setting a prefix
 # takes Snakemake's own strict mode away, and with it the exit code of a stage that is piped to tee.
+# Where a line a stage is shown, what tee passes on is left to the log; `-i` lets tee outlive Ctrl-C,
+# with what a stage says to it.
 BIN = shlex.quote(str(Path(sys.executable).parent)).replace("{", "{{").replace("}", "}}")
-shell.prefix(f'set -euo pipefail; export PATH={BIN}:"$PATH"; ')
+HUSH = "exec >/dev/null; " if SHOWN else ""
+shell.prefix(f'set -euo pipefail; export PATH={BIN}:"$PATH"; {HUSH}')
 
 
 for path in CONFIG_FILES:
@@ -45,6 +50,9 @@ if workflow.is_main_process:
 RELEASE = CONFIG.release
 STORE = or_end(Store.open, CONFIG.store, begin=False)
 PLAN = Plan(Path("results", RELEASE), STORE)
+if SHOWN:
+    SHOWN.plan = PLAN
+    SHOWN.logs = [f"logs/{RELEASE}", *map(os.path.relpath, workflow.logger_manager.get_logfile())]
 
 
 def settings(**sections):
@@ -91,7 +99,17 @@ AGENT_TASKS = project_file("workflow/scion/evaluation/agent/agent_tasks.yaml")
 SERVING_PYTHON = str(prefix(SERVING_FOLDER) / "bin/python")
 
 
-def plan(stage, *, reads=None, evidence=(), files=None, local=None, environment, **options):
+def plan(
+    stage,
+    *,
+    reads=None,
+    evidence=(),
+    files=None,
+    local=None,
+    environment,
+    is_outdated=lambda manifest: False,
+    **options,
+):
     """Plan a stage; what is returned has all that its rule declares, by name.
 
     Args:
@@ -101,6 +119,7 @@ def plan(stage, *, reads=None, evidence=(), files=None, local=None, environment,
         files: By name of the input, plain files: a path or a list of paths.
         local: The files of a local checkpoint that the stage takes.
         environment: Identity of its environment.
+        is_outdated: Whether what a manifest describes is made again all the same.
         options: What else its command line says, by name; all of it counts.
     """
     reads, files = dict(reads or {}), dict(files or {})
@@ -118,7 +137,9 @@ def plan(stage, *, reads=None, evidence=(), files=None, local=None, environment,
         files=[Path(path) for name in paths for path in paths[name]],
         settings=options,
         environment=environment,
+        is_outdated=is_outdated,
     )
+    log = f"logs/{RELEASE}/{stage}.log"
     pointers = {name: str(PLAN.stages[read].pointer) for name, read in reads.items()}
     if evidence:
         pointers["evidence"] = [str(PLAN.stages[name].pointer) for name in evidence]
@@ -135,13 +156,14 @@ def plan(stage, *, reads=None, evidence=(), files=None, local=None, environment,
                 # How they look tells the stage whether they changed; their name is what counts.
                 **({"planned": [options["planned"], appearance(stage, local)]} if local else {}),
                 "environment": environment,
+                "progress": str(progress_file(Path(log))),
                 "store": CONFIG.store,
                 "plan": planned.expectation,
             }.items()
         },
         pointer=str(planned.pointer),
         copies=str(planned.copies),
-        log=f"logs/{RELEASE}/{stage}.log",
+        log=log,
         benchmark=f"benchmarks/{RELEASE}/{stage}.tsv",
     )
 
@@ -176,6 +198,17 @@ def begin_store():
         PLAN.keep()
     except OSError as error:
         end(unusable(STORE.folder, error))
+
+
+def begin_servers():
+    """Import the engine once for all servers of this run, while other stages work.
+
+    Where jobs run on other machines, each has its own.
+    """
+    jobs = workflow.dag.needrun_jobs() if workflow.local_exec else []
+    if any(job.params.get("python") == SERVING_PYTHON for job in jobs):
+        log = Path("logs", RELEASE, "imports.log")
+        share_forks(Path(SERVING_PYTHON), CONFIG.serving, log)
 
 
 def require_pinned_sources():

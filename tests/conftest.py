@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,11 @@ from hypothesis import HealthCheck, settings
 import measured
 from conversion import Conversion, Pico, convert
 from project_copy import QUICK, ProjectCopy
+from scion.artifacts.environments import interpreter
 from scion.artifacts.release_layout import RELEASE
+from scion.engines.config import Serving
+from scion.engines.processes import VARIABLE
+from scion.engines.vllm.server import share_forks
 from shared import made_once
 
 PROJECT = Path(__file__).parent.parent
@@ -93,3 +98,19 @@ def converted_project(tmp_path_factory: pytest.TempPathFactory) -> ProjectCopy:
         assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-8000:]
 
     return ProjectCopy(made_once(tmp_path_factory, "project", make))
+
+
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One import of vLLM for all servers of these tests, as a run of the workflow has it."""
+    log = tmp_path_factory.mktemp("forks") / "imports.log"
+    with pytest.MonkeyPatch.context() as patch:
+        # What `share_forks` sets is taken back.
+        patch.setenv(VARIABLE, "")
+        share_forks(PROJECT / interpreter("envs/serve-cpu"), Serving(), log)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _forks_of_servers(request: pytest.FixtureRequest) -> None:
+    if request.node.get_closest_marker("serve"):
+        request.getfixturevalue("forks")

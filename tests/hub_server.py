@@ -2,16 +2,17 @@
 
     with HubServer({"owner/model": folder, "datasets/owner/data": other}) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        monkeypatch.setenv("NO_PROXY", NO_PROXY)
         hub.fail("model.safetensors", cut_after=1000)
         ...
         assert hub.requests[-1].path == ...
 
 It speaks what huggingface_hub and `scion.checkpoint.hub.client` use: `/api/models/…` with siblings,
-sizes and LFS records, `/…/resolve/…` with redirects, ETag, X-Repo-Commit, X-Linked-Size and
-X-Linked-ETag, and ranges. As at the hub, a large file (here: *.safetensors) is not sent by the
-hub's host but by another one, a second server on a port of its own, so that a leaked token is seen.
-A file beyond `OnDisk.LEAST_BYTES` stays on disk and is read by ranges, so that a sparse file may
-stand for a shard of gigabytes.
+sizes and LFS records, or `…/tree/…` with the same; `/…/resolve/…` with redirects, ETag,
+X-Repo-Commit, X-Linked-Size and X-Linked-ETag, and ranges. As at the hub, a large file (here:
+*.safetensors) is not sent by the hub's host but by another one, a second server of another name, so
+that a leaked token is seen. A file beyond `OnDisk.LEAST_BYTES` stays on disk and is read by ranges,
+so that a sparse file may stand for a shard of gigabytes.
 
     python tests/hub_server.py owner/model=FOLDER
 
@@ -31,6 +32,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
+
+NO_PROXY = "127.0.0.1,localhost"
+"""The hosts of both servers, to be asked without a proxy."""
 
 
 @dataclass
@@ -166,8 +170,10 @@ class HubServer:
         self._faults: list[Fault] = []
         self._lock = threading.Lock()
         self._servers = [_Server(self, "hub"), _Server(self, "cdn")]
+        # Of another name, as at the hub: by names its client tells where to take a token.
         self.endpoint, self.cdn = (
-            f"http://127.0.0.1:{server.server_port}" for server in self._servers
+            f"http://{host}:{server.server_port}"
+            for host, server in zip(("127.0.0.1", "localhost"), self._servers, strict=True)
         )
 
     def __enter__(self) -> "HubServer":
@@ -265,6 +271,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _info(self, path: str) -> None:
         kind, _, rest = path.partition("/")
+        if "/tree/" in rest:
+            self._tree(kind, rest)
+            return
         name, _, revision = rest.partition("/revision/")
         opened = self._open(name if kind == "models" else f"{kind}/{name}", revision or "main")
         if opened is None:
@@ -275,6 +284,24 @@ class _Handler(BaseHTTPRequestHandler):
             siblings = [{"rfilename": item["rfilename"]} for item in siblings]
         body = {"_id": "0" * 24, "id": name, "sha": commit, "siblings": siblings}
         self._send(200, json.dumps(body).encode(), {"Content-Type": "application/json"})
+
+    def _tree(self, kind: str, path: str) -> None:
+        """The same files as the hub's other listing has them, from which its client downloads."""
+        name, _, revision = path.partition("/tree/")
+        opened = self._open(name if kind == "models" else f"{kind}/{name}", revision)
+        if opened is None:
+            return
+        entries = [
+            {
+                "type": "file",
+                "path": item["rfilename"],
+                "size": item["size"],
+                "oid": item["blobId"],
+                **({"lfs": {"oid": lfs["sha256"], **lfs}} if (lfs := item.get("lfs")) else {}),
+            }
+            for item in opened[0].siblings()
+        ]
+        self._send(200, json.dumps(entries).encode(), {"Content-Type": "application/json"})
 
     def _resolve(self, path: str, *, final: bool) -> None:
         name, _, rest = path.partition("/resolve/")

@@ -92,7 +92,8 @@ def sync_environments(folders: list[Path], digest: str) -> None:
         # Compiled once here: where Python may not write bytecode, as in many a CI, each start of
         # Snakemake would take three seconds instead of one, and a server's ten more.
         command = [str(TOOLS / "bin/uv"), "sync", "--frozen", "--quiet", "--compile-bytecode"]
-        options = ["--project", str(ROOT / folder), "--python", sys.executable]
+        # Of the root environment, which the workflow runs in; the others have no extra.
+        options = ["--all-extras", "--project", str(ROOT / folder), "--python", sys.executable]
         _run([*command, *options], lock.uv_environment())
         stamp(folder).write_text(json.dumps({"inputs": digest}) + "\n")
 

@@ -18,6 +18,7 @@ let
         ../../resources
         ../../config
         ../../profiles
+        ../../pyproject.toml
       ]
       ++ environments.locks
     );
@@ -27,12 +28,16 @@ let
   driver = pkgs.writeText "scion-driver.sh" (builtins.readFile ./driver.sh);
 
   inherit (pkgs.callPackages inputs.pyproject-nix.build.util { }) mkApplication;
-  command = mkApplication {
-    venv = environments.withScion;
-    package = environments.set.scion;
-  };
+  application =
+    venv:
+    mkApplication {
+      inherit venv;
+      package = environments.set.scion;
+    };
+  command = application environments.withScion;
   pipeline = pkgs.writeShellScriptBin "scion-pipeline" ''
     export SCION_CODE=${code}
+    export SCION_COMMIT=${inputs.self.rev or inputs.self.dirtyRev or ""}
     export SCION_ENVIRONMENTS=${environments.folder}
     export PATH=${
       lib.makeBinPath [
@@ -53,7 +58,8 @@ let
     meta = { inherit description; };
   };
   make = "${pipeline}/bin/scion-pipeline";
-  scion = "${command}/bin/scion";
+  # Who lints or checks need not build what the workflow runs in.
+  scion = "${application environments.light}/bin/scion";
   audit = app "audit" "${scion} check" "Follow a release's proof, digest by digest";
 in
 {

@@ -23,6 +23,7 @@ let
       root = ../..;
       fileset = lib.fileset.unions [
         ../../pyproject.toml
+        ../../LICENSE
         ../../README.md
         ../../workflow/scion
       ];
@@ -32,6 +33,7 @@ let
       root = ../..;
       fileset = lib.fileset.unions [
         ../../pyproject.toml
+        ../../LICENSE
         ../../README.md
         ../../workflow/scion/__init__.py
       ];
@@ -91,8 +93,12 @@ rec {
   set = sets.root;
 
   # What the stages import, without Scion itself: an edit of the code is no other environment.
-  root = rootEnv set "root" set.scion.passthru.dependencies;
-  withScion = rootEnv set "command" workspaces.root.deps.default;
+  root = rootEnv set "root" (
+    set.scion.passthru.dependencies // set.scion.passthru.optional-dependencies.workflow
+  );
+  withScion = rootEnv set "command" workspaces.root.deps.optionals;
+  # What lints, checks and pins: no torch, and nothing of the workflow.
+  light = rootEnv set "light" { scion = [ "hub" ]; };
 
   # With the tools that check and test; Scion's own code is that in $REPO_ROOT.
   development = rootEnv (set.overrideScope (

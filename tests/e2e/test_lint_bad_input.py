@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from hostile import HOSTILE_HEADERS, HOSTILE_JSON, as_nobody, measured, write_shard
-from hub_server import HubServer
+from hub_server import NO_PROXY, HubServer
 from scion.checkpoint.hub import http as hub_http
 from scion.cli import main as cli
 
@@ -217,7 +217,7 @@ def test_a_denied_permission(denied: str, lint_here: LintHere) -> None:
 @pytest.fixture
 def hub(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     monkeypatch.setattr(hub_http, "RETRY_SECONDS", (0.0, 0.0))
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("NO_PROXY", NO_PROXY)
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     monkeypatch.chdir(tmp_path)
     with HubServer({"owner/model": folder}) as server:

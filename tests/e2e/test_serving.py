@@ -38,8 +38,10 @@ from scion.artifacts.making import Output, remake
 from scion.checkpoint.safetensors_file import read_header
 from scion.common.errors import ScionError
 from scion.engines.config import Launch, Serving
+from scion.engines.processes import VARIABLE
 from scion.engines.server import Server, connect
 from scion.engines.vllm import server as vllm
+from scion.engines.vllm.command import variables
 from scion.evaluation.serving.named_server import check_named_server
 
 pytestmark = pytest.mark.serve
@@ -130,19 +132,16 @@ def assert_untouched(output: Path) -> None:
 
 
 def started_by_vllm(port: int) -> list[psutil.Process]:
-    """All processes of the server on `port`: guard, front end, and the others of its session."""
-    fronts = [
-        process
-        for process in psutil.process_iter()
-        if _has_argument(process, "--port") and _has_argument(process, str(port))
-    ]
+    """All processes of the server on `port`: front end, and the others of its session."""
+    fronts = [process for process in psutil.process_iter() if _listens_on(process, port)]
     sessions = {os.getsid(front.pid) for front in fronts}
     return [process for process in psutil.process_iter() if _session(process.pid) in sessions]
 
 
-def _has_argument(process: psutil.Process, argument: str) -> bool:
+def _listens_on(process: psutil.Process, port: int) -> bool:
+    """Whether it is the front end; a forked one's arguments are one text."""
     try:
-        return argument in process.cmdline()
+        return f" --port {port} " in f"{' '.join(process.cmdline())} "
     except psutil.Error:
         return False
 
@@ -205,8 +204,14 @@ def test_server_that_is_never_ready(release: Path, prompts: Path, output: Path, 
     assert started_by_vllm(port) == []
 
 
+@pytest.fixture
+def own_forks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a stage import vLLM itself, as one that is run by hand."""
+    monkeypatch.delenv(VARIABLE)
+
+
 def test_interrupt_in_the_middle_of_a_decode(
-    release: Path, prompts: Path, output: Path, port: int, tmp_path: Path
+    release: Path, prompts: Path, output: Path, port: int, tmp_path: Path, own_forks: None
 ):
     log = tmp_path / "stage.log"
     settings = {**SHORT, "decode_tokens": [8, 900], "parallel_requests": [2]}
@@ -216,8 +221,8 @@ def test_interrupt_in_the_middle_of_a_decode(
         try:
             wait_for("2 × 8 tokens", log, stage)
             time.sleep(1)
-            processes = [*started_by_vllm(port), *psutil.Process(stage.pid).children()]
-            assert len(processes) >= 4, "guard, front end, engine and benchmark"
+            processes = psutil.Process(stage.pid).children(recursive=True)
+            assert len(processes) >= 4, "fork server, front end, engine and benchmark"
             stage.send_signal(signal.SIGTERM)
             assert stage.wait(60) == 130
         finally:
@@ -434,17 +439,20 @@ def test_interrupt_while_the_server_starts(conversion: Conversion, port: int, tm
     assert not list((tmp_path / "results").glob("*"))
 
 
-def test_killed_stage_leaves_no_server(release: Path, prompts: Path, output: Path, port: int):
+def test_killed_stage_leaves_no_server(
+    release: Path, prompts: Path, output: Path, port: int, own_forks: None
+):
     command = arguments(release, prompts, output, {"port": port})
     log = output.parents[1] / "logs" / "measure_serving.pico.n0.server.log"
     stage = subprocess.Popen(command, stderr=subprocess.DEVNULL, text=True)
     try:
         wait_for("Using KeptWeightsNvFp4LinearKernel", log, stage)
-        processes = started_by_vllm(port)
+        processes = psutil.Process(stage.pid).children(recursive=True)
+        assert {process.pid for process in started_by_vllm(port)} < {p.pid for p in processes}
     finally:
         stage.kill()
         stage.wait()
-    assert len(processes) >= 3, "guard, front end and engine"
+    assert len(processes) >= 4, "fork server, front end, engine and benchmark"
     _, alive = psutil.wait_procs(processes, timeout=30)
     assert alive == []
     assert (output.with_suffix("") / "serving.json").read_text() == OLD
@@ -476,6 +484,42 @@ print("equal")
 """
     run = subprocess.run([PYTHON, "-c", code], capture_output=True, text=True, check=False)
     assert run.stdout.strip().endswith("equal"), run.stderr
+
+
+def test_activations_are_rounded_as_by_vllm():
+    """Of each size, at each half between two numbers of FP4, and where nothing can be rounded."""
+    code = """
+import torch
+from vllm.model_executor.layers.quantization.utils.nvfp4_emulation_utils import (
+    ref_nvfp4_quant_dequant,
+)
+from scion_vllm_plugin.kernel import round_to_nvfp4
+torch.manual_seed(0)
+largest_scale = 448.0
+halves = torch.tensor([0, 0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5, 0.5, 1, 1.5, 2, 3, 4, 5.5, 6])
+around = torch.cat([halves, halves.nextafter(torch.zeros(1)), halves.nextafter(halves + 1)])
+around[[15, 31, 47]] = 6.0
+broken = torch.randn(2, 64)
+broken[0, 3], broken[1, 20] = float("nan"), float("inf")
+for dtype in (torch.bfloat16, torch.float16, torch.float32):
+    samples = [torch.randn(7, 256) * size for size in (0, 1e-6, 0.01, 1, 30, 1e4)]
+    for x in (*samples, around[None], -around[None], 2 * around[None], broken):
+        for scale in (1e-3, 0.37, 1, largest_scale, 500, 3e4):
+            x, scale = x.to(dtype), torch.tensor(scale, dtype=torch.float32)
+            expected, found = ref_nvfp4_quant_dequant(x, scale, 16), round_to_nvfp4(x, scale)
+            torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
+print("equal")
+"""
+    run = subprocess.run([PYTHON, "-c", code], capture_output=True, text=True, check=False)
+    assert run.stdout.strip().endswith("equal"), run.stderr
+
+
+def test_threads_of_a_caller_are_not_the_servers():
+    inherited = {**os.environ, "MKL_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"}
+    own = vllm.environment(inherited) | variables(Serving(cpu_threads=1))
+    code = "import torch; print(torch.get_num_threads())"
+    run = subprocess.run([PYTHON, "-c", code], env=own, capture_output=True, text=True)
+    assert run.stdout.strip() == "1", run.stderr
 
 
 def test_the_delta_net_decodes_as_its_definition_says():

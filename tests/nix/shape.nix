@@ -105,8 +105,21 @@ let
       writeText = name: text: derivation name { inherit text; };
     };
 
+  # Requirements of a lock as uv2nix has them: extras by name.
+  specification =
+    requirements:
+    builtins.listToAttrs (
+      map (requirement: {
+        inherit (requirement) name;
+        value = requirement.extra or [ ];
+      }) requirements
+    );
+
   inputs = {
-    self = "/mock/self";
+    self = {
+      outPath = "/mock/self";
+      rev = "0123456789abcdef0123456789abcdef01234567";
+    };
     nixpkgs = {
       inherit lib;
       legacyPackages.x86_64-linux = pkgs;
@@ -119,10 +132,19 @@ let
     uv2nix.lib.workspace.loadWorkspace =
       { uvLock, ... }:
       {
-        deps = {
-          default = { };
-          all = { };
-        };
+        deps =
+          let
+            own = lib.filter (package: package.source ? editable) uvLock.package;
+            extras = map (package: {
+              inherit (package) name;
+              value = lib.attrNames (package.optional-dependencies or { });
+            }) own;
+          in
+          {
+            optionals = builtins.listToAttrs extras;
+            default = { };
+            all = { };
+          };
         mkPyprojectOverlay =
           { sourcePreference }:
           _: _:
@@ -131,7 +153,12 @@ let
               inherit (package) name;
               value = derivation package.name {
                 inherit sourcePreference;
-                passthru.dependencies = { };
+                passthru = {
+                  dependencies = specification (package.dependencies or [ ]);
+                  optional-dependencies = lib.mapAttrs (_: specification) (
+                    package.optional-dependencies or { }
+                  );
+                };
               };
             }) uvLock.package
           );
@@ -192,6 +219,13 @@ in
   environments = lib.mapAttrs (
     _: environment: environment.venvIgnoreCollisions
   ) outputs.packages.${system}.environments.entries;
+  # What the environments with or without Scion itself are asked to hold, extras by name.
+  specifications =
+    let
+      made = import ../../envs/nix/environments.nix { inherit inputs lib pkgs; };
+    in
+    lib.genAttrs [ "light" "root" "withScion" ] (name: made.${name}.specification);
+  command = outputs.packages.${system}.default.venv.specification;
   pipeline = outputs.packages.${system}.pipeline.text;
   checks = lib.mapAttrs (_: check: check.script) outputs.checks.${system};
   wheels = lib.genAttrs [ "root" "serve-cpu" "serve-cuda" "evaluate" "hermes" "sglang" ] fixed;

@@ -3,7 +3,6 @@
 import json
 import os
 import shlex
-import socket
 import sys
 import tempfile
 from pathlib import Path
@@ -15,8 +14,9 @@ import torch
 from scion.architectures.families import QWEN3_5
 from scion.common.errors import ScionError
 from scion.engines.config import Launch, Serving
+from scion.engines.processes import fork_server_socket
 from scion.engines.served_model import ServedModel
-from scion.engines.server import Command, free_port, log_end, running, scratch_folder
+from scion.engines.server import Command, free_port, log_end, running
 from scion.engines.vllm import server as vllm
 from scion.engines.vllm.command import ServerCommand, server_command
 from scion.engines.vllm.counters import SpecDecodeCounters, read_counters
@@ -316,17 +316,22 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
         record={},
         explain=phase,
     )
-    with running(what, port=port, log=tmp_path / "log", start_seconds=60) as server:
+    forks = fork_server_socket(Path(sys.executable), (), os.environ, log=tmp_path / "imports.log")
+    log = tmp_path / "log"
+    with running(what, forks=forks, port=port, log=log, start_seconds=60) as server:
         folder = Path(json.loads(server.read("/v1/models"))["data"][0]["root"])
         assert len(list(folder.iterdir())) == 2
         assert folder != Path(tempfile.gettempdir())
     assert not folder.exists()
 
 
-def test_a_socket_has_room_in_the_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    deep = tmp_path / ("d" * 100)
-    deep.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(deep))
-    with scratch_folder() as folder, socket.socket(socket.AF_UNIX) as server:
-        server.bind(f"{folder}/{'c' * 40}")
-    assert not Path(folder).exists()
+def test_what_torch_compiles_is_kept_for_the_next_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    name = "TORCHINDUCTOR_CACHE_DIR"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert vllm.environment({})[name] == str(tmp_path / "scion/torchinductor")
+    assert vllm.environment({name: "elsewhere"})[name] == "elsewhere"
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert vllm.environment({})[name] == str(tmp_path / ".cache/scion/torchinductor")

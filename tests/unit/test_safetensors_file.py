@@ -1,4 +1,5 @@
 import contextlib
+import hashlib
 import json
 import struct
 from pathlib import Path
@@ -16,6 +17,7 @@ from scion.checkpoint.safetensors_file import (
     copy_renamed,
     copy_subset,
     digest_safetensors,
+    digest_tensors,
     encode_header,
     header_length,
     parse_header,
@@ -183,8 +185,6 @@ def test_a_subset_is_packed_and_bit_equal(tmp_path: Path) -> None:
 
 
 def test_digests_are_those_of_the_file_and_of_each_tensors_bytes(tmp_path: Path) -> None:
-    from hashlib import sha256
-
     path = tmp_path / "model.safetensors"
     # More than two chunks of one megabyte, at an odd offset.
     arrays = {
@@ -195,7 +195,35 @@ def test_digests_are_those_of_the_file_and_of_each_tensors_bytes(tmp_path: Path)
     save_file(arrays, path)
     digest = digest_safetensors(path)
     assert digest.size == path.stat().st_size
-    assert digest.sha256 == sha256(path.read_bytes()).hexdigest()
+    assert digest.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert digest.tensors == {
-        name: sha256(array.tobytes()).hexdigest() for name, array in arrays.items()
+        name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in arrays.items()
     }
+
+
+@given(
+    sizes=st.lists(st.integers(0, 40), max_size=5), cuts=st.lists(st.integers(0, 400), max_size=9)
+)
+def test_digests_are_the_same_wherever_the_bytes_are_cut(sizes: list[int], cuts: list[int]) -> None:
+    arrays = {f"t{n}": np.full(size, n, np.uint8) for n, size in enumerate(sizes)}
+    raw = save(arrays)
+    ends = sorted({min(cut, len(raw)) for cut in cuts} | {len(raw)})
+    # Equal ends make an empty piece.
+    pieces = [raw[begin:end] for begin, end in zip([0, *ends], [*ends, ends[-1]], strict=True)]
+    header, digests = digest_tensors(pieces, size=len(raw), where="x")
+    assert digests == {
+        name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in arrays.items()
+    }
+    assert header.data_start + sum(sizes) == len(raw)
+
+
+def test_bytes_that_end_too_early_are_told() -> None:
+    with pytest.raises(EOFError, match="ended 4 too early"):
+        digest_tensors([SOUND[:-4]], size=len(SOUND), where="x")
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_stream_is_refused_as_the_file_is(name: str) -> None:
+    raw, problem = HOSTILE[name]
+    with pytest.raises(ScionError, match=problem):
+        digest_tensors(iter([raw]), size=len(raw), where="x")

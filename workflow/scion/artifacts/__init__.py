@@ -11,9 +11,9 @@ Begin with:
 - `scion.artifacts.code_digest`: the code of a stage, as far as its imports reach, and what it runs
   without importing it; `scion.artifacts.code_meaning`: what of a file counts.
 - `scion.artifacts.manifest`: what a manifest has to be before anything in it is used.
-- `scion.artifacts.release_check.check_release`: a release as its reader has it. `folder_check`
-  holds files against a manifest, `release_chain` one manifest against the next; `release_layout`
-  says which stage's file lies where.
+- `scion.artifacts.release_check.check_release`: a release as its reader has it, in a folder or on
+  the hub (`file_tree`, `hub_tree`). `file_check` holds files against a manifest, `release_chain`
+  one manifest against the next; `release_layout` says which stage's file lies where.
 
 May import: common, architectures, formats, checkpoint.
 

@@ -4,7 +4,8 @@ The manifest names every file with size and SHA-256, what the artifact was made 
 the code and the locked environment that made it, and three digests: *content* over the files alone,
 *recipe* over all that was asked for, and *root* over the whole manifest. Artifacts with weights
 hold `tensors.json` among their files: for each tensor dtype, shape, file, byte range and the
-SHA-256 of the raw bytes. The form of a manifest is described in docs/store.md.
+SHA-256 of the raw bytes; in a release its origin too (`scion.artifacts.origins`). The form of a
+manifest is described in docs/store.md.
 
 An artifact's files lie in a store (`scion.artifacts.store`), and its manifest in the pointer that a
 rule declares; a sealed release is a folder that holds both.
@@ -19,19 +20,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from scion.artifacts.manifest import FORMAT, MANIFEST, manifest_digests, read_manifest
+from scion.artifacts.manifest import (
+    DOWNLOAD_ANEW,
+    FORMAT,
+    MANIFEST,
+    manifest_digests,
+    read_manifest,
+)
 from scion.artifacts.release_layout import TENSORS
 from scion.artifacts.store.known_files import KnownFiles
-from scion.checkpoint.safetensors_file import FileDigest, read_header
+from scion.checkpoint.safetensors_file import FileDigest, Header, read_header
 from scion.checkpoint.shards import read_json
 from scion.common.digest import digest_bytes, in_parallel
 from scion.common.errors import ScionError
 from scion.common.files import kind_of, read_regular, reflink_or_link, sync, write_json
-
-_DOWNLOAD_ANEW = (
-    "download the release again, or make it again; one of another format is checked by the "
-    "version of Scion that sealed it"
-)
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,9 @@ class Artifact:
             ScionError: There is no manifest, or one whose digests are not those of its content.
         """
         if os.path.lexists(path / MANIFEST):
-            return cls(path, read_manifest(path / MANIFEST, hint=_DOWNLOAD_ANEW))
+            return cls(path, read_manifest(path / MANIFEST, hint=DOWNLOAD_ANEW))
         if path.name == MANIFEST and path.is_file():
-            return cls(path.parent, read_manifest(path, hint=_DOWNLOAD_ANEW))
+            return cls(path.parent, read_manifest(path, hint=DOWNLOAD_ANEW))
         # `.` has no name.
         named = path if path.name else Path(os.path.abspath(path))
         folder = named.parent / named.name.removesuffix(".json")
@@ -124,7 +126,7 @@ class Artifact:
                 found=digest,
                 hint=f"see what else changed: scion check {self.folder}",
             )
-        return read_json(path, hint=_DOWNLOAD_ANEW)
+        return read_json(path, hint=DOWNLOAD_ANEW)
 
     @cached_property
     def _table(self) -> dict[str, dict[str, Any]]:
@@ -134,19 +136,20 @@ class Artifact:
     def check(self) -> list[str]:
         """Read every file; a line for each that is missing, changed, not listed, or no file."""
         # By name: what reads an artifact makes none, so its code must not count as a stage's.
-        reading = importlib.import_module("scion.artifacts.folder_check")
-        return reading.check_folder(self.folder, self.files, besides=MANIFEST).problems
+        trees = importlib.import_module("scion.artifacts.file_tree")
+        reading = importlib.import_module("scion.artifacts.file_check")
+        tree = trees.FolderTree(self.folder)
+        return reading.check_files(tree, self.files, besides=MANIFEST).problems
 
 
-def tensor_rows(folder: Path, name: str, digests: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+def tensor_rows(header: Header, name: str, digests: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """The rows of tensors.json for one shard: by tensor, with its bytes' place in the file.
 
     Args:
-        folder: Where the shard lies.
-        name: Its name there.
+        header: That of the shard.
+        name: The shard's name.
         digests: SHA-256 of each tensor's bytes, by name.
     """
-    header = read_header(folder / name)
     return {
         tensor.name: {
             "dtype": tensor.dtype,
@@ -183,6 +186,7 @@ class Draft:
         facts: What later stages or the card quote.
         known_tensors: SHA-256 of tensors by name whose writer hashed them: their bytes are not
             hashed a second time.
+        origins: By tensor, what its row of tensors.json says as `origin`; others say nothing.
     """
 
     folder: Path
@@ -191,6 +195,7 @@ class Draft:
     known: KnownFiles
     facts: dict[str, Any] = field(default_factory=dict)
     known_tensors: dict[str, str] = field(default_factory=dict)
+    origins: dict[str, dict[str, str]] = field(default_factory=dict)
     _files: dict[str, dict[str, Any]] = field(default_factory=dict)
     _linked: set[str] = field(default_factory=set)
     _tensors: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -252,7 +257,8 @@ class Draft:
         for name, digest in zip(written, digests, strict=True):
             self._files[name] = {"size": digest.size, "sha256": digest.sha256}
             if name.endswith(".safetensors"):
-                self._tensors |= tensor_rows(self.folder, name, digest.tensors)
+                header = read_header(self.folder / name)
+                self._tensors |= tensor_rows(header, name, digest.tensors)
 
     def _digest(self, name: str) -> FileDigest:
         """What is written is read; what was taken from somebody is often known."""
@@ -260,7 +266,10 @@ class Draft:
 
     def tensor_table(self) -> dict[str, dict[str, Any]]:
         """The rows of `tensors.json` for all that is hashed or linked so far."""
-        return dict(sorted(self._tensors.items()))
+        return {
+            name: {**row, "origin": self.origins[name]} if name in self.origins else row
+            for name, row in sorted(self._tensors.items())
+        }
 
     def finish(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Hash what is new, write the tensor table, and return the manifest."""

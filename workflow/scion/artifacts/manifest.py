@@ -18,6 +18,11 @@ from scion.common.errors import ScionError
 
 FORMAT = "scion-manifest/2"
 MANIFEST = "manifest.json"
+DOWNLOAD_ANEW = (
+    "download the release again, or make it again; one of another format is checked by the "
+    "version of Scion that sealed it"
+)
+"""What to do about a release whose manifest can't be used."""
 _MAKE_ANEW = "remove the file and run the workflow again: it makes the artifact anew"
 # What a recipe is the digest of.
 REQUEST = ("stage", "made_from", "settings", "code", "environment")

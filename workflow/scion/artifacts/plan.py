@@ -14,7 +14,7 @@ what they are called in one.
 import contextlib
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,8 @@ class PlannedStage:
         pointer: What its rule declares.
         reads: The stages that it reads from, whose pointers are its rule's inputs.
         expectation: What the stage must find of code and plain files when it runs, as JSON.
+        asked: What the key is the digest of, less the stages that it reads from: `settings`,
+            `files`, `code`, `environment`.
     """
 
     name: str
@@ -49,6 +51,7 @@ class PlannedStage:
     pointer: Path
     reads: tuple["PlannedStage", ...]
     expectation: str
+    asked: Mapping[str, Any]
 
     @property
     def copies(self) -> Path:
@@ -78,6 +81,7 @@ class Plan:
         files: Iterable[Path] = (),
         settings: Mapping[str, Any],
         environment: str,
+        is_outdated: Callable[[Mapping[str, Any]], bool] = lambda _manifest: False,
     ) -> PlannedStage:
         """Plan a stage.
 
@@ -87,26 +91,25 @@ class Plan:
             files: Plain files that it reads.
             settings: What else its command line says, JSON-able.
             environment: Identity of its environment.
+            is_outdated: Whether what a manifest describes answers nothing any more.
         """
         upstream = tuple(self.stages[name] for name in reads)
         # A file that is missing is for Snakemake to tell.
         sums = [(path, self._digest(path) if path.is_file() else None) for path in files]
         code = code_digest(f"scion.stages.{stage}")
-        key = digest_json(
-            {
-                "stage": stage,
-                "reads": {planned.name: planned.key for planned in upstream},
-                "files": [[path.name, sha256] for path, sha256 in sums],
-                "settings": dict(settings),
-                "code": code,
-                "environment": environment,
-            }
-        )
+        asked = {
+            "files": [[path.name, sha256] for path, sha256 in sums],
+            "settings": dict(settings),
+            "code": code,
+            "environment": environment,
+        }
+        reads_from = {planned.name: planned.key for planned in upstream}
+        key = digest_json({"stage": stage, "reads": reads_from, **asked})
         require_link(self.folder / stage)
         name = f"{stage}-{hex_digits(key)[:_KEY_DIGITS]}"
         expected = Expectation(code, tuple((path.name, sha256) for path, sha256 in sums))
-        pointer = self._pointer(stage, name)
-        planned = PlannedStage(stage, key, pointer, upstream, expected.to_json())
+        pointer = self._pointer(stage, name, is_outdated)
+        planned = PlannedStage(stage, key, pointer, upstream, expected.to_json(), asked)
         self.stages[stage] = planned
         return planned
 
@@ -114,26 +117,32 @@ class Plan:
         """The digest of a plain file; one that did not change since an earlier plan is not read."""
         return self.store.known.digest(path).sha256
 
-    def _pointer(self, stage: str, name: str) -> Path:
-        """The pointer of a stage: one that is there and whose artifact is sound, or a new one.
+    def _pointer(
+        self, stage: str, name: str, is_outdated: Callable[[Mapping[str, Any]], bool]
+    ) -> Path:
+        """The pointer of a stage: the last one whose artifact is sound, or a new one.
 
-        One whose artifact is gone or damaged answers nothing; another store may have its artifact,
-        so it stays, and the next name is taken.
+        One whose artifact is gone, damaged or outdated answers nothing; another store may have its
+        artifact, so it stays, and the next name is taken.
         """
-        pointer, number = self.folder / POINTERS / f"{name}.json", 1
-        while pointer.is_file() and not self._is_sound(stage, pointer):
+        pointer, number, sound = self.folder / POINTERS / f"{name}.json", 1, None
+        while pointer.is_file():
+            if self._is_sound(stage, pointer, is_outdated):
+                sound = pointer
             number += 1
             pointer = pointer.with_name(f"{name}-{number}.json")
-        return pointer
+        return sound or pointer
 
-    def _is_sound(self, stage: str, pointer: Path) -> bool:
+    def _is_sound(
+        self, stage: str, pointer: Path, is_outdated: Callable[[Mapping[str, Any]], bool]
+    ) -> bool:
         """Whether a pointer's artifact is here as it was made; takes the date off the pointer.
 
         Snakemake runs a rule whose input is newer than its output. Here names tell, so all
         pointers get one date, whenever they were written and wherever they were copied to.
         """
         manifest = find_manifest(pointer)
-        if manifest is None:
+        if manifest is None or is_outdated(manifest):
             return False
         artifact = Artifact(self.store.place(manifest["content"]), manifest)
         if artifact.stage != stage or not artifact.folder.is_dir():

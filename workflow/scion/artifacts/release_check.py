@@ -1,4 +1,6 @@
-"""Check a release folder as its reader has it: files, tensors, card, and the chain of manifests.
+"""Check a release as its reader has it: files, tensors, card, and the chain of manifests.
+
+It may lie in a folder or on the hub: a `FileTree` says what there is and reads it.
 
 All that the folder says twice has to agree. Somebody who writes every digest anew, in every place,
 can still make a release of their own: whose it is, only a signature could say.
@@ -7,11 +9,10 @@ can still make a release of their own: whose it is, only a signature could say.
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
-from scion.artifacts.artifact import Artifact, tensor_rows
-from scion.artifacts.folder_check import check_folder
-from scion.artifacts.manifest import MANIFEST, read_manifest
+from scion.artifacts.file_check import check_files
+from scion.artifacts.file_tree import FileTree, read_object, read_whole
+from scion.artifacts.manifest import DOWNLOAD_ANEW, MANIFEST, check_manifest
 from scion.artifacts.release_chain import chain_problems
 from scion.artifacts.release_layout import (
     CARD,
@@ -19,128 +20,122 @@ from scion.artifacts.release_layout import (
     RENDERED,
     SEALED,
     SUMS,
-    TENSORS,
     Manifest,
     entry_of,
     stages_files,
     sums,
 )
-from scion.checkpoint.shards import INDEX, index_of, read_object
+from scion.artifacts.release_tensors import tensor_problems
+from scion.artifacts.software import FACT, Software
 from scion.common.errors import ScionError
-from scion.common.files import read_regular, to_json
+from scion.common.files import to_json
 from scion.common.text import printable
 
-_HINT = "download the release again"
 _STAGE = re.compile(rf"{PROVENANCE}/(\w+)\.json")
 # A row of the card's table of steps.
 _STEP = re.compile(r"^\| (\w+) \| `(sha256:[0-9a-f]{64})` \|$", re.MULTILINE)
 
 
-def check_release(folder: Path) -> tuple[Artifact, list[str]]:
+def check_release(tree: FileTree) -> tuple[Manifest, list[str]]:
     """Read every file of a sealed release and follow its provenance.
 
     Args:
-        folder: The release folder.
+        tree: The files of the release.
 
     Returns:
-        The sealed artifact, and a line for each thing that does not hold, which begins with the
-        file: one that is missing, changed, not listed or no file; a manifest that does not agree
-        with itself or with another; a file that is not the one its stage made; a tensor that is not
-        the one of the table; a card that names other digests.
+        The manifest of the seal, and a line for each thing that does not hold, which begins with
+        the file: one that is missing, changed, not listed or no file; a manifest that does not
+        agree with itself or with another; a file that is not the one its stage made; a tensor that
+        is not the one of the table, or whose origin is another; a card that names other digests.
 
     Raises:
-        ScionError: No manifest there, or an edited one.
+        ScionError: No manifest there, or an edited one; or the hub can't be read.
     """
-    sealed = Artifact.open(folder)
-    checked = check_folder(sealed.folder, sealed.files, besides=MANIFEST)
+    sealed = _read_manifest(tree, MANIFEST)
+    checked = check_files(tree, sealed["files"], besides=MANIFEST)
     problems = checked.problems
-    problems += _seal_problems(sealed)
-    manifests, unusable = _provenance(sealed)
+    problems += _seal_problems(tree, sealed)
+    manifests, unusable = _provenance(tree, sealed)
     problems += unusable
-    problems += chain_problems(manifests, sealed.manifest)
+    problems += chain_problems(manifests, sealed)
     problems += _layout_problems(sealed, manifests)
     # What is damaged is told already; these look into files.
     damaged = {line.split(": ")[0] for line in problems}
-    if TENSORS not in damaged:
-        problems += _tensor_problems(sealed, checked.tensors)
+    problems += tensor_problems(tree, sealed["files"], checked, manifests, damaged=damaged)
     if CARD not in damaged:
-        problems += _card_problems(sealed, manifests)
+        problems += _card_problems(tree, manifests)
     return sealed, list(dict.fromkeys(problems))
 
 
-def _seal_problems(sealed: Artifact) -> Iterator[str]:
-    """Whether the folder's manifest is that of a seal, written as it is written."""
-    if sealed.stage != SEALED:
-        yield f"{MANIFEST}: is of the stage {printable(sealed.stage)}, not of {SEALED}"
-    path = sealed.folder / MANIFEST
-    if path.is_file() and read_regular(path) != to_json(sealed.manifest):
+def _read_manifest(tree: FileTree, name: str) -> Manifest:
+    content = read_object(tree, name)
+    return check_manifest(content, where=tree.place(name), hint=DOWNLOAD_ANEW)
+
+
+def _seal_problems(tree: FileTree, sealed: Manifest) -> Iterator[str]:
+    """Whether the release's manifest is that of a seal, written as it is written."""
+    if sealed["stage"] != SEALED:
+        yield f"{MANIFEST}: is of the stage {printable(sealed['stage'])}, not of {SEALED}"
+    if read_whole(tree, MANIFEST) != to_json(sealed):
         yield f"{MANIFEST}: is not written as {SEALED} writes it"
 
 
-def _provenance(sealed: Artifact) -> tuple[dict[str, Manifest], list[str]]:
+def _provenance(tree: FileTree, sealed: Manifest) -> tuple[dict[str, Manifest], list[str]]:
     """The stages' manifests, in the order in which the seal names them, and what can't be used."""
     manifests: dict[str, Manifest] = {}
     problems: list[str] = []
-    named = (f"{PROVENANCE}/{stage}.json" for stage in sealed.manifest["made_from"])
-    for name in filter(_STAGE.fullmatch, dict.fromkeys((*named, *sealed.files))):
+    named = (f"{PROVENANCE}/{stage}.json" for stage in sealed["made_from"])
+    for name in filter(_STAGE.fullmatch, dict.fromkeys((*named, *sealed["files"]))):
         stage = Path(name).stem
         try:
-            manifests[stage] = read_manifest(sealed.folder / name, hint=_HINT)
+            manifests[stage] = _read_manifest(tree, name)
         except ScionError as error:
             found = f"expected {error.expected}, found {error.found}"
             problems.append(f"{name}: {error.problem}: {printable(found)}")
     return manifests, problems
 
 
-def _layout_problems(sealed: Artifact, manifests: Mapping[str, Manifest]) -> Iterator[str]:
+def _layout_problems(sealed: Manifest, manifests: Mapping[str, Manifest]) -> Iterator[str]:
     """Files that the seal lists and no stage made so, and the other way round."""
+    listed = sealed["files"]
     expected = {name: (entry, stage) for name, entry, stage in stages_files(manifests)}
-    expected[SUMS] = (entry_of(sums(sealed.files)), SEALED)
-    for name in {**sealed.files, **expected}:
+    expected[SUMS] = (entry_of(sums(listed)), SEALED)
+    for name in {**listed, **expected}:
         entry, stage = expected.get(name, ({}, None))
-        if name not in sealed.files:
+        if name not in listed:
             yield f"{name}: missing: {stage} made it"
-        elif stage is not None and sealed.files[name] != entry:
+        elif stage is not None and listed[name] != entry:
             yield f"{printable(name)}: not the one that {stage} made"
         # A manifest that can't be used is told already.
         elif stage is None and _STAGE.fullmatch(name) is None:
             yield f"{printable(name)}: no stage made it"
 
 
-def _tensor_problems(sealed: Artifact, found: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
-    """Whether table, index and shards tell of the same tensors."""
-    folder = sealed.folder
-    if TENSORS not in sealed.files:
-        yield f"{TENSORS}: missing"
-        return
+def _card_problems(tree: FileTree, manifests: Mapping[str, Manifest]) -> Iterator[str]:
+    """Whether the card names the digests of the stages, and the Scion that rendered it."""
     try:
-        table, index = read_object(folder / TENSORS, hint=_HINT), index_of(folder)
-    except ScionError as error:
-        yield f"{Path(error.where).name}: {error.problem}: {printable(error.found)}"
-        return
-    rows = dict[str, Any]()
-    for shard, digests in found.items():
-        rows |= tensor_rows(folder, shard, digests)
-    if len(found) < sum(name.endswith(".safetensors") for name in sealed.files):
-        return
-    for name in {**table, **rows}:
-        if table.get(name) != rows.get(name):
-            yield f"{TENSORS}: {printable(name)} is not as its shard has it"
-    weights = {name: row["file"] for name, row in rows.items()}
-    if index is not None and index != weights:
-        yield f"{INDEX}: does not name the tensors of the shards"
-
-
-def _card_problems(sealed: Artifact, manifests: Mapping[str, Manifest]) -> Iterator[str]:
-    """Whether the card's table of steps names the digests of the stages."""
-    try:
-        text = read_regular(sealed.folder / CARD).decode()
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_whole(tree, CARD).decode()
+    except (OSError, EOFError, ValueError) as error:
         yield f"{CARD}: can't be read as text: {printable(error)}"
         return
     steps = dict(_STEP.findall(text))
     for stage, manifest in manifests.items():
         if stage != RENDERED and steps.get(stage) != manifest["content"]:
             yield f"{CARD}: does not name the content {manifest['content']} of {stage}"
+    if RENDERED in manifests:
+        yield from _software_problems(text, manifests[RENDERED])
     for stage in steps.keys() - manifests.keys():
         yield f"{CARD}: names a digest of {stage}, which has no manifest in {PROVENANCE}/"
+
+
+def _software_problems(text: str, rendered: Manifest) -> Iterator[str]:
+    """Whether the card names the Scion that its manifest names."""
+    try:
+        software = Software(**rendered["facts"][FACT])
+    except (KeyError, TypeError):
+        yield f"{PROVENANCE}/{RENDERED}.json: its fact {FACT} does not say which Scion made it"
+        return
+    commit = f"commit `{software.commit}`" if software.commit else None
+    for told in (f"Scion {software.version}", commit, software.install):
+        if told is not None and told not in text:
+            yield f"{CARD}: does not say {printable(told)}, as {RENDERED} does"

@@ -12,6 +12,7 @@ from scion.checkpoint.lfs import refuse_pointer
 from scion.checkpoint.safetensors_file import Header, Tensor, read_open_header
 from scion.common.digest import read_chunks
 from scion.common.errors import ScionError
+from scion.common.extras import extras_told
 
 if TYPE_CHECKING:
     from scion.checkpoint.source import Source
@@ -37,16 +38,16 @@ def open_source(text: str, *, revision: str | None = None) -> "Source":
         return FolderSource(Path(text))
     repository = _at_revision(_repository(text), revision)
     # The hub's client takes half a second to import, which a folder should not cost.
-    from scion.checkpoint.hub.source import HubSource
-
     try:
+        with extras_told():
+            from scion.checkpoint.hub.source import HubSource
         return HubSource(repository)
     except ScionError as error:
         if text.startswith(SCHEME):
             raise
         raise ScionError(
             f"there is no such path here, and of the repository: {error.problem}",
-            where=f"{text}, taken for {error.where}",
+            where=f"{text}, taken for {repository}",
             expected=error.expected,
             found=error.found,
             hint=f"check the path; or, for the repository: {error.hint}",
@@ -82,14 +83,7 @@ def _repository(text: str) -> HubRepository:
 
 
 def _at_revision(repository: HubRepository, revision: str | None) -> HubRepository:
-    if repository.kind != "model":
-        raise ScionError(
-            "a data set is no checkpoint",
-            where=repository,
-            expected=f"{SCHEME}owner/name, a model",
-            found=f"the data set {repository.name}",
-            hint="name the model's repository",
-        )
+    repository.require_model()
     if revision is None:
         return repository
     if repository.revision not in (None, revision):

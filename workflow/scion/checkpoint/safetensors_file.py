@@ -17,14 +17,14 @@ import json
 import os
 import reprlib
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from scion.checkpoint.lfs import refuse_pointer
 from scion.common.bounded_json import parse_json
-from scion.common.digest import read_chunks
+from scion.common.digest import HashedChunks, read_chunks
 from scion.common.errors import ScionError
 from scion.common.files import copy_file, copy_range
 
@@ -310,19 +310,69 @@ def digest_safetensors(path: Path, *, known: Mapping[str, str] | None = None) ->
     Args:
         path: The file.
         known: Hex SHA-256 by name of tensors that need not be hashed apart from their file.
+
+    Raises:
+        ScionError: The file is no sound safetensors file.
+        EOFError: It was cut short while it was read.
+    """
+    size = path.stat().st_size
+    chunks = HashedChunks(read_chunks(path, size=size))
+    _, tensors = digest_tensors(chunks, size=size, where=path, known=known)
+    return FileDigest(size=size, sha256=chunks.digest(), tensors=tensors)
+
+
+def digest_tensors(
+    chunks: Iterable[bytes],
+    *,
+    size: int,
+    where: object,
+    known: Mapping[str, str] | None = None,
+) -> tuple[Header, dict[str, str]]:
+    """Hash each tensor of a file whose bytes arrive one after the other.
+
+    Args:
+        chunks: All bytes of the file, in order, in pieces of any length.
+        size: How many there are.
+        where: What to name in errors.
+        known: Hex SHA-256 by name of tensors that need not be hashed.
+
+    Returns:
+        The header that came with them, and hex SHA-256 by tensor name.
+
+    Raises:
+        ScionError: The file is no sound safetensors file.
+        EOFError: The bytes end too early.
     """
     known = known or {}
-    header = read_header(path)
-    file_hash = hashlib.sha256()
-    for chunk in read_chunks(path, size=header.data_start):
-        file_hash.update(chunk)
-    tensors: dict[str, str] = {}
+    stream = _Stream(chunks)
+    prefix = b"".join(stream.take(min(8, size)))
+    length = header_length(prefix, file_size=size, where=where)
+    header = parse_header(b"".join(stream.take(length)), file_size=size, where=where)
+    digests: dict[str, str] = {}
     for tensor in sorted(header.tensors.values(), key=lambda tensor: (tensor.begin, tensor.end)):
         tensor_hash = hashlib.sha256()
-        offset = header.data_start + tensor.begin
-        for chunk in read_chunks(path, offset=offset, size=tensor.size):
-            file_hash.update(chunk)
+        for piece in stream.take(tensor.size):
             if tensor.name not in known:
-                tensor_hash.update(chunk)
-        tensors[tensor.name] = known.get(tensor.name) or tensor_hash.hexdigest()
-    return FileDigest(size=path.stat().st_size, sha256=file_hash.hexdigest(), tensors=tensors)
+                tensor_hash.update(piece)
+        digests[tensor.name] = known.get(tensor.name) or tensor_hash.hexdigest()
+    return header, digests
+
+
+class _Stream:
+    """Bytes that arrive in chunks, taken in the lengths that are asked for."""
+
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self._chunks = iter(chunks)
+        self._rest = memoryview(b"")
+
+    def take(self, size: int) -> Iterator[memoryview]:
+        """The next `size` bytes, in pieces as they arrived."""
+        while size:
+            if not self._rest:
+                chunk = next(self._chunks, None)
+                if chunk is None:
+                    raise EOFError(f"the bytes ended {size} too early")
+                self._rest = memoryview(chunk)
+            piece, self._rest = self._rest[:size], self._rest[size:]
+            size -= len(piece)
+            yield piece

@@ -89,7 +89,7 @@ def read_json(path: Path, *, hint: str = _FETCH) -> Any:
     try:
         return parse_json(read_regular(path, limit=MAX_TEXT_BYTES))
     except (OSError, ValueError) as error:
-        raise _not_json(path, error, hint) from error
+        raise unreadable(path, error, hint=hint) from error
 
 
 def read_object(path: Path, *, hint: str = _FETCH) -> dict[str, Any]:
@@ -101,19 +101,20 @@ def read_object(path: Path, *, hint: str = _FETCH) -> dict[str, Any]:
     return _as_object(read_json(path, hint=hint), path, hint)
 
 
-def parse_object(raw: bytes, *, where: object) -> dict[str, Any]:
+def parse_object(raw: bytes, *, where: object, hint: str = _FETCH) -> dict[str, Any]:
     """Parse JSON that must be an object; `where` is the file to name in errors.
 
     Raises:
         ScionError: It is not JSON, or something else than an object.
     """
     try:
-        return _as_object(parse_json(raw), where, _FETCH)
+        return _as_object(parse_json(raw), where, hint)
     except ValueError as error:
-        raise _not_json(where, error, _FETCH) from error
+        raise unreadable(where, error, hint=hint) from error
 
 
-def _not_json(where: object, error: Exception, hint: str) -> ScionError:
+def unreadable(where: object, error: Exception, *, hint: str) -> ScionError:
+    """The error for a file that can't be read as JSON, or not at all."""
     return ScionError(
         f"{str(where).rsplit('/', 1)[-1]} can't be read",
         where=where,

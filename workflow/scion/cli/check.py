@@ -1,31 +1,44 @@
-"""The command line of `scion check`: whether a folder is what its manifests say."""
+"""The command line of `scion check`: whether a release is what its manifests say."""
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from scion.artifacts.file_tree import FileTree
+    from scion.checkpoint.hub.location import HubRepository
 
 _DESCRIPTION = """\
-Read every file of a release again and follow its provenance: what the folder says twice has to
+Read every file of a release again and follow its provenance: what the release says twice has to
 agree. Every file is the one that its stage made (card, pictures, results, manifests, SHA256SUMS),
 every stage is there and made from the ones before it, the shards are those of the quantized
-checkpoint and of the donor, tensors.json is of their tensors. Of another artifact, such as
-results/X/quantize_nvfp4, the files are held against its manifest."""
+checkpoint and of the donor, tensors.json is of their tensors, and each comes from the tensor of the
+source or the donor that it says. Of another artifact, such as results/X/quantize_nvfp4, the files
+are held against its manifest."""
 
 _EPILOG = """\
 examples:
   scion check downloads/X                 a release that was downloaded
   scion check results/X/release           one that was made here
+  scion check hf://owner/name             one on the hub, as it is now
+  scion check hf://owner/name@COMMIT      the same at a commit
 
-The hub's .gitattributes and the .cache/huggingface of its client may lie there too; a snapshot in
-the hub's cache is read through its links. Whoever writes all digests anew, in every place, can make
-a release of their own: compare the root digest with one that you have from its publisher.
+Of a repository on the hub every byte is moved and hashed, and none is kept on disk; without a
+commit it is read at the one that its default branch has, which the first line names.
+
+What the hub and its clients put beside the files is named and not read: .gitattributes,
+.cache/huggingface, .git; a snapshot in the hub's cache is read through its links. Whoever writes
+all digests anew, in every place, can make a release of their own: compare the root digest with one
+that you have from its publisher.
 
 exit codes:
   0  everything is what the manifests say
-  1  something is not, or there is nothing to check
+  1  something is not, there is nothing to check, or the hub can't be read
 """
 # Told one by one.
 _SHOWN = 100
+_NAMED = 12
 
 
 def add_check(
@@ -40,7 +53,9 @@ def add_check(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "folder", type=Path, metavar="FOLDER", help="a release, downloaded or made here"
+        "release",
+        metavar="RELEASE",
+        help="its folder, downloaded or made here, or hf://owner/name[@revision]",
     )
     parser.set_defaults(run=run)
 
@@ -51,33 +66,73 @@ def check(args: argparse.Namespace) -> None:
     Raises:
         ScionError: Something does not hold, or there is no artifact.
     """
+    from scion.artifacts.release_layout import SEALED
+    from scion.checkpoint.hub.location import HubRepository, parse_location
+    from scion.common.errors import ScionError
+    from scion.common.text import printable, size
+
+    location = parse_location(args.release)
+    on_hub = isinstance(location, HubRepository)
+    tree, manifest, problems = _on_hub(location) if on_hub else _in_folder(location.path)
+    files = manifest["files"]
+    if problems:
+        again = "download the release again, or make it again with the workflow"
+        raise ScionError(
+            f"the {'repository' if on_hub else 'folder'} is not what its manifests say",
+            where=tree.name,
+            expected=f"{len(files)} files, each as the stage that made it recorded it",
+            found="\n".join(_told(problems)),
+            hint="tell whoever publishes it, and do not serve it" if on_hub else again,
+        )
+    read = size(sum(entry["size"] for entry in files.values()))
+    print(f"{printable(tree.name)}: {len(files)} files are what the manifests say, {read}")
+    if tree.added:
+        print(f"beside them, not read: {printable(', '.join(sorted(tree.added)))}")
+    if manifest["stage"] == SEALED:
+        print(f"weights: {manifest['facts']['weights']}")
+    else:
+        print(f"content: {manifest['content']}")
+    print(f"root:    {manifest['root']}")
+
+
+_Checked = tuple["FileTree", Mapping[str, Any], Sequence[str]]
+
+
+def _in_folder(folder: Path) -> _Checked:
+    """The files of a release or of another artifact, its manifest, and what does not hold."""
     from scion.artifacts.artifact import Artifact
+    from scion.artifacts.file_check import check_files
+    from scion.artifacts.file_tree import FolderTree
     from scion.artifacts.manifest import MANIFEST
     from scion.artifacts.release_check import check_release
     from scion.artifacts.release_layout import SEALED
-    from scion.common.errors import ScionError
-    from scion.common.text import printable
 
-    artifact = Artifact.open(args.folder)
+    artifact = Artifact.open(folder)
+    tree = FolderTree(artifact.folder)
     # Only releases hold their own manifest, whatever stage it names.
     if artifact.stage == SEALED or (artifact.folder / MANIFEST).exists():
-        artifact, problems = check_release(args.folder)
-    else:
-        problems = artifact.check()
-    if problems:
+        return tree, *check_release(tree)
+    return tree, artifact.manifest, check_files(tree, artifact.files, besides=MANIFEST).problems
+
+
+def _on_hub(repository: "HubRepository") -> _Checked:
+    """The same of a release on the hub."""
+    from scion.artifacts.hub_tree import HubTree
+    from scion.artifacts.manifest import MANIFEST
+    from scion.artifacts.release_check import check_release
+    from scion.common.errors import ScionError
+
+    repository.require_model()
+    tree = HubTree(repository)
+    if MANIFEST not in tree.files:
         raise ScionError(
-            "the folder is not what its manifests say",
-            where=args.folder,
-            expected=f"{len(artifact.files)} files, each as the stage that made it recorded it",
-            found="\n".join(_told(problems)),
-            hint="download the release again, or make it again with the workflow",
+            "the repository holds no release that Scion has sealed",
+            where=tree.name,
+            expected=f"{MANIFEST} at its top",
+            found=", ".join(sorted(tree.files)[:_NAMED]) or "no file",
+            hint=f"scion lint {tree.name} judges any checkpoint",
         )
-    print(f"{printable(args.folder)}: {len(artifact.files)} files are what the manifests say")
-    if artifact.stage == SEALED:
-        print(f"weights: {artifact.facts['weights']}")
-    else:
-        print(f"content: {artifact.content}")
-    print(f"root:    {artifact.root}")
+    return tree, *check_release(tree)
 
 
 def _told(problems: Sequence[str]) -> list[str]:

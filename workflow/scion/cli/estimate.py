@@ -37,8 +37,8 @@ samples themselves before it starts, and afterwards what it used beside it.
 
 The bytes of the shards are exact. Memory is the sum of what must be there and of upper estimates.
 Time is a floor: what there is to read, write or multiply at the rates that are named. Without
---gpu they are measured on this machine, in about two seconds; with it they are the GPU's published
-peaks and this machine's disk. Downloads are not counted.
+--gpu they are measured on this machine, in about two seconds and with torch; with it they are the
+GPU's published peaks and this machine's disk. Downloads are not counted.
 
 exit codes:
   0  it fits, as far as can be told
@@ -115,8 +115,8 @@ def estimate(args: argparse.Namespace) -> int:
         print(printable_json({**record(result, rates), "fits": fits, "verdict": verdict}))
     else:
         print("\n".join(map(printable, lines(result, rates))))
-        if rates is None and gpu is not None:
-            print(f"  time: no rates of {gpu.title} are known here")
+        if rates is None:
+            print(f"  time: {_untimed(gpu)}")
         print(f"\n{verdict}{bound}")
     return 0 if fits else 1
 
@@ -208,11 +208,19 @@ def _machine(args: argparse.Namespace, settings: "Quantization") -> "tuple[Gpu |
     if args.gpu is not None:
         gpu = find_gpu(args.gpu)
         return gpu, Machine(gpu.title, gpu.total_bytes, free)
+    if not _is_torch_here():
+        return None, Machine("this CPU (without torch no GPU is looked for)", None, free)
     # Torch takes seconds to import, which only asking this machine is worth.
     from scion.quantization.estimate.watch import machine
 
     local = machine(_device(settings.device))
     return None, Machine(local.name, local.gpu_bytes, free)
+
+
+def _is_torch_here() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("torch") is not None
 
 
 def _device(name: str) -> Any:
@@ -231,7 +239,18 @@ def _rates(
     disk = disk_rates(args.disk, [shard for shard in shards if shard.is_file()])
     if gpu is not None:
         return published(gpu, disk)
+    if not _is_torch_here():
+        return None
     return measured("cpu" if machine.gpu_bytes is None else "cuda", disk)
+
+
+def _untimed(gpu: "Gpu | None") -> str:
+    """Why there is no time."""
+    from scion.common.extras import install_command
+
+    if gpu is not None:
+        return f"no rates of {gpu.title} are known here"
+    return f"not measured without torch; name a GPU by --gpu, or: {install_command('workflow')}"
 
 
 def _verdict(result: "ResourceEstimate", disk: Path) -> tuple[bool, str]:

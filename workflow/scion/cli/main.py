@@ -17,6 +17,7 @@ from scion.cli.launch_options import add_launch
 from scion.cli.store import add_store
 from scion.cli.streams import lasting_streams
 from scion.common.errors import exit_on_error
+from scion.common.extras import extras_told
 from scion.common.text import printable
 from scion.lint.options import add_lint
 
@@ -28,7 +29,12 @@ def main() -> int:
     """Parse arguments and run a subcommand."""
     args = command_parser().parse_args()
     with lasting_streams():
-        return exit_on_error(lambda: args.run(args))
+        return exit_on_error(lambda: _run(args))
+
+
+def _run(args: argparse.Namespace) -> int | None:
+    with extras_told():
+        return args.run(args)
 
 
 def command_parser() -> argparse.ArgumentParser:

@@ -7,8 +7,9 @@ digits in tables whose column says `sha256`.
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -54,13 +55,58 @@ def read_chunks(path: Path, *, offset: int = 0, size: int | None = None) -> Iter
 
 def digest_file(path: Path, *, offset: int = 0, size: int | None = None) -> str:
     """Hex SHA-256 of a file or of a range of it. Memory: one chunk."""
-    digest = hashlib.sha256()
-    for chunk in read_chunks(path, offset=offset, size=size):
-        digest.update(chunk)
-    return digest.hexdigest()
+    return digest_chunks(read_chunks(path, offset=offset, size=size))
 
 
-def in_parallel(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
-    """`work` over `items`, one thread a core, results in order; hashing releases the GIL."""
-    with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool:
-        return list(pool.map(work, items))
+def digest_chunks(chunks: Iterable[bytes]) -> str:
+    """Hex SHA-256 of bytes that arrive in pieces."""
+    return HashedChunks(chunks).digest()
+
+
+class HashedChunks:
+    """Bytes that arrive in pieces, hashed as they pass on to somebody else."""
+
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self._chunks = iter(chunks)
+        self._hash = hashlib.sha256()
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Those that are still to come."""
+        for chunk in self._chunks:
+            self._hash.update(chunk)
+            yield chunk
+
+    def digest(self) -> str:
+        """Hex SHA-256 of all of them; what nobody has taken is taken now."""
+        for _ in self:
+            pass
+        return self._hash.hexdigest()
+
+
+def in_parallel(
+    work: Callable[[_Item], _Result],
+    items: Iterable[_Item],
+    *,
+    threads: int | None = None,
+    stop: threading.Event | None = None,
+) -> list[_Result]:
+    """`work` over `items` on threads, results in order; hashing releases the GIL.
+
+    Args:
+        work: What is done with an item.
+        items: Any number.
+        threads: How many; one a core by default.
+        stop: Set as soon as one item fails, or the user interrupts, so that `work` on the others
+            can end early; those that have not begun are left out.
+    """
+    with ThreadPoolExecutor(threads or len(os.sched_getaffinity(0))) as pool:
+        running = [pool.submit(work, item) for item in items]
+        try:
+            for ended in wait(running, return_when=FIRST_EXCEPTION).done:
+                ended.result()
+            return [each.result() for each in running]
+        except BaseException:
+            if stop is not None:
+                stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise

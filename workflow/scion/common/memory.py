@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
-
 _MEMBERSHIP, _MOUNT = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+_MACHINE = Path("/proc/meminfo")
 
 
-def available_memory(membership: Path = _MEMBERSHIP, mount: Path = _MOUNT) -> int:
+def available_memory(
+    membership: Path = _MEMBERSHIP, mount: Path = _MOUNT, machine: Path = _MACHINE
+) -> int:
     """Bytes that can be taken without swapping, within the limits of the process's cgroups.
 
     The page cache counts as available: the kernel gives it up.
@@ -16,9 +17,17 @@ def available_memory(membership: Path = _MEMBERSHIP, mount: Path = _MOUNT) -> in
     Args:
         membership: The file that names this process's cgroups.
         mount: Where cgroups are mounted.
+        machine: The kernel's table of the whole machine's memory.
     """
     rooms = (room for folder in _folders(membership, mount) for room in _rooms(folder))
-    return max(0, min([psutil.virtual_memory().available, *rooms]))
+    return max(0, min([_machine_room(machine), *rooms]))
+
+
+def _machine_room(table: Path) -> int:
+    """What the kernel says is available: free, and the part of caches that it can give up."""
+    rows = dict(row.split(":", 1) for row in table.read_text().splitlines())
+    kibibytes, _unit = rows["MemAvailable"].split()
+    return int(kibibytes) << 10
 
 
 def _folders(membership: Path, mount: Path) -> Iterator[Path]:

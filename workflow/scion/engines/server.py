@@ -7,9 +7,9 @@ Nothing here knows an engine; `scion.engines.vllm.server` says what to run. `run
 - The wait is bounded. A child that dies, or is too slow, becomes a `ScionError` with the end of its
   log.
 - The child, and all that it started, are gone when the block is left, by an interrupt too, and when
-  this process is killed outright: `scion.engines.guard` stands between them.
+  this process is killed outright: `scion.engines.processes` sees to that. One that others may have
+  stays a minute for them.
 - It listens on the loopback address only.
-- What it leaves in its TMPDIR goes with it.
 """
 
 import contextlib
@@ -17,11 +17,8 @@ import http.client
 import json
 import os
 import re
-import signal
 import socket
-import subprocess
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -31,18 +28,15 @@ from pathlib import Path
 from typing import Any
 
 from scion.common.errors import ScionError
-from scion.engines import guard
+from scion.common.progress import doing
+from scion.engines.processes import Process, Request
 
-_GUARD = Path(guard.__file__)
 LOOPBACK = "127.0.0.1"
 _LOG_LINES = 20
-_STOP_SECONDS = 20.0
 # A line that names an exception, and is no mere warning.
 _CAUSE = re.compile(r"(?!.* (?:WARNING|INFO) ).*\w(?:Error|Exception): ")
 # Longest silence of a server during one request: a long decode on two slow cores, not a hang.
 _REQUEST_SECONDS = 600.0
-# Longest path of a Unix socket, and the longest name that vLLM and Python give one.
-_SOCKET_PATH, _SOCKET_NAME = 107, 40
 # Never through a proxy that the environment names: the server is this machine's own.
 _HTTP = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -57,6 +51,9 @@ class Command:
         model: The name under which the server must offer its model.
         record: The command as results keep it, without what is this machine's own.
         explain: What a log says: the phase that the start is in.
+        key: Of servers that are alike, if the next who asks for one may have this; or None.
+        fresh: Whether it must not have served somebody else.
+        alone: Whether servers that are kept for others end before it starts.
     """
 
     arguments: tuple[str, ...]
@@ -64,6 +61,9 @@ class Command:
     model: str
     record: Mapping[str, Any]
     explain: Callable[[str], str]
+    key: str | None = None
+    fresh: bool = False
+    alone: bool = False
 
 
 @dataclass(frozen=True)
@@ -184,11 +184,14 @@ def connect(url: str, *, model: str | None = None) -> Server:
 
 
 @contextlib.contextmanager
-def running(command: Command, *, port: int, log: Path, start_seconds: float) -> Generator[Server]:
-    """Run a server while the block lasts.
+def running(
+    command: Command, *, forks: Path, port: int, log: Path, start_seconds: float
+) -> Generator[Server]:
+    """Run a server while the block lasts, or use one that was kept for whoever asks for the same.
 
     Args:
         command: What to run; it must listen on `port` of the loopback address.
+        forks: Socket of the fork server that starts it.
         port: Checked to be free.
         log: Written anew with all that the server prints.
         start_seconds: Longest wait until it is ready.
@@ -198,24 +201,16 @@ def running(command: Command, *, port: int, log: Path, start_seconds: float) -> 
     """
     check_port(port)
     log.parent.mkdir(parents=True, exist_ok=True)
-    with scratch_folder() as folder:
-        child = _spawn(command, folder, log)
-        try:
-            yield _wait(child, command, port=port, log=log, limit=start_seconds)
-        finally:
-            stop(child)
-
-
-def scratch_folder() -> "tempfile.TemporaryDirectory[str]":
-    """A folder for what a server leaves in its TMPDIR, to be removed with the server.
-
-    Where the caller's own is so deep that a socket in it would have no name, it is below /tmp.
-    """
-    here = tempfile.gettempdir()
-    deep = len(os.fsencode(here)) + len("/scion-12345678/") + _SOCKET_NAME > _SOCKET_PATH
-    return tempfile.TemporaryDirectory(
-        prefix="scion-", dir="/tmp" if deep else here, ignore_cleanup_errors=True
-    )
+    process = _start(command, forks, port, log)
+    try:
+        yield _wait(process, command, log, start_seconds)
+    except BaseException:
+        process.stop()
+        raise
+    if command.key is None:
+        process.stop()
+    else:
+        process.keep()
 
 
 def check_port(port: int) -> None:
@@ -243,65 +238,48 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def stop(child: subprocess.Popen[bytes]) -> None:
-    """End a guarded server: close the guard's input, wait, and kill what is left of its group."""
-    try:
-        if child.stdin is not None:
-            child.stdin.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(_STOP_SECONDS)
-    finally:
-        # Also after a good end, and if a second interrupt cuts the wait short: an engine process
-        # that outlives its front end would hold memory, or a GPU, for good.
-        _kill_group(child)
-        child.wait()
+def _start(command: Command, forks: Path, port: int, log: Path) -> Process:
+    request = Request(
+        command.arguments,
+        command.environment,
+        server=command.key,
+        fresh=command.fresh,
+        alone=command.alone,
+        about={"port": port, "log": str(log.absolute())},
+    )
+    with log.open("wb") as output, open(os.devnull) as nothing:
+        return Process(forks, request, nothing.fileno(), output.fileno(), output.fileno())
 
 
-def _kill_group(leader: subprocess.Popen[bytes]) -> None:
-    """Kill a process group and wait, at most five seconds, until none of it is left."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        for _ in range(100):
-            os.killpg(leader.pid, signal.SIGKILL)
-            time.sleep(0.05)
-            leader.poll()  # until it is reaped, the leader counts as left
-
-
-def _spawn(command: Command, folder: str, log: Path) -> subprocess.Popen[bytes]:
-    with log.open("wb") as output:
-        return subprocess.Popen(
-            (sys.executable, str(_GUARD), folder, *command.arguments),
-            env=dict(command.environment),
-            stdin=subprocess.PIPE,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-
-
-def _wait(
-    child: subprocess.Popen[bytes], command: Command, *, port: int, log: Path, limit: float
-) -> Server:
-    address = f"http://{LOOPBACK}:{port}"
+def _wait(process: Process, command: Command, log: Path, limit: float) -> Server:
     begin = time.monotonic()
     last_told = 0.0
+    written = log
     while True:
         seconds = time.monotonic() - begin
-        phase = command.explain(log.read_text(errors="replace"))
-        if child.poll() is not None:
+        code = process.poll()
+        phase = command.explain(written.read_text(errors="replace"))
+        if code is not None:
             raise _not_ready(
-                f"the server died while {phase}", command, log, f"exit code {child.returncode}"
+                f"the server died while {phase}", command, written, f"exit code {code}"
             )
-        if command.model in _models(address):
-            print(f"server: ready after {seconds:.0f} s", file=sys.stderr, flush=True)
-            return Server(address, command.model, command.record, round(seconds, 1), log)
+        if process.about is not None:
+            if written is log and process.about["log"] != str(log.absolute()):
+                written = Path(process.about["log"])
+                log.write_text(f"Served by a server that was started before: {written}\n")
+            address = f"http://{LOOPBACK}:{process.about['port']}"
+            if command.model in _models(address):
+                print(f"server: ready after {seconds:.0f} s", file=sys.stderr, flush=True)
+                return Server(address, command.model, command.record, round(seconds, 1), written)
         if seconds > limit:
             raise _not_ready(
-                f"the server is not ready after {limit:.0f} s", command, log, f"still {phase}"
+                f"the server is not ready after {limit:.0f} s", command, written, f"still {phase}"
             )
         if seconds >= last_told + 5:
             last_told = seconds
             print(f"server: {seconds:.0f} s, {phase}…", file=sys.stderr, flush=True)
-        time.sleep(0.25)
+            doing(f"{phase}, {seconds:.0f} s")
+        process.poll(0.25)
 
 
 def _not_ready(problem: str, command: Command, log: Path, found: str) -> ScionError:

@@ -6,21 +6,20 @@ another computes. Memory does not grow with the checkpoint.
 """
 
 import os
-import sys
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from scion.architectures.families import embedding_names
 from scion.checkpoint.safetensors_file import Tensor
+from scion.common.digest import in_parallel
 from scion.common.errors import ScionError
+from scion.common.progress import progress
 from scion.formats.modelopt import BLOCK
 from scion.lint.kernels import BLOCK_BYTES, FLOATS, VALUES, Blocks, Numbers, Raw, ZeroRows
 from scion.lint.modules import GLOBAL_SCALES, HEAD, Module
@@ -206,23 +205,10 @@ def _is_scalar_scale(tensor: Tensor) -> bool:
 def _run(jobs: Sequence[_Job]) -> None:
     """Run jobs on threads; an error or Ctrl-C stops all of them within a chunk."""
     stop = threading.Event()
-    with (
-        ThreadPoolExecutor(max_workers=2 * len(os.sched_getaffinity(0))) as pool,
-        tqdm(
-            total=sum(job.size for job in jobs),
-            desc="scanning",
-            unit="B",
-            unit_scale=True,
-            file=sys.stderr,
-            disable=None,
-        ) as progress,
-    ):
-        running = {pool.submit(job.run, stop): job for job in jobs}
-        try:
-            for future in as_completed(running):
-                future.result()
-                progress.update(running[future].size)
-        except BaseException:
-            stop.set()
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    with progress("scanning", sum(job.size for job in jobs), unit="B") as told:
+
+        def run(job: _Job) -> None:
+            job.run(stop)
+            told.advance(amount=job.size)
+
+        in_parallel(run, jobs, threads=2 * len(os.sched_getaffinity(0)), stop=stop)

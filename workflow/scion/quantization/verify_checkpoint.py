@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from tqdm import tqdm
 
 from scion.architectures.inventory import inventory
 from scion.artifacts.artifact import Artifact
@@ -19,6 +18,7 @@ from scion.checkpoint.safetensors_file import digest_safetensors
 from scion.checkpoint.shards import Checkpoint
 from scion.common.digest import in_parallel
 from scion.common.errors import ScionError
+from scion.common.progress import progress
 from scion.formats.modelopt import FP8
 from scion.formats.spellings import SPELLINGS, Spelling, declared_spelling
 from scion.formats.stored_modules import algorithms
@@ -34,7 +34,7 @@ _AGAIN = "the release was made by quantize_nvfp4: remove its artifact and run th
 _LARGEST_ERROR = 0.5
 
 
-def check_release(
+def verify_checkpoint(
     release: Artifact, text: Artifact, donor: Artifact, settings: Lint
 ) -> dict[str, Any]:
     """Check a grafted release, and report.
@@ -182,7 +182,7 @@ def _check_weights(
     # One thread a module: torch's own gain little on windows of rows.
     torch.set_num_threads(1)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    with tqdm(total=len(quantized), desc="verifying", unit="module") as bar:
+    with progress("verified modules", len(quantized)) as told:
 
         def check(module: str) -> tuple[float, float]:
             if quantized[module] == FP8:
@@ -198,7 +198,7 @@ def _check_weights(
                     checksums=checksums,
                     device=device,
                 )
-            bar.update()
+            told.advance()
             if not _ratio(error, norm) <= _LARGEST_ERROR:
                 raise _too_far(checkpoint.folder, module, _ratio(error, norm))
             return error, norm

@@ -1,15 +1,15 @@
-"""What `scion summary` says of each record."""
+"""What `scion summary` says of each record, and the stage's line in a run."""
 
 from scion.common.text import Record, change, drafts, hardware, number, ratio, share
+from scion.report.card.serving import longest_decode, overall_acceptance
 
 
 def agent_task_lines(tasks: Record) -> list[str]:
     """How many agent tasks passed, and on what: the content of `agent_tasks.json`."""
-    first = [task["results"][0]["passed"] for task in tasks["tasks"]]
     engine = f"{tasks['engine']['name']} {tasks['engine']['version']}"
     return [
-        f"agent tasks: {sum(first)}/{len(first)}, all cases {tasks['passed']}/{tasks['total']} = "
-        f"{share(tasks['rate'])}, on {engine} ({hardware(tasks['hardware'])})"
+        f"agent tasks: {tasks['passed']} of {tasks['total']} cases = {share(tasks['rate'])}, on "
+        f"{engine} ({hardware(tasks['hardware'])})"
     ]
 
 
@@ -26,7 +26,8 @@ def _name(run: Record) -> str:
 
 
 def _acceptance(run: Record) -> str:
-    counts = next(row for row in run["acceptance"] if row["set"] == "all")
+    counts = overall_acceptance(run)
+    assert counts is not None
     positions = ", ".join(share(rate) for rate in counts["per_position"])
     same = run["same_text_as_baseline"]
     text = f"; text as without MTP {same['identical']}/{same['total']}" if same else ""
@@ -38,10 +39,9 @@ def _acceptance(run: Record) -> str:
 
 def _speed(run: Record) -> list[str]:
     """The longest single decode, beside no MTP."""
-    single = [decode for decode in run["speed"] if decode["parallel"] == 1]
-    if not single:
+    longest = longest_decode(run)
+    if longest["parallel"] != 1:
         return []
-    longest = max(single, key=lambda decode: decode["tokens"])
     beside = longest["ratio_to_baseline"]
     return [
         f"{number(longest['tokens_per_second'])} tokens a second over {longest['tokens']}"
@@ -73,3 +73,46 @@ def bfcl_lines(bfcl: Record) -> list[str]:
         for category in bfcl["categories"]
     ]
     return [f"BFCL:        {'; '.join(shown)}"]
+
+
+# In a few words
+
+
+def agent_task_brief(tasks: Record) -> str:
+    """How many cases passed."""
+    return f"{tasks['passed']} of {tasks['total']} cases passed"
+
+
+def serving_brief(serving: Record) -> str:
+    """Tokens a step and speed with the most drafts."""
+    run = max(serving["runs"], key=lambda each: each["speculative_tokens"])
+    single = [decode for decode in run["speed"] if decode["parallel"] == 1] or run["speed"]
+    longest = max(single, key=lambda decode: decode["tokens"])
+    parts = [f"{longest['tokens_per_second']['value']:.1f} tokens a second"]
+    if longest["ratio_to_baseline"]:
+        parts.append(f"{longest['ratio_to_baseline']['value']:.2f}× no MTP")
+    if run["acceptance"]:
+        counts = next(row for row in run["acceptance"] if row["set"] == "all")
+        steps = f"{counts['mean_length']['value']:.2f} of {run['speculative_tokens'] + 1}"
+        parts.append(f"{steps} tokens a step")
+    return f"{drafts(run['speculative_tokens'])}: {', '.join(parts)}"
+
+
+def quality_brief(quality: Record) -> str:
+    """How far the release is from bf16."""
+    (release,) = [model for model in quality["models"] if model["name"] == "release"]
+    part = next(scored for scored in release["parts"].values() if scored)
+    same = 100 * part["top1_agreement"]["value"]
+    return f"KL {part['kl']['value']:.5f} to bf16, same token {same:.1f} %"
+
+
+def ifeval_brief(ifeval: Record) -> str:
+    """The first of its scores."""
+    name, rate = next(iter(ifeval["scores"].items()))
+    return f"{name.replace('_', ' ')} {100 * rate['value']:.1f} %"
+
+
+def bfcl_brief(bfcl: Record) -> str:
+    """How many function calls were right."""
+    passed, cases = (sum(each[key] for each in bfcl["categories"]) for key in ("passed", "cases"))
+    return f"{passed} of {cases} calls right"

@@ -1,6 +1,6 @@
 """Measures a release on a real server: speed, MTP acceptance, and whether MTP changes the text.
 
-For each launch, and for each number of drafted tokens, one server is started and asked, always
+For each launch, and for each number of drafted tokens, a server is started and asked, always
 greedily (temperature 0):
 
 - *Replies* to every prompt, with thinking and without, ended by the model itself or after
@@ -12,6 +12,10 @@ greedily (temperature 0):
   time from the first request sent to the last token received, prefill included), the time to the
   first token and the time between tokens, all as medians over the repeats; and the ratio to the
   same launch without drafts in this run.
+
+What runs beside a server does not change its replies. On a CPU with several cores those of all
+servers are asked for at the same time, then each is started again and timed alone. On a GPU, whose
+memory is one server's own, a server is asked for both.
 
 A failed request, or an answer that is shorter than asked, fails the stage.
 
@@ -42,6 +46,8 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -51,19 +57,30 @@ from scion.artifacts.making import Output, remake
 from scion.common.digest import digest_file
 from scion.common.errors import ScionError
 from scion.common.files import write_json
+from scion.common.memory import available_memory
+from scion.common.progress import progress
 from scion.common.section import Section
 from scion.engines.config import Launch, Serving
+from scion.engines.server import Server
 from scion.engines.vllm.bench import benchmark
 from scion.evaluation.decoding import compare_answers
 from scion.evaluation.serving.config import RECORD, Measurement
-from scion.evaluation.serving.progress import MeasurementProgress
+from scion.evaluation.serving.progress import MeasurementProgress, ServerProgress, serving_work
 from scion.evaluation.serving.prompts import count_sets, read_prompt_sets
-from scion.evaluation.serving.session import ServerRun, Session, measure
+from scion.evaluation.serving.session import (
+    Replies,
+    ServerRun,
+    Session,
+    ask_replies,
+    time_decodes,
+)
 from scion.evaluation.serving.speed import speed_records
 from scion.stages.served import ServedStage, recorded, run_served_stage
 
 STAGE, RESULT = RECORD.stage, RECORD.name
 TIMINGS = "timings.jsonl"
+# Memory of an emulated NVFP4 weight by its bytes on disk, at most: 0.56 of them a weight, then 2.
+_EMULATED = 5
 
 
 class ServingSettings(Section):
@@ -121,18 +138,49 @@ def measure_serving(
 
     def build(draft: Draft) -> None:
         chats = read_prompt_sets(prompts)
-        progress = MeasurementProgress(STAGE, servers=len(started))
         about: dict[str, Any] = {}
         runs: list[ServerRun] = []
+        asked = [launch for launch in started if launch.name == launches[0].name]
+        together = _servers_together(release, serving, len(asked))
+        servers = len(started) + (len(asked) if together > 1 else 0)
         log = served.log("bench")
-        with benchmark(python=python, serving=serving, inherited=os.environ, log=log) as bench:
-            for launch in started:
-                named = f"{launch.name}.n{launch.speculative_tokens}"
-                progress.next_server(named)
-                with served.server(release, launch, named) as server:
-                    session = Session(server, launch, release.folder, bench, progress)
-                    replies = launch.name == launches[0].name
-                    runs.append(measure(session, chats, measurement, replies=replies, path=prompts))
+        with (
+            progress(
+                "measuring", serving_work(started, measurement, len(chats), servers=servers)
+            ) as told,
+            benchmark(python=python, serving=serving, inherited=os.environ, log=log) as bench,
+        ):
+            measured = MeasurementProgress(STAGE, servers=servers, told=told)
+
+            def session(server: Server, launch: Launch, shown: ServerProgress) -> Session:
+                shown.ready()
+                return Session(server, launch, release.folder, bench, shown)
+
+            def ask(one: Session) -> Replies:
+                return ask_replies(one, chats, measurement, path=prompts)
+
+            replies: list[Replies] = []
+            if together > 1:
+                with ExitStack() as stack:
+                    pool = ThreadPoolExecutor(together)
+                    # After a failure or an interrupt the rest is not asked; what is being asked
+                    # ends with its server.
+                    stack.callback(pool.shutdown, wait=False, cancel_futures=True)
+                    pending: list[Future[Replies]] = []
+                    for launch in asked:
+                        name = _name(launch, "replies")
+                        shown = measured.next_server(name)
+                        server = stack.enter_context(served.server(release, launch, name))
+                        pending.append(pool.submit(ask, session(server, launch, shown)))
+                    replies = [future.result() for future in pending]
+            for place, launch in enumerate(started):
+                shown = measured.next_server(_name(launch))
+                with served.server(release, launch, _name(launch), timed=True) as server:
+                    one = session(server, launch, shown)
+                    if launch in asked and together == 1:
+                        replies.append(ask(one))
+                    said = replies[place] if place < len(asked) else None
+                    runs.append(time_decodes(one, chats, measurement, replies=said, path=prompts))
                     about = about or served.describe(server, launch)
         result = {
             **about,
@@ -145,7 +193,7 @@ def measure_serving(
         }
         write_json(draft.folder / RESULT, result)
         (draft.folder / TIMINGS).write_text("".join(map(_timing_lines, runs)))
-        progress.done()
+        measured.done()
 
     return remake(
         output,
@@ -161,6 +209,25 @@ def measure_serving(
     )
 
 
+def _name(launch: Launch, *more: str) -> str:
+    """Of a server, as its log has it."""
+    return ".".join((launch.name, f"n{launch.speculative_tokens}", *more))
+
+
+def _servers_together(release: Artifact, serving: Serving, servers: int) -> int:
+    """How many servers may be asked for replies at the same time: as many as there are cores for.
+
+    All of them are started, so there must be memory for all.
+    """
+    if serving.server_url is not None or serving.environment != "serve-cpu":
+        return 1
+    # In emulation each weight is there twice: packed, and in bf16.
+    weights = sum(entry["size"] for entry in release.files.values())
+    need = servers * (_EMULATED * weights + serving.kv_cache_gigabytes * (1 << 30))
+    cores = len(os.sched_getaffinity(0)) // serving.cpu_threads
+    return max(1, min(cores, servers)) if need < available_memory() else 1
+
+
 def _baseline(run: ServerRun, runs: Sequence[ServerRun]) -> ServerRun | None:
     """The same launch without drafts; None for that itself, or where it was not asked for."""
     without = run.launch.model_copy(update={"speculative_tokens": 0})
@@ -171,8 +238,8 @@ def _record(run: ServerRun, baseline: ServerRun | None) -> dict[str, Any]:
     """One server as `serving.json` has it."""
     launch, server = run.launch, run.server
     same = None
-    if baseline is not None and run.answers:
-        same = compare_answers(baseline.answers, run.answers)
+    if baseline is not None and baseline.replies is not None and run.replies is not None:
+        same = compare_answers(baseline.replies.answers, run.replies.answers)
     return {
         "launch": launch.name,
         "max_model_len": launch.max_model_len,
@@ -184,7 +251,7 @@ def _record(run: ServerRun, baseline: ServerRun | None) -> dict[str, Any]:
         "start_seconds": server.start_seconds,
         **run.capacity,
         "speed": speed_records(run.timed, baseline.timed if baseline else None),
-        "acceptance": run.acceptance,
+        "acceptance": run.replies.acceptance if run.replies else None,
         "same_text_as_baseline": same,
     }
 

@@ -15,7 +15,7 @@ interval:
                 "results": [{"name", "passed": bool, "reason", "request": {…}, "response": {…}}]}],
      "passed": k, "total": n, "rate": E}
 
-The first result of each task is that of its first case, the one that cards show.
+The first result of each task is that of its first case, which `agent_tasks.required_passes` counts.
 """
 
 import sys
@@ -80,9 +80,7 @@ def run_agent_tasks(
             about = served.describe(server, launch) | {
                 "speculative_tokens": launch.speculative_tokens
             }
-            results = ask_all(
-                server, task_file, agent_tasks.cases, parallel_requests(launch), stage=STAGE
-            )
+            results = ask_all(server, task_file, agent_tasks.cases, parallel_requests(launch))
         result = about | count(task_file, results)
         print_verdicts(STAGE, result)
         if shortfall := _shortfall(result, agent_tasks):

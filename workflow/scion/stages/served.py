@@ -58,8 +58,18 @@ class ServedStage:
         return self.log_folder / ".".join((self.name, *parts, "log"))
 
     @contextmanager
-    def server(self, release: Artifact, launch: Launch, *part: str) -> Generator[Server]:
-        """Serve the release while the block lasts; `part` names one of several servers' logs.
+    def server(
+        self, release: Artifact, launch: Launch, *part: str, timed: bool = False
+    ) -> Generator[Server]:
+        """Serve the release while the block lasts.
+
+        The server may be one that an earlier stage had, and the next one's afterwards.
+
+        Args:
+            release: The checkpoint.
+            launch: How it is served.
+            part: Names the logs of one of several servers.
+            timed: Whether it must be a fresh one, with no idle server beside it.
 
         Raises:
             ScionError: The server can't be started, or one that was named serves something else.
@@ -71,6 +81,8 @@ class ServedStage:
             serving=self.serving,
             python=self.python,
             log=self.log(*part, "server"),
+            shared=True,
+            timed=timed,
         ) as server:
             if self.serving.server_url is not None:
                 check_named_server(server, release.folder)
@@ -149,7 +161,7 @@ def run_served_stage(
             arguments[name] = None if path is None else output.store.open_pointer(path)
         arguments["output"] = output
         # What the output was made of.
-        for name in ("store", "plan"):
+        for name in ("store", "plan", "progress"):
             del arguments[name]
         return stage(
             **arguments, **{name: getattr(sections, name) for name in settings.model_fields}

@@ -5,25 +5,23 @@ even an artifact that no record names can be judged.
 """
 
 import contextlib
-import hashlib
 import os
 import re
 import stat
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from tqdm import tqdm
-
 from scion.artifacts.manifest import read_manifest
 from scion.artifacts.store.roots import read_roots
 from scion.artifacts.store.store import MARK, Store, unusable
 from scion.artifacts.store.survey import HEX, TRASH, inside
-from scion.common.digest import digest_json, in_parallel, read_chunks
+from scion.common.digest import digest_chunks, digest_json, in_parallel, read_chunks
 from scion.common.errors import ScionError
+from scion.common.progress import counted, progress
 
 # The names that each folder of the format may hold; a dot begins those of half-written files.
 _NAMES = {
@@ -137,27 +135,18 @@ def _hash(paths: Iterable[Path]) -> _Sums:
     regular = {path: info for path, info in found.items() if stat.S_ISREG(info.st_mode)}
     by_inode = {info.st_ino: path for path, info in regular.items()}
     total = sum(regular[path].st_size for path in by_inode.values())
-    lock = threading.Lock()
-    with tqdm(total=total, unit="B", unit_scale=True, desc="hashing") as bar:
+    stop = threading.Event()
+    with progress("hashing", total, unit="B") as told:
 
-        def count(size: int) -> None:
-            with lock:
-                bar.update(size)
+        def sha256(path: Path) -> str:
+            try:
+                return digest_chunks(counted(read_chunks(path), told, stop))
+            except (OSError, EOFError):
+                return ""
 
-        sums = in_parallel(lambda path: _sha256(path, count), by_inode.values())
+        sums = in_parallel(sha256, by_inode.values(), stop=stop)
     by_sum = dict(zip(by_inode, sums, strict=True))
     return {path: (info, by_sum[info.st_ino]) for path, info in regular.items()}
-
-
-def _sha256(path: Path, count: Callable[[int], None]) -> str:
-    digest = hashlib.sha256()
-    try:
-        for chunk in read_chunks(path):
-            digest.update(chunk)
-            count(len(chunk))
-    except (OSError, EOFError):
-        return ""
-    return digest.hexdigest()
 
 
 def _records(store: Store) -> tuple[dict[Path, dict[str, Any]], list[Problem]]:

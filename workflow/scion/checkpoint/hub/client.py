@@ -31,6 +31,7 @@ __all__ = [
     "LocalFolder",
     "RangeReader",
     "RemoteFile",
+    "at_commit",
     "download_files",
     "list_files",
     "parse_location",
@@ -65,6 +66,13 @@ def resolve_revision(repository: HubRepository) -> str:
     if commit is None:
         raise refuse(repository, expected="a commit hash in the hub's answer", found="none")
     return commit
+
+
+def at_commit(repository: HubRepository) -> HubRepository:
+    """The repository at the commit that it is pinned to, or that its revision has now."""
+    if repository.is_pinned:
+        return repository
+    return repository.at(resolve_revision(repository))
 
 
 def list_files(repository: HubRepository) -> dict[str, RemoteFile]:

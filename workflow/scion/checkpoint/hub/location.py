@@ -63,6 +63,21 @@ class HubRepository:
         """The same repository at another revision."""
         return replace(self, revision=commit)
 
+    def require_model(self) -> None:
+        """Refuse a data set.
+
+        Raises:
+            ScionError: It is one.
+        """
+        if self.kind != "model":
+            raise ScionError(
+                "a data set is no checkpoint",
+                where=self,
+                expected=f"{SCHEME}owner/name, a model",
+                found=f"the data set {self.name}",
+                hint="name the model's repository",
+            )
+
     def require_pinned(self, config_file: object = "CONFIG_FILE") -> str:
         """Return the commit hash.
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from scion.checkpoint.hub.client import RangeReader, resolve_revision
+from scion.checkpoint.hub.client import RangeReader, at_commit
 from scion.checkpoint.hub.http import Meter
 from scion.checkpoint.hub.location import HubRepository
 from scion.checkpoint.lfs import refuse_pointer
@@ -58,10 +58,8 @@ class HubSource:
         self.folder = None
         self._meter = Meter()
         with self._meter.running():
-            if not repository.is_pinned:
-                repository = repository.at(resolve_revision(repository))
-            self._reader = RangeReader(repository)
-        self.name = str(repository)
+            self._reader = RangeReader(at_commit(repository))
+        self.name = str(self._reader.repository)
         self.files = {
             name: file.size for name, file in self._reader.files.items() if "/" not in name
         }

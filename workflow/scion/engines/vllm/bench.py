@@ -7,19 +7,20 @@ is an error: it is never timed.
 
 import contextlib
 import json
-import selectors
-import subprocess
+import os
+import select
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from scion.common.errors import ScionError
 from scion.engines.config import Serving
-from scion.engines.server import Server, log_end, scratch_folder
+from scion.engines.processes import Process, Request
+from scion.engines.server import Server, log_end
 from scion.engines.vllm import bench_driver
 from scion.engines.vllm.command import variables
-from scion.engines.vllm.server import environment
+from scion.engines.vllm.server import environment, forks
 
 _DRIVER = Path(bench_driver.__file__)
 # Longest wait for a wave: a long decode on slow cores, and vLLM's import before the first one.
@@ -55,8 +56,8 @@ class Timing:
 class Benchmark:
     """vLLM's benchmark as a child process that is asked for one wave after the other."""
 
-    def __init__(self, child: "subprocess.Popen[str]", log: Path) -> None:
-        self._child = child
+    def __init__(self, child: Process, asked: IO[str], answers: IO[str], log: Path) -> None:
+        self._child, self._asked, self._answers = child, asked, answers
         self._log = log
 
     def wave(
@@ -97,16 +98,12 @@ class Benchmark:
         return _timing(result, tokens)
 
     def _run(self, wave: dict[str, Any]) -> dict[str, Any]:
-        stdin, stdout = self._child.stdin, self._child.stdout
-        assert stdin is not None
-        assert stdout is not None
         line = ""
-        with contextlib.suppress(BrokenPipeError), selectors.DefaultSelector() as selector:
-            print(json.dumps(wave), file=stdin, flush=True)
-            selector.register(stdout, selectors.EVENT_READ)
-            if not selector.select(_WAVE_SECONDS):
+        with contextlib.suppress(BrokenPipeError):
+            print(json.dumps(wave), file=self._asked, flush=True)
+            if not select.select([self._answers], [], [], _WAVE_SECONDS)[0]:
                 raise self._failure(f"no answer in {_WAVE_SECONDS:.0f} s")
-            line = stdout.readline()
+            line = self._answers.readline()
         if not line:
             raise self._failure(f"it ended with exit code {self._child.wait()}")
         return json.loads(line)
@@ -134,21 +131,24 @@ def benchmark(
         log: Written anew with all that the benchmark prints.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("wb") as output, scratch_folder() as folder:
-        child = subprocess.Popen(
-            # -P: the folder of the driver holds modules of other names, such as vllm.
-            (str(python), "-P", str(_DRIVER)),
-            env=_direct(environment(inherited) | variables(serving) | {"TMPDIR": folder}),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=output,
-            text=True,
-        )
+    socket = forks(python, serving, log.with_suffix(".imports.log"))
+    request = Request(
+        # -P: the folder of the driver holds modules of other names, such as vllm.
+        (str(python), "-P", str(_DRIVER)),
+        _direct(environment(inherited) | variables(serving)),
+    )
+    with contextlib.ExitStack() as stack:
+        output = stack.enter_context(log.open("wb"))
+        (theirs, ours), (answers, answered) = os.pipe(), os.pipe()
+        asked = stack.enter_context(os.fdopen(ours, "w"))
+        result = stack.enter_context(os.fdopen(answers))
         try:
-            yield Benchmark(child, log)
+            child = Process(socket, request, theirs, answered, output.fileno())
         finally:
-            child.kill()
-            child.wait()
+            os.close(theirs)
+            os.close(answered)
+        stack.callback(child.stop)
+        yield Benchmark(child, asked, result, log)
 
 
 def _direct(variables: dict[str, str]) -> dict[str, str]:

@@ -7,15 +7,18 @@ Speculation is vLLM's `mtp` method: one MTP layer, run once for each drafted tok
 import contextlib
 import json
 import os
+import tempfile
 from collections.abc import Generator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from scion.common.digest import digest_json
 from scion.engines.config import Launch, Serving
+from scion.engines.processes import ForkServer, fork_server_socket, share, shared_socket
 from scion.engines.served_model import ServedModel
 from scion.engines.server import Command, Server, connect, free_port, running
-from scion.engines.vllm.command import ServerCommand, program, server_command
+from scion.engines.vllm.command import ServerCommand, program, server_command, variables
 from scion.engines.vllm.log import phase
 
 ALSO_RUNS = ("vllm_plugin/scion_vllm_plugin",)
@@ -23,6 +26,15 @@ ALSO_RUNS = ("vllm_plugin/scion_vllm_plugin",)
 `scion.artifacts.code_digest`. Off the CPU it does nothing, but which environment serves is a
 setting, and code is told before settings."""
 
+# What a server, its engine process and vLLM's benchmark import before they do anything.
+_IMPORTS = (
+    "vllm.benchmarks.serve",
+    "vllm.entrypoints.generate.api_router",
+    "vllm.entrypoints.launchers.api_server.entry",
+    "vllm.reasoning.qwen3_engine_reasoning_parser",
+    "vllm.v1.engine.async_llm",
+    "vllm.v1.worker.cpu_worker",
+)
 # Keeps vLLM from asking the hub, and from telling anybody.
 _QUIET = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 
@@ -57,13 +69,62 @@ def command(
 
 
 def environment(inherited: Mapping[str, str]) -> dict[str, str]:
-    """Variables of vLLM's processes: the caller's, less another Python's, and no way outside."""
+    """Variables of vLLM's processes: the caller's, less another Python's, and no way outside.
+
+    Numbers of threads are the caller's own, too. Snakemake sets them to the threads of its rule,
+    and torch prefers MKL_NUM_THREADS to OMP_NUM_THREADS. A server with a second thread that waits
+    for a core which something else needs is several times slower.
+
+    What torch compiles on the way is kept for the next server, if nothing else is said: in the
+    TMPDIR of each, it would be compiled by each.
+    """
+    compiled = {"TORCHINDUCTOR_CACHE_DIR": str(_user_cache() / "scion" / "torchinductor")}
     kept = {
         name: value
         for name, value in inherited.items()
         if name not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
+        and not name.endswith("_NUM_THREADS")
     }
-    return kept | _QUIET
+    return compiled | kept | _QUIET
+
+
+def _user_cache() -> Path:
+    """The folder of this user's caches; TMPDIR for who has no home."""
+    named = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(named if os.path.isabs(named) else tempfile.gettempdir())
+
+
+def forks(python: Path, serving: Serving, log: Path) -> Path:
+    """The socket of a fork server that has imported vLLM where that can be.
+
+    Args:
+        python: The serving environment's interpreter.
+        serving: The environment's settings.
+        log: Where it writes what the imports say, if it is to be started.
+    """
+    return fork_server_socket(*_imports(python, serving), log=log)
+
+
+def share_forks(python: Path, serving: Serving, log: Path) -> None:
+    """Start a fork server for all stages that this process starts, unless it is given one.
+
+    Args:
+        python: As `forks` takes it.
+        serving: As `forks` takes it.
+        log: As `forks` takes it.
+    """
+    if shared_socket() is None:
+        share(ForkServer(*_imports(python, serving), log=log))
+
+
+def _imports(python: Path, serving: Serving) -> tuple[Path, tuple[str, ...], Mapping[str, str]]:
+    """Interpreter, modules and environment variables of a fork server.
+
+    Only the CPU build with one thread: neither CUDA nor OpenMP's threads outlive a fork.
+    """
+    imports = serving.environment == "serve-cpu" and serving.cpu_threads == 1
+    inherited = environment(os.environ) | variables(serving)
+    return python.absolute(), _IMPORTS if imports else (), inherited
 
 
 @contextlib.contextmanager
@@ -77,6 +138,8 @@ def serve(
     log: Path,
     text_only: bool = False,
     arguments: tuple[str, ...] = (),
+    shared: bool = False,
+    timed: bool = False,
 ) -> Generator[Server]:
     """Serve a checkpoint while the block lasts, or use the server that `serving` names.
 
@@ -89,6 +152,9 @@ def serve(
         log: Written anew with all that the server prints.
         text_only: Whether a vision tower stays out even if the checkpoint has one.
         arguments: Further options, for what one measurement asks of its server.
+        shared: Whether the next who asks for the same may have this server, and this may be one of
+            an earlier such. The folder must be one that never changes.
+        timed: Whether it is to be a fresh one, with no idle server beside it.
 
     Raises:
         ScionError: As `scion.engines.server.running` and `connect` do.
@@ -109,8 +175,23 @@ def serve(
         python=python,
         inherited=os.environ,
     )
-    with running(what, port=port, log=log, start_seconds=serving.start_seconds) as server:
+    # Nothing else could listen on a port that was named while a kept one does.
+    key = _key(model, name, what, python) if shared and serving.port is None else None
+    # A GPU's memory is one server's own.
+    alone = timed or serving.environment != "serve-cpu"
+    with running(
+        replace(what, key=key, fresh=timed, alone=alone),
+        forks=forks(python, serving, log.with_suffix(".imports.log")),
+        port=port,
+        log=log,
+        start_seconds=serving.start_seconds,
+    ) as server:
         yield server
+
+
+def _key(model: Path, name: str, what: Command, python: Path) -> str:
+    """What servers that are alike have in common."""
+    return digest_json([str(python.absolute()), str(model.absolute()), name, what.record])
 
 
 def context(server: Server) -> int:

@@ -1,26 +1,27 @@
 """Runs a driver in the environment of its harness, from the stage's side.
 
-The driver is a child process behind `scion.engines.guard`, as servers are: it is gone when the
-stage is. It sees no proxy, no key and no hub: it talks to the server alone. What it writes besides
-its result stays in a folder that is removed with it, and in its log.
+The driver is started as servers are, by a fork server: it is gone when the stage is. It sees no
+proxy, no key and no hub: it talks to the server alone. What it writes besides its result stays in a
+folder that is removed with it, and in its log.
 """
 
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from scion.common.errors import ScionError
-from scion.engines import guard
-from scion.engines.server import Server, log_end, stop
+from scion.common.progress import Progress, progress
+from scion.engines.processes import Process, Request, fork_server_socket
+from scion.engines.server import Server, log_end
 from scion.evaluation.harness.driver import PROGRESS
 
-_GUARD = Path(guard.__file__)
 _PACKAGES = Path(__file__).parents[3]
 _WITHOUT = ("PYTHON", "OPENAI_", "HF_", "NLTK_", "BFCL_", "LMEVAL_", "VIRTUAL_ENV")
 
@@ -97,30 +98,47 @@ def require(python: Path) -> None:
 
 
 def _run(command: tuple[str, ...], variables: dict[str, str], folder: Path, log: Path) -> int:
-    """Run the command until it ends; the exit code. Its progress goes to standard error."""
-    temporary = folder / "tmp"
-    temporary.mkdir()
-    child = subprocess.Popen(
-        (sys.executable, str(_GUARD), str(temporary), *command),
-        env=variables,
-        cwd=folder,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    try:
-        assert child.stdout is not None
-        with log.open("wb") as output, child.stdout as lines:
+    """Run the command until it ends; the exit code. Its progress is told as the stage's own."""
+    forks = fork_server_socket(Path(command[0]), (), variables, log=log.with_suffix(".imports.log"))
+    end, start = os.pipe()
+    request = Request(command, variables, folder=str(folder))
+    with os.fdopen(end, "rb") as lines, log.open("wb") as output, ExitStack() as stack:
+        try:
+            with open(os.devnull) as nothing:
+                child = Process(forks, request, nothing.fileno(), start, start)
+        finally:
+            os.close(start)
+        told = _Told(stack)
+        try:
             for line in lines:
                 output.write(line)
                 output.flush()
                 if line.startswith(PROGRESS.encode()):
-                    text = line.decode(errors="replace").removeprefix(PROGRESS)
-                    print(f"evaluation: {text}", end="", file=sys.stderr, flush=True)
-        return child.wait()
-    finally:
-        stop(child)
+                    told.take(json.loads(line.decode().removeprefix(PROGRESS)))
+            return child.wait()
+        finally:
+            child.stop()
+
+
+@dataclass
+class _Told:
+    """The progress of a driver, told until the stack is left."""
+
+    stack: ExitStack
+    requests: Progress | None = None
+    done: int = 0
+
+    def take(self, message: Mapping[str, Any]) -> None:
+        """Take up what `scion.evaluation.harness.driver` sends."""
+        if "say" in message:
+            print(f"evaluation: {message['say']}", file=sys.stderr, flush=True)
+            return
+        if self.requests is None:
+            work = progress(message["unit"], message["total"])
+            self.requests = self.stack.enter_context(work)
+        if message["done"] > self.done:
+            self.requests.advance(amount=message["done"] - self.done)
+            self.done = message["done"]
 
 
 def _ended(driver: ModuleType, code: int, log: Path, server: Server | None) -> ScionError:

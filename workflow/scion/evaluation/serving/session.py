@@ -16,7 +16,7 @@ from scion.evaluation.chats import Chat
 from scion.evaluation.decoding import Answer, Prompt, generate
 from scion.evaluation.serving.acceptance import CountedReply, acceptance_rows
 from scion.evaluation.serving.config import Measurement
-from scion.evaluation.serving.progress import MeasurementProgress
+from scion.evaluation.serving.progress import ServerProgress
 from scion.evaluation.serving.prompts import check_room, render_prompts
 from scion.evaluation.serving.speed import Wave, waves
 
@@ -37,7 +37,7 @@ class Session:
     launch: Launch
     model: Path
     bench: Benchmark
-    progress: MeasurementProgress
+    progress: ServerProgress
 
     def counters(self) -> SpecDecodeCounters:
         """What the server has counted until now."""
@@ -55,15 +55,27 @@ class Session:
 
 
 @dataclass(frozen=True)
-class ServerRun:
-    """What one server showed.
+class Replies:
+    """What one server replied.
 
     Attributes:
-        launch: How it was started.
-        server: The server; it has ended.
+        answers: In the order in which the prompts were asked.
+        acceptance: Rows by set; None without drafts.
+    """
+
+    answers: list[Answer]
+    acceptance: list[dict[str, Any]] | None
+
+
+@dataclass(frozen=True)
+class ServerRun:
+    """What the servers of one launch showed.
+
+    Attributes:
+        launch: How they were started.
+        server: The one that was timed; it has ended.
         prompts: In the order in which they were asked.
-        answers: The replies; empty where none were asked for.
-        acceptance: Rows by set; None without drafts or replies.
+        replies: None where none were asked for.
         capacity: Cache and memory, as `scion.engines.vllm.log.capacity` has them.
         timed: Every decode.
     """
@@ -71,53 +83,77 @@ class ServerRun:
     launch: Launch
     server: Server
     prompts: list[Prompt]
-    answers: list[Answer]
-    acceptance: list[dict[str, Any]] | None
+    replies: Replies | None
     capacity: dict[str, Any]
     timed: list[tuple[Wave, Timing]]
 
 
-def measure(
-    session: Session, chats: Sequence[Chat], measurement: Measurement, *, replies: bool, path: Path
-) -> ServerRun:
-    """Ask one server for all that it is measured by.
+def ask_replies(
+    session: Session, chats: Sequence[Chat], measurement: Measurement, *, path: Path
+) -> Replies:
+    """Ask one server for the model's own replies. What runs beside it does not change them.
 
     Args:
         session: The server, and what measures it.
         chats: The prompts.
         measurement: What to ask.
-        replies: Whether the model's own replies are asked for, besides the timed decodes.
         path: The prompts' file, for errors.
 
     Raises:
-        ScionError: The server is not the launch, a prompt does not fit, a request fails or is
-            answered short, or the counters can't be right.
+        ScionError: As `time_decodes`, or the counters can't be right.
     """
-    _check_context(session)
-    prompts = render_prompts(session.server, chats)
-    lengths = (*measurement.decode_tokens, *((measurement.reply_tokens,) if replies else ()))
-    check_room(prompts, answer=max(lengths), context=session.launch.max_model_len, path=path)
-    requested = prompts if replies else []
-    work = waves(measurement, len(prompts))
-    session.progress.ready(
-        sum(wave.tokens for wave in work) + len(requested) * measurement.reply_tokens
-    )
-    done = [_reply(session, prompt, measurement.reply_tokens) for prompt in requested]
+    prompts = _rendered(session, chats, measurement, path, replies=True)
+    done = [_reply(session, prompt, measurement.reply_tokens) for prompt in prompts]
     rows = None
-    if session.launch.speculative_tokens and done:
+    if session.launch.speculative_tokens:
         try:
             rows = acceptance_rows(done, session.launch.speculative_tokens)
         except ValueError as error:
             raise session.miscount(error) from error
-    return ServerRun(
-        session.launch,
-        session.server,
-        prompts,
-        [reply.answer for reply in done],
-        rows,
-        capacity(session.server.log),
-        _decodes(session, prompts, work),
-    )
+    return Replies([reply.answer for reply in done], rows)
+
+
+def time_decodes(
+    session: Session,
+    chats: Sequence[Chat],
+    measurement: Measurement,
+    *,
+    replies: Replies | None,
+    path: Path,
+) -> ServerRun:
+    """Time one server's decodes. Nothing may run beside it.
+
+    Args:
+        session: The server, and what measures it.
+        chats: The prompts.
+        measurement: What to ask.
+        replies: What this launch has replied, if it was asked to.
+        path: The prompts' file, for errors.
+
+    Raises:
+        ScionError: The server is not the launch, a prompt does not fit, a request fails or is
+            answered short.
+    """
+    prompts = _rendered(session, chats, measurement, path, replies=replies is not None)
+    timed = _decodes(session, prompts, waves(measurement, len(prompts)))
+    found = capacity(session.server.log)
+    return ServerRun(session.launch, session.server, prompts, replies, found, timed)
+
+
+def _rendered(
+    session: Session,
+    chats: Sequence[Chat],
+    measurement: Measurement,
+    path: Path,
+    *,
+    replies: bool,
+) -> list[Prompt]:
+    """The prompts, once they are known to fit this server and all that it may be asked."""
+    _check_context(session)
+    prompts = render_prompts(session.server, chats)
+    lengths = (*measurement.decode_tokens, *((measurement.reply_tokens,) if replies else ()))
+    check_room(prompts, answer=max(lengths), context=session.launch.max_model_len, path=path)
+    return prompts
 
 
 def _check_context(session: Session) -> None:
@@ -139,7 +175,7 @@ def _reply(session: Session, prompt: Prompt, tokens: int) -> CountedReply:
     if counted.drafts and not session.launch.speculative_tokens:
         raise session.miscount(f"{counted.drafts} drafts during the reply to {prompt.label}")
     kind = f"reply to {prompt.set} {prompt.label}: {len(answer.tokens)} tokens"
-    session.progress.advance(kind, tokens)
+    session.progress.replied(kind)
     return CountedReply(prompt, answer, counted)
 
 
@@ -156,6 +192,7 @@ def _decodes(
     for wave in work:
         if wave.repeat == 0 and wave.tokens == shortest:
             decode(wave)
+            session.progress.warmed_up(len(wave.prompts))
     timed: list[tuple[Wave, Timing]] = []
     for wave in work:
         timed.append((wave, decode(wave)))
@@ -163,5 +200,7 @@ def _decodes(
         description = (
             f"decode {len(timed)} of {len(work)}, {len(wave.prompts)} × {wave.tokens} tokens"
         )
-        session.progress.advance(f"{description}: {rate}", wave.tokens)
+        session.progress.decoded(
+            f"{description}: {rate}", tokens=wave.tokens, parallel=len(wave.prompts)
+        )
     return timed

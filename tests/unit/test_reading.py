@@ -1,0 +1,125 @@
+"""Many bytes on several threads: ended early by a failure, and told on a terminal."""
+
+import hashlib
+import io
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import redirect_stderr
+
+import pytest
+
+from scion.common import progress_line
+from scion.common.digest import HashedChunks, digest_chunks, in_parallel
+from scion.common.progress import counted, progress
+from scion.common.progress_line import ProgressLine
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """To be named by `redirect_stderr` in the test itself: pytest has its own before that."""
+    monkeypatch.setattr(progress_line, "_SECONDS_BETWEEN", 0.0)
+    return Terminal()
+
+
+def test_results_come_in_the_order_of_the_items() -> None:
+    first_may_end = threading.Event()
+
+    def work(item: int) -> int:
+        if item == 0:
+            assert first_may_end.wait(10)
+        first_may_end.set()
+        return item * item
+
+    assert in_parallel(work, range(5), threads=2) == [0, 1, 4, 9, 16]
+
+
+def test_a_failure_stops_the_others_at_once_and_begins_no_more() -> None:
+    stop = threading.Event()
+    begun: list[int] = []
+
+    def work(item: int) -> None:
+        begun.append(item)
+        if item == 1:
+            raise KeyboardInterrupt
+        # Without `stop` it would wait for good.
+        assert stop.wait(10)
+
+    with pytest.raises(KeyboardInterrupt):
+        in_parallel(work, range(100), threads=2, stop=stop)
+    assert len(begun) <= 3
+
+
+def test_what_passes_is_hashed_and_what_nobody_takes_as_well() -> None:
+    pieces = [b"a", b"", b"bc", b"d"]
+    chunks = HashedChunks(pieces)
+    assert next(iter(chunks)) == b"a"
+    wanted = hashlib.sha256(b"abcd").hexdigest()
+    assert chunks.digest() == chunks.digest() == digest_chunks(pieces) == wanted
+
+
+def test_a_terminal_is_told_how_far_it_is_and_left_clean(terminal: Terminal) -> None:
+    with redirect_stderr(terminal):
+        line = ProgressLine("checking", 3_000_000)
+        for _ in range(3):
+            line.update(1_000_000)
+        drawn = terminal.getvalue().split("\r")[1:]
+        line.close()
+    assert [text.split(",")[0] for text in drawn] == [
+        f"checking: {done} of 3.00 MB" for done in ("1.00 MB", "2.00 MB", "3.00 MB")
+    ]
+    assert all(re.search(r"B/s, \d+:\d\d min left$", text.rstrip()) for text in drawn[:2])
+    assert drawn[2].rstrip().endswith("B/s")
+    *_, blank, last = terminal.getvalue().split("\r")
+    assert (blank.strip(), last) == ("", "")
+    assert len(blank) >= max(len(text.rstrip()) for text in drawn[-1:])
+
+
+def test_what_is_no_terminal_is_told_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress_line, "_SECONDS_BETWEEN", 0.0)
+    line = ProgressLine("checking", 2)
+    line.update(1)
+    line.close()
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("done", "said"),
+    [
+        (0, "0 B of 600.00 MB, 0 B/s"),
+        (60_000_000, "60.00 MB of 600.00 MB, 6.00 MB/s, 1:30 min left"),
+        (600_000_000, "600.00 MB of 600.00 MB, 60.00 MB/s"),
+    ],
+)
+def test_the_time_that_is_left_follows_from_the_rate(done: int, said: str) -> None:
+    line = ProgressLine("checking", 600_000_000)
+    line.update(done)
+    assert line.text(10.0) == f"checking: {said}"
+
+
+def test_chunks_pass_until_they_are_stopped(terminal: Terminal) -> None:
+    stop = threading.Event()
+    seen: list[bytes] = []
+
+    def chunks() -> Iterator[bytes]:
+        while True:
+            yield b"x" * 1000
+
+    def take() -> None:
+        with progress("checking", 10_000, unit="B") as told:
+            for chunk in counted(chunks(), told, stop):
+                seen.append(chunk)
+                if len(seen) == 3:
+                    stop.set()
+
+    with redirect_stderr(terminal), pytest.raises(InterruptedError):
+        take()
+    assert len(seen) == 3
+    assert "3.00 kB of 10.00 kB" in terminal.getvalue()
