@@ -23,12 +23,14 @@ SERVING := serve-cpu
 SNAKEFMT := PATH="$(abspath $(BIN)):$$PATH" $(BIN)/snakefmt
 # The environments are called by path, so an activated one or a PYTHONPATH must not leak in.
 unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV
+# Without it, all that stages and tests start would compile Scion anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 NIX := nix --extra-experimental-features 'nix-command flakes'
 
 SNAKEMAKE_CODE := $(wildcard Snakefile rules)
 
-.PHONY: help setup run test check docs reference format lock bench clean
+.PHONY: help setup run test unit check docs reference format lock bench clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,9 +41,17 @@ setup:  ## Install the locked environments (all other targets do this first)
 run: setup  ## Make the default release, and tell what came of it
 	@$(BIN)/snakemake --cores all
 
+# The files in their order: the long ones of tests/e2e begin, the short ones fill what is left.
+PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 20 \
+	$(if $(SCION_ENVIRONMENTS),-k "not browser")
+
 test:  ## Run every test (installs envs/sglang too, which nothing else needs)
 	@$(PYTHON) tools/setup.py --serving $(SERVING) --tests
-	$(BIN)/pytest -n 2 --dist loadfile $(if $(SCION_ENVIRONMENTS),-k "not browser")
+	$(PYTEST)
+
+unit:  ## Run the tests of tests/unit alone: no run of the workflow, no server of an engine
+	@$(PYTHON) tools/setup.py --serving $(SERVING) --tests
+	$(PYTEST) tests/unit
 
 check: setup docs  ## Formatters, linters (snakemake --lint too), types, layers, spelling, locks, docs
 	$(BIN)/ruff format --check .

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, settings
 
 import measured
 from conversion import Conversion, Pico, convert
+from project_copy import QUICK, ProjectCopy
 from scion.artifacts.environments import interpreter
 from scion.artifacts.release_layout import RELEASE
 from scion.engines.config import Serving
@@ -86,6 +87,19 @@ def release(conversion: Conversion) -> Path:
 
 
 @pytest.fixture(scope="session")
+def converted_project(tmp_path_factory: pytest.TempPathFactory) -> ProjectCopy:
+    """A project in which the conversion stages have run, as `QUICK` configures it. Copy it."""
+
+    def make(folder: Path) -> None:
+        project = ProjectCopy.make(folder)
+        project.configure(QUICK)
+        stages = ("--until", "verify_release", "fetch_base")
+        done = project.run("snakemake", "--cores", "all", "--configfile", QUICK, *stages)
+        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-8000:]
+
+    return ProjectCopy(made_once(tmp_path_factory, "project", make))
+
+
 def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """One import of vLLM for all servers of these tests, as a run of the workflow has it."""
     log = tmp_path_factory.mktemp("forks") / "imports.log"

@@ -1,6 +1,7 @@
 """A copy of this project in a folder of its own, to run the workflow in."""
 
 import csv
+import json
 import os
 import re
 import shutil
@@ -9,7 +10,20 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from conversion import SAMPLES
+from scion.artifacts.artifact import Artifact
+from scion.artifacts.store.store import Store
+from scion.checkpoint.local_files import local_files, usable_files
+
 PROJECT = Path(__file__).parent.parent
+QUICK = "quick.yaml"
+"""The configuration of `converted_project`: a recipe without a search, and few samples."""
+FETCHES = {
+    "fetch_source": ("pico-agent", local_files, True),
+    "fetch_donor": ("pico-base", usable_files, False),
+    "fetch_base": ("pico-base", local_files, True),
+}
+"""By stage the local checkpoint, which of its files it takes, and whether it reads them whole."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +45,28 @@ class ProjectCopy:
         for environment in (PROJECT / ".venv", *PROJECT.glob("envs/*/.venv")):
             (folder / environment.relative_to(PROJECT)).symlink_to(environment)
         return cls(folder)
+
+    def copy(self, folder: Path) -> "ProjectCopy":
+        """A copy of this one with all that runs have made in it; its sources are its own.
+
+        They are noted in its store, as by a run that fetches them and finds what is there.
+        """
+        shutil.copytree(self.folder, folder, symlinks=True, dirs_exist_ok=True)
+        copied, store = ProjectCopy(folder), Store.open([str(folder / "results/.store")])
+        for stage, (source, files, read) in FETCHES.items():
+            paths = files(folder / "resources/pico" / source)
+            for path in paths if read else ():
+                store.known.digest(path)
+            for shown in folder.glob(f"results/*/{stage}.json"):
+                content = Artifact.open(shown).content
+                store.sources.note(stage, paths, planned=None, content=content, read=read)
+        return copied
+
+    def configure(self, name: str, *, samples: int = SAMPLES, **values: object) -> None:
+        """Write a configuration of the quick recipe with so many samples, and further values."""
+        sets = {"sets": [{"samples": samples}]}
+        quantization = {"recipe": "nvfp4_default", "calibration": sets}
+        (self.folder / name).write_text(json.dumps({"quantization": quantization, **values}))
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a program of the root environment in the copy, with the copy's own package."""

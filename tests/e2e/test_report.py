@@ -14,8 +14,9 @@ import pytest
 
 import measured
 from browser import Browser, Page, Scheme, open_browser, page_colours
-from project_copy import ProjectCopy
+from project_copy import QUICK, ProjectCopy
 from scion.artifacts.artifact import Artifact
+from scion.artifacts.file_tree import FolderTree
 from scion.artifacts.making import Output
 from scion.artifacts.release_check import check_release
 from scion.artifacts.store.store import Store
@@ -26,24 +27,26 @@ from scion.report.pictures.style import PALETTE
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 NAMES = picture_names(Config())
+CONFIG = ("--configfile", QUICK)
 RESULTS = Path("results/pico-agent-nvfp4-text-mtp")
 
 
 def run(project: ProjectCopy, *options: str) -> str:
-    done = project.run("snakemake", "--cores", "all", *options)
+    done = project.run("snakemake", "--cores", "all", *CONFIG, *options)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-8000:]
     return done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> ProjectCopy:
-    made = ProjectCopy.make(tmp_path_factory.mktemp("project"))
-    run(made, "--until", "verify_release", "fetch_base")
+def project(
+    converted_project: ProjectCopy, tmp_path_factory: pytest.TempPathFactory
+) -> ProjectCopy:
+    made = converted_project.copy(tmp_path_factory.mktemp("project"))
     release = Artifact.open(made.folder / RESULTS / "graft_mtp")
     store = Store.open([str(made.folder / "results/.store")])
-    outputs = {stage: Output(pointer, store) for stage, pointer in made.pointers().items()}
+    outputs = {stage: Output(pointer, store) for stage, pointer in made.pointers(*CONFIG).items()}
     measured.artifacts(measured.results(), release=release, folder=made.folder, outputs=outputs)
-    assert made.planned() == {"render_card", "seal_release"}
+    assert made.planned(*CONFIG) == {"render_card", "seal_release"}
     run(made)
     return made
 
@@ -146,7 +149,7 @@ def test_the_card_is_in_the_report(browser: Browser, report: Path) -> None:
 
 def test_a_report_changes_nothing_that_is_planned(project: ProjectCopy, report: Path) -> None:
     assert report.exists()
-    assert project.planned() == set()
+    assert project.planned(*CONFIG) == set()
 
 
 def test_a_card_that_is_there_already_stays_with_its_pictures(project: ProjectCopy) -> None:
@@ -162,7 +165,7 @@ def test_a_removed_picture_is_copied_again(project: ProjectCopy) -> None:
     # Nothing depends on a picture by itself, so it takes a word.
     run(project, "--forcerun", "render_card")
     assert copy.is_file()
-    assert project.planned() == set()
+    assert project.planned(*CONFIG) == set()
 
 
 def test_a_card_of_changed_code_says_so_and_is_rendered_again_after_the_commit(
@@ -177,7 +180,7 @@ def test_a_card_of_changed_code_says_so_and_is_rendered_again_after_the_commit(
 
     def made_by() -> dict[str, Any]:
         sealed = Artifact.open(project.folder / RESULTS / "release")
-        assert check_release(sealed.folder)[1] == []
+        assert check_release(FolderTree(sealed.folder))[1] == []
         return sealed.facts["made_by"]
 
     assert made_by()["commit"] is None
@@ -193,7 +196,7 @@ def test_a_card_of_changed_code_says_so_and_is_rendered_again_after_the_commit(
     assert f"commit `{first}` with changes that are not committed" in card.read_text()
 
     git("commit", "--all", "--quiet", "--message", "Thanks")
-    assert project.planned() == {"render_card", "seal_release"}
+    assert project.planned(*CONFIG) == {"render_card", "seal_release"}
     run(project)
     second = git("rev-parse", "HEAD")
     assert (made_by()["commit"], made_by()["modified"]) == (second, False)
@@ -203,4 +206,4 @@ def test_a_card_of_changed_code_says_so_and_is_rendered_again_after_the_commit(
     stage.write_text(stage.read_text() + "# A comment.\n")
     git("commit", "--all", "--quiet", "--message", "A comment")
     stage.write_text(stage.read_text() + "# Another one.\n")
-    assert project.planned() == set()
+    assert project.planned(*CONFIG) == set()

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from conversion import SAMPLES
-from project_copy import ProjectCopy
+from project_copy import QUICK, ProjectCopy
 from scion.artifacts.artifact import Artifact
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -30,21 +30,7 @@ STAGES = (
 )
 BELOW_QUANTIZE = {"quantize_nvfp4", "graft_mtp", "verify_release"}
 UNTIL = ("--until", "verify_release")
-FEWER, MORE = "fewer.yaml", "more.yaml"
-
-
-def configuration(project: ProjectCopy, name: str, samples: int, **values: object) -> None:
-    sets = {"sets": [{"samples": samples}]}
-    quantization = {"recipe": "nvfp4_default", "calibration": sets}
-    content = json.dumps({"quantization": quantization, **values})
-    (project.folder / name).write_text(content)
-
-
-def make(folder: Path) -> ProjectCopy:
-    project = ProjectCopy.make(folder)
-    configuration(project, FEWER, SAMPLES)
-    configuration(project, MORE, SAMPLES + 1)
-    return project
+FEWER, MORE = QUICK, "more.yaml"
 
 
 def run(project: ProjectCopy, name: str, *options: str) -> str:
@@ -72,9 +58,11 @@ def verify(project: ProjectCopy) -> None:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> ProjectCopy:
+def whole(converted_project: ProjectCopy, tmp_path_factory: pytest.TempPathFactory) -> ProjectCopy:
     """A project in which both configurations were made; `contents` of each in `right`."""
-    return make(tmp_path_factory.mktemp("whole"))
+    project = converted_project.copy(tmp_path_factory.mktemp("whole"))
+    project.configure(MORE, samples=SAMPLES + 1)
+    return project
 
 
 @pytest.fixture(scope="module")
@@ -93,9 +81,7 @@ def project(
     whole: ProjectCopy, right: dict[str, dict[str, str]], tmp_path: Path
 ) -> Iterator[ProjectCopy]:
     """A copy of that project, FEWER's release in it; sources and all are its own."""
-    copy = make(tmp_path / "project")
-    shutil.copytree(whole.folder / "results", copy.folder / "results", symlinks=True)
-    run(copy, FEWER)
+    copy = whole.copy(tmp_path / "project")
     yield copy
     verify(copy)
 
@@ -104,12 +90,17 @@ def project(
 def without_more(project: ProjectCopy, right: dict[str, dict[str, str]]) -> ProjectCopy:
     """The same, and its store has nothing that MORE alone has made."""
     of_more = set(right[MORE].values()) - set(right[FEWER].values())
+    forget(project, *of_more)
+    return project
+
+
+def forget(project: ProjectCopy, *contents: str) -> None:
+    """Let nothing in a project know any more what gave these contents, or keep them."""
     results = project.folder / "results"
     for named in (*results.glob(".store/records/*.json"), *results.glob("*/.pointers/*.json")):
-        if json.loads(named.read_text())["content"] in of_more:
+        if json.loads(named.read_text())["content"] in contents:
             named.unlink()
     prune(project)
-    return project
 
 
 def prune(project: ProjectCopy) -> None:
@@ -203,7 +194,7 @@ def test_a_source_that_is_edited_in_place_is_another_source(
     shard = next((project.folder / "resources/pico/pico-agent").glob("model-00001*"))
     if keep_times:
         # Its own fetch, for a copy of results has no link to the source.
-        shutil.rmtree(project.folder / "results")
+        forget(project, right[MORE]["fetch_source"])
         fetch = ("--until", "fetch_source", "--configfile", MORE)
         assert project.run("snakemake", "--cores", "all", *fetch).returncode == 0
     edit(shard, keep_times=keep_times)
@@ -241,7 +232,7 @@ def copy_without_times(project: ProjectCopy) -> None:
     (project.folder / "copy").rename(project.folder / "results")
 
 
-def forget(project: ProjectCopy) -> None:
+def forget_runs(project: ProjectCopy) -> None:
     for name in (".snakemake", "logs"):
         shutil.rmtree(project.folder / name)
 
@@ -256,7 +247,7 @@ UNCHANGED: dict[str, Callable[[ProjectCopy], object]] = {
     "the clock three days back": set_clock_back,
     "moved": move,
     "copied without times": copy_without_times,
-    "without Snakemake's memory": forget,
+    "without Snakemake's memory": forget_runs,
 }
 
 
@@ -272,7 +263,7 @@ def test_what_is_there_counts_whatever_dates_and_places_say(
 
 
 def test_a_dry_run_with_another_store_changes_nothing(project: ProjectCopy) -> None:
-    configuration(project, "other.yaml", SAMPLES, store=["other-store"])
+    project.configure("other.yaml", store=["other-store"])
     before = listing(project.folder / "results")
     assert set(STAGES) <= project.planned("--configfile", "other.yaml", *UNTIL)
     assert listing(project.folder / "results") == before
@@ -289,7 +280,8 @@ def test_code_that_is_edited_during_a_run_does_not_stand_under_the_old_name(
 ) -> None:
     stage = project.folder / "workflow/scion/stages/extract_text.py"
     before = stage.read_text()
-    shutil.rmtree(project.folder / "results")
+    # All is asked for anew, though the store has it.
+    shutil.rmtree(project.folder / "results" / RELEASE)
     with start(project, FEWER) as run_by_hand:
         while not any((project.folder / "results").glob(f"{RELEASE}/.pointers/fetch_*.json")):
             assert run_by_hand.poll() is None
@@ -377,9 +369,9 @@ def test_runs_at_once_in_one_checkout(
 def test_two_checkouts_at_once_on_one_store(
     project: ProjectCopy, right: dict[str, dict[str, str]], tmp_path: Path
 ) -> None:
-    projects = [project, make(tmp_path / "other")]
+    projects = [project, ProjectCopy.make(tmp_path / "other")]
     for each in projects:
-        configuration(each, "shared.yaml", SAMPLES, store=[str(tmp_path / "shared")])
+        each.configure("shared.yaml", store=[str(tmp_path / "shared")])
     runs = [start(each, "shared.yaml") for each in projects]
     said = [run.communicate()[0] for run in runs]
     assert [run.returncode for run in runs] == [0, 0], "".join(said)
@@ -430,7 +422,7 @@ def test_a_full_disk_is_said_and_the_run_goes_on_when_there_is_room(
     for step in range(1, steps + 1):
         folder = disk(whole * step // (steps + 1))
         store = folder / f"store-{step}"
-        configuration(project, FEWER, SAMPLES, store=[str(store)])
+        project.configure(FEWER, store=[str(store)])
         done = project.run("snakemake", "--cores", "all", "--configfile", FEWER, *UNTIL)
         said = done.stdout + done.stderr
         if done.returncode:

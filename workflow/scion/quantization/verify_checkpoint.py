@@ -34,7 +34,7 @@ _AGAIN = "the release was made by quantize_nvfp4: remove its artifact and run th
 _LARGEST_ERROR = 0.5
 
 
-def check_release(
+def verify_checkpoint(
     release: Artifact, text: Artifact, donor: Artifact, settings: Lint
 ) -> dict[str, Any]:
     """Check a grafted release, and report.

@@ -52,9 +52,9 @@ def verify_release(
 
     def build(draft: Draft) -> None:
         # Here, because torch takes seconds to import, and the store may have the artifact.
-        from scion.quantization.verify_checkpoint import check_release
+        from scion.quantization.verify_checkpoint import verify_checkpoint
 
-        report = check_release(release, text, donor, settings)
+        report = verify_checkpoint(release, text, donor, settings)
         write_json(draft.folder / REPORT, report)
         by_module = "relative_weight_error_by_module"
         draft.facts |= {key: value for key, value in report.items() if key != by_module}
