@@ -37,8 +37,7 @@ setup:  ## Install the locked environments (all other targets do this first)
 	@$(PYTHON) tools/setup.py --serving $(SERVING)
 
 run: setup  ## Make the default release, and tell what came of it
-	$(BIN)/snakemake --cores all
-	@$(BIN)/scion summary
+	@$(BIN)/snakemake --cores all
 
 test:  ## Run every test (installs envs/sglang too, which nothing else needs)
 	@$(PYTHON) tools/setup.py --serving $(SERVING) --tests
@@ -80,7 +79,14 @@ bench: setup  ## Run the benchmarks one after another; each ends with a line of 
 	@for script in bench/*.py; do echo "== $$script" >&2; $(BIN)/python "$$script"; done
 
 # Folders of artifacts are read-only. The files keep their modes: some are links of a source's own.
-clean:  ## Remove what runs made; environments, downloads and a store outside of results/ stay
+clean:  ## Remove what runs made (asks; YES=1 does not); environments and a store elsewhere stay
+	@if [[ -d results && "$(YES)" != 1 ]]; then \
+	  shopt -s nullglob; sealed=(results/*/release); \
+	  echo "results/ takes $$(du -sh results | cut -f1); releases in it: $${sealed[*]:-none}" >&2; \
+	  if [[ ! -t 0 ]]; then echo "nothing was removed: make clean YES=1 removes it" >&2; exit 1; fi; \
+	  read -rp "Remove results, logs and benchmarks? [y/N] " answer; \
+	  [[ $$answer == [yY]* ]] || { echo "nothing was removed" >&2; exit 1; }; \
+	fi
 	@if [[ -d results ]]; then find results -type d ! -perm -u=w -exec chmod u+w {} +; fi
 	rm -rf results logs benchmarks site .snakemake .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path '*/.venv/*' -prune -exec rm -rf {} +

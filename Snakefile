@@ -9,10 +9,12 @@ from snakemake.utils import min_version
 min_version("9.20")
 
 
+include: "rules/terminal.smk"
+
+
 configfile: "config/default.yaml"
 
 
-include: "rules/errors.smk"
 include: "rules/common.smk"
 include: "rules/fetch.smk"
 include: "rules/convert.smk"

@@ -9,6 +9,7 @@ report.html would hold the pictures as `data:…;filename=…` links, under whic
 SVG.
 """
 
+from scion.report.card.page import PAGE
 from scion.report.measurements import MEASUREMENTS, measured, picture_names
 
 
@@ -52,7 +53,7 @@ rule render_card:
     output:
         pointer=RENDER_CARD.pointer,
         card=report(
-            f"{RENDER_CARD.copies}/README.md",
+            f"{RENDER_CARD.copies}/{PAGE}",
             caption="../workflow/report/card.rst",
             category="Model card",
             labels={"result": "card"},
@@ -88,7 +89,8 @@ rule render_card:
             --store {params.store:q} \
             --plan {params.plan:q} \
             --environment {params.environment:q} \
-            2>&1 | tee {log:q}
+            --progress {params.progress:q} \
+            2>&1 | tee -i {log:q}
         """
 
 
@@ -122,5 +124,6 @@ rule seal_release:
             --store {params.store:q} \
             --plan {params.plan:q} \
             --environment {params.environment:q} \
-            2>&1 | tee {log:q}
+            --progress {params.progress:q} \
+            2>&1 | tee -i {log:q}
         """

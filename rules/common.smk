@@ -22,8 +22,9 @@ from scion.artifacts.plan import Plan
 from scion.artifacts.store.sources import appearance
 from scion.artifacts.store.store import Store, unusable
 from scion.common.errors import ScionError
+from scion.common.progress_report import progress_file
 from scion.checkpoint.hub.location import HubRepository, LocalFolder, parse_location
-from scion.stages.fetch_source import local_files, usable_files
+from scion.checkpoint.local_files import local_files, usable_files
 from snakemake.io import contains_wildcard
 
 PROJECT = Path(workflow.basedir)
@@ -32,8 +33,11 @@ CONFIG_FILES = [os.path.relpath(path) for path in workflow.configfiles]
 
 # The jobs' `python` is the one that runs Snakemake, activated environment or not. Setting a prefix
 # takes Snakemake's own strict mode away, and with it the exit code of a stage that is piped to tee.
+# Where a line a stage is shown, what tee passes on is left to the log; `-i` lets tee outlive Ctrl-C,
+# with what a stage says to it.
 BIN = shlex.quote(str(Path(sys.executable).parent)).replace("{", "{{").replace("}", "}}")
-shell.prefix(f'set -euo pipefail; export PATH={BIN}:"$PATH"; ')
+HUSH = "exec >/dev/null; " if SHOWN else ""
+shell.prefix(f'set -euo pipefail; export PATH={BIN}:"$PATH"; {HUSH}')
 
 
 for path in CONFIG_FILES:
@@ -45,6 +49,9 @@ if workflow.is_main_process:
 RELEASE = CONFIG.release
 STORE = or_end(Store.open, CONFIG.store, begin=False)
 PLAN = Plan(Path("results", RELEASE), STORE)
+if SHOWN:
+    SHOWN.plan = PLAN
+    SHOWN.logs = [f"logs/{RELEASE}", *map(os.path.relpath, workflow.logger_manager.get_logfile())]
 
 
 def settings(**sections):
@@ -119,6 +126,7 @@ def plan(stage, *, reads=None, evidence=(), files=None, local=None, environment,
         settings=options,
         environment=environment,
     )
+    log = f"logs/{RELEASE}/{stage}.log"
     pointers = {name: str(PLAN.stages[read].pointer) for name, read in reads.items()}
     if evidence:
         pointers["evidence"] = [str(PLAN.stages[name].pointer) for name in evidence]
@@ -135,13 +143,14 @@ def plan(stage, *, reads=None, evidence=(), files=None, local=None, environment,
                 # How they look tells the stage whether they changed; their name is what counts.
                 **({"planned": [options["planned"], appearance(stage, local)]} if local else {}),
                 "environment": environment,
+                "progress": str(progress_file(Path(log))),
                 "store": CONFIG.store,
                 "plan": planned.expectation,
             }.items()
         },
         pointer=str(planned.pointer),
         copies=str(planned.copies),
-        log=f"logs/{RELEASE}/{stage}.log",
+        log=log,
         benchmark=f"benchmarks/{RELEASE}/{stage}.tsv",
     )
 

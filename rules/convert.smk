@@ -32,7 +32,8 @@ rule lint_source:
             --store {params.store:q} \
             --plan {params.plan:q} \
             --environment {params.environment:q} \
-            2>&1 | tee {log:q}
+            --progress {params.progress:q} \
+            2>&1 | tee -i {log:q}
         """
 
 
@@ -64,7 +65,8 @@ rule fix_keys:
             --store {params.store:q} \
             --plan {params.plan:q} \
             --environment {params.environment:q} \
-            2>&1 | tee {log:q}
+            --progress {params.progress:q} \
+            2>&1 | tee -i {log:q}
         """
 
 
@@ -97,5 +99,6 @@ rule extract_text:
             --store {params.store:q} \
             --plan {params.plan:q} \
             --environment {params.environment:q} \
-            2>&1 | tee {log:q}
+            --progress {params.progress:q} \
+            2>&1 | tee -i {log:q}
         """

@@ -49,7 +49,8 @@ rule evaluate_quality:
             --store {params.store:q} \
             --plan {params.plan:q} \
             --environment {params.environment:q} \
-            2>&1 | tee {log:q}
+            --progress {params.progress:q} \
+            2>&1 | tee -i {log:q}
         """
 
 
@@ -94,7 +95,8 @@ rule evaluate_ifeval:
             --store {params.store:q} \
             --plan {params.plan:q} \
             --environment {params.environment:q} \
-            2>&1 | tee {log:q}
+            --progress {params.progress:q} \
+            2>&1 | tee -i {log:q}
         """
 
 
@@ -133,5 +135,6 @@ rule evaluate_bfcl:
             --store {params.store:q} \
             --plan {params.plan:q} \
             --environment {params.environment:q} \
-            2>&1 | tee {log:q}
+            --progress {params.progress:q} \
+            2>&1 | tee -i {log:q}
         """

@@ -35,7 +35,8 @@ rule fetch_source:
             --store {params.store:q} \
             --plan {params.plan:q} \
             --environment {params.environment:q} \
-            2>&1 | tee {log:q}
+            --progress {params.progress:q} \
+            2>&1 | tee -i {log:q}
         """
 
 
@@ -67,7 +68,8 @@ rule fetch_donor:
             --store {params.store:q} \
             --plan {params.plan:q} \
             --environment {params.environment:q} \
-            2>&1 | tee {log:q}
+            --progress {params.progress:q} \
+            2>&1 | tee -i {log:q}
         """
 
 
@@ -101,5 +103,6 @@ if CONFIG.quality.base:
                 --store {params.store:q} \
                 --plan {params.plan:q} \
                 --environment {params.environment:q} \
-                2>&1 | tee {log:q}
+                --progress {params.progress:q} \
+                2>&1 | tee -i {log:q}
             """

@@ -31,5 +31,6 @@ rule graft_mtp:
             --store {params.store:q} \
             --plan {params.plan:q} \
             --environment {params.environment:q} \
-            2>&1 | tee {log:q}
+            --progress {params.progress:q} \
+            2>&1 | tee -i {log:q}
         """

@@ -44,7 +44,8 @@ rule measure_serving:
             --store {params.store:q} \
             --plan {params.plan:q} \
             --environment {params.environment:q} \
-            2>&1 | tee {log:q}
+            --progress {params.progress:q} \
+            2>&1 | tee -i {log:q}
         """
 
 
@@ -83,5 +84,6 @@ rule run_agent_tasks:
             --store {params.store:q} \
             --plan {params.plan:q} \
             --environment {params.environment:q} \
-            2>&1 | tee {log:q}
+            --progress {params.progress:q} \
+            2>&1 | tee -i {log:q}
         """

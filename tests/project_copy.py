@@ -1,5 +1,6 @@
 """A copy of this project in a folder of its own, to run the workflow in."""
 
+import csv
 import os
 import re
 import shutil
@@ -44,15 +45,30 @@ class ProjectCopy:
         )
 
     def pointers(self, *options: str) -> dict[str, Path]:
-        """By rule the pointers that are missing, as `snakemake -n` names them."""
-        done = self.run("snakemake", "-n", *options)
+        """By rule the pointers that are missing, in Snakemake's own table of what is planned."""
+        done = self.run("snakemake", "--summary", *options)
         assert done.returncode == 0, done.stderr + done.stdout
-        found = re.findall(r"output: (\S*/(\w+)-[0-9a-f]{16}\.json)", done.stdout + done.stderr)
-        return {rule: self.folder / path for path, rule in found}
+        rows = csv.DictReader(done.stdout.splitlines(), delimiter="\t")
+        return {
+            row["rule"]: self.folder / row["output_file"]
+            for row in rows
+            if row["status"] == "missing"
+            and re.fullmatch(rf"{row['rule']}-[0-9a-f]{{16}}\.json", Path(row["output_file"]).name)
+        }
 
     def planned(self, *options: str) -> set[str]:
-        """The rules that `snakemake -n` would run."""
+        """The rules that `snakemake -n` would run, as it tells people."""
         done = self.run("snakemake", "-n", *options)
         assert done.returncode == 0, done.stderr + done.stdout
-        rules = re.findall(r"^(?:local)?rule (\w+):", done.stdout + done.stderr, re.MULTILINE)
-        return set(rules) - {"all"}
+        first, *lines = done.stdout.splitlines()
+        if first.startswith("nothing to do: "):
+            assert lines == []
+            return set()
+        rules = [line.split()[0] for line in lines[:-1] if line.startswith("  ")]
+        assert len(rules) == len(lines) - 1, done.stdout
+        assert first.startswith(f"would run {len(rules)} stage"), done.stdout
+        return set(rules)
+
+    def log(self, release: str, stage: str) -> str:
+        """What a stage said when it last ran."""
+        return (self.folder / "logs" / release / f"{stage}.log").read_text()

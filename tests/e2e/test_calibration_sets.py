@@ -25,7 +25,7 @@ def with_sets(tmp_path: Path, *datasets: str) -> tuple[str, str]:
 
 
 def test_the_local_files_of_all_sets_are_inputs(project: ProjectCopy, tmp_path: Path) -> None:
-    done = project.run("snakemake", "-n", *with_sets(tmp_path, CHATS, TEXTS))
+    done = project.run("snakemake", "-n", "-p", *with_sets(tmp_path, CHATS, TEXTS))
     inputs = re.search(r"rule quantize_nvfp4:\n +input: (.*)", done.stdout)
     assert inputs, done.stdout + done.stderr
     assert {CHATS, TEXTS} <= set(inputs[1].split(", "))

@@ -19,6 +19,7 @@ from scion.artifacts.artifact import Artifact
 from scion.artifacts.environments import interpreter
 from scion.artifacts.making import Output
 from scion.common.errors import ScionError
+from scion.common.progress import Progress
 from scion.engines.config import PICO_LAUNCH, Launch, Serving
 from scion.engines.server import Server
 from scion.evaluation.quality import documents as heldout
@@ -120,12 +121,14 @@ def measured(
     by_hand: dict[str, float] = {}
     seen: list[Document] = []
 
-    def predict(server: Server, documents: Sequence[Document], *, top: int) -> list[Predictions]:
+    def predict(
+        server: Server, documents: Sequence[Document], *, top: int, told: Progress
+    ) -> list[Predictions]:
         """What the stage calls, and two more questions to the same server."""
-        short[server.model] = heldout.request_predictions(server, documents, top=TOP)
+        short[server.model] = heldout.request_predictions(server, documents, top=TOP, told=told)
         by_hand[server.model] = answer_loss(server, documents[0])
         seen[:] = documents
-        return heldout.request_predictions(server, documents, top=top)
+        return heldout.request_predictions(server, documents, top=top, told=told)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stage, "request_predictions", predict)

@@ -4,6 +4,7 @@ The conversion stages, the card and the seal run for real, by the project's own 
 would have measured is put in their place. Nothing may be downloaded.
 """
 
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -119,9 +120,26 @@ def test_the_card_is_in_the_report(browser: Browser, report: Path) -> None:
     page = browser.open(report.as_uri())
     click(page, "Model card")
     page.wait_for(f"{buttons('card')}?.length == 2")
-    link = page.evaluate(f"{buttons('card')}[0].getAttribute('href')")
-    card = report.parent.parent / RESULTS / "render_card/README.md"
-    assert (report.parent / link).read_bytes() == card.read_bytes()
+    page.evaluate(f"{buttons('card')}[0].click()")
+    page.wait_for("document.querySelector('iframe[src^=\"data/\"]')")
+    frame = "document.querySelector('iframe')"
+    # It has the report's width beside the list.
+    assert page.evaluate(f"{frame}.clientWidth") > 500
+    card = (report.parent.parent / RESULTS / "render_card/README.md").read_text()
+    shown = browser.open(page.evaluate(f"{frame}.src"), width=1100)
+    assert shown.evaluate("document.title") == "Pico-Agent-NVFP4-TEXT-MTP"
+    text = shown.evaluate("document.body.innerText")
+    # Neither the block that the hub reads, nor any mark of Markdown.
+    assert "library_name" in card
+    assert not [mark for mark in ("library_name", "| ---", "](", "**") if mark in text]
+    tables = shown.evaluate("document.querySelectorAll('table').length")
+    assert tables == len(re.findall(r"^\|[-|: ]+\|$", card, re.MULTILINE)) > 5
+    pictures = "[...document.querySelectorAll('img')].map((one) => one.naturalWidth)"
+    assert shown.evaluate(pictures) == [864] * len(NAMES)
+    asked = shown.evaluate("performance.getEntriesByType('resource').map((one) => one.name)")
+    assert [address for address in asked if not address.startswith("data:")] == []
+    targets = set(shown.evaluate("[...document.querySelectorAll('[id]')].map((one) => one.id)"))
+    assert set(re.findall(r"\]\(#([^)]+)\)", card)) <= targets
 
 
 def test_a_report_changes_nothing_that_is_planned(project: ProjectCopy, report: Path) -> None:

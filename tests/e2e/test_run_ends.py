@@ -48,7 +48,9 @@ def test_a_stage_that_fails_has_the_last_word(project: ProjectCopy) -> None:
     code, output = run(project, HEADLESS, "--cores", "1", "--until", "fetch_donor")
     assert code == 1
     assert last_error(output).startswith("error: the donor has no whole MTP head")
-    assert "hint:" in output.splitlines()[-1]
+    hint, log = output.splitlines()[-2:]
+    assert "hint:" in hint
+    assert log == "  log:      logs/headless/fetch_donor.log"
 
 
 def test_it_has_it_too_where_another_stage_ends_later(project: ProjectCopy) -> None:
@@ -67,7 +69,12 @@ def test_it_has_it_too_where_another_stage_ends_later(project: ProjectCopy) -> N
         slow.write_text(text)
     assert code == 1
     assert output[output.rindex("error: ") :].startswith("error: the donor has no whole MTP head")
-    assert "hint:" in output.splitlines()[-1]
+    assert "log:" in output.splitlines()[-1]
+    # The other one's line, and that of the one that failed, once each.
+    lines = [
+        line.split()[0] for line in output.splitlines() if " failed" in line or "7.74 MB" in line
+    ]
+    assert lines == ["fetch_donor", "fetch_source"]
 
 
 def test_of_a_stage_that_is_killed_the_log_is_named(project: ProjectCopy) -> None:
@@ -84,6 +91,14 @@ def test_of_a_stage_that_is_killed_the_log_is_named(project: ProjectCopy) -> Non
     error = last_error(output)
     assert error.startswith("error: fetch_donor ended without a word of its own")
     assert "logs/killed/fetch_donor.log" in error
+
+
+def test_what_is_planned_is_told_as_snakemake_has_it(project: ProjectCopy) -> None:
+    (project.folder / "my.yaml").write_text("release: told\n")
+    options = ("--configfile", "my.yaml")
+    planned = project.planned(*options)
+    assert len(planned) == 16
+    assert planned == set(project.pointers(*options))
 
 
 @pytest.mark.parametrize(

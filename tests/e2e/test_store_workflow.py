@@ -5,6 +5,7 @@ The conversion stages of the embedded pair, by the project's own rules, in copie
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -50,6 +51,11 @@ def run(project: ProjectCopy, name: str, *options: str) -> str:
     done = project.run("snakemake", "--cores", "all", "--configfile", name, *UNTIL, *options)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-8000:]
     return done.stdout + done.stderr
+
+
+def from_store(said: str) -> set[str]:
+    """The stages whose line in a run says that the store had what they were asked for."""
+    return set(re.findall(r"^(\w+) .*, from the store$", said, re.MULTILINE))
 
 
 def contents(project: ProjectCopy) -> dict[str, str]:
@@ -165,13 +171,14 @@ def test_a_job_that_fails_after_its_stage_ended_well_mixes_nothing(
     # As on a full disk below logs/: what writes the log fails, and the job with it.
     tee = tmp_path / "bin/tee"
     tee.parent.mkdir()
-    tee.write_text("#!/bin/sh\ncat\nexit 1\n")
+    tee.write_text('#!/bin/sh\ncat > "$2"\nexit 1\n')
     tee.chmod(0o755)
     with monkeypatch.context() as patch:
         patch.setenv("PATH", f"{tee.parent}:{os.environ['PATH']}")
         done = without_more.run("snakemake", "--cores", "all", "--configfile", MORE, *UNTIL)
     assert done.returncode != 0
-    assert "quantize_nvfp4: sha256" in done.stdout + done.stderr
+    assert "quantize_nvfp4: sha256" in without_more.log(RELEASE, "quantize_nvfp4")
+    assert "error: quantize_nvfp4 ended without a word of its own" in done.stderr
     run(without_more, FEWER)
     assert contents(without_more) == right[FEWER]
     both_are_right(without_more, right)
@@ -302,8 +309,8 @@ def test_touching_everything_makes_nothing_anew(
     touch_all(project)
     said = run(project, FEWER)
     # Whether they changed can't be known before they were read.
-    assert "fetch_source: the store has it" in said
-    assert "taking" not in said
+    assert "fetch_source" in from_store(said)
+    assert "taking" not in project.log(RELEASE, "fetch_source")
     nothing(project)
     assert contents(project) == right[FEWER]
 
@@ -340,9 +347,8 @@ def test_code_that_makes_the_same_bytes_makes_nothing_else_anew(
     stage = project.folder / "workflow/scion/stages/fix_keys.py"
     stage.write_text(f"{stage.read_text()}\n_REVISION = 2\n")
     said = run(project, FEWER)
-    assert "fix_keys: the store has it" not in said
-    for name in ("extract_text", *BELOW_QUANTIZE):
-        assert f"{name}: the store has it" in said
+    assert "fix_keys" not in from_store(said)
+    assert {"extract_text", *BELOW_QUANTIZE} <= from_store(said)
     assert contents(project) == right[FEWER]
 
 
@@ -380,7 +386,8 @@ def test_two_checkouts_at_once_on_one_store(
     for each in projects:
         assert contents(each) == right[FEWER]
     # Whoever came second waited, or found it.
-    assert sum(text.count("estimate for nvfp4_default") for text in said) == 1
+    logs = [each.log(RELEASE, "quantize_nvfp4") for each in projects]
+    assert sum(log.count("estimate for nvfp4_default") for log in logs) == 1
     both = projects[1].run("scion", "store", "verify", "--store", str(tmp_path / "shared"))
     assert both.returncode == 0, both.stdout + both.stderr
 
@@ -456,7 +463,9 @@ def test_without_hard_links_files_are_copied_and_digests_are_the_same(
     (project.folder / "workflow/sitecustomize.py").write_text(NO_LINKS)
     shutil.rmtree(project.folder / "results")
     said = run(project, FEWER)
-    assert "no hard links here (Operation not permitted); files are copied" in said
+    assert "quantize_nvfp4" in said
+    copied = "no hard links here (Operation not permitted); files are copied"
+    assert copied in project.log(RELEASE, "fetch_source")
     nothing(project)
     assert contents(project) == right[FEWER]
     store = project.folder / "results/.store"

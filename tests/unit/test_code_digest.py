@@ -1,10 +1,15 @@
 import ast
+import hashlib
+import json
 import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from scion.artifacts import code_digest as provenance
+from scion.artifacts import code_source
 from scion.artifacts.code_digest import code_digest, module_files
 from scion.artifacts.code_meaning import meaningful, written
 from scion.common.errors import ScionError
@@ -254,9 +259,81 @@ def test_no_stage_reads_a_data_file_that_lies_in_the_package() -> None:
     data = {
         path.name
         for path in provenance._PACKAGE.rglob("*")
-        if path.is_file() and path.suffix not in (".py", ".pyc", ".nbi", ".nbc")
+        if path.is_file() and path.suffix != ".py" and path.parent.name != "__pycache__"
     }
     assert data == {"agent_tasks.yaml"}
+
+
+# What is kept of sources
+
+
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The file of this test's own; nothing is known of any source."""
+    path = tmp_path / "kept/sources.json"
+    monkeypatch.setattr(code_source, "_KEPT", path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    code_source._known.cache_clear()
+    yield path
+    code_source._known.cache_clear()
+
+
+def later() -> str:
+    """The digest of a stage's code as the next process finds it."""
+    code_source._known.cache_clear()
+    return code_digest("scion.stages.fix_keys")
+
+
+def test_what_was_parsed_is_not_parsed_again_and_means_the_same(
+    kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = code_digest("scion.stages.fix_keys")
+    files = module_files("scion.stages.fix_keys")
+    read = {hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    assert read <= json.loads(kept.read_text())["sources"].keys()
+    monkeypatch.setattr(code_source, "_parse", None)
+    assert later() == before
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        '{"reader": 1}',
+        '{"reader": "READER", "sources": {"SOURCE": []}}',
+        '{"reader": "another", "sources": {"SOURCE": ["0", [], [], false]}}',
+    ],
+    ids=["empty", "a list", "no sources", "no row", "of another reader"],
+)
+def test_what_can_not_be_read_or_is_of_other_readers_is_parsed_again(
+    kept: Path, content: str
+) -> None:
+    before = code_digest("scion.stages.fix_keys")
+    (source,) = [path for path in module_files("scion.stages.fix_keys") if path.stem == "fix_keys"]
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()
+    kept.write_text(content.replace("READER", code_source._reader()).replace("SOURCE", digest))
+    assert later() == before
+
+
+def test_without_byte_code_nothing_is_kept(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    code_digest("scion.stages.fix_keys")
+    assert not kept.exists()
+
+
+def test_an_edit_is_noticed_by_a_process_that_knew_the_source(
+    kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "scion"
+    package.mkdir()
+    monkeypatch.setattr(provenance, "_PACKAGE", package)
+    (package / "user.py").write_text("x = 1\n")
+    before = code_digest("scion.user")
+    (package / "user.py").write_text("x = 2\n")
+    assert code_digest("scion.user") != before
+    (package / "user.py").write_text("x = 1  # as before\n")
+    assert code_digest("scion.user") == before
 
 
 # What a text means

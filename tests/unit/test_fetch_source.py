@@ -11,11 +11,12 @@ from conversion import ENVIRONMENT, Conversion, Pico
 from scion.artifacts.artifact import Artifact
 from scion.artifacts.making import Output
 from scion.artifacts.store.sources import appearance
+from scion.checkpoint.local_files import local_files
 from scion.checkpoint.shards import INDEX
 from scion.common.digest import digest_file
 from scion.common.errors import ScionError
 from scion.stages.fetch_donor import fetch_donor
-from scion.stages.fetch_source import fetch_source, local_files
+from scion.stages.fetch_source import fetch_source
 
 
 def fetch(folder: Path, output: Path) -> Artifact:

@@ -1,29 +1,22 @@
-"""Many bytes on several threads: ended early by a failure, and told on a terminal."""
+"""Many bytes on several threads: hashed as they pass, and ended early by a failure."""
 
 import hashlib
 import io
-import re
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import redirect_stderr
 
 import pytest
 
-from scion.common import progress_line
+from scion.common import progress_report
 from scion.common.digest import HashedChunks, digest_chunks, in_parallel
-from scion.common.progress_line import ProgressLine
+from scion.common.progress import counted, progress
 
 
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
-
-
-@pytest.fixture
-def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
-    """To be named by `redirect_stderr` in the test itself: pytest has its own before that."""
-    monkeypatch.setattr(progress_line, "_SECONDS_BETWEEN", 0.0)
-    return Terminal()
 
 
 def test_results_come_in_the_order_of_the_items() -> None:
@@ -62,61 +55,36 @@ def test_what_passes_is_hashed_and_what_nobody_takes_as_well() -> None:
     assert chunks.digest() == chunks.digest() == digest_chunks(pieces) == wanted
 
 
-def test_a_terminal_is_told_how_far_it_is_and_left_clean(terminal: Terminal) -> None:
-    with redirect_stderr(terminal), ProgressLine("checking", 3_000_000) as line:
+def chunks() -> Iterator[bytes]:
+    while True:
+        yield b"x" * 1000
+
+
+def test_chunks_are_counted_as_they_pass_until_they_are_stopped() -> None:
+    stop, passed = threading.Event(), 0
+    with progress("reading", 10_000, unit="B") as told:
+        passing = counted(chunks(), told, stop=stop)
         for _ in range(3):
-            line.advance(1_000_000)
-        drawn = terminal.getvalue().split("\r")[1:]
-    assert [text.split(",")[0] for text in drawn] == [
-        f"checking: {done} of 3.00 MB" for done in ("1.00 MB", "2.00 MB", "3.00 MB")
+            passed += len(next(passing))
+        assert (passed, progress_report.REPORTER.state().doing) == (
+            3000,
+            "reading: 3.00 kB of 10.00 kB",
+        )
+        stop.set()
+        with pytest.raises(InterruptedError):
+            next(passing)
+
+
+def test_a_terminal_without_tqdm_is_told_in_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As Python has a module that can't be imported.
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    monkeypatch.setattr(progress_report, "_LINE_SECONDS", 0.0)
+    terminal = Terminal()
+    with redirect_stderr(terminal), progress("reading", 10_000, unit="B") as told:
+        for size in (1000, 2000):
+            told.advance(amount=size)
+    lines = terminal.getvalue().splitlines()
+    assert [line.split(";")[0] for line in lines] == [
+        "reading: 1.00 kB of 10.00 kB",
+        "reading: 3.00 kB of 10.00 kB",
     ]
-    assert all(re.search(r"B/s, \d+:\d\d min left$", text.rstrip()) for text in drawn[:2])
-    assert drawn[2].rstrip().endswith("B/s")
-    *_, blank, last = terminal.getvalue().split("\r")
-    assert (blank.strip(), last) == ("", "")
-    assert len(blank) >= max(len(text.rstrip()) for text in drawn[-1:])
-
-
-def test_what_is_no_terminal_is_told_nothing(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(progress_line, "_SECONDS_BETWEEN", 0.0)
-    with ProgressLine("checking", 2) as line:
-        line.advance(1)
-    assert capsys.readouterr() == ("", "")
-
-
-@pytest.mark.parametrize(
-    ("done", "said"),
-    [
-        (0, "0 B of 600.00 MB, 0 B/s"),
-        (60_000_000, "60.00 MB of 600.00 MB, 6.00 MB/s, 1:30 min left"),
-        (600_000_000, "600.00 MB of 600.00 MB, 60.00 MB/s"),
-    ],
-)
-def test_the_time_that_is_left_follows_from_the_rate(done: int, said: str) -> None:
-    line = ProgressLine("checking", 600_000_000)
-    line.advance(done)
-    assert line.text(10.0) == f"checking: {said}"
-
-
-def test_chunks_pass_until_they_are_stopped(terminal: Terminal) -> None:
-    stop = threading.Event()
-    seen: list[bytes] = []
-
-    def chunks() -> Iterator[bytes]:
-        while True:
-            yield b"x" * 1000
-
-    line = ProgressLine("checking", 10_000)
-
-    def take() -> None:
-        for chunk in line.through(chunks(), stop):
-            seen.append(chunk)
-            if len(seen) == 3:
-                stop.set()
-
-    with redirect_stderr(terminal), pytest.raises(InterruptedError):
-        take()
-    assert len(seen) == 3
-    assert "3.00 kB of 10.00 kB" in terminal.getvalue()

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from scion.artifacts.artifact import Artifact
 from scion.common.errors import ScionError
+from scion.common.progress import progress
 from scion.engines.server import Server
 from scion.evaluation.quality.documents import (
     Document,
@@ -22,6 +23,7 @@ from scion.evaluation.quality.documents import (
     dataset_record,
     read_texts,
     request_predictions,
+    scoring_work,
 )
 from scion.evaluation.quality.record import model_record, score_line
 from scion.evaluation.quality.served import refusal_of
@@ -164,6 +166,11 @@ def answering() -> Iterator[Callable[[Any], Server]]:
         server.server_close()
 
 
+def ask(server: Server, documents: list[Document]) -> list[Predictions]:
+    with progress("scoring", scoring_work(1, len(documents))) as told:
+        return request_predictions(server, documents, top=2, told=told)
+
+
 def document(tokens: list[int], *, name: str = "one") -> Document:
     return Document(Text(name, "…"), tokens, tokens, [False] * len(tokens))
 
@@ -179,20 +186,20 @@ def document(tokens: list[int], *, name: str = "one") -> Document:
 )
 def test_an_answer_in_part_names_model_and_document(value: Any, answering: Callable[[Any], Server]):
     with pytest.raises(ScionError, match="scored in part") as caught:
-        request_predictions(answering(value), [document([0, 1, 2])], top=2)
+        ask(answering(value), [document([0, 1, 2])])
     assert caught.value.where == "release: one"
 
 
 def test_a_whole_answer_is_taken(answering: Callable[[Any], Server]):
     server = answering({"choices": [{"prompt_logprobs": [None, GOOD, GOOD]}]})
-    (predicted,) = request_predictions(server, [document([0, 1, 2])], top=2)
+    (predicted,) = ask(server, [document([0, 1, 2])])
     assert predicted.actual.tolist() == pytest.approx([math.log(0.5), math.log(0.3)])
 
 
 def test_a_server_that_is_gone(answering: Callable[[Any], Server]):
     server = Server("http://127.0.0.1:9", "release")
     with pytest.raises(ScionError, match="a request to the server failed"):
-        request_predictions(server, [document([0, 1])], top=2)
+        ask(server, [document([0, 1])])
 
 
 # Records

@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 
 from scion.common.errors import ScionError
+from scion.common.progress_report import Work
+from scion.engines.config import PICO_LAUNCH
 from scion.engines.vllm.bench import Timing, _fault, _timing
 from scion.engines.vllm.counters import SpecDecodeCounters
 from scion.evaluation.decoding import Answer, Prompt
 from scion.evaluation.serving.acceptance import CountedReply, acceptance_rows
 from scion.evaluation.serving.config import Measurement
-from scion.evaluation.serving.progress import MeasurementProgress
+from scion.evaluation.serving.progress import MeasurementProgress, serving_work
 from scion.evaluation.serving.prompts import SETS, check_room, count_sets, read_prompt_sets
 from scion.evaluation.serving.speed import Wave, speed_records, waves
 
@@ -167,13 +169,41 @@ def test_a_prompt_without_room_for_its_answer_is_named():
     assert "90 tokens of prompt" in caught.value.found
 
 
-def test_progress_says_where_it_is_and_what_is_left(capsys: pytest.CaptureFixture[str]):
-    progress = MeasurementProgress("stage", servers=2)
-    progress.next_server("one")
-    progress.ready(10)
-    progress.advance("half", 5)
-    progress.done()
-    first, half, last = capsys.readouterr().err.splitlines()
-    assert first == "stage: one (1 of 2): starting the server"
-    assert half.startswith("stage: one (1 of 2): half; about ")
-    assert last.startswith("stage: done, 2 servers in ")
+def test_all_that_is_asked_is_known_before_the_first_server_is_started(
+    capsys: pytest.CaptureFixture[str],
+):
+    measurement = Measurement(decode_tokens=(10, 20), parallel_requests=(1, 2), repeats=5)
+    other = PICO_LAUNCH.model_copy(update={"name": "other"})
+    launches = [PICO_LAUNCH, PICO_LAUNCH.model_copy(update={"speculative_tokens": 3}), other]
+    amounts = serving_work(launches, measurement, prompts=4)
+    assert amounts == {
+        "server starts": 3,
+        # The first launch's servers alone are asked for those.
+        "replies": 2 * 4,
+        "warm-ups of 1 at once": 3,
+        "tokens of 1 at once": 3 * 5 * 30,
+        "warm-ups of 2 at once": 3,
+        "tokens of 2 at once": 3 * 5 * 30,
+    }
+    with Work("measuring", amounts) as work:
+        told = MeasurementProgress("stage", servers=len(launches), told=work)
+        for launch in launches:
+            told.next_server(launch.name)
+            told.ready()
+            for number in range(4 if launch.name == "pico" else 0):
+                told.replied(f"reply {number}")
+            for wave in (every := waves(measurement, 4)):
+                if wave.repeat == 0 and wave.tokens == 10:
+                    told.warmed_up(len(wave.prompts))
+            for wave in every:
+                told.decoded("decode", tokens=wave.tokens, parallel=len(wave.prompts))
+        told.done()
+        # What was told is all that was to be done.
+        assert work.state().left == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[:2] == [
+        "stage: pico (1 of 3): starting the server",
+        "stage: pico (1 of 3): reply 0",
+    ]
+    assert lines[-2] == "stage: other (3 of 3): decode"
+    assert lines[-1].startswith("stage: done, 3 servers in ")

@@ -9,7 +9,7 @@ from scion.artifacts.file_tree import FileTree
 from scion.checkpoint.safetensors_file import Header, digest_tensors
 from scion.common.digest import HashedChunks, in_parallel
 from scion.common.errors import ScionError, UnreachableError
-from scion.common.progress_line import ProgressLine
+from scion.common.progress import Progress, counted, progress
 from scion.common.text import printable
 
 
@@ -94,8 +94,8 @@ def _read_all(tree: FileTree, files: Mapping[str, Mapping[str, Any]]) -> dict[st
             # It need not be read; a hole of terabytes would take hours.
             found[name] = f"expected {entry['size']} bytes, found {size}"
     stop = threading.Event()
-    with ProgressLine("checking", sum(tree.files[name] for name in right)) as line:
-        reading = _Reading(tree, line, stop)
+    with progress("checking", sum(tree.files[name] for name in right), unit="B") as told:
+        reading = _Reading(tree, told, stop)
         # The largest first, so that none of them is left to a single thread at the end.
         largest_first = sorted(right, key=lambda name: -tree.files[name])
         read = in_parallel(reading.read, largest_first, threads=tree.threads, stop=stop)
@@ -107,12 +107,12 @@ class _Reading:
     """Reads files of a tree, and stops between two chunks if it shall."""
 
     tree: FileTree
-    line: ProgressLine
+    told: Progress
     stop: threading.Event
 
     def read(self, name: str) -> _Read | str:
         size, where = self.tree.files[name], self.tree.place(name)
-        chunks = HashedChunks(self.line.through(self.tree.chunks(name), self.stop))
+        chunks = HashedChunks(counted(self.tree.chunks(name), self.told, stop=self.stop))
         header, tensors, unsound = None, dict[str, str](), None
         try:
             if name.endswith(".safetensors"):

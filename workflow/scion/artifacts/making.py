@@ -20,6 +20,9 @@ from scion.common.digest import digest_json, in_parallel
 from scion.common.errors import ScionError
 from scion.common.files import copy_file, write_json
 
+FOUND = "the store has it"
+"""What a stage says that need not make anything."""
+
 
 @dataclass(frozen=True)
 class Expectation:
@@ -157,7 +160,7 @@ def remake(
         with store.leases.lease([*needed, recipe]):
             artifact = store.find(recipe)
             if artifact is not None:
-                print(f"{stage}: the store has it", file=sys.stderr)
+                print(f"{stage}: {FOUND}", file=sys.stderr)
                 store.tidy(recipe)
             else:
                 artifact = _make(store, request, build)

@@ -42,6 +42,8 @@ class PlannedStage:
         pointer: What its rule declares.
         reads: The stages that it reads from, whose pointers are its rule's inputs.
         expectation: What the stage must find of code and plain files when it runs, as JSON.
+        asked: What the key is the digest of, less the stages that it reads from: `settings`,
+            `files`, `code`, `environment`.
     """
 
     name: str
@@ -49,6 +51,7 @@ class PlannedStage:
     pointer: Path
     reads: tuple["PlannedStage", ...]
     expectation: str
+    asked: Mapping[str, Any]
 
     @property
     def copies(self) -> Path:
@@ -92,21 +95,19 @@ class Plan:
         # A file that is missing is for Snakemake to tell.
         sums = [(path, self._digest(path) if path.is_file() else None) for path in files]
         code = code_digest(f"scion.stages.{stage}")
-        key = digest_json(
-            {
-                "stage": stage,
-                "reads": {planned.name: planned.key for planned in upstream},
-                "files": [[path.name, sha256] for path, sha256 in sums],
-                "settings": dict(settings),
-                "code": code,
-                "environment": environment,
-            }
-        )
+        asked = {
+            "files": [[path.name, sha256] for path, sha256 in sums],
+            "settings": dict(settings),
+            "code": code,
+            "environment": environment,
+        }
+        reads_from = {planned.name: planned.key for planned in upstream}
+        key = digest_json({"stage": stage, "reads": reads_from, **asked})
         require_link(self.folder / stage)
         name = f"{stage}-{hex_digits(key)[:_KEY_DIGITS]}"
         expected = Expectation(code, tuple((path.name, sha256) for path, sha256 in sums))
         pointer = self._pointer(stage, name)
-        planned = PlannedStage(stage, key, pointer, upstream, expected.to_json())
+        planned = PlannedStage(stage, key, pointer, upstream, expected.to_json(), asked)
         self.stages[stage] = planned
         return planned
 

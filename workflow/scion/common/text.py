@@ -46,6 +46,28 @@ def size(count: float) -> str:
     return f"{count:.0f} B"
 
 
+def duration(seconds: float, *, rough: bool = False) -> str:
+    """A time as people tell it: `0.4 s`, `42 s`, `4 min 21 s`, `3 h 05 min`.
+
+    Args:
+        seconds: The time.
+        rough: Only as exact as an estimate is.
+    """
+    if rough:
+        grain = next((grain for limit, grain in ((60, 5), (600, 10)) if seconds < limit), 60)
+        seconds = max(round(seconds / grain) * grain, grain)
+    if seconds < 9.95 and not rough:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        minutes, left = divmod(whole, 60)
+        return f"{minutes} min {left:02d} s" if left or not rough else f"{minutes} min"
+    hours, left = divmod(round(whole / 60), 60)
+    return f"{hours} h {left:02d} min"
+
+
 def hardware(record: Record) -> str:
     """What a result was measured on."""
     if record["name"] is None:

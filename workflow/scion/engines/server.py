@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from scion.common.errors import ScionError
+from scion.common.progress import doing
 from scion.engines import guard
 
 _GUARD = Path(guard.__file__)
@@ -301,6 +302,7 @@ def _wait(
         if seconds >= last_told + 5:
             last_told = seconds
             print(f"server: {seconds:.0f} s, {phase}…", file=sys.stderr, flush=True)
+            doing(f"{phase}, {seconds:.0f} s")
         time.sleep(0.25)
 
 

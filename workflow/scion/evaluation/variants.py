@@ -117,7 +117,7 @@ class Measuring:
         ) as server:
             self.engine = vllm.describe(server, self.serving)
             parallel = parallel_requests(self.launch)
-            results = ask_all(server, self.tasks, cases, parallel, stage="compare_recipes")
+            results = ask_all(server, self.tasks, cases, parallel)
         counted = count(self.tasks, results)
         # Requests and answers are run_agent_tasks' to keep.
         tasks = [{k: v for k, v in task.items() if k != "results"} for task in counted["tasks"]]

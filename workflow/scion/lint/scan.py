@@ -19,7 +19,7 @@ from scion.architectures.families import embedding_names
 from scion.checkpoint.safetensors_file import Tensor
 from scion.common.digest import in_parallel
 from scion.common.errors import ScionError
-from scion.common.progress_line import ProgressLine
+from scion.common.progress import progress
 from scion.formats.modelopt import BLOCK
 from scion.lint.kernels import BLOCK_BYTES, FLOATS, VALUES, Blocks, Numbers, Raw, ZeroRows
 from scion.lint.modules import GLOBAL_SCALES, HEAD, Module
@@ -205,10 +205,10 @@ def _is_scalar_scale(tensor: Tensor) -> bool:
 def _run(jobs: Sequence[_Job]) -> None:
     """Run jobs on threads; an error or Ctrl-C stops all of them within a chunk."""
     stop = threading.Event()
-    with ProgressLine("scanning", sum(job.size for job in jobs)) as line:
+    with progress("scan", sum(job.size for job in jobs), unit="B") as told:
 
         def run(job: _Job) -> None:
             job.run(stop)
-            line.advance(job.size)
+            told.advance(amount=job.size)
 
         in_parallel(run, jobs, threads=2 * len(os.sched_getaffinity(0)), stop=stop)

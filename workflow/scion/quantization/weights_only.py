@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import safe_open
-from tqdm import tqdm
 
 from scion.checkpoint.shards import Checkpoint
 from scion.common.digest import digest_json
 from scion.common.errors import ScionError
+from scion.common.progress import progress
 from scion.formats.modelopt import NVFP4
 from scion.formats.nvfp4 import E2M1_VALUES
 from scion.formats.packing import amax, pack
@@ -87,17 +87,16 @@ def pack_all(
     """
     left = [group for group in _in_groups(modules, groups) if group[0] not in shards.finished]
     pending: list[Future[None]] = []
-    bar = tqdm(total=len(modules), initial=len(modules) - sum(map(len, left)), unit="module")
-    bar.set_description("packing")
-    for group, weights in _read_ahead(checkpoint, left):
-        tensors = _pack_group(checkpoint, group, weights, input_scales)
-        pending.append(shards.write(group[0], tensors))
-        while len(pending) > _WAITING:
-            pending.pop(0).result()
-        bar.update(len(group))
-    for written in pending:
-        written.result()
-    bar.close()
+    done = len(modules) - sum(map(len, left))
+    with progress("packed modules", len(modules), done=done) as told:
+        for group, weights in _read_ahead(checkpoint, left):
+            tensors = _pack_group(checkpoint, group, weights, input_scales)
+            pending.append(shards.write(group[0], tensors))
+            while len(pending) > _WAITING:
+                pending.pop(0).result()
+            told.advance(amount=len(group))
+        for written in pending:
+            written.result()
     print(f"packed {len(modules)} modules, not calibrated", file=sys.stderr)
 
 

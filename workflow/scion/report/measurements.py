@@ -61,6 +61,7 @@ class MeasuredStage:
         record: The stage's name, and its record's.
         card: What the card's section may quote of the record, as `measured`.
         summary: Lines of `scion summary`.
+        brief: The result in a few words, for the stage's line in a run; None leaves it out.
         switch: Dotted key of the configuration that leaves the stage out where it is false; None
             for a stage that every release needs.
         pictures: Of the card; the section shows them.
@@ -73,6 +74,7 @@ class MeasuredStage:
     record: RecordFile
     card: Callable[[Record], Mapping[str, Any]]
     summary: Callable[[Record], list[str]]
+    brief: Callable[[Record], str] | None = None
     switch: str | None = None
     pictures: tuple[CardPicture, ...] = ()
     scores: Callable[[Record], ScoreGroup] | None = None
@@ -104,6 +106,7 @@ _ROWS = (
         agent.RECORD,
         card=tables.tasks_values,
         summary=lines.agent_task_lines,
+        brief=lines.agent_task_brief,
         scores=tables.tasks_scores,
         comparable={"response": answer_of},
     ),
@@ -111,6 +114,7 @@ _ROWS = (
         serving.RECORD,
         card=serving_values,
         summary=lines.serving_lines,
+        brief=lines.serving_brief,
         pictures=(
             # Without speculation there is no acceptance to show.
             CardPicture("acceptance", _acceptance, switch="measurement.speculative_tokens"),
@@ -127,12 +131,14 @@ _ROWS = (
         quality.RECORD,
         card=tables.quality_values,
         summary=lines.quality_lines,
+        brief=lines.quality_brief,
         pictures=(CardPicture("quality", _quality),),
     ),
     MeasuredStage(
         harness.IFEVAL_RECORD,
         card=tables.ifeval_values,
         summary=lines.ifeval_lines,
+        brief=lines.ifeval_brief,
         switch="ifeval.enabled",
         scores=tables.ifeval_scores,
     ),
@@ -140,6 +146,7 @@ _ROWS = (
         harness.BFCL_RECORD,
         card=tables.bfcl_values,
         summary=lines.bfcl_lines,
+        brief=lines.bfcl_brief,
         switch="bfcl.enabled",
         scores=tables.bfcl_scores,
     ),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from scion.artifacts.artifact import Artifact
 from scion.artifacts.manifest import MANIFEST
-from scion.artifacts.release_layout import RELEASE, RESULTS, SEALED
+from scion.artifacts.release_layout import CARD, RELEASE, RESULTS, SEALED
 from scion.common.errors import ScionError
 from scion.report.measurements import MEASUREMENTS, MeasuredStage
 
@@ -29,6 +29,7 @@ def summary(results: Path, *, config: Path | None = None) -> list[str]:
         raise _damaged(release, MANIFEST, f"a manifest of {SEALED}", f"one of {release.stage}")
     lines = [
         f"release:     {release.folder}",
+        f"card:        {release.folder / CARD}",
         f"root:        {release.root}",
         f"weights:     {release.facts.get('weights')}",
     ]

@@ -1,4 +1,4 @@
-"""What `scion summary` says of each record."""
+"""What `scion summary` says of each record, and the stage's line in a run."""
 
 from scion.common.text import Record, change, drafts, hardware, number, ratio, share
 
@@ -73,3 +73,46 @@ def bfcl_lines(bfcl: Record) -> list[str]:
         for category in bfcl["categories"]
     ]
     return [f"BFCL:        {'; '.join(shown)}"]
+
+
+# In a few words
+
+
+def agent_task_brief(tasks: Record) -> str:
+    """How many cases passed."""
+    return f"{tasks['passed']} of {tasks['total']} cases passed"
+
+
+def serving_brief(serving: Record) -> str:
+    """Tokens a step and speed with the most drafts."""
+    run = max(serving["runs"], key=lambda each: each["speculative_tokens"])
+    single = [decode for decode in run["speed"] if decode["parallel"] == 1] or run["speed"]
+    longest = max(single, key=lambda decode: decode["tokens"])
+    parts = [f"{longest['tokens_per_second']['value']:.1f} tokens a second"]
+    if longest["ratio_to_baseline"]:
+        parts.append(f"{longest['ratio_to_baseline']['value']:.2f}× no MTP")
+    if run["acceptance"]:
+        counts = next(row for row in run["acceptance"] if row["set"] == "all")
+        steps = f"{counts['mean_length']['value']:.2f} of {run['speculative_tokens'] + 1}"
+        parts.append(f"{steps} tokens a step")
+    return f"{drafts(run['speculative_tokens'])}: {', '.join(parts)}"
+
+
+def quality_brief(quality: Record) -> str:
+    """How far the release is from bf16."""
+    (release,) = [model for model in quality["models"] if model["name"] == "release"]
+    part = next(scored for scored in release["parts"].values() if scored)
+    same = 100 * part["top1_agreement"]["value"]
+    return f"KL {part['kl']['value']:.5f} to bf16, same token {same:.1f} %"
+
+
+def ifeval_brief(ifeval: Record) -> str:
+    """The first of its scores."""
+    name, rate = next(iter(ifeval["scores"].items()))
+    return f"{name.replace('_', ' ')} {100 * rate['value']:.1f} %"
+
+
+def bfcl_brief(bfcl: Record) -> str:
+    """How many function calls were right."""
+    passed, cases = (sum(each[key] for each in bfcl["categories"]) for key in ("passed", "cases"))
+    return f"{passed} of {cases} calls right"

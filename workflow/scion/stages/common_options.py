@@ -13,6 +13,7 @@ from scion.artifacts.artifact import Artifact
 from scion.artifacts.making import Expectation, Output
 from scion.artifacts.store.store import Store
 from scion.common.errors import ScionError
+from scion.common.progress import report_to
 
 if TYPE_CHECKING:
     # Half a second that most stages need not pay; and their code digest stays free of the config.
@@ -58,6 +59,12 @@ def stage_parser(description: str | None, *, inputs: Mapping[str, str]) -> argpa
         required=True,
         metavar="DIGEST",
         help="identity of the locked environment, recorded in the manifest",
+    )
+    parser.add_argument(
+        "--progress",
+        type=Path,
+        metavar="FILE",
+        help="file that says how far the stage is while it runs, for whoever shows it",
     )
     return parser
 
@@ -115,6 +122,7 @@ def run_stage(args: argparse.Namespace, command: Callable[[Output], Artifact]) -
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, interrupt)
+    report_to(args.progress)
     copies = getattr(args, "copies", None)
     try:
         plan = None if args.plan is None else Expectation.read(args.plan)
@@ -125,6 +133,8 @@ def run_stage(args: argparse.Namespace, command: Callable[[Output], Artifact]) -
     except KeyboardInterrupt:
         print("interrupted: no half-made artifact is left", file=sys.stderr)
         return 130
+    finally:
+        report_to(None)
     print(f"{artifact.stage}: {artifact.content} in {artifact.folder}", file=sys.stderr)
     return 0
 

@@ -52,6 +52,7 @@ from scion.checkpoint.shards import Checkpoint, read_object
 from scion.common.devices import device_named
 from scion.common.errors import ScionError
 from scion.common.files import write_json
+from scion.common.progress import progress
 from scion.common.section import Section
 from scion.engines.config import Launch, Serving
 from scion.engines.vllm.hardware import hardware
@@ -81,6 +82,7 @@ from scion.stages.common_options import (
 from scion.stages.served import add_server_options, recorded
 
 STAGE = "compare_recipes"
+_MADE, _MEASURED = "variants made", "variants measured"
 RESULT, TABLE, PICTURE = "recipes.json", "recipes.md", "recipes.svg"
 _PROJECTIONS = {"linear_attention": "linear attention", "attention": "all attention"}
 _VERSIONS = ("scion", "nvidia-modelopt", "torch", "transformers")
@@ -246,26 +248,36 @@ def _measure(
     source: VariantSource, variants: Sequence[Variant], measuring: Measuring
 ) -> list[dict[str, Any]]:
     """The source and all variants, each as `_entry` gives it, in the order of the configuration."""
-    folder = bf16(source)
-    _say("source: reading the held-out documents")
-    reference = measuring.reference(folder)
-    found = {SOURCE: _kept(source, SOURCE)}
-    if found[SOURCE] is None:
-        about = {"name": SOURCE, "recipe": None, "title": "bf16 source"}
-        about |= {"keep_bf16": None, "use_fp8": None}
-        found[SOURCE] = _entry(source, folder, about, measuring, reference)
-    found |= {variant.name: _kept(source, variant.name) for variant in variants}
-    for run in together([variant for variant in variants if found[variant.name] is None]):
-        _say(f"making {', '.join(variant.name for variant in run)}")
-        for made in make(source, run):
-            about = {
-                **_description(made.variant),
-                "seconds": _rounded(made.seconds),
-                "own_seconds": _rounded(made.own_seconds),
-            }
-            name = made.variant.name
-            found[name] = _entry(source, made.folder, about, measuring, reference)
-            shutil.rmtree(made.folder)
+    found = {name: _kept(source, name) for name in (SOURCE, *(each.name for each in variants))}
+    left = [variant for variant in variants if found[variant.name] is None]
+    work = {_MADE: len(left), _MEASURED: len(left) + (found[SOURCE] is None)}
+    with progress("variants", work) as told:
+        folder = bf16(source)
+        _say("source: reading the held-out documents")
+        told.doing("source")
+        reference = measuring.reference(folder)
+        if found[SOURCE] is None:
+            about = {"name": SOURCE, "recipe": None, "title": "bf16 source"}
+            about |= {"keep_bf16": None, "use_fp8": None}
+            found[SOURCE] = _entry(source, folder, about, measuring, reference)
+            told.advance(_MEASURED)
+        for run in together(left):
+            names = ", ".join(variant.name for variant in run)
+            _say(f"making {names}")
+            told.doing(f"making {names}")
+            finished = make(source, run)
+            told.advance(_MADE, len(run))
+            for made in finished:
+                name = made.variant.name
+                told.doing(f"measuring {name}")
+                about = {
+                    **_description(made.variant),
+                    "seconds": _rounded(made.seconds),
+                    "own_seconds": _rounded(made.own_seconds),
+                }
+                found[name] = _entry(source, made.folder, about, measuring, reference)
+                shutil.rmtree(made.folder)
+                told.advance(_MEASURED)
     return [entry for entry in found.values() if entry is not None]
 
 

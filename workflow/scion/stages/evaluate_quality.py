@@ -43,6 +43,7 @@ from scion.artifacts.making import Output, remake
 from scion.checkpoint.shards import CONFIG, read_object
 from scion.common.errors import ScionError
 from scion.common.files import write_json
+from scion.common.progress import progress
 from scion.engines.config import Launch, Serving
 from scion.engines.served_model import ServedModel
 from scion.evaluation.chats import Chat, read_chats
@@ -53,6 +54,7 @@ from scion.evaluation.quality.documents import (
     dataset_record,
     read_texts,
     request_predictions,
+    scoring_work,
     tokenize_documents,
     vocabulary_size,
 )
@@ -120,16 +122,19 @@ def evaluate_quality(
     def build(draft: Draft) -> None:
         _check_settings(serving, launch, quality, models)
         length = {"speculative_tokens": 0, "max_model_len": quality.max_tokens + 1}
-        engine = ScoringServer(
-            STAGE,
-            serving,
-            launch.model_copy(update=length),
-            quality.top_logprobs,
-            python,
-            log_folder,
-            ServedModel.read(release.folder).lost_tower,
-        )
-        about, documents, predictions, refusal = _measure(engine, models, contents, quality)
+        served = len(models) - same_tensors(source, fixed)
+        with progress("scoring", scoring_work(served, len(contents))) as told:
+            engine = ScoringServer(
+                STAGE,
+                serving,
+                launch.model_copy(update=length),
+                quality.top_logprobs,
+                python,
+                log_folder,
+                ServedModel.read(release.folder).lost_tower,
+                told,
+            )
+            about, documents, predictions, refusal = _measure(engine, models, contents, quality)
         entries = [
             model_record(name, documents, predictions, refusal)
             for name in ("source", "fixed", "release", "base")
@@ -180,7 +185,8 @@ def _measure(
     with engine.serve("release", models["release"]) as server:
         about = server_record(server, engine.serving, engine.launch, engine.python)
         documents = tokenize_documents(server, contents, marks=marks, limit=quality.max_tokens)
-        predictions = {"release": request_predictions(server, documents, top=engine.top)}
+        asked = request_predictions(server, documents, top=engine.top, told=engine.told)
+        predictions = {"release": asked}
     for name in ("fixed", "base"):
         if name in models:
             predictions[name] = engine.score(name, models[name], documents)

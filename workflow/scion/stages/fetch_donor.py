@@ -11,22 +11,22 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from scion.architectures.family import Head
 from scion.architectures.inventory import inventory
 from scion.artifacts.artifact import Artifact, Draft
 from scion.artifacts.making import Output, remake
 from scion.artifacts.store.known_files import KnownFiles
 from scion.checkpoint.hub.location import HubRepository, parse_location
+from scion.checkpoint.local_files import usable_files
 from scion.checkpoint.preview import open_pinned
 from scion.checkpoint.safetensors_file import Tensor, encode_header, packed
 from scion.checkpoint.shards import CONFIG, INDEX, SINGLE, parse_object, parse_weight_map
 from scion.checkpoint.source import Source
 from scion.common.digest import digest_json
 from scion.common.errors import ScionError
+from scion.common.progress import progress
 from scion.stages.common_options import run_stage, stage_parser
-from scion.stages.fetch_source import add_location, planned_source, usable_files
+from scion.stages.fetch_source import add_location, planned_source
 
 STAGE = "fetch_donor"
 _NAME_BASE = "set `donor` in the config to the base model that the source was fine-tuned from"
@@ -133,13 +133,13 @@ class _DonorHead:
         total = sum(tensor.size for tensor in tensors)
         with (
             target.open("wb") as file,
-            tqdm(total=total, unit="B", unit_scale=True, desc="mtp", file=sys.stderr) as bar,
+            progress("bytes of the MTP head", total, unit="B") as told,
         ):
             file.write(encode_header(packed(tensors), {"format": "pt"}))
             for shard, tensor in self.tensors:
                 for chunk in self.stream(shard, tensor):
                     file.write(chunk)
-                    bar.update(len(chunk))
+                    told.advance(amount=len(chunk))
 
 
 def _find_head(source: Source, location: str) -> _DonorHead:

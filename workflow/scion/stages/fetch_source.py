@@ -11,17 +11,16 @@ import argparse
 import sys
 from pathlib import Path
 
-from tqdm import tqdm
-
 from scion.artifacts.artifact import Artifact, Draft
 from scion.artifacts.making import Output, remake
-from scion.checkpoint.folder_source import FolderSource
 from scion.checkpoint.hub.client import download_files, list_files
 from scion.checkpoint.hub.location import HubRepository, LocalFolder, parse_location
+from scion.checkpoint.local_files import local_files
 from scion.checkpoint.preview import open_pinned, supported_family
 from scion.checkpoint.release_files import released
 from scion.checkpoint.shards import Checkpoint
 from scion.common.errors import ScionError
+from scion.common.progress import progress
 from scion.stages.common_options import run_stage, stage_parser
 
 
@@ -104,34 +103,14 @@ def _changed(error: ScionError) -> ScionError:
     )
 
 
-def local_files(folder: Path) -> list[Path]:
-    """What is taken of a checkpoint: all that a release can use, and whatever its index names.
-
-    Raises:
-        ScionError: A link leaves the folder, or index and shards do not fit together.
-    """
-    usable = usable_files(folder)
-    named = (folder / shard for shard in Checkpoint.open(folder).headers)
-    return sorted({*usable, *named})
-
-
-def usable_files(folder: Path) -> list[Path]:
-    """The files of a folder that a release can use, whatever its index says.
-
-    Raises:
-        ScionError: A link leaves the folder, or it can't be read.
-    """
-    return [folder / name for name in released(FolderSource(folder).files)]
-
-
 def _download(repository: HubRepository, folder: Path) -> None:
     files = list_files(repository)
     names = released(files)
     total = sum(files[name].size for name in names)
-    with tqdm(total=total, unit="B", unit_scale=True, desc=repository.name) as bar:
+    with progress(f"download of {repository.name}", total, unit="B") as told:
 
         def advance(_name: str, size: int) -> None:
-            bar.update(size)
+            told.advance(amount=size)
 
         download_files(repository, names, folder, progress=advance)
 

@@ -51,12 +51,13 @@ from scion.artifacts.making import Output, remake
 from scion.common.digest import digest_file
 from scion.common.errors import ScionError
 from scion.common.files import write_json
+from scion.common.progress import progress
 from scion.common.section import Section
 from scion.engines.config import Launch, Serving
 from scion.engines.vllm.bench import benchmark
 from scion.evaluation.decoding import compare_answers
 from scion.evaluation.serving.config import RECORD, Measurement
-from scion.evaluation.serving.progress import MeasurementProgress
+from scion.evaluation.serving.progress import MeasurementProgress, serving_work
 from scion.evaluation.serving.prompts import count_sets, read_prompt_sets
 from scion.evaluation.serving.session import ServerRun, Session, measure
 from scion.evaluation.serving.speed import speed_records
@@ -121,16 +122,19 @@ def measure_serving(
 
     def build(draft: Draft) -> None:
         chats = read_prompt_sets(prompts)
-        progress = MeasurementProgress(STAGE, servers=len(started))
         about: dict[str, Any] = {}
         runs: list[ServerRun] = []
         log = served.log("bench")
-        with benchmark(python=python, serving=serving, inherited=os.environ, log=log) as bench:
+        with (
+            progress("measuring", serving_work(started, measurement, len(chats))) as told,
+            benchmark(python=python, serving=serving, inherited=os.environ, log=log) as bench,
+        ):
+            measured = MeasurementProgress(STAGE, servers=len(started), told=told)
             for launch in started:
                 named = f"{launch.name}.n{launch.speculative_tokens}"
-                progress.next_server(named)
+                measured.next_server(named)
                 with served.server(release, launch, named) as server:
-                    session = Session(server, launch, release.folder, bench, progress)
+                    session = Session(server, launch, release.folder, bench, measured)
                     replies = launch.name == launches[0].name
                     runs.append(measure(session, chats, measurement, replies=replies, path=prompts))
                     about = about or served.describe(server, launch)
@@ -145,7 +149,7 @@ def measure_serving(
         }
         write_json(draft.folder / RESULT, result)
         (draft.folder / TIMINGS).write_text("".join(map(_timing_lines, runs)))
-        progress.done()
+        measured.done()
 
     return remake(
         output,

@@ -8,6 +8,7 @@ error (jinja's StrictUndefined), never an empty cell. Each stage that measures, 
 that was left out is not among the evidence, and its section says so.
 """
 
+import importlib
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -239,9 +240,9 @@ def main() -> int:
     add_settings(parser, CardSettings)
     add_copies(parser)
     args = parser.parse_args()
-    return run_stage(
-        args,
-        lambda output: render_card(
+
+    def command(output: Output) -> Artifact:
+        artifact = render_card(
             release=output.store.open_pointer(args.release),
             evidence=open_evidence(output.store, args.evidence),
             template=args.template,
@@ -250,8 +251,15 @@ def main() -> int:
             settings=read_settings(args.settings, CardSettings),
             output=output,
             environment=args.environment,
-        ),
-    )
+        )
+        if output.copies is not None:
+            # By name: how the page looks is nothing of the artifact.
+            page = importlib.import_module("scion.report.card.page")
+            text = page.card_page(artifact.folder / CARD)
+            (output.copies / page.PAGE).write_text(text)
+        return artifact
+
+    return run_stage(args, command)
 
 
 if __name__ == "__main__":

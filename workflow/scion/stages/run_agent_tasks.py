@@ -80,9 +80,7 @@ def run_agent_tasks(
             about = served.describe(server, launch) | {
                 "speculative_tokens": launch.speculative_tokens
             }
-            results = ask_all(
-                server, task_file, agent_tasks.cases, parallel_requests(launch), stage=STAGE
-            )
+            results = ask_all(server, task_file, agent_tasks.cases, parallel_requests(launch))
         result = about | count(task_file, results)
         print_verdicts(STAGE, result)
         if shortfall := _shortfall(result, agent_tasks):

@@ -149,7 +149,7 @@ def run_served_stage(
             arguments[name] = None if path is None else output.store.open_pointer(path)
         arguments["output"] = output
         # What the output was made of.
-        for name in ("store", "plan"):
+        for name in ("store", "plan", "progress"):
             del arguments[name]
         return stage(
             **arguments, **{name: getattr(sections, name) for name in settings.model_fields}

@@ -22,7 +22,6 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from tqdm import tqdm
 
 from scion.architectures.inventory import inventory
 from scion.artifacts.artifact import Artifact, Draft
@@ -32,6 +31,7 @@ from scion.checkpoint.shards import Checkpoint
 from scion.common.digest import in_parallel
 from scion.common.errors import ScionError
 from scion.common.files import write_json
+from scion.common.progress import progress
 from scion.formats.modelopt import FP8
 from scion.formats.spellings import SPELLINGS, Spelling, declared_spelling
 from scion.formats.stored_modules import algorithms
@@ -215,7 +215,7 @@ def _check_weights(
     # One thread a module: torch's own gain little on windows of rows.
     torch.set_num_threads(1)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    with tqdm(total=len(quantized), desc="verifying", unit="module") as bar:
+    with progress("verified modules", len(quantized)) as told:
 
         def check(module: str) -> tuple[float, float]:
             if quantized[module] == FP8:
@@ -231,7 +231,7 @@ def _check_weights(
                     checksums=checksums,
                     device=device,
                 )
-            bar.update()
+            told.advance()
             if not _ratio(error, norm) <= _LARGEST_ERROR:
                 raise _too_far(checkpoint.folder, module, _ratio(error, norm))
             return error, norm

@@ -21,7 +21,7 @@ from scion.artifacts.store.store import MARK, Store, unusable
 from scion.artifacts.store.survey import HEX, TRASH, inside
 from scion.common.digest import digest_chunks, digest_json, in_parallel, read_chunks
 from scion.common.errors import ScionError
-from scion.common.progress_line import ProgressLine
+from scion.common.progress import counted, progress
 
 # The names that each folder of the format may hold; a dot begins those of half-written files.
 _NAMES = {
@@ -136,11 +136,11 @@ def _hash(paths: Iterable[Path]) -> _Sums:
     by_inode = {info.st_ino: path for path, info in regular.items()}
     total = sum(regular[path].st_size for path in by_inode.values())
     stop = threading.Event()
-    with ProgressLine("hashing", total) as line:
+    with progress("hashing", total, unit="B") as told:
 
         def sha256(path: Path) -> str:
             try:
-                return digest_chunks(line.through(read_chunks(path), stop))
+                return digest_chunks(counted(read_chunks(path), told, stop=stop))
             except (OSError, EOFError):
                 return ""
 

@@ -12,10 +12,10 @@ a recipe gave these files, and no others, is the word of whoever may write there
 import contextlib
 import hashlib
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from scion.artifacts.artifact import Artifact
 from scion.artifacts.manifest import check_form, check_manifest
@@ -26,9 +26,7 @@ from scion.checkpoint.shards import parse_object
 from scion.common.digest import digest_file, hex_digits, read_chunks
 from scion.common.errors import ScionError
 from scion.common.files import copy_file, to_json
-
-if TYPE_CHECKING:
-    from tqdm import tqdm
+from scion.common.progress import Progress, progress
 
 FORMAT = "scion-store/1"
 MARK = "scion-store.json"
@@ -128,14 +126,15 @@ class Remote:
             name for name in written if not _is_there(folder / name, files[name]["sha256"], known)
         ]
         brought: dict[str, Path] = {}
-        with _bar(f"{manifest['stage']} from {self.url}", files, missing) as bar:
+        total = sum(files[name]["size"] for name in missing)
+        with progress(f"{manifest['stage']} from {self.url}", total, unit="B") as told:
             for name in missing:
                 target, entry = folder / name, files[name]
                 target.parent.mkdir(parents=True, exist_ok=True)
                 if entry["sha256"] in brought:
                     copy_file(brought[entry["sha256"]], target)
                 else:
-                    self._bring(entry, parts / f"{entry['sha256']}.part", bar).replace(target)
+                    self._bring(entry, parts / f"{entry['sha256']}.part", told).replace(target)
                     brought[entry["sha256"]] = target
                 known.remember(target, FileDigest(entry["size"], entry["sha256"], {}))
         known.remove(parts)
@@ -166,11 +165,12 @@ class Remote:
             # Asked of an artifact that is there too: somebody may have removed a damaged file.
             if self._objects.size(f"files/{sha256}") != artifact.files[name]["size"]
         ]
-        with _bar(f"{artifact.stage} to {self.url}", artifact.files, missing) as bar:
+        total = sum(artifact.files[name]["size"] for name in missing)
+        with progress(f"{artifact.stage} to {self.url}", total, unit="B") as told:
             for name in missing:
                 sha256 = artifact.files[name]["sha256"]
                 self._objects.upload(artifact.folder / name, f"files/{sha256}")
-                bar.update(artifact.files[name]["size"])
+                told.advance(amount=artifact.files[name]["size"])
         if there is None:
             name = f"records/{hex_digits(artifact.recipe)}.json"
             self._objects.write(name, to_json(artifact.manifest))
@@ -205,7 +205,7 @@ class Remote:
             self._objects.write(MARK, to_json({"format": FORMAT}))
             self.__dict__["_begun"] = True
 
-    def _bring(self, entry: Mapping[str, Any], part: Path, bar: "tqdm[Any]") -> Path:
+    def _bring(self, entry: Mapping[str, Any], part: Path, told: Progress) -> Path:
         """Download a file; returns where it is, whole and hashed.
 
         Raises:
@@ -217,17 +217,17 @@ class Remote:
             part.unlink(missing_ok=True)
             raise self._other_bytes(entry, "no such object" if found is None else f"{found} bytes")
         resumed = part.is_file() and part.stat().st_size > 0
-        digest = self._stream(entry, part, bar)
+        digest = self._stream(entry, part, told)
         if digest != sha256 and resumed:
             # A power cut may have damaged what was here.
             part.unlink()
-            digest = self._stream(entry, part, bar)
+            digest = self._stream(entry, part, told)
         if digest != sha256:
             part.unlink()
             raise self._other_bytes(entry, f"SHA-256 {digest}")
         return part
 
-    def _stream(self, entry: Mapping[str, Any], part: Path, bar: "tqdm[Any]") -> str:
+    def _stream(self, entry: Mapping[str, Any], part: Path, told: Progress) -> str:
         """Append what is missing of a file to a part of it; returns the digest of the whole."""
         part.parent.mkdir(parents=True, exist_ok=True)
         digest = hashlib.sha256()
@@ -238,11 +238,11 @@ class Remote:
             start = file.tell()
             for chunk in read_chunks(part):
                 digest.update(chunk)
-            bar.update(start)
+            told.advance(amount=start)
             for chunk in self._objects.stream(f"files/{entry['sha256']}", start, entry["size"]):
                 digest.update(chunk)
                 file.write(chunk)
-                bar.update(len(chunk))
+                told.advance(amount=len(chunk))
         return digest.hexdigest()
 
     def _other_bytes(self, entry: Mapping[str, Any], found: str) -> ScionError:
@@ -282,12 +282,3 @@ def _is_there(target: Path, sha256: str, known: KnownFiles) -> bool:
 def _has_digest(path: Path, sha256: str, known: KnownFiles) -> bool:
     found = known.get(path)
     return (digest_file(path) if found is None else found.sha256) == sha256
-
-
-def _bar(title: str, files: Mapping[str, Mapping[str, Any]], names: Iterable[str]) -> "tqdm[Any]":
-    """A bar over the bytes of the files that move; none if no file does."""
-    # Late: it takes a tenth of the time of a short stage, and most stages move nothing.
-    from tqdm import tqdm
-
-    total = sum(files[name]["size"] for name in names)
-    return tqdm(total=total, unit="B", unit_scale=True, desc=title, disable=not total)

@@ -5,14 +5,14 @@ from typing import Any, cast
 
 import openai
 
+from scion.common.progress import progress
 from scion.engines.server import Server
 from scion.evaluation.agent.judge import judge
-from scion.evaluation.agent.results import TaskProgress
 from scion.evaluation.agent.tasks import Case, Task, TaskFile
 
 
 def ask_all(
-    server: Server, task_file: TaskFile, limit: int | None, parallel: int, *, stage: str
+    server: Server, task_file: TaskFile, limit: int | None, parallel: int
 ) -> list[list[dict[str, Any]]]:
     """The results of each task's cases, in the file's order, `parallel` requests at a time.
 
@@ -21,19 +21,21 @@ def ask_all(
         task_file: The tasks.
         limit: Cases of each task, from the start; None for all.
         parallel: Requests at the same time.
-        stage: Whose progress is reported.
 
     Raises:
         ScionError: A request fails.
     """
-    progress = TaskProgress(stage, [len(task.cases[:limit]) for task in task_file.tasks])
-    # No proxy of the environment's, as in scion.engines.server; no retries: a failure counts.
-    with openai.OpenAI(
-        base_url=server.openai_url,
-        api_key="none",
-        max_retries=0,
-        http_client=openai.DefaultHttpxClient(trust_env=False),
-    ) as client:
+    cases = sum(len(task.cases[:limit]) for task in task_file.tasks)
+    with (
+        progress("agent cases", cases) as told,
+        # No proxy of the environment's, as in scion.engines.server; no retries: a failure counts.
+        openai.OpenAI(
+            base_url=server.openai_url,
+            api_key="none",
+            max_retries=0,
+            http_client=openai.DefaultHttpxClient(trust_env=False),
+        ) as client,
+    ):
         pool = ThreadPoolExecutor(parallel)
         try:
             pending = [
@@ -44,11 +46,11 @@ def ask_all(
                 for task in task_file.tasks
             ]
             results: list[list[dict[str, Any]]] = []
-            for at, futures in enumerate(pending):
+            for task, futures in zip(task_file.tasks, pending, strict=True):
                 results.append([])
                 for future in futures:
                     results[-1].append(future.result())
-                    progress.report(at, len(results[-1]))
+                    told.advance(note=task.title)
             return results
         finally:
             # After a failure or an interrupt the rest is not asked, nor waited for.

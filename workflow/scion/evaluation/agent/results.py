@@ -1,35 +1,11 @@
 """The verdicts of the agent capability test, counted, and told while and after it runs."""
 
 import sys
-import time
 from collections.abc import Sequence
 from typing import Any
 
 from scion.evaluation.agent.tasks import TaskFile
 from scion.evaluation.intervals import proportion
-
-_REPORT_SECONDS = 5.0
-
-
-class TaskProgress:
-    """Lines on stderr: how far it is, and how long it takes yet at the pace so far."""
-
-    def __init__(self, stage: str, cases: Sequence[int]) -> None:
-        """Start the clock for tasks with so many cases each."""
-        self._stage, self._cases = stage, cases
-        self._begin, self._reported = time.monotonic(), 0.0
-
-    def report(self, task: int, done: int) -> None:
-        """So many cases of a task, counted from 0, and all before it are done."""
-        seconds = time.monotonic() - self._begin
-        if seconds < self._reported + _REPORT_SECONDS:
-            return
-        self._reported = seconds
-        before = sum(self._cases[:task]) + done
-        left = seconds / before * (sum(self._cases) - before)
-        place = f"task {task + 1} of {len(self._cases)}, {done} of {self._cases[task]} cases"
-        text = f"{self._stage}: {place}, {seconds:.0f} s, about {left:.0f} s to go"
-        print(text, file=sys.stderr, flush=True)
 
 
 def count(task_file: TaskFile, results: Sequence[list[dict[str, Any]]]) -> dict[str, Any]:

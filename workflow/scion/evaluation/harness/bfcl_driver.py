@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from scion.common.errors import ScionError
-from scion.evaluation.harness.driver import RequestProgress, answer_request, print_progress, refused
+from scion.evaluation.harness.driver import RequestProgress, answer_request, refused, say
 
 _REGISTRY = "bfcl_eval.constants.model_config"
 _MODEL = "scion-FC"
@@ -57,7 +57,7 @@ def evaluate(request: dict[str, Any]) -> dict[str, Any]:
     handler = _handler(request)
     chosen = {name: _choose(name, handler, request) for name in request["categories"]}
     named_cases = [(name, case) for name, (cases, _) in chosen.items() for case in cases]
-    print_progress(f"{len(named_cases)} cases of {len(chosen)} categories")
+    say(f"{len(named_cases)} cases of {len(chosen)} categories")
     answers = _ask(handler, named_cases, request)
     _require_calls(answers, request["server"])
     return {
@@ -176,7 +176,7 @@ def _ask(
     handler: Any, named_cases: Sequence[tuple[str, dict[str, Any]]], request: dict[str, Any]
 ) -> dict[str, list[dict[str, Any]]]:
     """All answers by category; the first failure ends the asking."""
-    progress = RequestProgress(len(named_cases), "cases answered")
+    progress = RequestProgress(len(named_cases), "cases")
 
     def ask(case: dict[str, Any]) -> dict[str, Any]:
         answer = _answer(handler, case, request)

@@ -11,11 +11,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from scion.common.errors import ScionError
+from scion.common.progress import Progress, progress
 from scion.engines import guard
 from scion.engines.server import Server, log_end, stop
 from scion.evaluation.harness.driver import PROGRESS
@@ -97,7 +100,7 @@ def require(python: Path) -> None:
 
 
 def _run(command: tuple[str, ...], variables: dict[str, str], folder: Path, log: Path) -> int:
-    """Run the command until it ends; the exit code. Its progress goes to standard error."""
+    """Run the command until it ends; the exit code. Its progress is told as the stage's own."""
     temporary = folder / "tmp"
     temporary.mkdir()
     child = subprocess.Popen(
@@ -111,16 +114,37 @@ def _run(command: tuple[str, ...], variables: dict[str, str], folder: Path, log:
     )
     try:
         assert child.stdout is not None
-        with log.open("wb") as output, child.stdout as lines:
+        with log.open("wb") as output, child.stdout as lines, ExitStack() as stack:
+            told = _Told(stack)
             for line in lines:
                 output.write(line)
                 output.flush()
                 if line.startswith(PROGRESS.encode()):
-                    text = line.decode(errors="replace").removeprefix(PROGRESS)
-                    print(f"evaluation: {text}", end="", file=sys.stderr, flush=True)
+                    told.take(json.loads(line.decode().removeprefix(PROGRESS)))
         return child.wait()
     finally:
         stop(child)
+
+
+@dataclass
+class _Told:
+    """The progress of a driver, told until the stack is left."""
+
+    stack: ExitStack
+    requests: Progress | None = None
+    done: int = 0
+
+    def take(self, message: Mapping[str, Any]) -> None:
+        """Take up what `scion.evaluation.harness.driver` sends."""
+        if "say" in message:
+            print(f"evaluation: {message['say']}", file=sys.stderr, flush=True)
+            return
+        if self.requests is None:
+            work = progress(message["unit"], message["total"])
+            self.requests = self.stack.enter_context(work)
+        if message["done"] > self.done:
+            self.requests.advance(amount=message["done"] - self.done)
+            self.done = message["done"]
 
 
 def _ended(driver: ModuleType, code: int, log: Path, server: Server | None) -> ScionError:

@@ -3,15 +3,15 @@
     python -m scion.evaluation.harness.<driver> request.json result.json
 
 Its result is `{"result": …}`, or `{"error": …}` with the parts of a `ScionError`. On standard error
-it says how far it is, in lines that begin with `PROGRESS`; all else there is the harness's own
-talk. Drivers need the standard library, `scion.common.errors` and the harness. They import the
-harness in functions, so that a stage can import the driver for its place.
+it says how far it is, in lines of JSON behind `PROGRESS`, `{"unit", "done", "total"}` or
+`{"say": …}`; all else there is the harness's own talk. Drivers need the standard library,
+`scion.common.errors` and the harness. They import the harness in functions, so that a stage can
+import the driver for its place.
 """
 
 import json
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,36 +19,40 @@ from typing import Any
 from scion.common.errors import ScionError
 
 PROGRESS = "progress: "
-_REPORT_SECONDS = 5.0
 
 
 class RequestProgress:
-    """Says after some seconds, and at the end, how many of the requests are answered."""
+    """Tells the stage how many of the requests are answered.
+
+    Args:
+        total: How many there are.
+        unit: What they are, in the plural.
+    """
 
     def __init__(self, total: int, unit: str) -> None:
-        self._total, self._unit = total, unit
-        self._done, self._begin, self._reported = 0, time.monotonic(), time.monotonic()
+        self._total, self._unit, self._done = total, unit, 0
         self._lock = threading.Lock()
+        self._tell()
 
     def step(self) -> None:
         """One more is answered; any thread may say so."""
         with self._lock:
-            self._step()
+            self._done += 1
+            self._tell()
 
-    def _step(self) -> None:
-        self._done += 1
-        now = time.monotonic()
-        if self._done < self._total and now < self._reported + _REPORT_SECONDS:
-            return
-        self._reported = now
-        left = (now - self._begin) / self._done * (self._total - self._done)
-        rest = f", about {left:.0f} s left" if left else f" after {now - self._begin:.0f} s"
-        print_progress(f"{self._done} of {self._total} {self._unit}{rest}")
+    def _tell(self) -> None:
+        _send({"unit": self._unit, "done": self._done, "total": self._total})
 
 
-def print_progress(line: str) -> None:
+def say(line: str) -> None:
     """Have the stage print a line."""
-    print(f"{PROGRESS}{line}", file=sys.stderr, flush=True)
+    _send({"say": line})
+
+
+def _send(message: dict[str, Any]) -> None:
+    # In one write: the harness's threads talk there too.
+    sys.stderr.write(f"{PROGRESS}{json.dumps(message)}\n")
+    sys.stderr.flush()
 
 
 def answer_request(evaluate: Callable[[dict[str, Any]], Any]) -> None:

@@ -125,7 +125,7 @@ def _ask(manager: Any, task: Any, request: dict[str, Any], total: int) -> dict[s
     lm_eval: Any = importlib.import_module("lm_eval")
     complaints = _Complaints()
     logging.getLogger("lm_eval").addHandler(complaints)
-    model = _chat_model(request, RequestProgress(total, "prompts answered"))
+    model = _chat_model(request, RequestProgress(total, "prompts"))
     generation = {
         "max_gen_toks": request["max_tokens"],
         "chat_template_kwargs": {"enable_thinking": request["enable_thinking"]},

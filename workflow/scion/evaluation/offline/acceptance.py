@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from scion.checkpoint.shards import CONFIG, Checkpoint
 from scion.common.devices import device_named
 from scion.common.errors import ScionError
+from scion.common.progress import progress
 from scion.evaluation.chats import Chat
 from scion.evaluation.intervals import Estimate, bounded_ratio
 from scion.evaluation.offline.mtp import Drafter, load_head
@@ -152,12 +152,14 @@ def measure_offline(
     head, ends = load_head(weights, target.config), end_tokens(folder, tokenizer)
     counts: list[Counts] = []
     pairs = list(zip(chats, prompts, strict=True))
-    for chat, prompt in tqdm(pairs, desc="measuring", unit="prompt"):
-        reply = target.decode(prompt, ends=ends, limit=reply_tokens, past=draft_tokens)
-        drafter = Drafter(head, target, prompt, reply.hidden)
-        drafts, accepted = count_rounds(reply.tokens, reply.length, drafter.draft, draft_tokens)
-        answered = tuple(reply.tokens[: reply.length])
-        counts.append(Counts(chat.name, len(prompt), answered, drafts, accepted))
+    with progress("prompts", len(pairs)) as told:
+        for chat, prompt in pairs:
+            reply = target.decode(prompt, ends=ends, limit=reply_tokens, past=draft_tokens)
+            drafter = Drafter(head, target, prompt, reply.hidden)
+            drafts, accepted = count_rounds(reply.tokens, reply.length, drafter.draft, draft_tokens)
+            answered = tuple(reply.tokens[: reply.length])
+            counts.append(Counts(chat.name, len(prompt), answered, drafts, accepted))
+            told.advance()
     name = torch.cuda.get_device_name(where) if where.type == "cuda" else "cpu"
     result = Acceptance(draft_tokens, reply_tokens, weights.activations, name, tuple(counts))
     if result.drafts == 0:

@@ -13,13 +13,15 @@ from scion.checkpoint.shards import read_object
 from scion.common.digest import digest_file
 from scion.common.errors import ScionError
 from scion.common.jsonl import read_json_lines
+from scion.common.progress import Progress
 from scion.engines.server import Server
 from scion.evaluation.chats import Chat, text_ids, token_ids
 from scion.evaluation.quality.top_k_scores import Predictions, assistant_mask, read_predictions
 
 Kind = Literal["chats", "texts"]
 
-_PROGRESS_SECONDS = 5
+# What is counted of the work: a start ends with the first answer, which is slow by itself.
+STARTS, DOCUMENTS = "server starts", "documents"
 
 
 @dataclass(frozen=True)
@@ -188,8 +190,13 @@ def check_vocabulary(artifact: Artifact, documents: Sequence[Document]) -> None:
             )
 
 
+def scoring_work(models: int, documents: int) -> dict[str, float]:
+    """How much there is to do for so many models, as `scion.common.progress` counts it."""
+    return {STARTS: models, DOCUMENTS: models * (documents - 1)}
+
+
 def request_predictions(
-    server: Server, documents: Sequence[Document], *, top: int
+    server: Server, documents: Sequence[Document], *, top: int, told: Progress
 ) -> list[Predictions]:
     """Ask a server about every document, one at a time: batches would round differently.
 
@@ -197,26 +204,21 @@ def request_predictions(
         server: The server.
         documents: The documents.
         top: How many of the most likely tokens to ask for at each place.
+        told: Counts as `scoring_work` does.
 
     Raises:
         ScionError: The server dies, refuses, or answers in part.
     """
-    begin = reported = time.monotonic()
+    begin = time.monotonic()
     done: list[Predictions] = []
     for document in documents:
         done.append(_ask(server, document, top))
-        now = time.monotonic()
-        if now >= reported + _PROGRESS_SECONDS:
-            reported = now
-            left = (now - begin) / len(done) * (len(documents) - len(done))
-            _tell(server, f"{len(done)} of {len(documents)} documents, about {left:.0f} s left")
+        told.doing(f"{server.model}: {len(done)} of {len(documents)} documents")
+        told.advance(DOCUMENTS if len(done) > 1 else STARTS)
     tokens = sum(len(document.tokens) for document in documents)
-    _tell(server, f"{tokens} tokens scored in {time.monotonic() - begin:.0f} s")
+    seconds = time.monotonic() - begin
+    print(f"{server.model}: {tokens} tokens scored in {seconds:.0f} s", file=sys.stderr, flush=True)
     return done
-
-
-def _tell(server: Server, line: str) -> None:
-    print(f"{server.model}: {line}", file=sys.stderr, flush=True)
 
 
 def _ask(server: Server, document: Document, top: int) -> Predictions:

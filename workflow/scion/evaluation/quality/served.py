@@ -9,6 +9,7 @@ from pathlib import Path
 
 from scion.artifacts.artifact import Artifact
 from scion.common.errors import ScionError
+from scion.common.progress import Progress
 from scion.engines.config import Launch, Serving
 from scion.engines.server import Server
 from scion.engines.vllm import server as vllm
@@ -37,6 +38,7 @@ class ScoringServer:
         python: Interpreter of the serving environment.
         log_folder: Where `<stage>.<model>.server.log` go.
         text_only: Whether every model is served without its vision tower, as the release has none.
+        told: Told of what is done.
     """
 
     stage: str
@@ -46,9 +48,11 @@ class ScoringServer:
     python: Path
     log_folder: Path
     text_only: bool
+    told: Progress
 
     def serve(self, name: str, model: Artifact) -> AbstractContextManager[Server]:
         """The server of a model, as a context manager."""
+        self.told.doing(f"{name}: starting the server")
         print(f"{self.stage}: {name}: starting the server", file=sys.stderr, flush=True)
         return vllm.serve(
             model.folder,
@@ -72,7 +76,7 @@ class ScoringServer:
         kinds: tuple[Kind, ...] = ("texts",) if name == "base" else ("chats", "texts")
         with self.serve(name, model) as server:
             check_same_tokens(server, documents, kinds=kinds)
-            return request_predictions(server, documents, top=self.top)
+            return request_predictions(server, documents, top=self.top, told=self.told)
 
 
 def refusal_of(error: ScionError) -> str | None:

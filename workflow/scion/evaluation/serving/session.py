@@ -99,9 +99,7 @@ def measure(
     check_room(prompts, answer=max(lengths), context=session.launch.max_model_len, path=path)
     requested = prompts if replies else []
     work = waves(measurement, len(prompts))
-    session.progress.ready(
-        sum(wave.tokens for wave in work) + len(requested) * measurement.reply_tokens
-    )
+    session.progress.ready()
     done = [_reply(session, prompt, measurement.reply_tokens) for prompt in requested]
     rows = None
     if session.launch.speculative_tokens and done:
@@ -139,7 +137,7 @@ def _reply(session: Session, prompt: Prompt, tokens: int) -> CountedReply:
     if counted.drafts and not session.launch.speculative_tokens:
         raise session.miscount(f"{counted.drafts} drafts during the reply to {prompt.label}")
     kind = f"reply to {prompt.set} {prompt.label}: {len(answer.tokens)} tokens"
-    session.progress.advance(kind, tokens)
+    session.progress.replied(kind)
     return CountedReply(prompt, answer, counted)
 
 
@@ -156,6 +154,7 @@ def _decodes(
     for wave in work:
         if wave.repeat == 0 and wave.tokens == shortest:
             decode(wave)
+            session.progress.warmed_up(len(wave.prompts))
     timed: list[tuple[Wave, Timing]] = []
     for wave in work:
         timed.append((wave, decode(wave)))
@@ -163,5 +162,7 @@ def _decodes(
         description = (
             f"decode {len(timed)} of {len(work)}, {len(wave.prompts)} × {wave.tokens} tokens"
         )
-        session.progress.advance(f"{description}: {rate}", wave.tokens)
+        session.progress.decoded(
+            f"{description}: {rate}", tokens=wave.tokens, parallel=len(wave.prompts)
+        )
     return timed

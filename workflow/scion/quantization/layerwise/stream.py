@@ -28,12 +28,12 @@ from modelopt.torch.quantization.nn import TensorQuantizer
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from scion.architectures.inventory import Inventory
 from scion.checkpoint.shards import Checkpoint
 from scion.common.devices import one_thread
 from scion.common.errors import NoRoomError
+from scion.common.progress import progress
 from scion.quantization.calibration.batches import PackedBatch, isolated, segment_positions
 from scion.quantization.layerwise.hidden_states import HiddenStates, Place, choose_place
 from scion.quantization.layerwise.layer import calibrate, export, load, named_alone, scale_checksums
@@ -128,16 +128,15 @@ class Stream:
         with kernels, one_thread(self.device), torch.no_grad():
             first, states = self._start(min(self._left))
             pending: list[Future[None]] = []
-            layers = self._loaded(range(first, count))
-            bar = tqdm(layers, desc="layers", unit="layer", initial=first, total=count)
-            for number, layer in bar:
-                written, states = self._step(number, layer, states)
-                pending = self._wait(pending, keep=len(self.targets)) + written
-                bar.set_postfix_str(self._usage(), refresh=False)
-                if self._due(number):
-                    # States must not be ahead of the layers that are on disk.
-                    pending = self._wait(pending, keep=0)
-                    self._save(number, states)
+            with progress("layers", count, done=first) as told:
+                for number, layer in self._loaded(range(first, count)):
+                    written, states = self._step(number, layer, states)
+                    pending = self._wait(pending, keep=len(self.targets)) + written
+                    if self._due(number):
+                        # States must not be ahead of the layers that are on disk.
+                        pending = self._wait(pending, keep=0)
+                        self._save(number, states)
+                    told.advance(note=self._usage())
             self._wait(pending, keep=0)
         self.seconds = time.monotonic() - begin
 

@@ -1,0 +1,115 @@
+"""Why a plan would run a stage: what differs between what it asks for and what is shown there.
+
+Told from manifests alone, without running or reading anything large; for people, nothing depends on
+it.
+"""
+
+import json
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from scion.artifacts.manifest import find_manifest
+from scion.artifacts.plan import Plan, PlannedStage
+
+_SHOWN = 3
+
+
+def reason(plan: Plan, stage: str, running: Collection[str]) -> str:
+    """Why a stage would run, in a few words.
+
+    Args:
+        plan: The plan.
+        stage: One of its stages that would run.
+        running: All that would.
+    """
+    planned = plan.stages[stage]
+    shown = find_manifest(plan.folder / f"{stage}.json")
+    if planned.pointer.is_file():
+        return "asked for, though it is there"
+    if shown is None or shown["stage"] != stage:
+        return "not made yet"
+    parts = list(_own(planned, shown))
+    if above := _nearest(plan, planned, running):
+        parts.append(f"after {', '.join(above)}")
+    return "; ".join(parts) or _left(plan, planned, shown)
+
+
+def _nearest(plan: Plan, planned: PlannedStage, running: Collection[str]) -> list[str]:
+    """The stages that would run before it, less those that another of them comes after."""
+    above = [read.name for read in planned.reads if read.name in running]
+    further = {each.name for name in above for each in plan.all_of(name) if each.name != name}
+    return [name for name in above if name not in further]
+
+
+def _own(planned: PlannedStage, shown: Mapping[str, Any]) -> Iterator[str]:
+    """What differs beside the artifacts that the stage reads."""
+    settings = list(_changes(planned.asked["settings"], shown["settings"]))
+    yield from settings[:_SHOWN]
+    if len(settings) > _SHOWN:
+        yield f"{len(settings) - _SHOWN} more settings"
+    before = {entry["file"]: entry["sha256"] for entry in _files(shown)}
+    for name, sha256 in planned.asked["files"]:
+        if before.get(name, sha256) != sha256:
+            yield f"{name} changed"
+    if planned.asked["code"] != shown["code"]:
+        yield "its code changed"
+    if planned.asked["environment"] != shown["environment"]:
+        yield "its environment changed"
+
+
+def _left(plan: Plan, planned: PlannedStage, shown: Mapping[str, Any]) -> str:
+    """What is left to be the reason: what it reads, or that its artifact is no more."""
+    if not plan.store.holds(shown["content"]):
+        return "its artifact is gone"
+    made_from = [entry["content"] for entry in shown["made_from"].values() if "content" in entry]
+    for read in planned.reads:
+        there = find_manifest(read.pointer)
+        if there is not None and there["content"] not in made_from:
+            return f"another {read.name}"
+    # A plan knows a local checkpoint by how its files look.
+    if planned.asked["settings"].get("planned"):
+        return f"the files of {planned.asked['settings']['location']} changed"
+    return "what is there is damaged, or answers something else"
+
+
+def _files(shown: Mapping[str, Any]) -> Iterator[Mapping[str, str]]:
+    return (entry for entry in shown["made_from"].values() if "file" in entry)
+
+
+def _changes(asked: Mapping[str, Any], shown: Mapping[str, Any]) -> Iterator[str]:
+    """Values that stand under the same key in both and differ; `<key>: <shown>, now <asked>`.
+
+    A manifest may name a section's keys without the section, and leaves out what does not count.
+    """
+    before = dict(_leaves(shown, ""))
+    for name, value in asked.items():
+        for path, now in _leaves(_parsed(value), "" if name == "settings" else name):
+            _, _, below = path.partition(".")
+            for key in (path, below):
+                if key in before:
+                    if before[key] != now:
+                        yield f"{path}: {_short(before[key])}, now {_short(now)}"
+                    break
+
+
+def _parsed(value: Any) -> Any:
+    """Sections of the configuration travel as JSON."""
+    if isinstance(value, str) and value.startswith("{"):
+        return json.loads(value)
+    return value
+
+
+def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for name, below in value.items():
+            yield from _leaves(below, f"{path}.{name}" if path else str(name))
+    elif isinstance(value, list) and any(isinstance(item, (Mapping, list)) for item in value):
+        for number, below in enumerate(value):
+            yield from _leaves(below, f"{path}[{number}]")
+    else:
+        yield path, value
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 40 else f"{text[:39]}…"

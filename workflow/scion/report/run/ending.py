@@ -1,0 +1,58 @@
+"""The last words of a run: what is made and where, or what went wrong."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from scion.artifacts.plan import Plan
+from scion.artifacts.release_layout import RELEASE, SEALED
+from scion.common.errors import ScionError
+from scion.common.text import duration, printable
+from scion.report.summary import summary
+
+
+def made_lines(
+    plan: Plan, finished: Sequence[str], seconds: float, logs: Sequence[object]
+) -> list[str]:
+    """After a run in which all went well: the release if it was sealed, and where the logs are.
+
+    Args:
+        plan: The plan.
+        finished: The stages that ran.
+        seconds: How long they took, from the first to the last.
+        logs: Where the words of stages, servers and Snakemake are.
+    """
+    told = "1 stage" if len(finished) == 1 else f"{len(finished)} stages"
+    lines = [f"made in {duration(seconds)}: {told}"]
+    if SEALED in finished:
+        try:
+            lines += summary(plan.folder)
+        except ScionError as error:
+            lines.append(f"the release can't be summed up: {error}")
+    return [*lines, f"logs:        {', '.join(map(printable, logs))}"]
+
+
+def nothing_line(plan: Plan) -> str:
+    """Where there was nothing to do."""
+    sealed = plan.stages.get(SEALED)
+    if sealed is not None and sealed.pointer.is_file():
+        return f"nothing to do: {plan.folder / RELEASE} is what is asked for (scion summary tells)"
+    return f"nothing to do: what is asked for is in {plan.folder}"
+
+
+def failure_lines(failed: Mapping[str, Sequence[Path]]) -> list[str]:
+    """What each stage that failed said last, and where the rest of it is.
+
+    Args:
+        failed: By stage its logs.
+    """
+    lines: list[str] = []
+    for stage, logs in failed.items():
+        said = "".join(path.read_text(errors="replace") for path in logs if path.is_file())
+        _, found, error = f"\n{said}".rpartition("\nerror: ")
+        lines.append(
+            f"error: {error.rstrip()}"
+            if found
+            else f"error: {stage} ended without a word of its own"
+        )
+        lines.append(f"  log:      {', '.join(map(str, logs))}")
+    return lines

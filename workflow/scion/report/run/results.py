@@ -1,0 +1,98 @@
+"""What came of a stage, in a few words, from its artifact alone."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from scion.artifacts.artifact import Artifact
+from scion.artifacts.making import FOUND
+from scion.artifacts.manifest import find_manifest
+from scion.artifacts.release_layout import SEALED
+from scion.artifacts.store.store import Store
+from scion.checkpoint.shards import read_json
+from scion.common.errors import ScionError
+from scion.common.text import size
+from scion.report.measurements import MEASUREMENTS
+
+_Facts = Mapping[str, Any]
+
+
+def _fetched(facts: _Facts) -> str:
+    return f"{facts['tensors']} tensors, {size(facts['bytes'])}"
+
+
+def _linted(facts: _Facts) -> str:
+    repaired = ", ".join(facts["repaired_by"])
+    return f"{facts['findings']} findings" + (f"; repaired by {repaired}" if repaired else "")
+
+
+def _fixed(facts: _Facts) -> str:
+    return f"{facts['renamed_tensors']} of {facts['tensors']} keys renamed"
+
+
+def _extracted(facts: _Facts) -> str:
+    removed = facts["vision_tensors_removed"]
+    return f"{removed} tensors of the vision tower left out" if removed else "nothing left out"
+
+
+def _verified(facts: _Facts) -> str:
+    return (
+        f"{facts['tensors']} tensors, {facts['unchanged_tensors']} of them bit for bit; relative "
+        f"error of weights {facts['relative_weight_error']:.4f}"
+    )
+
+
+_OF_FACTS: dict[str, Callable[[_Facts], str]] = {
+    "fetch_source": _fetched,
+    "fetch_base": _fetched,
+    "fetch_donor": lambda facts: f"{facts['mtp_tensors']} tensors, {size(facts['mtp_bytes'])}",
+    "lint_source": _linted,
+    "fix_keys": _fixed,
+    "extract_text": _extracted,
+    "quantize_nvfp4": lambda facts: (
+        f"{facts['quantized_modules']} modules, {facts['recipe']['name']}"
+    ),
+    "graft_mtp": lambda facts: f"{facts['mtp_tensors']} tensors of {facts['donor']}",
+    "verify_release": _verified,
+}
+
+
+def stage_result(pointer: Path, store: Store, *, log: Path | None) -> str:
+    """What came of a stage; empty where nothing short can be said.
+
+    Args:
+        pointer: What its rule made.
+        store: Keeps its artifact.
+        log: What it said.
+    """
+    manifest = find_manifest(pointer)
+    if manifest is None:
+        return ""
+    artifact = Artifact(store.place(manifest["content"]), manifest)
+    try:
+        text = _text(artifact)
+    # An artifact of another version, say; the run does not end for a line.
+    except (ScionError, LookupError, TypeError, ValueError, AttributeError, OSError):
+        text = ""
+    return ", ".join(filter(None, [text, "from the store" if _was_found(artifact, log) else ""]))
+
+
+def _text(artifact: Artifact) -> str:
+    if artifact.stage in _OF_FACTS:
+        return _OF_FACTS[artifact.stage](artifact.facts)
+    if artifact.stage == "render_card":
+        pictures = sum(name.endswith(".svg") for name in artifact.files)
+        return f"README.md, {pictures} pictures"
+    if artifact.stage == SEALED:
+        return f"{len(artifact.files)} files, root {artifact.root[:19]}…"
+    row = MEASUREMENTS.get(artifact.stage)
+    if row is None or row.brief is None:
+        return ""
+    return row.brief(read_json(artifact.folder / row.record.name))
+
+
+def _was_found(artifact: Artifact, log: Path | None) -> bool:
+    """Whether the stage said that it had nothing to do."""
+    if log is None or not log.is_file():
+        return False
+    return f"{artifact.stage}: {FOUND}" in log.read_text(errors="replace").splitlines()
