@@ -184,7 +184,8 @@ def graft_mtp(folder: Path, repeat: int) -> dict[str, Result]:
     text, quantized = folder / "extract_text", folder / "quantize_nvfp4"
     call(stage("extract_text", text, fixed=pointer(folder / "fix_keys"), **{"text-only": "true"}))
     call([sys.executable, str(SUPPORT / "stand_in.py"), text, quantized])
-    command = stage("graft_mtp", scratch, quantized=pointer(quantized), donor=pointer(donor))
+    parts = {"quantized": quantized, "text": text, "donor": donor}
+    command = stage("graft_mtp", scratch, **{name: pointer(part) for name, part in parts.items()})
     head = [donor / name for name in shards(Artifact.open(donor))]
     return compared({**peers(head, scratch), "graft_mtp": fresh(command, scratch)}, scratch, repeat)
 

@@ -9,6 +9,7 @@ report.html would hold the pictures as `data:…;filename=…` links, under whic
 SVG.
 """
 
+from scion.artifacts.software import is_outdated, this_software
 from scion.report.card.page import PAGE
 from scion.report.measurements import MEASUREMENTS, measured, picture_names
 
@@ -44,6 +45,7 @@ RENDER_CARD = plan(
     },
     settings=settings(card=CONFIG.card, launches=CONFIG.launches),
     environment=ROOT_ENVIRONMENT,
+    is_outdated=is_outdated,
 )
 
 
@@ -75,6 +77,8 @@ rule render_card:
         **RENDER_CARD.params,
         # By a function, because the lint takes a plain value for a hard-coded path of an output.
         copies=lambda wildcards: RENDER_CARD.copies,
+        # Named, and no part of the plan: another commit of the same code makes the same card.
+        made_by=lambda wildcards: json.dumps(this_software().record()),
     shell:
         r"""
         python -m scion.stages.render_card \
@@ -84,6 +88,7 @@ rule render_card:
             --sections {params.sections:q} \
             --tasks {params.tasks:q} \
             --settings {params.settings:q} \
+            --made-by {params.made_by:q} \
             --output {output.pointer:q} \
             --copies {params.copies:q} \
             --store {params.store:q} \
@@ -99,6 +104,7 @@ SEAL_RELEASE = plan(
     reads={"release": "graft_mtp", "card": "render_card"},
     evidence=EVIDENCE,
     environment=ROOT_ENVIRONMENT,
+    is_outdated=is_outdated,
 )
 
 

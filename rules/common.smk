@@ -98,7 +98,17 @@ AGENT_TASKS = project_file("workflow/scion/evaluation/agent/agent_tasks.yaml")
 SERVING_PYTHON = str(prefix(SERVING_FOLDER) / "bin/python")
 
 
-def plan(stage, *, reads=None, evidence=(), files=None, local=None, environment, **options):
+def plan(
+    stage,
+    *,
+    reads=None,
+    evidence=(),
+    files=None,
+    local=None,
+    environment,
+    is_outdated=lambda manifest: False,
+    **options,
+):
     """Plan a stage; what is returned has all that its rule declares, by name.
 
     Args:
@@ -108,6 +118,7 @@ def plan(stage, *, reads=None, evidence=(), files=None, local=None, environment,
         files: By name of the input, plain files: a path or a list of paths.
         local: The files of a local checkpoint that the stage takes.
         environment: Identity of its environment.
+        is_outdated: Whether what a manifest describes is made again all the same.
         options: What else its command line says, by name; all of it counts.
     """
     reads, files = dict(reads or {}), dict(files or {})
@@ -125,6 +136,7 @@ def plan(stage, *, reads=None, evidence=(), files=None, local=None, environment,
         files=[Path(path) for name in paths for path in paths[name]],
         settings=options,
         environment=environment,
+        is_outdated=is_outdated,
     )
     log = f"logs/{RELEASE}/{stage}.log"
     pointers = {name: str(PLAN.stages[read].pointer) for name, read in reads.items()}

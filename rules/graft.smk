@@ -1,12 +1,12 @@
 """Graft the donor's MTP head.
 
-Input: the artifacts quantize_nvfp4 and fetch_donor.
+Input: the artifacts quantize_nvfp4, extract_text and fetch_donor.
 Output: the artifact graft_mtp, all that the release holds but its card.
 """
 
 GRAFT_MTP = plan(
     "graft_mtp",
-    reads={"quantized": "quantize_nvfp4", "donor": "fetch_donor"},
+    reads={"quantized": "quantize_nvfp4", "text": "extract_text", "donor": "fetch_donor"},
     environment=ROOT_ENVIRONMENT,
 )
 
@@ -26,6 +26,7 @@ rule graft_mtp:
         r"""
         python -m scion.stages.graft_mtp \
             --quantized {input.quantized:q} \
+            --text {input.text:q} \
             --donor {input.donor:q} \
             --output {output:q} \
             --store {params.store:q} \

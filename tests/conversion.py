@@ -101,7 +101,11 @@ def convert(pico: Pico, folder: Path, *, samples: int = SAMPLES, **quantization:
         text=text, output=Output.at(folder / "quantize_nvfp4"), settings=settings, environment=env
     )
     release = graft_mtp(
-        quantized=quantized, donor=donor, output=Output.at(folder / "graft_mtp"), environment=env
+        quantized=quantized,
+        text=text,
+        donor=donor,
+        output=Output.at(folder / "graft_mtp"),
+        environment=env,
     )
     report = verify_release(
         release=release,

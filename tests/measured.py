@@ -53,7 +53,7 @@ def serving(
                     "kv_cache_dtype": "auto",
                     "speculative_tokens": count,
                     "tensor_parallel": 1,
-                    "command": _command(launch, count),
+                    "command": command(launch, count),
                     "start_seconds": 21.4,
                     "kv_cache_tokens": 349_440,
                     "concurrency": 170.62,
@@ -75,7 +75,7 @@ def serving(
     }
 
 
-def _command(launch: str, drafted: int) -> dict[str, Any]:
+def command(launch: str, drafted: int) -> dict[str, Any]:
     """As a server of that launch on a CPU was started."""
     one = Launch(
         name=launch, title="", max_model_len=2048, max_num_seqs=2, speculative_tokens=drafted
@@ -320,7 +320,8 @@ def results() -> dict[str, Any]:
     }
 
 
-_FILES = {
+# The record's name by stage.
+FILES = {
     "measure_serving": "serving.json",
     "run_agent_tasks": "agent_tasks.json",
     "evaluate_quality": "quality.json",
@@ -343,7 +344,7 @@ def artifacts(
         if stage == "run_agent_tasks":
             inputs["tasks"] = TASKS
 
-        def build(draft: Draft, name: str = _FILES[stage], result: Any = result) -> None:
+        def build(draft: Draft, name: str = FILES[stage], result: Any = result) -> None:
             write_json(draft.folder / name, result)
 
         results[stage] = remake(

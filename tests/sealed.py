@@ -8,11 +8,14 @@ from conversion import ENVIRONMENT, Conversion
 from scion.artifacts.artifact import Artifact
 from scion.artifacts.making import Output
 from scion.artifacts.release_layout import RELEASE
+from scion.artifacts.software import Software
 from scion.engines.config import PICO_LAUNCH
 from scion.report.config import Card
 from scion.stages.render_card import CardSettings, render_card
 from scion.stages.seal_release import seal_release
 
+# A commit with an address, as a published one has.
+MADE_BY = Software("0.1.0", commit="c0ffee" * 6 + "c0ff", url="https://github.com/owner/scion")
 TEMPLATE = Path(__file__).parent.parent / "workflow/templates/card.md.jinja"
 SECTIONS = sorted((TEMPLATE.parent / "sections").iterdir())
 _STAGES = (
@@ -35,12 +38,12 @@ def rendered(
         conversion: The artifacts.
         folder: Where the card and the results go.
         content: The records, by stage.
-        card: Of the section of that name; and `launches`.
+        card: Of the section of that name; and `launches`, `made_by`.
     """
     evidence = converted(conversion) | measured.artifacts(
         content, release=conversion.graft_mtp, folder=folder
     )
-    launches = card.pop("launches", (PICO_LAUNCH,))
+    launches, made_by = card.pop("launches", (PICO_LAUNCH,)), card.pop("made_by", MADE_BY)
     made = render_card(
         release=conversion.graft_mtp,
         evidence=evidence,
@@ -48,6 +51,7 @@ def rendered(
         sections=SECTIONS,
         tasks=measured.TASKS,
         settings=CardSettings(card=Card(**card), launches=launches),
+        made_by=made_by,
         output=Output.at(folder / "render_card"),
         environment=ENVIRONMENT,
     )

@@ -20,10 +20,10 @@ from scion.artifacts.release_layout import (
     CARD,
     PROVENANCE,
     RENDERED,
-    RESULTS,
     SUMS,
     WEIGHTS,
     entry_of,
+    placed_files,
     sums,
 )
 from scion.common.digest import digest_json
@@ -104,11 +104,11 @@ def rehash(folder: Path) -> None:
 
 def _mend(folder: Path, stage: str, made: dict[str, Any]) -> None:
     manifest = made[stage]
-    place = folder if stage in (WEIGHTS, RENDERED) else folder / RESULTS
-    for name in manifest["files"]:
-        # Of most stages a release has the manifest alone.
-        if (place / name).is_file():
-            manifest["files"][name] = entry_of((place / name).read_bytes())
+    own = stage in (WEIGHTS, RENDERED)
+    placed = {name: name for name in manifest["files"]} if own else placed_files(stage, manifest)
+    for name, place in placed.items():
+        if (folder / place).is_file():
+            manifest["files"][name] = entry_of((folder / place).read_bytes())
     _mend_inputs(manifest, made)
     manifest |= manifest_digests(manifest)
     manifest |= _root(manifest)

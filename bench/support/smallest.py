@@ -15,6 +15,7 @@ rest are in the tensor table.
 - fetch_donor: as much as it writes.
 - lint_source: of shards the headers alone.
 - extract_text: of shards that it can't link, the tensors that it keeps.
+- graft_mtp: of the text model nothing but its tensor table.
 - render_card: results of stages that measure, and the copies of the card for `snakemake --report`.
 - seal_release: the files but weights, which are copied into the folder that is published.
 
@@ -120,6 +121,8 @@ class Made:
         kept = {row["sha256"] for row in artifact.tensors().values()}
         seen = set[str]()
         for source in self._inputs(artifact):
+            if (artifact.stage, source.stage) == ("graft_mtp", "extract_text"):
+                continue
             rows = source.tensors().values()
             for name, entry in source.files.items():
                 if name == TENSORS or entry["sha256"] in passed | seen:

@@ -24,7 +24,7 @@ def main() -> int:
         draft.link_all(text, but={"config.json"})
         write_json(draft.folder / "config.json", {**config, "quantization_config": scheme})
         write_json(draft.folder / HF_QUANT_CONFIG, hf_quant_config(scheme))
-        draft.facts["recipe"] = {"name": "none"}
+        draft.facts |= {"recipe": {"name": "none"}, "scale_checksums": {}}
 
     remake(
         Output.at(target),

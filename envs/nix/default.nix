@@ -18,6 +18,7 @@ let
         ../../resources
         ../../config
         ../../profiles
+        ../../pyproject.toml
       ]
       ++ environments.locks
     );
@@ -36,6 +37,7 @@ let
   command = application environments.withScion;
   pipeline = pkgs.writeShellScriptBin "scion-pipeline" ''
     export SCION_CODE=${code}
+    export SCION_COMMIT=${inputs.self.rev or inputs.self.dirtyRev or ""}
     export SCION_ENVIRONMENTS=${environments.folder}
     export PATH=${
       lib.makeBinPath [

@@ -170,6 +170,7 @@ def test_a_donor_of_another_hidden_size_is_refused(outputs: Path, tmp_path: Path
     done = run(
         "graft_mtp",
         quantized=pointer(outputs / "quantize_nvfp4"),
+        text=pointer(outputs / "extract_text"),
         donor=pointer(outputs / "donor"),
         output=pointer(outputs / "graft_mtp"),
     )

@@ -23,6 +23,7 @@ from scion.engines.server import free_port
 from scion.report.config import Card
 from scion.stages.render_card import CardSettings, render_card
 from scion.stages.seal_release import seal_release
+from sealed import MADE_BY
 
 pytestmark = pytest.mark.serve
 
@@ -54,6 +55,7 @@ def downloaded(conversion: Conversion, tmp_path_factory: pytest.TempPathFactory)
         sections=sorted((TEMPLATE.parent / "sections").iterdir()),
         tasks=measured.TASKS,
         settings=CardSettings(card=CARD, launches=(PICO_LAUNCH,)),
+        made_by=MADE_BY,
         output=Output.at(folder / "render_card"),
         environment="sha256:tests",
     )

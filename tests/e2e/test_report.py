@@ -5,6 +5,7 @@ would have measured is put in their place. Nothing may be downloaded.
 """
 
 import re
+import subprocess
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ import measured
 from browser import Browser, Page, Scheme, open_browser, page_colours
 from project_copy import ProjectCopy
 from scion.artifacts.artifact import Artifact
+from scion.artifacts.file_tree import FolderTree
 from scion.artifacts.making import Output
+from scion.artifacts.release_check import check_release
 from scion.artifacts.store.store import Store
 from scion.config import Config
 from scion.report.measurements import picture_names
@@ -160,4 +163,45 @@ def test_a_removed_picture_is_copied_again(project: ProjectCopy) -> None:
     # Nothing depends on a picture by itself, so it takes a word.
     run(project, "--forcerun", "render_card")
     assert copy.is_file()
+    assert project.planned() == set()
+
+
+def test_a_card_of_changed_code_says_so_and_is_rendered_again_after_the_commit(
+    project: ProjectCopy,
+) -> None:
+    def git(*arguments: str) -> str:
+        identity = ("-c", "user.name=Test", "-c", "user.email=test@example.org")
+        command = ["git", *identity, *arguments]
+        done = subprocess.run(command, cwd=project.folder, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def made_by() -> dict[str, Any]:
+        sealed = Artifact.open(project.folder / RESULTS / "release")
+        assert check_release(FolderTree(sealed.folder))[1] == []
+        return sealed.facts["made_by"]
+
+    assert made_by()["commit"] is None
+    git("init", "--quiet")
+    git("add", "--all")
+    git("commit", "--quiet", "--message", "All of it")
+    template = project.folder / "workflow/templates/card.md.jinja"
+    template.write_text(template.read_text() + "\nThanks for reading.\n")
+    run(project)
+    first = git("rev-parse", "HEAD")
+    assert (made_by()["commit"], made_by()["modified"]) == (first, True)
+    card = project.folder / RESULTS / "release/README.md"
+    assert f"commit `{first}` with changes that are not committed" in card.read_text()
+
+    git("commit", "--all", "--quiet", "--message", "Thanks")
+    assert project.planned() == {"render_card", "seal_release"}
+    run(project)
+    second = git("rev-parse", "HEAD")
+    assert (made_by()["commit"], made_by()["modified"]) == (second, False)
+    assert "that are not committed" not in card.read_text()
+    # Neither another commit of the same code nor a change of a comment makes anything anew.
+    stage = project.folder / "workflow/scion/stages/fix_keys.py"
+    stage.write_text(stage.read_text() + "# A comment.\n")
+    git("commit", "--all", "--quiet", "--message", "A comment")
+    stage.write_text(stage.read_text() + "# Another one.\n")
     assert project.planned() == set()

@@ -18,6 +18,7 @@ from commands import Earlier, interrupt
 from project_copy import ProjectCopy
 from scion.artifacts.artifact import Artifact
 from scion.engines.vllm.command import ServerCommand
+from scion.report.card.typography import breakable
 from scion.report.config import Card
 
 pytestmark = [pytest.mark.serve, pytest.mark.timeout(1800)]
@@ -125,7 +126,8 @@ def test_summary_names_release_digests_tasks_and_acceptance(
     release = Artifact.open(results / "release")
     assert f"results/{RELEASE}/release" in text
     assert release.root in text
-    assert "5/5" in text
+    tasks = json.loads((results / "run_agent_tasks/agent_tasks.json").read_text())
+    assert f"agent tasks: {tasks['passed']} of {tasks['total']} cases = " in text
     assert "MTP n=3" in text
 
 
@@ -139,11 +141,12 @@ def test_the_hub_understands_the_card(results: Path) -> None:
 
 
 def test_the_card_quotes_what_was_measured(results: Path, runs: dict[int, dict[str, Any]]) -> None:
-    card = (results / "release/README.md").read_text()
+    card = breakable((results / "release/README.md").read_text())
     (counts,) = [row for row in runs[3]["acceptance"] if row["set"] == "all"]
     for rate in counts["per_position"]:
         assert f"{100 * rate['value']:.1f} %" in card
-    assert "5 of 5" in card
+    tasks = json.loads((results / "run_agent_tasks/agent_tasks.json").read_text())
+    assert f"### Agent tasks: {tasks['passed']} of {tasks['total']} cases" in card
     assert "emulation" in card
 
 
@@ -157,7 +160,7 @@ def test_a_sealed_release_can_be_checked_by_whoever_downloads_it(
     assert Artifact.open(results / "graft_mtp").content in sound.stdout
 
     card = downloaded / "README.md"
-    card.write_text(card.read_text().replace("5 of 5", "6 of 5"))
+    card.write_text(card.read_text().replace("### Agent tasks: ", "### Agent tasks: 1"))
     edited = finished.run("scion", "check", str(downloaded))
     assert edited.returncode == 1
     assert "README.md: expected" in edited.stderr

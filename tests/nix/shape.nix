@@ -116,7 +116,10 @@ let
     );
 
   inputs = {
-    self = "/mock/self";
+    self = {
+      outPath = "/mock/self";
+      rev = "0123456789abcdef0123456789abcdef01234567";
+    };
     nixpkgs = {
       inherit lib;
       legacyPackages.x86_64-linux = pkgs;

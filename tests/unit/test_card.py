@@ -9,14 +9,18 @@ from scion.artifacts.artifact import Artifact
 from scion.artifacts.file_tree import FolderTree
 from scion.artifacts.making import Output
 from scion.artifacts.release_check import check_release
+from scion.artifacts.software import Software
 from scion.common.errors import ScionError
-from scion.common.text import number, ratio, share, table
+from scion.common.text import number, ratio, share, small, table
 from scion.engines.config import PICO_LAUNCH
+from scion.evaluation.intervals import proportion
+from scion.report.card.memory import fitting_gpus
+from scion.report.card.typography import breakable, unbroken, without_tags
 from scion.report.config import Card
 from scion.report.summary import summary
-from scion.stages.render_card import render
+from scion.stages.render_card import linked, render
 from scion.stages.seal_release import seal_release
-from sealed import TEMPLATE, rendered
+from sealed import MADE_BY, TEMPLATE, rendered
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +35,12 @@ def made(conversion: Conversion, folder: Path) -> tuple[Artifact, dict[str, Arti
 
 @pytest.fixture(scope="module")
 def text(made: tuple[Artifact, dict[str, Artifact]]) -> str:
-    return (made[0].folder / "README.md").read_text()
+    """The card without what keeps its intervals together."""
+    return read(made[0])
+
+
+def read(made: Artifact) -> str:
+    return breakable((made.folder / "README.md").read_text())
 
 
 def test_speeds_stand_with_interval_ratio_and_repeats(text: str) -> None:
@@ -54,13 +63,15 @@ def test_acceptance_stands_overall_and_for_each_set_and_mode(text: str) -> None:
         for row in run["acceptance"] or ():
             cells = " | ".join(share(estimate) for estimate in row["per_position"])
             assert f"| {cells} |" in text
-    assert "| n=3 | tools | no thinking |" in text
+    assert "| n=3 | tools, no thinking |" in text
     assert "Greedy text with n=3 equals that without MTP in 32 of 32 replies." in text
 
 
 def test_scores_stand_with_their_interval_and_count(text: str) -> None:
     tasks = measured.agent_tasks()
-    assert "### Agent tasks: 5 of 5" in text
+    assert "### Agent tasks: 107 of 110 cases" in text
+    # Not that of the first cases, of which all five passed.
+    assert "5 of 5" not in text
     for task in tasks["tasks"]:
         assert f"| {task['passed']} of 22 | {share(task['rate'])} |" in text
     assert "| **107 of 110** | 97.3 % (92.3–99.1) |" in text
@@ -144,9 +155,8 @@ def test_tables_are_whole_and_no_cell_of_a_measurement_is_empty(text: str) -> No
 
 def test_what_is_in_fp8_is_said(mixed: Conversion, text: str, tmp_path: Path) -> None:
     made, _ = rendered(mixed, tmp_path, measured.results())
-    other = (made.folder / "README.md").read_text()
-    assert "beside FP8 (W8A8) attention and gated delta net" in other
-    assert "| format | NVFP4 and FP8 (modelopt), bf16 MTP head |" in other
+    other = read(made)
+    assert "| NVFP4 weights (modelopt, W4A4, blocks of 16) beside FP8 (W8A8) attention and" in other
     assert "26 of these modules, the projections of attention and gated delta net." in other
     assert "FP8 (" not in text
 
@@ -157,9 +167,14 @@ def test_what_was_left_out_is_said(conversion: Conversion, tmp_path: Path) -> No
     content["measure_serving"] = measured.serving(drafted=(0,), repeats=5)
     content["evaluate_quality"] = measured.quality(base=False, loads=False, documents=1)
     made, _ = rendered(conversion, tmp_path, content)
-    text = (made.folder / "README.md").read_text()
+    text = read(made)
     assert text.count("the evaluation was left out") == 2
-    assert "no launch of this release drafts tokens" in text
+    assert "\nNot measured: no launch of this release drafts tokens.\n" in text
+    lines = glance(text)
+    assert len(lines) == 8
+    assert lines["acceptance"] == "not measured: no launch of this release drafts tokens"
+    assert "tokens a second with no MTP: 200 tokens" in lines["speed"]
+    assert lines["tasks"].endswith("; IFEval not measured; BFCL not measured")
     assert "pictures/acceptance.svg" not in made.files
     assert "| bf16 reference | this release | n (tokens) |" in text
     assert "the engine says `KeyError: 'model.language_model.layers.0'`" in text
@@ -170,17 +185,22 @@ def test_a_note_of_the_harness_stands_beside_scores_and_in_the_limits(
 ) -> None:
     assert text.count(str(Card().harness_only_note)) == 3
     made, _ = rendered(conversion, tmp_path, measured.results(), harness_only_note=None)
-    assert "prove that the harness" not in (made.folder / "README.md").read_text()
+    assert "prove that the harness" not in read(made)
 
 
 def test_launches_are_explained_and_their_memory_is_predicted(
     conversion: Conversion, tmp_path: Path
 ) -> None:
-    launch = PICO_LAUNCH.model_copy(update={"title": "On a big GPU", "gpu": "rtx-pro-6000"})
-    made, _ = rendered(conversion, tmp_path, measured.results(), launches=(PICO_LAUNCH, launch))
-    text = (made.folder / "README.md").read_text()
+    launch = PICO_LAUNCH.model_copy(update={"title": "On a <big> GPU", "gpu": "rtx-pro-6000"})
+    summary = "An agent with <think> and `<tool>`."
+    launches = (PICO_LAUNCH, launch)
+    made, _ = rendered(conversion, tmp_path, measured.results(), launches=launches, summary=summary)
+    text = read(made)
     assert text.count("Predicted for vllm") == 1
-    assert text.index("### On a big GPU") < text.index("Predicted for vllm")
+    # A tag outside of code would not be shown.
+    title = "<summary>On a &lt;big> GPU</summary>"
+    assert text.index(title) < text.index("Predicted for vllm")
+    assert "\nAn agent with &lt;think> and `<tool>`.\n" in text
     assert "| `--reasoning-parser qwen3` |" in text
 
 
@@ -208,7 +228,7 @@ def test_pictures_and_answers_are_sealed_and_checked(
     assert "  pictures/speed.svg\n" in sums
     assert check_release(FolderTree(sealed))[1] == []
     lines = "\n".join(summary(folder))
-    assert "agent tasks: 5/5, all cases 107/110 = 97.3 % (92.3–99.1)" in lines
+    assert "agent tasks: 107 of 110 cases = 97.3 % (92.3–99.1)" in lines
     assert re.search(r"^MTP n=3: +accepted by position \d\d\.\d % \(", lines, re.MULTILINE)
     assert re.search(r"^perplexity: .*; loss \+0\.00", lines, re.MULTILINE)
 
@@ -221,3 +241,169 @@ def test_pictures_and_answers_are_sealed_and_checked(
 
 def test_a_column_without_content_is_left_out_and_bars_are_escaped() -> None:
     assert table(["a", "b", "c"], [["1", "", "x|y"]]) == "| a | c |\n| --- | --- |\n| 1 | x\\|y |"
+
+
+def glance(text: str) -> dict[str, str]:
+    """The lines of the first table, by their heading."""
+    (rows,) = re.findall(r"\| at a glance \| \|\n\|---\|---\|\n((?:\|.*\|\n)+)", text)
+    return dict(re.findall(r"^\| \*\*(\w+)\*\* \| (.*) \|$", rows, re.MULTILINE))
+
+
+def test_the_card_begins_with_eight_lines_that_have_their_intervals_and_counts(text: str) -> None:
+    lines = glance(text)
+    assert list(lines) == [
+        *("what", "size", "acceptance", "speed"),
+        *("tasks", "quality", "verified", "licence"),
+    ]
+    run = measured.serving()["runs"][-1]
+    (counts,) = [row for row in run["acceptance"] if row["set"] == "all"]
+    assert lines["acceptance"] == (
+        f"{number(counts['mean_length'], 2)} of 4 tokens a step with 3 MTP drafts; accepted by "
+        f"position: {', '.join(share(rate) for rate in counts['per_position'])}; "
+        f"n={counts['drafts']} drafts on 32 prompts"
+    )
+    longest = next(one for one in run["speed"] if (one["parallel"], one["tokens"]) == (1, 200))
+    assert lines["speed"].startswith(
+        f"{number(longest['tokens_per_second'])} tokens a second with MTP n=3, "
+        f"{ratio(longest['ratio_to_baseline'])} the speed without MTP: 200 tokens, one request, "
+        "n=6 repeats, on 2 cores of AMD EPYC"
+    )
+    assert lines["tasks"] == (
+        "107 of 110 agent cases, 97.3 % (92.3–99.1); IFEval, prompt strict: "
+        f"{share(measured.ifeval()['scores']['prompt_strict'])} of 24 prompts; "
+        f"BFCL: 9 of 16 cases, {share(proportion(9, 16).record())}"
+    )
+    scores = measured.quality()["models"][2]["parts"]["chats"]
+    assert small(scores["kl"]) in lines["quality"]
+    assert share(scores["top1_agreement"]) in lines["quality"]
+    assert f"n={scores['tokens']:,} held-out tokens of whole chats" in lines["quality"]
+    assert "74 of 274" in lines["verified"]
+    assert "50 quantized modules" in lines["verified"]
+    assert "apache-2.0" in lines["licence"]
+
+
+def test_the_launch_comes_before_results_and_these_before_the_proof(text: str) -> None:
+    headings = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    assert headings == ["Serve it", "Results", "How it was made", "Proof"]
+    assert text.index("api_server.entry") < text.index("## Results")
+    # Not one digest before them.
+    assert "sha256" not in text[: text.index("## Results")]
+
+
+def test_the_size_says_which_gpus_the_first_launch_fits(conversion: Conversion, text: str) -> None:
+    size = glance(text)["size"]
+    assert size.startswith("3.74 MB of tensors, 7.74 MB in the parent; predicted for vllm ")
+    assert ", 2,048 tokens of context: fits RTX PRO 6000 Blackwell, GeForce RTX 5090" in size
+    # Its memory is the system's, too.
+    assert size.endswith("; fits with warnings DGX Spark (GB10)")
+    two = PICO_LAUNCH.model_copy(update={"max_model_len": 1 << 20, "tensor_parallel": 2})
+    told = fitting_gpus(conversion.graft_mtp.folder, two, text_only=True)
+    assert "1,048,576 tokens of context: 2 GPUs of each: does not fit RTX PRO 6000" in told
+    assert "; fits" not in told
+
+
+def test_why_other_numbers_of_acceptance_are_no_fault_is_said(text: str) -> None:
+    assert "Why <code>scion acceptance</code>, without a server, gives other numbers" in text
+    assert "Greedy texts part where two tokens are nearly as likely" in text
+
+
+def test_no_interval_of_the_card_has_a_place_to_break(
+    made: tuple[Artifact, dict[str, Artifact]],
+) -> None:
+    text = (made[0].folder / "README.md").read_text()
+    assert unbroken(breakable(text)) == text
+    assert len(re.findall(r"\d\u00a0\([^)\n ]*\u2060–\u2060[^)\n ]*\)", text)) > 100
+    assert not re.search(r"\d (?:%|\([\d+\N{MINUS SIGN}])", text)
+
+
+@pytest.mark.parametrize(
+    ("written", "joined"),
+    [
+        ("82.1 % (79.0–84.9)", "82.1_%_(79.0.–.84.9)"),
+        ("109.9 (105.2–112.0) of 4", "109.9_(105.2.–.112.0) of 4"),
+        ("2.25× (2.10–2.41)", "2.25×_(2.10.–.2.41)"),
+        ("+0.0031 (+0.0010 to +0.0072)", "+0.0031_(+0.0010_to_+0.0072)"),
+        (
+            "\N{MINUS SIGN}0.18 (\N{MINUS SIGN}0.20 to \N{MINUS SIGN}0.16)",
+            "\N{MINUS SIGN}0.18_(\N{MINUS SIGN}0.20_to_\N{MINUS SIGN}0.16)",
+        ),
+        ("1,024.5 (1,000–1,100)", "1,024.5_(1,000.–.1,100)"),
+        ("the 95 % interval", "the 95_% interval"),
+        ("positions 1–3 (of 4)", "positions 1–3 (of 4)"),
+        ("2 (tokens)", "2 (tokens)"),
+    ],
+)
+def test_intervals_are_joined(written: str, joined: str) -> None:
+    wanted = re.sub(r"\.–\.", "\u2060–\u2060", joined).replace("_", "\u00a0")
+    assert unbroken(written) == wanted
+    assert breakable(wanted) == written
+
+
+def test_tags_are_text_outside_of_code() -> None:
+    assert without_tags("a < b, `<c>`, <d>") == "a &lt; b, `<c>`, &lt;d>"
+
+
+# Which Scion made it
+
+
+def test_the_scion_that_rendered_is_named_recorded_and_installed_by_one_line(
+    made: tuple[Artifact, dict[str, Artifact]], text: str
+) -> None:
+    assert made[0].facts["made_by"] == MADE_BY.record()
+    assert f"made by [Scion 0.1.0]({MADE_BY.url}/tree/{MADE_BY.commit})" in glance(text)["verified"]
+    assert f"commit `{MADE_BY.commit}`. Whoever" in text
+    assert f'\nuv tool install "git+{MADE_BY.url}@{MADE_BY.commit}"\nscion check FOLDER\n' in text
+
+
+@pytest.mark.parametrize(
+    ("software", "said"),
+    [
+        (Software("0.2.0"), "Made by Scion 0.2.0, of a commit that is not known. Whoever"),
+        (Software("0.2.0", commit="a" * 40), f"Made by Scion 0.2.0, commit `{'a' * 40}`. Whoever"),
+        (
+            Software("0.2.0", url="https://x.org/s"),
+            "Made by [Scion 0.2.0](https://x.org/s), of a commit that is not known. Whoever",
+        ),
+        (
+            Software("0.2.0", commit="a" * 40, modified=True),
+            f"Scion 0.2.0, commit `{'a' * 40}` with changes that are not committed. Whoever",
+        ),
+    ],
+)
+def test_no_address_and_no_commit_is_made_up(tmp_path: Path, software: Software, said: str) -> None:
+    _, proof = TEMPLATE.read_text().split("## Proof\n")
+    template = tmp_path / "proof.md.jinja"
+    template.write_text(proof.split("<details>")[0])
+    text = render(template, {"made_by": software, "scion": linked(software)})
+    assert said in text
+    assert "uv tool install" not in text
+    assert "with `scion check FOLDER`" in text
+
+
+def test_another_commit_of_the_same_code_makes_no_other_card(
+    conversion: Conversion, tmp_path: Path
+) -> None:
+    first, _ = rendered(conversion, tmp_path, measured.results())
+    other = Software("0.3.0", commit="b" * 40)
+    again, _ = rendered(conversion, tmp_path, measured.results(), made_by=other)
+    assert again.root == first.root
+    elsewhere, _ = rendered(conversion, tmp_path / "other", measured.results(), made_by=other)
+    assert elsewhere.recipe == first.recipe
+    assert elsewhere.content != first.content
+
+
+def test_what_was_rendered_of_changes_is_rendered_again_when_they_are_committed(
+    conversion: Conversion, tmp_path: Path
+) -> None:
+    def render_by(software: Software) -> Artifact:
+        return rendered(conversion, tmp_path, measured.results(), made_by=software)[0]
+
+    changed = Software("0.1.0", commit="b" * 40, modified=True)
+    first = render_by(changed)
+    assert render_by(Software("0.1.0", commit="c" * 40, modified=True)).root == first.root
+    # Who can't say the commit knows nothing better.
+    assert render_by(Software("0.1.0")).root == first.root
+    committed = render_by(MADE_BY)
+    assert committed.facts["made_by"] == MADE_BY.record()
+    assert committed.recipe == first.recipe
+    assert render_by(changed).root == committed.root

@@ -54,8 +54,10 @@ def made(
     settings: dict[str, Any],
     files: dict[str, Any],
     environment: str = "sha256:tests",
+    **facts: Any,
 ) -> Artifact:
     def build(draft: Draft) -> None:
+        draft.facts |= facts
         for name, content in files.items():
             if isinstance(content, Path):
                 copy_file(content, draft.folder / name)
@@ -87,7 +89,7 @@ def sealed(
         edit_tensor(checkpoint, flipped, lambda raw: raw.__setitem__(0, raw[0] ^ 1))
     files = {path.name: path for path in checkpoint.iterdir()}
     grafted = made(folder, "graft_mtp", settings or {"a": {"b": 1}}, files)
-    card = made(folder, "render_card", {}, {"README.md": ["card"]})
+    card = made(folder, "render_card", {}, {"README.md": ["card"]}, made_by={})
     report = made(
         folder,
         "verify_release",

@@ -128,6 +128,8 @@ def test_the_pipeline_holds_every_environment_that_the_rules_name(shape: dict[st
     assert shape["environments"] == {name: list(collisions[name]) for name in named}
     assert "export SCION_ENVIRONMENTS=/mock/scion-environments\n" in shape["pipeline"]
     assert "export PATH=/mock/scion-root/bin:" in shape["pipeline"]
+    # What the card names: the code's copy has no repository.
+    assert "export SCION_COMMIT=0123456789abcdef0123456789abcdef01234567\n" in shape["pipeline"]
 
 
 def test_the_workflow_runs_in_its_extra_and_lint_without_it(shape: dict[str, Any]) -> None:

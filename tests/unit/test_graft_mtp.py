@@ -1,4 +1,5 @@
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from scion.artifacts.making import Output
 from scion.checkpoint.shards import INDEX, Checkpoint
 from scion.common.errors import ScionError
 from scion.stages.fetch_donor import fetch_donor
+from scion.stages.fetch_source import fetch_source
 from scion.stages.graft_mtp import graft_mtp
 
 
@@ -16,7 +18,52 @@ def test_the_head_is_the_donors_bit_for_bit(conversion: Conversion) -> None:
     grafted, donor = conversion.graft_mtp.tensors(), conversion.fetch_donor.tensors()
     head = {name: row for name, row in grafted.items() if name.startswith("mtp.")}
     assert len(head) == 15
-    assert head == donor
+    assert head == {
+        name: {**row, "origin": {"from": "donor", "sha256": row["sha256"]}}
+        for name, row in donor.items()
+    }
+
+
+def test_each_tensor_says_where_it_comes_from(conversion: Conversion) -> None:
+    rows = conversion.graft_mtp.tensors()
+    # Renamed by fix_keys, their bytes are the source's.
+    source = {row["sha256"] for row in conversion.fetch_source.tensors().values()}
+    text = conversion.extract_text.tensors()
+    found = Counter[str]()
+    for name, row in rows.items():
+        origin = row["origin"]
+        found[origin["from"]] += 1
+        if origin["from"] == "quantized":
+            weight = f"{name.rpartition('.')[0]}.weight"
+            assert origin["sha256"] == text[weight]["sha256"] != row["sha256"], name
+            assert origin["sha256"] in source
+        else:
+            assert origin["sha256"] == row["sha256"], name
+            assert (row["sha256"] in source) == (origin["from"] == "source"), name
+    verified = conversion.verify_release.facts
+    assert found == {
+        "donor": 15,
+        "source": verified["unchanged_tensors"] - 15,
+        "quantized": 4 * verified["quantized_modules"],
+    }
+
+
+def test_a_checkpoint_that_was_made_of_another_text_model_is_refused(
+    conversion: Conversion, tmp_path: Path
+) -> None:
+    folder = write_checkpoint(tmp_path / "other", tiny_config())
+    other = fetch_source(
+        location=str(folder), output=Output.at(tmp_path / "source"), environment=ENVIRONMENT
+    )
+    with pytest.raises(ScionError, match="comes from none of the text model"):
+        graft_mtp(
+            quantized=conversion.quantize_nvfp4,
+            text=other,
+            donor=conversion.fetch_donor,
+            output=Output.at(tmp_path / "release"),
+            environment=ENVIRONMENT,
+        )
+    assert not (tmp_path / "release").exists()
 
 
 def test_quantized_shards_and_the_heads_are_linked(conversion: Conversion) -> None:
@@ -57,6 +104,7 @@ def test_a_head_of_another_hidden_size_is_refused(conversion: Conversion, tmp_pa
     with pytest.raises(ScionError, match="head does not fit the target") as caught:
         graft_mtp(
             quantized=conversion.quantize_nvfp4,
+            text=conversion.extract_text,
             donor=donor,
             output=Output.at(tmp_path / "release"),
             environment=ENVIRONMENT,

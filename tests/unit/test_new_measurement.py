@@ -24,6 +24,7 @@ from scion.config import Config
 from scion.engines.config import PICO_LAUNCH
 from scion.evaluation.intervals import proportion
 from scion.evaluation.record_file import RecordFile
+from scion.report.card.typography import breakable
 from scion.report.config import Card
 from scion.report.measurements import MEASUREMENTS, CardPicture, MeasuredStage, picture_names
 from scion.report.measurements import measured as is_measured
@@ -31,7 +32,7 @@ from scion.report.pictures.style import Picture, draw
 from scion.report.summary import summary
 from scion.stages.render_card import CardSettings, render_card
 from scion.stages.seal_release import seal_release
-from sealed import converted
+from sealed import MADE_BY, converted
 
 ENVIRONMENT = "sha256:tests"
 TEMPLATES = Path(__file__).parents[2] / "workflow/templates"
@@ -129,6 +130,7 @@ class Releases:
             sections=[*(TEMPLATES / "sections").iterdir(), self._section],
             tasks=measured.TASKS,
             settings=CardSettings(card=Card(), launches=(PICO_LAUNCH,)),
+            made_by=MADE_BY,
             output=Output.at(folder / "render_card"),
             environment=ENVIRONMENT,
         )
@@ -179,7 +181,7 @@ def test_the_record_stands_in_card_release_and_summary(
 ) -> None:
     folder = releases.make("first", rhyming=30)
     rate = share(proportion(30, 50).record())
-    card = (folder / "release/README.md").read_text()
+    card = breakable((folder / "release/README.md").read_text())
     shown = f"![Rhymes. {rate}](pictures/rhymes.svg)\n\n{rate} of `poems.txt` rhyme.\n\n"
     assert f"\n\n### Rhymes\n\n{shown}![Scores of tasks" in card
     assert f"rhymes: lines of Bob {share(proportion(20, 50).record())} of 50." in card
@@ -212,7 +214,7 @@ def test_a_changed_number_is_compared_and_the_same_one_is_not(
 @pytest.mark.usefixtures("optional_row")
 def test_an_optional_measurement_can_be_left_out(releases: Releases) -> None:
     folder = releases.make("without", rhyming=None)
-    card = (folder / "release/README.md").read_text()
+    card = breakable((folder / "release/README.md").read_text())
     assert "### Rhymes\n\nNot measured: nobody asked for rhymes.\n\n![Scores" in card
     assert "pictures/rhymes.svg" not in Artifact.open(folder / "release").files
     assert not any(line.startswith("rhymes:") for line in summary(folder))

@@ -72,6 +72,7 @@ def quantized(
 def grafted(quantized: Artifact, conversion: Conversion, tmp_path: Path) -> Artifact:
     return graft_mtp(
         quantized=quantized,
+        text=conversion.extract_text,
         donor=conversion.fetch_donor,
         output=Output.at(tmp_path / "graft_mtp"),
         environment=ENVIRONMENT,

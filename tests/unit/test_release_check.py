@@ -11,7 +11,7 @@ import pytest
 
 from checkpoints import edit_json
 from scion.artifacts.manifest import MANIFEST
-from scion.artifacts.release_layout import SUMS
+from scion.artifacts.release_layout import SUMS, table_file
 from scion.cli.main import main
 from tampering import (
     GRAFT,
@@ -37,6 +37,13 @@ from tampering import (
 )
 
 SCALE = "model.language_model.layers.0.linear_attn.in_proj_qkv.weight_scale_2"
+WEIGHT = "model.language_model.layers.0.linear_attn.in_proj_qkv.weight"
+NORM = "model.language_model.layers.0.input_layernorm.weight"
+HEAD_NORM = "mtp.norm.weight"
+SOURCE_TABLE, FIXED_TABLE, TEXT_TABLE, QUANTIZED_TABLE, DONOR_TABLE = (
+    table_file(stage)
+    for stage in ("fetch_source", "fix_keys", "extract_text", "quantize_nvfp4", "fetch_donor")
+)
 RESULTS = "provenance/results"
 MEASURED = ("serving", "agent_tasks", "quality", "ifeval", "bfcl")
 
@@ -121,8 +128,13 @@ def in_facts(**facts: Any) -> Callable[[Any], None]:
     return lambda manifest: manifest["facts"].update(facts)
 
 
+def with_origin(**origin: str) -> Callable[[Any], None]:
+    """Let a quantized tensor come from elsewhere."""
+    return lambda table: table[SCALE]["origin"].update(origin)
+
+
 REROOTED: dict[str, tuple[Change, str]] = {
-    "a number of the card": (replaced("README.md", "5 of 5", "5 of 4"), "README.md"),
+    "a number of the card": (replaced("README.md", "107 of 110", "108 of 110"), "README.md"),
     "a command of the card": (replaced("README.md", "vllm serve", "vllm  serve"), "README.md"),
     "the card's licence": (replaced("README.md", "apache-2.0", "mit"), "README.md"),
     "the card's digests": (replaced("README.md", "`sha256:", "`sha256:0"), "README.md"),
@@ -178,6 +190,16 @@ REROOTED: dict[str, tuple[Change, str]] = {
         "tensors.json",
     ),
     "no tensor table": (removed("tensors.json"), "tensors.json"),
+    "an origin's digest": (in_json("tensors.json", with_origin(sha256=ZEROS)), "tensors.json"),
+    "a table of an earlier checkpoint": (
+        in_json(TEXT_TABLE, lambda table: table[WEIGHT].update(sha256=ZEROS)),
+        TEXT_TABLE,
+    ),
+    "no table of an earlier checkpoint": (removed(TEXT_TABLE), TEXT_TABLE),
+    "one table more": (
+        copied(TEXT_TABLE, "provenance/tensors/more.json"),
+        "provenance/tensors/more.json",
+    ),
     "code beside it": (added("modeling.py", b"import os"), "modeling.py"),
     "a pickle beside it": (added("pytorch_model.bin"), "pytorch_model.bin"),
     "a hidden file beside it": (added(".env"), ".env"),
@@ -274,6 +296,34 @@ def test_sums_that_name_another_digest_are_found(folder: Path) -> None:
 
 # The same, with the digests of every manifest written anew
 
+
+def change_origin(row: Any, change: str) -> None:
+    """Let a row say otherwise where its tensor comes from, or nothing."""
+    origin = row["origin"]
+    if change == "digest":
+        origin["sha256"] = ZEROS
+    elif change == "from":
+        origin["from"] = "donor" if origin["from"] == "source" else "source"
+    elif change == "more":
+        origin["name"] = "other"
+    else:
+        row.update(origin=None) if change == "none" else row.pop("origin")
+
+
+def rewrite_card(folder: Path, old: str, new: str) -> None:
+    text = (folder / "README.md").read_text()
+    assert old in text
+    (folder / "README.md").write_text(text.replace(old, new))
+
+
+def zero_origins(table: Any) -> None:
+    """Let the tensors of a module come from a weight of no bytes that there are."""
+    wanted = table[WEIGHT]["origin"]["sha256"]
+    for row in table.values():
+        if row["origin"]["sha256"] == wanted:
+            row["origin"]["sha256"] = ZEROS
+
+
 REHASHED: dict[str, tuple[Change, str]] = {
     "a scale twice as large": (doubled(SCALE), GRAFT),
     "one bit of the head": (lambda folder: flipped(folder / HEAD, -1, 0), GRAFT),
@@ -296,6 +346,55 @@ REHASHED: dict[str, tuple[Change, str]] = {
     "the tensor table": (
         in_json("tensors.json", lambda table: table[SCALE].update(sha256=ZEROS)),
         "tensors.json",
+    ),
+    **{
+        f"the origin of {name}: {change}": (
+            in_json(
+                "tensors.json",
+                lambda table, name=name, change=change: change_origin(table[name], change),
+            ),
+            "tensors.json",
+        )
+        for name in (SCALE, WEIGHT, NORM, HEAD_NORM)
+        for change in ("digest", "from", "gone", "none", "more")
+    },
+    "an origin of another tensor": (
+        in_json("tensors.json", lambda table: table[WEIGHT].update(origin=table[NORM]["origin"])),
+        "tensors.json",
+    ),
+    **{
+        f"a digest in {table}": (
+            in_json(table, lambda rows: next(iter(rows.values())).update(sha256=ZEROS)),
+            table,
+        )
+        for table in (SOURCE_TABLE, FIXED_TABLE, TEXT_TABLE, QUANTIZED_TABLE, DONOR_TABLE)
+    },
+    "a shape of the source": (
+        in_json(SOURCE_TABLE, lambda rows: next(iter(rows.values())).update(shape=[1])),
+        SOURCE_TABLE,
+    ),
+    "a tensor less in the source": (
+        in_json(SOURCE_TABLE, lambda rows: rows.pop(next(iter(rows))) and None),
+        FIXED_TABLE,
+    ),
+    "a tensor more in the source": (
+        in_json(SOURCE_TABLE, lambda rows: rows.update(more={**rows[next(iter(rows))]})),
+        SOURCE_TABLE,
+    ),
+    "an origin, and the text model with it": (
+        both(
+            in_json("tensors.json", with_origin(sha256=ZEROS)),
+            in_json(TEXT_TABLE, lambda rows: rows[WEIGHT].update(sha256=ZEROS)),
+        ),
+        TEXT_TABLE,
+    ),
+    "an origin, and the way to it but the source": (
+        both(
+            in_json("tensors.json", lambda table: zero_origins(table)),
+            in_json(TEXT_TABLE, lambda rows: rows[WEIGHT].update(sha256=ZEROS)),
+            in_json(FIXED_TABLE, lambda rows: rows[WEIGHT].update(sha256=ZEROS)),
+        ),
+        FIXED_TABLE,
     ),
     "the index": (
         replaced("model.safetensors.index.json", SHARD, HEAD),
@@ -323,6 +422,31 @@ REHASHED: dict[str, tuple[Change, str]] = {
     "no scores, though the card shows them": (
         lambda folder: leave_out(folder, "evaluate_bfcl"),
         "README.md",
+    ),
+    "the card names another version": (
+        lambda folder: rewrite_card(folder, "Scion 0.1.0", "Scion 9.9.9"),
+        "README.md",
+    ),
+    "the card names another commit": (
+        replaced("README.md", "commit `c0", "commit `dd"),
+        "README.md",
+    ),
+    "the card installs another commit": (replaced("README.md", "@c0ff", "@dead"), "README.md"),
+    "the card installs from elsewhere": (
+        replaced("README.md", "git+https://github.com/owner", "git+https://github.com/other"),
+        "README.md",
+    ),
+    "the seal says that another Scion made it": (
+        in_manifest(MANIFEST, in_facts(made_by={"version": "9.9.9"})),
+        MANIFEST,
+    ),
+    "the card's manifest does not say which Scion made it": (
+        in_manifest("render_card", lambda made: made["facts"].pop("made_by")),
+        "provenance/render_card.json",
+    ),
+    "the card's manifest says of another form which Scion made it": (
+        in_manifest("render_card", in_facts(made_by=[])),
+        "provenance/render_card.json",
     ),
     "the card names another digest": (
         replaced("README.md", "| graft_mtp | `sha256:", "| graft_mtp | `sha256:0"),

@@ -12,9 +12,13 @@ from typing import Any
 import pytest
 
 from scion.artifacts.manifest import FORMAT, MANIFEST
-from scion.artifacts.release_layout import SUMS
+from scion.artifacts.release_layout import SUMS, table_file
 from scion.common.files import to_json
-from tampering import GRAFT, SHARD, ZEROS, Change, flipped, named, removed, reroot, told
+from tampering import GRAFT, SHARD, ZEROS, Change, flipped, named, rehash, removed, reroot, told
+
+SOURCE_TABLE, TEXT_TABLE, DONOR_TABLE = map(
+    table_file, ("fetch_source", "extract_text", "fetch_donor")
+)
 
 
 @pytest.fixture
@@ -147,7 +151,7 @@ def test_a_manifest_of_another_form_is_found_and_named(
         check_form(folder, file)
 
 
-@pytest.mark.parametrize("file", [MANIFEST, GRAFT, "tensors.json"])
+@pytest.mark.parametrize("file", [MANIFEST, GRAFT, "tensors.json", SOURCE_TABLE])
 @pytest.mark.parametrize("raw", RAW.values(), ids=RAW)
 def test_a_manifest_that_is_no_json_is_found_and_named(folder: Path, raw: bytes, file: str) -> None:
     (folder / file).write_bytes(raw)
@@ -155,6 +159,30 @@ def test_a_manifest_that_is_no_json_is_found_and_named(folder: Path, raw: bytes,
     if file != MANIFEST:
         reroot(folder)
         check_form(folder, file)
+
+
+TABLES: dict[str, Any] = {
+    "a list": [],
+    "a string": "row",
+    "nothing": None,
+    "no digest": {"dtype": "BF16", "shape": [1]},
+    "a digest of null": {"dtype": "BF16", "shape": [1], "sha256": None},
+    "a shape of objects": {"dtype": "BF16", "shape": [{}], "sha256": ZEROS},
+    "a shape of its own": {"dtype": "BF16", "shape": 1, "sha256": ZEROS},
+    "a dtype of lists": {"dtype": [], "shape": [1], "sha256": ZEROS},
+    "an origin of lists": {"dtype": "BF16", "shape": [1], "sha256": ZEROS, "origin": []},
+}
+
+
+@pytest.mark.parametrize("file", ["tensors.json", SOURCE_TABLE, TEXT_TABLE, DONOR_TABLE])
+@pytest.mark.parametrize("row", TABLES.values(), ids=TABLES)
+def test_a_row_of_another_form_is_found_and_named(folder: Path, row: Any, file: str) -> None:
+    path = folder / file
+    table = json.loads(path.read_text())
+    table[next(iter(table))] = row
+    path.write_bytes(to_json(table))
+    rehash(folder)
+    assert file in named(told(folder))
 
 
 # Single bits

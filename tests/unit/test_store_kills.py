@@ -117,7 +117,8 @@ def converted(conversion: Conversion, pico: Pico, tmp_path_factory: pytest.TempP
 
 def later_commands(pico: Pico, stage: str) -> tuple[list[str], list[str]]:
     """A command line of a stage that follows calibration, and that of another configuration."""
-    graft = ["--quantized", "RESULTS/quantize_nvfp4.json", "--donor"]
+    graft = ["--quantized", "RESULTS/quantize_nvfp4.json", "--text", "RESULTS/extract_text.json"]
+    graft.append("--donor")
     verify = ["--release", "RESULTS/graft_mtp.json", "--text", "RESULTS/extract_text.json"]
     verify += ["--donor", "RESULTS/fetch_donor.json", "--settings"]
 

@@ -169,6 +169,7 @@ def test_a_head_that_is_not_finite_is_found(
     )
     release = graft_mtp(
         quantized=conversion.quantize_nvfp4,
+        text=conversion.extract_text,
         donor=donor,
         output=Output.at(tmp_path / "release"),
         environment=ENVIRONMENT,

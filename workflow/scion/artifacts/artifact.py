@@ -4,7 +4,8 @@ The manifest names every file with size and SHA-256, what the artifact was made 
 the code and the locked environment that made it, and three digests: *content* over the files alone,
 *recipe* over all that was asked for, and *root* over the whole manifest. Artifacts with weights
 hold `tensors.json` among their files: for each tensor dtype, shape, file, byte range and the
-SHA-256 of the raw bytes. The form of a manifest is described in docs/store.md.
+SHA-256 of the raw bytes; in a release its origin too (`scion.artifacts.origins`). The form of a
+manifest is described in docs/store.md.
 
 An artifact's files lie in a store (`scion.artifacts.store`), and its manifest in the pointer that a
 rule declares; a sealed release is a folder that holds both.
@@ -185,6 +186,7 @@ class Draft:
         facts: What later stages or the card quote.
         known_tensors: SHA-256 of tensors by name whose writer hashed them: their bytes are not
             hashed a second time.
+        origins: By tensor, what its row of tensors.json says as `origin`; others say nothing.
     """
 
     folder: Path
@@ -193,6 +195,7 @@ class Draft:
     known: KnownFiles
     facts: dict[str, Any] = field(default_factory=dict)
     known_tensors: dict[str, str] = field(default_factory=dict)
+    origins: dict[str, dict[str, str]] = field(default_factory=dict)
     _files: dict[str, dict[str, Any]] = field(default_factory=dict)
     _linked: set[str] = field(default_factory=set)
     _tensors: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -263,7 +266,10 @@ class Draft:
 
     def tensor_table(self) -> dict[str, dict[str, Any]]:
         """The rows of `tensors.json` for all that is hashed or linked so far."""
-        return dict(sorted(self._tensors.items()))
+        return {
+            name: {**row, "origin": self.origins[name]} if name in self.origins else row
+            for name, row in sorted(self._tensors.items())
+        }
 
     def finish(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Hash what is new, write the tensor table, and return the manifest."""

@@ -6,9 +6,10 @@
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from scion.checkpoint.folder_source import homes
+from scion.checkpoint.shards import parse_object, unreadable
 from scion.common.bounded_json import MAX_TEXT_BYTES
 from scion.common.digest import read_chunks
 from scion.common.files import kind_of
@@ -81,6 +82,20 @@ def read_whole(tree: FileTree, name: str) -> bytes:
     if tree.files[name] > MAX_TEXT_BYTES:
         raise ValueError(f"{tree.files[name]} bytes, more than the {MAX_TEXT_BYTES} that are read")
     return b"".join(tree.chunks(name))
+
+
+def read_object(tree: FileTree, name: str, *, hint: str) -> dict[str, Any]:
+    """The JSON object that a file holds; `hint` is what to do if there is none.
+
+    Raises:
+        ScionError: There is no such file, it can't be read, or holds something else.
+    """
+    where = tree.place(name)
+    try:
+        raw = read_whole(tree, name)
+    except (OSError, EOFError, ValueError) as error:
+        raise unreadable(where, error, hint=hint) from error
+    return parse_object(raw, where=where, hint=hint)
 
 
 class FolderTree:

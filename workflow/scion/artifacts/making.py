@@ -120,6 +120,7 @@ def remake(
     environment: str,
     build: Callable[[Draft], None],
     quotes_manifests: bool = False,
+    is_outdated: Callable[[Mapping[str, Any]], bool] = lambda _manifest: False,
 ) -> Artifact:
     """Give what a stage is asked for: from the store, or by `build` if no recipe gave it yet.
 
@@ -132,6 +133,7 @@ def remake(
         build: Fills a draft. If it raises, nothing of it stays but what it put into `draft.work`.
         quotes_manifests: The stage passes on how its inputs were made, so that inputs of the same
             bytes count as others if something else made them.
+        is_outdated: Whether what a manifest describes is made again, though the recipe is the same.
 
     Raises:
         ScionError: What `build` raises; the store can't be used; the code changed meanwhile.
@@ -159,11 +161,11 @@ def remake(
         needed = [source.content for source in inputs.values() if isinstance(source, Artifact)]
         with store.leases.lease([*needed, recipe]):
             artifact = store.find(recipe)
-            if artifact is not None:
+            if artifact is not None and not is_outdated(artifact.manifest):
                 print(f"{stage}: {FOUND}", file=sys.stderr)
                 store.tidy(recipe)
             else:
-                artifact = _make(store, request, build)
+                artifact = _make(store, request, build, is_outdated)
             store.share(artifact)
             output.write(artifact)
     except OSError as error:
@@ -179,12 +181,17 @@ def _artifact_entry(source: Artifact, *, by_root: bool) -> dict[str, str]:
     return entry | ({"root": source.root} if by_root else {"facts": digest_json(source.facts)})
 
 
-def _make(store: Store, request: Mapping[str, Any], build: Callable[[Draft], None]) -> Artifact:
+def _make(
+    store: Store,
+    request: Mapping[str, Any],
+    build: Callable[[Draft], None],
+    is_outdated: Callable[[Mapping[str, Any]], bool],
+) -> Artifact:
     stage, recipe = request["stage"], digest_json(request)
     with store.claim(recipe, stage=stage) as claimed:
         # Another process may have made it while this one waited.
         artifact = store.find(recipe)
-        if artifact is not None:
+        if artifact is not None and not is_outdated(artifact.manifest):
             return artifact
         draft = Draft(claimed / "draft", claimed / "kept", recipe, store.known)
         store.known.remove(draft.folder)

@@ -14,7 +14,7 @@ what they are called in one.
 import contextlib
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,7 @@ class Plan:
         files: Iterable[Path] = (),
         settings: Mapping[str, Any],
         environment: str,
+        is_outdated: Callable[[Mapping[str, Any]], bool] = lambda _manifest: False,
     ) -> PlannedStage:
         """Plan a stage.
 
@@ -90,6 +91,7 @@ class Plan:
             files: Plain files that it reads.
             settings: What else its command line says, JSON-able.
             environment: Identity of its environment.
+            is_outdated: Whether what a manifest describes answers nothing any more.
         """
         upstream = tuple(self.stages[name] for name in reads)
         # A file that is missing is for Snakemake to tell.
@@ -106,7 +108,7 @@ class Plan:
         require_link(self.folder / stage)
         name = f"{stage}-{hex_digits(key)[:_KEY_DIGITS]}"
         expected = Expectation(code, tuple((path.name, sha256) for path, sha256 in sums))
-        pointer = self._pointer(stage, name)
+        pointer = self._pointer(stage, name, is_outdated)
         planned = PlannedStage(stage, key, pointer, upstream, expected.to_json(), asked)
         self.stages[stage] = planned
         return planned
@@ -115,26 +117,32 @@ class Plan:
         """The digest of a plain file; one that did not change since an earlier plan is not read."""
         return self.store.known.digest(path).sha256
 
-    def _pointer(self, stage: str, name: str) -> Path:
-        """The pointer of a stage: one that is there and whose artifact is sound, or a new one.
+    def _pointer(
+        self, stage: str, name: str, is_outdated: Callable[[Mapping[str, Any]], bool]
+    ) -> Path:
+        """The pointer of a stage: the last one whose artifact is sound, or a new one.
 
-        One whose artifact is gone or damaged answers nothing; another store may have its artifact,
-        so it stays, and the next name is taken.
+        One whose artifact is gone, damaged or outdated answers nothing; another store may have its
+        artifact, so it stays, and the next name is taken.
         """
-        pointer, number = self.folder / POINTERS / f"{name}.json", 1
-        while pointer.is_file() and not self._is_sound(stage, pointer):
+        pointer, number, sound = self.folder / POINTERS / f"{name}.json", 1, None
+        while pointer.is_file():
+            if self._is_sound(stage, pointer, is_outdated):
+                sound = pointer
             number += 1
             pointer = pointer.with_name(f"{name}-{number}.json")
-        return pointer
+        return sound or pointer
 
-    def _is_sound(self, stage: str, pointer: Path) -> bool:
+    def _is_sound(
+        self, stage: str, pointer: Path, is_outdated: Callable[[Mapping[str, Any]], bool]
+    ) -> bool:
         """Whether a pointer's artifact is here as it was made; takes the date off the pointer.
 
         Snakemake runs a rule whose input is newer than its output. Here names tell, so all
         pointers get one date, whenever they were written and wherever they were copied to.
         """
         manifest = find_manifest(pointer)
-        if manifest is None:
+        if manifest is None or is_outdated(manifest):
             return False
         artifact = Artifact(self.store.place(manifest["content"]), manifest)
         if artifact.stage != stage or not artifact.folder.is_dir():

@@ -17,6 +17,7 @@ from scion.artifacts.release_layout import (
     WEIGHTS,
     Manifest,
 )
+from scion.artifacts.software import FACT
 from scion.checkpoint.shards import CONFIG, INDEX
 from scion.common.digest import digest_json
 from scion.common.text import printable
@@ -30,7 +31,7 @@ CHAIN: Mapping[str, Mapping[str, str]] = {
     "fix_keys": {"source": "fetch_source"},
     "extract_text": {"fixed": "fix_keys"},
     "quantize_nvfp4": {"text": "extract_text"},
-    WEIGHTS: {"quantized": "quantize_nvfp4", "donor": "fetch_donor"},
+    WEIGHTS: {"quantized": "quantize_nvfp4", "text": "extract_text", "donor": "fetch_donor"},
     "verify_release": {"release": WEIGHTS, "text": "extract_text", "donor": "fetch_donor"},
 }
 # Fetched only to be measured beside the release.
@@ -111,6 +112,7 @@ def _fact_problems(manifests: Manifests, sealed: Manifest) -> Iterator[str]:
     quotes = (
         (SEALED, "weights", WEIGHTS, "content"),
         (SEALED, "card", RENDERED, "content"),
+        (SEALED, FACT, RENDERED, FACT),
         (WEIGHTS, "recipe", "quantize_nvfp4", "recipe"),
         (WEIGHTS, "donor", "fetch_donor", "location"),
         (WEIGHTS, "mtp_tensors", "fetch_donor", "mtp_tensors"),

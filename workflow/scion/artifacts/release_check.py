@@ -9,11 +9,9 @@ can still make a release of their own: whose it is, only a signature could say.
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
-from scion.artifacts.artifact import tensor_rows
-from scion.artifacts.file_check import FileCheck, check_files
-from scion.artifacts.file_tree import FileTree, read_whole
+from scion.artifacts.file_check import check_files
+from scion.artifacts.file_tree import FileTree, read_object, read_whole
 from scion.artifacts.manifest import DOWNLOAD_ANEW, MANIFEST, check_manifest
 from scion.artifacts.release_chain import chain_problems
 from scion.artifacts.release_layout import (
@@ -22,13 +20,13 @@ from scion.artifacts.release_layout import (
     RENDERED,
     SEALED,
     SUMS,
-    TENSORS,
     Manifest,
     entry_of,
     stages_files,
     sums,
 )
-from scion.checkpoint.shards import INDEX, parse_object, parse_weight_map, unreadable
+from scion.artifacts.release_tensors import tensor_problems
+from scion.artifacts.software import FACT, Software
 from scion.common.errors import ScionError
 from scion.common.files import to_json
 from scion.common.text import printable
@@ -48,7 +46,7 @@ def check_release(tree: FileTree) -> tuple[Manifest, list[str]]:
         The manifest of the seal, and a line for each thing that does not hold, which begins with
         the file: one that is missing, changed, not listed or no file; a manifest that does not
         agree with itself or with another; a file that is not the one its stage made; a tensor that
-        is not the one of the table; a card that names other digests.
+        is not the one of the table, or whose origin is another; a card that names other digests.
 
     Raises:
         ScionError: No manifest there, or an edited one; or the hub can't be read.
@@ -63,30 +61,15 @@ def check_release(tree: FileTree) -> tuple[Manifest, list[str]]:
     problems += _layout_problems(sealed, manifests)
     # What is damaged is told already; these look into files.
     damaged = {line.split(": ")[0] for line in problems}
-    if TENSORS not in damaged:
-        problems += _tensor_problems(tree, sealed, checked)
+    problems += tensor_problems(tree, sealed, checked, manifests, damaged=damaged)
     if CARD not in damaged:
         problems += _card_problems(tree, manifests)
     return sealed, list(dict.fromkeys(problems))
 
 
 def _read_manifest(tree: FileTree, name: str) -> Manifest:
-    content = _read_object(tree, name)
+    content = read_object(tree, name, hint=DOWNLOAD_ANEW)
     return check_manifest(content, where=tree.place(name), hint=DOWNLOAD_ANEW)
-
-
-def _read_object(tree: FileTree, name: str) -> dict[str, Any]:
-    """A JSON object in a file.
-
-    Raises:
-        ScionError: There is no such file, it can't be read, or holds something else.
-    """
-    where = tree.place(name)
-    try:
-        raw = read_whole(tree, name)
-    except (OSError, EOFError, ValueError) as error:
-        raise unreadable(where, error, hint=DOWNLOAD_ANEW) from error
-    return parse_object(raw, where=where, hint=DOWNLOAD_ANEW)
 
 
 def _seal_problems(tree: FileTree, sealed: Manifest) -> Iterator[str]:
@@ -128,37 +111,8 @@ def _layout_problems(sealed: Manifest, manifests: Mapping[str, Manifest]) -> Ite
             yield f"{printable(name)}: no stage made it"
 
 
-def _tensor_problems(tree: FileTree, sealed: Manifest, found: FileCheck) -> Iterator[str]:
-    """Whether table, index and shards tell of the same tensors."""
-    if TENSORS not in sealed["files"]:
-        yield f"{TENSORS}: missing"
-        return
-    try:
-        table, index = _read_object(tree, TENSORS), _index(tree)
-    except ScionError as error:
-        yield f"{Path(error.where).name}: {error.problem}: {printable(error.found)}"
-        return
-    rows = dict[str, Any]()
-    for shard, digests in found.tensors.items():
-        rows |= tensor_rows(found.headers[shard], shard, digests)
-    if len(found.tensors) < sum(name.endswith(".safetensors") for name in sealed["files"]):
-        return
-    for name in {**table, **rows}:
-        if table.get(name) != rows.get(name):
-            yield f"{TENSORS}: {printable(name)} is not as its shard has it"
-    weights = {name: row["file"] for name, row in rows.items()}
-    if index is not None and index != weights:
-        yield f"{INDEX}: does not name the tensors of the shards"
-
-
-def _index(tree: FileTree) -> dict[str, str] | None:
-    if INDEX not in tree.files:
-        return None
-    return parse_weight_map(_read_object(tree, INDEX), where=tree.place(INDEX))
-
-
 def _card_problems(tree: FileTree, manifests: Mapping[str, Manifest]) -> Iterator[str]:
-    """Whether the card's table of steps names the digests of the stages."""
+    """Whether the card names the digests of the stages, and the Scion that rendered it."""
     try:
         text = read_whole(tree, CARD).decode()
     except (OSError, EOFError, ValueError) as error:
@@ -168,5 +122,20 @@ def _card_problems(tree: FileTree, manifests: Mapping[str, Manifest]) -> Iterato
     for stage, manifest in manifests.items():
         if stage != RENDERED and steps.get(stage) != manifest["content"]:
             yield f"{CARD}: does not name the content {manifest['content']} of {stage}"
+    if RENDERED in manifests:
+        yield from _software_problems(text, manifests[RENDERED])
     for stage in steps.keys() - manifests.keys():
         yield f"{CARD}: names a digest of {stage}, which has no manifest in {PROVENANCE}/"
+
+
+def _software_problems(text: str, rendered: Manifest) -> Iterator[str]:
+    """Whether the card names the Scion that its manifest names."""
+    try:
+        software = Software(**rendered["facts"][FACT])
+    except (KeyError, TypeError):
+        yield f"{PROVENANCE}/{RENDERED}.json: its fact {FACT} does not say which Scion made it"
+        return
+    commit = f"commit `{software.commit}`" if software.commit else None
+    for told in (f"Scion {software.version}", commit, software.install):
+        if told is not None and told not in text:
+            yield f"{CARD}: does not say {printable(told)}, as {RENDERED} does"

@@ -4,6 +4,7 @@ the files of graft_mtp                   the checkpoint
 README.md, pictures/                     the files of render_card
 provenance/<stage>.json                  the manifest of every stage
 provenance/results/                      what was measured: records, and files of lines
+provenance/tensors/<stage>.json          the tensor table of every other checkpoint on the way
 SHA256SUMS                               for readers without Scion
 manifest.json                            that of the seal, over all of the others
 """
@@ -24,17 +25,27 @@ SUMS = "SHA256SUMS"
 TENSORS = "tensors.json"
 PROVENANCE = "provenance"
 RESULTS = f"{PROVENANCE}/results"
+TABLES = f"{PROVENANCE}/tensors"
 _KINDS = (".json", ".jsonl")
 
 Manifest = Mapping[str, Any]
 Entry = Mapping[str, Any]
 
 
-def result_files(manifest: Manifest) -> list[str]:
-    """The result files of a stage that measures; a stage with weights has none."""
+def table_file(stage: str) -> str:
+    """Where a release has the tensor table of a stage before `graft_mtp`."""
+    return f"{TABLES}/{stage}.json"
+
+
+def placed_files(stage: str, manifest: Manifest) -> dict[str, str]:
+    """What a release holds of a stage that made neither its checkpoint nor its card.
+
+    Returns:
+        By the file's name there, its name in the release.
+    """
     if TENSORS in manifest["files"]:
-        return []
-    return [name for name in manifest["files"] if name.endswith(_KINDS)]
+        return {TENSORS: table_file(stage)}
+    return {name: f"{RESULTS}/{name}" for name in manifest["files"] if name.endswith(_KINDS)}
 
 
 def sums(files: Mapping[str, Entry]) -> bytes:
@@ -57,8 +68,8 @@ def stages_files(manifests: Mapping[str, Manifest]) -> Iterator[tuple[str, Entry
         if stage in (WEIGHTS, RENDERED):
             yield from ((name, entry, stage) for name, entry in manifest["files"].items())
         else:
-            for name in result_files(manifest):
-                yield f"{RESULTS}/{name}", manifest["files"][name], stage
+            for name, placed in placed_files(stage, manifest).items():
+                yield placed, manifest["files"][name], stage
         yield f"{PROVENANCE}/{stage}.json", entry_of(to_json(manifest)), stage
 
 

@@ -13,8 +13,9 @@ _DESCRIPTION = """\
 Read every file of a release again and follow its provenance: what the release says twice has to
 agree. Every file is the one that its stage made (card, pictures, results, manifests, SHA256SUMS),
 every stage is there and made from the ones before it, the shards are those of the quantized
-checkpoint and of the donor, tensors.json is of their tensors. Of another artifact, such as
-results/X/quantize_nvfp4, the files are held against its manifest."""
+checkpoint and of the donor, tensors.json is of their tensors, and each comes from the tensor of the
+source or the donor that it says. Of another artifact, such as results/X/quantize_nvfp4, the files
+are held against its manifest."""
 
 _EPILOG = """\
 examples:

@@ -1,15 +1,15 @@
 """What `scion summary` says of each record, and the stage's line in a run."""
 
 from scion.common.text import Record, change, drafts, hardware, number, ratio, share
+from scion.report.card.serving import longest_decode, overall_acceptance
 
 
 def agent_task_lines(tasks: Record) -> list[str]:
     """How many agent tasks passed, and on what: the content of `agent_tasks.json`."""
-    first = [task["results"][0]["passed"] for task in tasks["tasks"]]
     engine = f"{tasks['engine']['name']} {tasks['engine']['version']}"
     return [
-        f"agent tasks: {sum(first)}/{len(first)}, all cases {tasks['passed']}/{tasks['total']} = "
-        f"{share(tasks['rate'])}, on {engine} ({hardware(tasks['hardware'])})"
+        f"agent tasks: {tasks['passed']} of {tasks['total']} cases = {share(tasks['rate'])}, on "
+        f"{engine} ({hardware(tasks['hardware'])})"
     ]
 
 
@@ -26,7 +26,8 @@ def _name(run: Record) -> str:
 
 
 def _acceptance(run: Record) -> str:
-    counts = next(row for row in run["acceptance"] if row["set"] == "all")
+    counts = overall_acceptance(run)
+    assert counts is not None
     positions = ", ".join(share(rate) for rate in counts["per_position"])
     same = run["same_text_as_baseline"]
     text = f"; text as without MTP {same['identical']}/{same['total']}" if same else ""
@@ -38,10 +39,9 @@ def _acceptance(run: Record) -> str:
 
 def _speed(run: Record) -> list[str]:
     """The longest single decode, beside no MTP."""
-    single = [decode for decode in run["speed"] if decode["parallel"] == 1]
-    if not single:
+    longest = longest_decode(run)
+    if longest["parallel"] != 1:
         return []
-    longest = max(single, key=lambda decode: decode["tokens"])
     beside = longest["ratio_to_baseline"]
     return [
         f"{number(longest['tokens_per_second'])} tokens a second over {longest['tokens']}"

@@ -21,6 +21,7 @@ from huggingface_hub import ModelCardData
 from scion.artifacts.artifact import Artifact, Draft
 from scion.artifacts.making import Output, remake
 from scion.artifacts.release_layout import CARD, PICTURES
+from scion.artifacts.software import FACT, Software, is_outdated, this_software
 from scion.common.errors import ScionError
 from scion.common.section import Section
 from scion.common.text import hardware, size
@@ -28,8 +29,11 @@ from scion.engines.config import Launch
 from scion.evaluation.agent.tasks import read_tasks
 from scion.evaluation.serving.config import RECORD as SERVING
 from scion.formats.modelopt import BLOCK
+from scion.report.card.glance import measured_lines
 from scion.report.card.hermes import hermes_values
 from scion.report.card.launches import launch_values
+from scion.report.card.memory import fitting_gpus
+from scion.report.card.typography import unbroken, without_tags
 from scion.report.config import Card
 from scion.report.measurements import MEASUREMENTS, read_records
 from scion.report.pictures.card_pictures import pictures
@@ -65,6 +69,7 @@ def render_card(
     sections: Sequence[Path],
     tasks: Path,
     settings: CardSettings,
+    made_by: Software,
     output: Output,
     environment: str,
 ) -> Artifact:
@@ -77,6 +82,7 @@ def render_card(
         sections: The templates of the measurements' sections, `<stage>.md.jinja`.
         tasks: YAML of the agent tasks, for the example request.
         settings: What can't be measured: names, licence, launches.
+        made_by: The Scion that renders. It is named and recorded, but is no part of the recipe.
         output: Where the artifact goes.
         environment: Identity of the locked environment.
 
@@ -96,7 +102,9 @@ def render_card(
             for picture in drawn
         }
         values["curl_body"] = _curl_body(tasks, settings.card)
-        (draft.folder / CARD).write_text(render(template, values, sections))
+        values |= {"made_by": made_by, "scion": linked(made_by)}
+        (draft.folder / CARD).write_text(unbroken(render(template, values, sections)))
+        draft.facts[FACT] = made_by.record()
 
     return remake(
         output,
@@ -112,6 +120,7 @@ def render_card(
         environment=environment,
         build=build,
         quotes_manifests=True,
+        is_outdated=lambda manifest: is_outdated(manifest, made_by),
     )
 
 
@@ -142,18 +151,24 @@ def render(template: Path, values: Mapping[str, Any], sections: Iterable[Path] =
         ) from error
 
 
+def linked(software: Software) -> str:
+    """Name and version, which lead to the code where its address is known."""
+    name = f"Scion {software.version}"
+    return name if software.page is None else f"[{name}]({software.page})"
+
+
 def card_values(
     release: Artifact,
     evidence: Mapping[str, Artifact],
     settings: CardSettings,
     records: Mapping[str, dict[str, Any]],
 ) -> dict[str, Any]:
-    """All that the template may quote, but for the pictures and the example request."""
+    """All that the template may quote, but for pictures, example request and `made_by`."""
     text_only = evidence["extract_text"].facts["text_only"]
     serving = records[SERVING.stage]
     steps = {**evidence, "graft_mtp": release}
     return {
-        "card": settings.card,
+        "card": _without_tags(settings.card),
         "metadata": _metadata(settings.card),
         "block": BLOCK,
         **_formats(evidence["quantize_nvfp4"].facts["recipe"]),
@@ -171,6 +186,8 @@ def card_values(
             release.folder, settings.launches, serving, repository=settings.card.repository
         ),
         "hermes": hermes_values(settings.launches, model=settings.card.repository),
+        "fits": fitting_gpus(release.folder, settings.launches[0], text_only=text_only),
+        "glance": measured_lines(records),
         "engine": serving["engine"],
         "hardware": hardware(serving["hardware"]),
         "cpu": serving["hardware"]["kind"] == "cpu",
@@ -212,6 +229,14 @@ def _metadata(card: Card) -> str:
     return data.to_yaml()
 
 
+def _without_tags(card: Card) -> Card:
+    """The section with its sentences as text, not as HTML."""
+    texts = card.model_dump(include={"title", "summary", "hardware_target", "harness_only_note"})
+    return card.model_copy(
+        update={name: text and without_tags(text) for name, text in texts.items()}
+    )
+
+
 def _plain(text: str) -> str:
     """Text that can stand in the brackets of a Markdown picture."""
     return " ".join(text.replace("[", "(").replace("]", ")").split())
@@ -228,6 +253,7 @@ def main() -> int:
     parser = stage_parser(__doc__, inputs={"release": "pointer of graft_mtp"})
     add_evidence(parser)
     add_file(parser, "template", "jinja template of the card")
+    parser.add_argument("--made-by", metavar="JSON", help="the Scion that runs, to be named")
     parser.add_argument(
         "--sections",
         required=True,
@@ -249,6 +275,7 @@ def main() -> int:
             sections=args.sections,
             tasks=args.tasks,
             settings=read_settings(args.settings, CardSettings),
+            made_by=Software.read(args.made_by) if args.made_by else this_software(),
             output=output,
             environment=args.environment,
         )

@@ -15,7 +15,7 @@ interval:
                 "results": [{"name", "passed": bool, "reason", "request": {…}, "response": {…}}]}],
      "passed": k, "total": n, "rate": E}
 
-The first result of each task is that of its first case, the one that cards show.
+The first result of each task is that of its first case, which `agent_tasks.required_passes` counts.
 """
 
 import sys

@@ -1,8 +1,9 @@
 """Seal the release: the checkpoint, its card, and the proof of both, hashed once more as a whole.
 
-Beside the weights the folder holds `provenance/<stage>.json`, the pointer of every stage, and
+Beside the weights the folder holds `provenance/<stage>.json`, the pointer of every stage;
+`provenance/tensors/`, the tensor tables of the checkpoints before the release; and
 `provenance/results/`, what was measured, so that a reader who has only the folder can follow each
-digest to the source and each number to its record, answers and timings included. The card's
+tensor to the source and each number to its record, answers and timings included. The card's
 pictures lie in `pictures/`. `SHA256SUMS` is for readers without Scion. What lies where is said by
 `scion.artifacts.release_layout`, to which `scion check` holds the folder.
 Every file is a link, with the digest that its stage recorded; one that was changed since is refused
@@ -20,13 +21,13 @@ from scion.artifacts.making import Output, remake
 from scion.artifacts.release_layout import (
     PROVENANCE,
     RENDERED,
-    RESULTS,
     SEALED,
     SUMS,
     WEIGHTS,
-    result_files,
+    placed_files,
     sums,
 )
+from scion.artifacts.software import FACT
 from scion.artifacts.store.store import Store
 from scion.common.files import atomic_file, write_json
 from scion.stages.common_options import run_stage, stage_parser
@@ -57,13 +58,13 @@ def seal_release(
         draft.link_all(card)
         for stage, artifact in stages.items():
             write_json(draft.folder / PROVENANCE / f"{stage}.json", artifact.manifest)
-        for artifact in evidence.values():
-            for name in result_files(artifact.manifest):
-                draft.link(artifact, name, f"{RESULTS}/{name}")
+        for stage, artifact in evidence.items():
+            for name, placed in placed_files(stage, artifact.manifest).items():
+                draft.link(artifact, name, placed)
         draft.hash_files()
         with atomic_file(draft.folder / SUMS) as file:
             file.write(sums(draft.files))
-        draft.facts |= {"weights": release.content, "card": card.content}
+        draft.facts |= {"weights": release.content, "card": card.content, FACT: card.facts[FACT]}
 
     return remake(
         output,

@@ -11,6 +11,7 @@ from scion.engines.served_model import ServedModel
 from scion.engines.sglang.engine import SGLANG
 from scion.engines.vllm.command import ServerCommand, server_command
 from scion.report.card.memory import predicted_memory
+from scion.report.card.typography import without_tags
 
 _CPU_NOTE = (
     "vLLM has no NVFP4 kernel for CPUs: the environment `envs/serve-cpu` of Scion "
@@ -37,7 +38,7 @@ def launch_values(
     model = ServedModel.read(release)
     return [
         {
-            "title": launch.title,
+            "title": without_tags(launch.title),
             **_ways(launch, model, serving, repository),
             "memory": predicted_memory(release, launch, text_only=model.lost_tower),
         }

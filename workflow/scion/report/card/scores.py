@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from scion.common.text import Record, change, mode, number, share, small, table
+from scion.evaluation.intervals import proportion
 
 MODELS = {
     "fixed": "bf16 reference",
@@ -25,22 +26,17 @@ def tasks_values(tasks: Record) -> dict[str, Any]:
     Args:
         tasks: The content of `agent_tasks.json`.
     """
-    first = [task["results"][0] for task in tasks["tasks"]]
     rows = [
-        [
-            f"{place}. {task['title']}",
-            f"{'passed' if own['passed'] else '**failed**'}: {own['reason']}",
-            f"{task['passed']} of {task['cases']}",
-            share(task["rate"]),
-        ]
-        for place, (task, own) in enumerate(zip(tasks["tasks"], first, strict=True), 1)
+        [task["title"], f"{task['passed']} of {task['cases']}", share(task["rate"])]
+        for task in tasks["tasks"]
     ]
-    rows.append(["all", "", f"**{tasks['passed']} of {tasks['total']}**", share(tasks["rate"])])
+    rows.append(["all", f"**{tasks['passed']} of {tasks['total']}**", share(tasks["rate"])])
     return {
-        "passed": sum(result["passed"] for result in first),
-        "total": len(first),
+        "passed": tasks["passed"],
+        "total": tasks["total"],
+        "rate": share(tasks["rate"]),
         "speculative_tokens": tasks["speculative_tokens"],
-        "table": table(["task", "its first case", "all cases", "pass rate"], rows),
+        "table": table(["task", "cases passed", "pass rate"], rows),
         "failures": [
             f"{task['title']}, `{result['name']}`: {result['reason']}"
             for task in tasks["tasks"]
@@ -131,9 +127,10 @@ def ifeval_values(ifeval: Record) -> dict[str, Any]:
         [name.replace("_", " "), share(rate), str(rate["count"])]
         for name, rate in ifeval["scores"].items()
     ]
-    data = ifeval["dataset"]
+    data, strict = ifeval["dataset"], ifeval["scores"]["prompt_strict"]
     place = f"`{data['repository']}` at {data['revision']}, " if "repository" in data else ""
     return {
+        "rate": f"{share(strict)} of {strict['count']}",
         "table": table(["score", "this release", "n"], rows),
         "harness": f"{ifeval['harness']['name']} {ifeval['harness']['version']}",
         "prompts": f"{place}`{data['file']}`, sha256 `{data['sha256']}`",
@@ -166,10 +163,17 @@ def bfcl_values(bfcl: Record) -> dict[str, Any]:
     if left_out:
         limit += f" that fit the context ({left_out} do not)"
     return {
+        "rate": bfcl_rate(bfcl),
         "table": table(["category", "passed", "accuracy"], rows),
         "harness": f"{bfcl['harness']['name']} {bfcl['harness']['version']}",
         "how": _how(bfcl, limit),
     }
+
+
+def bfcl_rate(bfcl: Record) -> str:
+    """How many cases of all categories are right, and the rate."""
+    passed, cases = (sum(row[key] for row in bfcl["categories"]) for key in ("passed", "cases"))
+    return f"{passed} of {cases} cases, {share(proportion(passed, cases).record())}"
 
 
 def bfcl_scores(bfcl: Record) -> ScoreGroup:

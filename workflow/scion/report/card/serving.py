@@ -33,6 +33,16 @@ def serving_values(serving: Record) -> dict[str, Any]:
     }
 
 
+def overall_acceptance(run: Record) -> Record | None:
+    """What a run accepted over all prompts; None where nothing was drafted, or counted."""
+    return next((row for row in run["acceptance"] or () if row["set"] == "all"), None)
+
+
+def longest_decode(run: Record) -> Record:
+    """The longest decode of a run, of those with the fewest requests at once."""
+    return min(run["speed"], key=lambda decode: (decode["parallel"], -decode["tokens"]))
+
+
 def _conditions(run: Record) -> str:
     seqs = run["max_num_seqs"]
     at_once = (
@@ -139,8 +149,7 @@ def _acceptance(runs: Sequence[Record], sets: set[str], *, several: bool) -> str
             [
                 run["launch"] if several else "",
                 f"n={run['speculative_tokens']}",
-                "" if overall else row["set"].replace("_", " "),
-                "" if overall else mode(row["thinking"]),
+                "" if overall else f"{row['set'].replace('_', ' ')}, {mode(row['thinking'])}",
                 *positions,
                 *[""] * (most - len(positions)),
                 f"{number(row['mean_length'], 2)} of {run['speculative_tokens'] + 1}",
@@ -149,7 +158,7 @@ def _acceptance(runs: Sequence[Record], sets: set[str], *, several: bool) -> str
             ]
         )
     positions = [f"position {place}" for place in range(1, most + 1)]
-    headings = ["launch", "drafted", "prompts of", "mode", *positions]
+    headings = ["launch", "drafted", "prompts of", *positions]
     return table([*headings, "tokens a step", "n (drafts)", "prompts"], cells)
 
 

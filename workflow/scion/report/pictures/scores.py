@@ -41,9 +41,9 @@ def quality_picture(quality: Record) -> Picture:
     reference = quality["reference"]
     parts = [part for part in PARTS if any(scored[name].get(part) for name in models)]
     look = {part: (SERIES[i], MARKERS[i]) for i, part in enumerate(parts)}
-    tall = 0.22 * len(parts)
-    heights = [0.35 + tall * len(models), 0.35 + tall * max(1, len(models) - 1)]
-    height = 1.2 + sum(heights) + 0.75 + 0.42
+    tall = 0.185 * len(parts)
+    heights = [0.3 + tall * len(models), 0.3 + tall * max(1, len(models) - 1)]
+    height = 1.05 + sum(heights) + 0.65 + 0.38
 
     def paint(figure: Figure) -> None:
         entries = [(PARTS[part], *look[part], True) for part in parts]
@@ -51,7 +51,7 @@ def quality_picture(quality: Record) -> Picture:
         for place, (key, title, form) in enumerate(_PANELS):
             row, column = divmod(place, 2)
             shown = models if key == "perplexity" else [m for m in models if m != reference]
-            bottom = height - 1.2 - heights[0] - row * (heights[1] + 0.75)
+            bottom = height - 1.05 - heights[0] - row * (heights[1] + 0.65)
             box = (0.135 + 0.5 * column, bottom / height, 0.275, heights[row] / height)
             axes = figure.add_axes(box)
             style_axes(axes, title, grid="x")
@@ -131,11 +131,11 @@ def _scale(axes: Axes, values: list[float], *, logarithmic: bool) -> None:
 def scores_picture(groups: Sequence[ScoreGroup]) -> Picture:
     """Pass rates, such as those of the agent tasks, of IFEval and of the function calls."""
     lines = sum(len(rows) + 1 for _, rows in groups)
-    height = 0.95 + 0.24 * lines + 0.35
+    height = 0.55 + 0.21 * lines + 0.35
 
     def paint(figure: Figure) -> None:
         legend(figure, height, [], note="lines: 95 % intervals; n: cases, prompts or instructions")
-        box = (2.75 / WIDTH, 0.4 / height, 4.6 / WIDTH, 0.24 * lines / height)
+        box = (2.75 / WIDTH, 0.4 / height, 4.6 / WIDTH, 0.21 * lines / height)
         axes = figure.add_axes(box)
         style_axes(axes, "", grid="x")
         place = 0

@@ -30,7 +30,7 @@ def acceptance_picture(serving: Record) -> Picture | None:
     runs = [run for run in serving["runs"] if run["acceptance"]]
     if not runs:
         return None
-    height = 3.95
+    height = 3.35
     counts = sorted({run["speculative_tokens"] for run in runs})
     look = {n: (SERIES[i % 4], MARKERS[i % 4]) for i, n in enumerate(counts)}
     overall = {run["speculative_tokens"]: _overall(run) for run in reversed(runs)}
@@ -39,7 +39,7 @@ def acceptance_picture(serving: Record) -> Picture | None:
     def paint(figure: Figure) -> None:
         entries = [(drafts(n), *look[n], True) for n in counts]
         legend(figure, height, entries, note=_INTERVALS)
-        bottom, tall = 0.45 / height, 1 - 1.6 / height
+        bottom, tall = 0.43 / height, 1 - 1.5 / height
         _positions(figure.add_axes((0.07, bottom, 0.355, tall)), overall, look)
         _sets(figure.add_axes((0.59, bottom, 0.33, tall)), most, look[counts[-1]][0])
 
@@ -115,7 +115,7 @@ def speed_picture(serving: Record) -> Picture:
     counts = sorted({run["speculative_tokens"] for run in runs})
     together = sorted({measurement["parallel"] for run in runs for measurement in run["speed"]})
     colours = {0: ZERO} | {n: SERIES[i % 4] for i, n in enumerate(n for n in counts if n)}
-    height = 0.95 + 2.65 * len(launches)
+    height = 0.8 + 2.5 * len(launches)
 
     def paint(figure: Figure) -> None:
         entries = [(drafts(n), colours[n], "s", True) for n in counts]
@@ -131,8 +131,8 @@ def speed_picture(serving: Record) -> Picture:
             )
             for column, count in enumerate(together):
                 left = (0.7 + column * (wide + 0.45)) / WIDTH
-                bottom = (height - 0.95 - 2.65 * row - 2.25) / height
-                axes = figure.add_axes((left, bottom, wide / WIDTH, 2.0 / height))
+                bottom = (height - 0.8 - 2.5 * row - 2.15) / height
+                axes = figure.add_axes((left, bottom, wide / WIDTH, 1.9 / height))
                 name = f", launch {launch}" if len(launches) > 1 else ""
                 style_axes(axes, f"tokens a second, {parallel(count)}{name}", grid="y")
                 _bars(axes, own, count, colours)

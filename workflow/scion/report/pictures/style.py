@@ -175,13 +175,15 @@ def legend(
 ) -> None:
     """Marks and what they mean, in one line below the heading, and a remark after them.
 
+    Without marks the remark stands beside the heading.
+
     Args:
         figure: The picture.
         height: Its height in inches.
         entries: Text, colour, marker, and whether the marker is filled.
         note: The remark.
     """
-    axes = figure.add_axes((0, 1 - 0.72 / height, 1, 0.3 / height))
+    axes = figure.add_axes((0, 1 - (0.7 if entries else 0.43) / height, 1, 0.3 / height))
     axes.set_axis_off()
     axes.set_xlim(0, WIDTH)
     axes.set_ylim(0, 1)

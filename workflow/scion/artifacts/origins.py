@@ -1,0 +1,58 @@
+"""Where each tensor of a release comes from, as tensors.json says it.
+
+The bytes of a source's tensor are never changed before it is quantized: `fix_keys` renames,
+`extract_text` leaves out. So the digest that a tensor has in the text model is the one that it has
+in the source, under whatever name. One function makes the origins, for the stage that writes them
+and for the check that reads them.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+Rows = Mapping[str, Mapping[str, Any]]
+"""Rows of a tensor table by tensor name."""
+
+Kind = Literal["source", "donor", "quantized"]
+
+_BYTES = ("dtype", "shape", "sha256")
+
+
+def tensor_origins(rows: Rows, *, text: Rows, donor: Rows) -> dict[str, dict[str, str]]:
+    """By tensor its `origin`: `from` where, and `sha256` of the bytes there.
+
+    - `source`: the source's tensor, bit for bit.
+    - `donor`: a tensor of the donor's MTP head, bit for bit.
+    - `quantized`: what quantizing a module made of it; the digest is of the source's weight.
+
+    Args:
+        rows: The release's tensors.
+        text: Those of the text model that was quantized.
+        donor: Those of the donor's MTP head.
+
+    Returns:
+        A tensor that is none of these is not among them.
+    """
+    return dict(_origins(rows, text, donor))
+
+
+def same_bytes(row: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> bool:
+    """Whether two rows are of tensors with the same bytes, dtype and shape."""
+    if row is None or other is None:
+        return False
+    return all(row.get(key) == other.get(key) for key in _BYTES)
+
+
+def _origins(rows: Rows, text: Rows, donor: Rows) -> Iterator[tuple[str, dict[str, str]]]:
+    for name, row in rows.items():
+        weight = f"{name.rpartition('.')[0]}.weight"
+        if same_bytes(row, donor.get(name)):
+            yield name, _origin("donor", donor[name])
+        elif same_bytes(row, text.get(name)):
+            yield name, _origin("source", text[name])
+        # A bias that is another one is none that quantizing has made.
+        elif weight in text and (name == weight or name not in text):
+            yield name, _origin("quantized", text[weight])
+
+
+def _origin(kind: Kind, row: Mapping[str, Any]) -> dict[str, str]:
+    return {"from": kind, "sha256": row["sha256"]}

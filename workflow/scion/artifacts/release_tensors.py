@@ -1,0 +1,166 @@
+"""Whether the tensor tables of a release, its index and its shards tell of the same tensors.
+
+`tensors.json` is held against the shards. The tables in `provenance/tensors/` are held one against
+the next, so that each tensor is followed to the source, whose checkpoint may be elsewhere, and to
+the donor; from them follows the origin that `tensors.json` has to say of each.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from scion.artifacts.artifact import tensor_rows
+from scion.artifacts.file_check import FileCheck
+from scion.artifacts.file_tree import FileTree, read_object
+from scion.artifacts.manifest import DOWNLOAD_ANEW
+from scion.artifacts.origins import Rows, same_bytes, tensor_origins
+from scion.artifacts.release_layout import TENSORS, Manifest, table_file
+from scion.checkpoint.shards import INDEX, parse_weight_map
+from scion.common.errors import ScionError
+from scion.common.text import printable
+
+# The checkpoints on the way to a release, of which it has the tables.
+_SOURCE, _FIXED, _TEXT = "fetch_source", "fix_keys", "extract_text"
+_QUANTIZED, _DONOR = "quantize_nvfp4", "fetch_donor"
+_ORIGIN = "origin"
+
+
+def tensor_problems(
+    tree: FileTree,
+    sealed: Manifest,
+    found: FileCheck,
+    manifests: Mapping[str, Manifest],
+    *,
+    damaged: Iterable[str],
+) -> Iterator[str]:
+    """A line for each thing in which they do not agree; it begins with the file.
+
+    Args:
+        tree: The files of the release.
+        sealed: The manifest of its seal.
+        found: The headers and digests of its shards.
+        manifests: By stage, as `provenance/` has them.
+        damaged: Files that are told already; nothing is said of them again.
+    """
+    files = sealed["files"]
+    reader = _Reader(tree, set(damaged))
+    table = reader.table(TENSORS) if TENSORS in files else None
+    if TENSORS not in files:
+        yield f"{TENSORS}: missing"
+    stages = [stage for stage, made in manifests.items() if TENSORS in made["files"]]
+    listed = {stage: table_file(stage) for stage in stages if table_file(stage) in files}
+    tables = {stage: reader.table(name) for stage, name in listed.items()}
+    index = reader.index()
+    yield from reader.problems
+    rows = dict[str, Any]()
+    for shard, digests in found.tensors.items():
+        rows |= tensor_rows(found.headers[shard], shard, digests)
+    if len(found.tensors) < sum(name.endswith(".safetensors") for name in files):
+        return
+    if table is not None:
+        yield from _differences(table, rows)
+    if index is not None and index != {name: row["file"] for name, row in rows.items()}:
+        yield f"{INDEX}: does not name the tensors of the shards"
+    yield from _chain(rows, {stage: read for stage, read in tables.items() if read is not None})
+    text, donor = tables.get(_TEXT), tables.get(_DONOR)
+    if table is not None and text is not None and donor is not None:
+        yield from _origin_problems(table, tensor_origins(rows, text=text, donor=donor))
+
+
+class _Reader:
+    """Reads tables and index, and tells what can't be read.
+
+    Attributes:
+        problems: A line for each file that is no table, or no index.
+    """
+
+    def __init__(self, tree: FileTree, damaged: set[str]) -> None:
+        self._tree, self._damaged = tree, damaged
+        self.problems: list[str] = []
+
+    def table(self, name: str) -> dict[str, Any] | None:
+        """A tensor table; None for one that is damaged or of another form."""
+        if name in self._damaged:
+            return None
+        try:
+            table = read_object(self._tree, name, hint=DOWNLOAD_ANEW)
+        except ScionError as error:
+            self.problems.append(f"{name}: {error.problem}: {printable(error.found)}")
+            return None
+        odd = next((tensor for tensor, row in table.items() if not _is_row(row)), None)
+        if odd is not None:
+            self.problems.append(f"{name}: {printable(odd)} has no dtype, shape and digest")
+            return None
+        return table
+
+    def index(self) -> Mapping[str, str] | None:
+        """The shard of each tensor by the index; None where there is none, or an unusable one."""
+        if INDEX not in self._tree.files:
+            return None
+        try:
+            content = read_object(self._tree, INDEX, hint=DOWNLOAD_ANEW)
+            return parse_weight_map(content, where=self._tree.place(INDEX))
+        except ScionError as error:
+            self.problems.append(f"{INDEX}: {error.problem}: {printable(error.found)}")
+            return None
+
+
+def _is_row(row: object) -> bool:
+    """Whether a row has what tables are compared by."""
+    if not isinstance(row, dict):
+        return False
+    shape = row.get("shape")
+    return (
+        isinstance(row.get("dtype"), str)
+        and isinstance(row.get("sha256"), str)
+        and isinstance(shape, list)
+        and all(isinstance(length, int) for length in shape)
+    )
+
+
+def _differences(table: Rows, rows: Rows) -> Iterator[str]:
+    for name in {**table, **rows}:
+        told = {key: value for key, value in table.get(name, {}).items() if key != _ORIGIN}
+        if told != rows.get(name):
+            yield f"{TENSORS}: {printable(name)} is not as its shard has it"
+
+
+def _chain(rows: Rows, tables: Mapping[str, Rows]) -> Iterator[str]:
+    """Tensors that one checkpoint has otherwise than the one that it was made from."""
+    if _SOURCE in tables and _FIXED in tables:
+        source, fixed = tables[_SOURCE], tables[_FIXED]
+        yield from _unequal(_FIXED, fixed, _SOURCE, source)
+        yield from _unequal(_SOURCE, source, _FIXED, fixed)
+    if _FIXED in tables and _TEXT in tables:
+        yield from _otherwise(_TEXT, tables[_TEXT], table_file(_FIXED), tables[_FIXED])
+    for stage in (_QUANTIZED, _DONOR):
+        yield from _otherwise(stage, tables.get(stage, {}), "the shards", rows)
+
+
+def _unequal(stage: str, table: Rows, other: str, given: Rows) -> Iterator[str]:
+    """Tensors whose bytes the other table has not, or not as often; names may be others."""
+    left = Counter(map(_bytes, given.values()))
+    for name, row in table.items():
+        if not left[_bytes(row)]:
+            yield f"{table_file(stage)}: {printable(name)} is no tensor of {table_file(other)}"
+        left[_bytes(row)] -= 1
+
+
+def _bytes(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return row["dtype"], tuple(row["shape"]), row["sha256"]
+
+
+def _otherwise(stage: str, table: Rows, other: str, given: Rows) -> Iterator[str]:
+    """Tensors that are not the same under the same name in another table."""
+    for name, row in table.items():
+        if not same_bytes(row, given.get(name)):
+            yield f"{table_file(stage)}: {printable(name)} is not that of {other}"
+
+
+def _origin_problems(table: Rows, origins: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
+    for name, row in table.items():
+        if name not in origins:
+            yield f"{TENSORS}: {printable(name)} comes from no tensor of source or donor"
+        elif row.get(_ORIGIN) != origins[name]:
+            wanted = f"{origins[name]['from']}, {printable(origins[name]['sha256'])}"
+            yield f"{TENSORS}: {printable(name)} has another origin than {wanted}"
