@@ -17,6 +17,8 @@
 An interval covers the variation that was sampled: over the repeats of one server, or over the
 prompts that were asked. It says nothing of another GPU, another engine or other prompts. How often
 each method's interval holds the truth is in docs/measurements/intervals.json.
+
+SciPy is imported where something is calculated: who only reads results needs none.
 """
 
 import math
@@ -24,8 +26,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import median as middle
 from typing import Any
-
-from scipy import special, stats
 
 _LEVEL = 0.95
 _LARGEST_LOGARITHM = 100.0
@@ -63,6 +63,8 @@ def proportion(successes: int, trials: int) -> Estimate:
     """
     if not 0 <= successes <= trials or trials == 0:
         raise ValueError(f"{successes} of {trials} is no proportion")
+    from scipy import stats
+
     interval = stats.binomtest(successes, trials).proportion_ci(_LEVEL, method="wilson")
     return Estimate(successes / trials, float(interval.low), float(interval.high), trials)
 
@@ -96,6 +98,8 @@ def ratio_of_sums(numerators: Sequence[float], denominators: Sequence[int]) -> E
     moves = [(above - value * below) / (count - below) for above, below in pairs]
     squares = math.fsum(move**2 for move in moves)
     error = math.sqrt(squares * (len(pairs) - 1) / len(pairs))
+    from scipy import stats
+
     reach = float(stats.t.ppf((1 + _LEVEL) / 2, len(pairs) - 1)) * error
     return Estimate(value, value - reach, value + reach, count)
 
@@ -111,6 +115,8 @@ def bounded_ratio(
     plain = ratio_of_sums(numerators, denominators)
     if plain.high is None or not low < plain.value < high:
         return Estimate(plain.value, None, None, plain.count)
+    from scipy import special
+
     width = high - low
     share = (plain.value - low) / width
     reach = (plain.high - plain.value) / width / (share * (1 - share))
@@ -166,6 +172,8 @@ def median(values: Sequence[float]) -> Estimate:
     if not values:
         raise ValueError("no values have no median")
     ordered, count = sorted(values), len(values)
+    from scipy import stats
+
     # How many values may be cut off at each end: they all lie on one side with at most 2.5 %.
     cut = int(stats.binom.ppf((1 - _LEVEL) / 2, count, 0.5))
     if stats.binom.cdf(cut, count, 0.5) > (1 - _LEVEL) / 2:
