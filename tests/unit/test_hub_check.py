@@ -16,6 +16,7 @@ from hub_server import NO_PROXY, HubServer
 from scion.artifacts.hub_tree import HubTree
 from scion.artifacts.manifest import MANIFEST
 from scion.artifacts.release_check import check_release
+from scion.artifacts.release_layout import table_file
 from scion.checkpoint.hub import http as hub_http
 from scion.checkpoint.hub.location import HubRepository
 from scion.cli.main import main
@@ -216,7 +217,7 @@ def test_a_file_of_another_size_is_not_moved(scion, hub: HubServer) -> None:
 
 
 ALTERED: dict[str, Change] = {
-    "a number of the card": replaced("README.md", "5 of 5", "5 of 4"),
+    "a command of the card": replaced("README.md", "vllm serve", "vllm  serve"),
     "one file more": added("pictures/more.svg"),
     "no shard": removed(SHARD),
     "a shard for another": copied(HEAD, SHARD),
@@ -225,6 +226,7 @@ ALTERED: dict[str, Change] = {
     "the index": replaced("model.safetensors.index.json", SHARD, HEAD),
     "an index that is none": added("model.safetensors.index.json", b"{}"),
     "a tensor table that is none": added("tensors.json", b"[]"),
+    "a table on the way": added(table_file("extract_text"), b"{}"),
     "the tokenizer": in_json("tokenizer.json", lambda value: {**value, "a": 1}),
 }
 

@@ -7,7 +7,6 @@ the donor; from them follows the origin that `tensors.json` has to say of each.
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from scion.artifacts.artifact import tensor_rows
@@ -100,9 +99,7 @@ class _Reader:
         try:
             return parse_weight_map(read_object(self._tree, INDEX), where=self._tree.place(INDEX))
         except ScionError as error:
-            self.problems.append(
-                f"{Path(error.where).name}: {error.problem}: {printable(error.found)}"
-            )
+            self.problems.append(f"{INDEX}: {error.problem}: {printable(error.found)}")
             return None
 
 

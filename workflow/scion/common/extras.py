@@ -18,8 +18,9 @@ EXTRA_OF: Mapping[str, str] = {
     **dict.fromkeys(("httpx", "huggingface_hub"), "hub"),
     **dict.fromkeys(
         (
-            *("accelerate", "datasets", "fsspec", "matplotlib", "modelopt", "numba", "openai"),
-            *("safetensors", "scipy", "torch", "tqdm", "transformers"),
+            *("accelerate", "datasets", "fsspec", "markdown_it", "matplotlib", "modelopt"),
+            *("numba", "openai", "rich", "safetensors", "scipy", "snakemake"),
+            *("snakemake_interface_logger_plugins", "torch", "tqdm", "transformers"),
         ),
         "workflow",
     ),
