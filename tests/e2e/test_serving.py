@@ -271,6 +271,14 @@ def server(release: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield running
 
 
+def test_the_server_imported_nothing_itself(server: Server):
+    """Whatever vLLM sets in its environment while it is imported, a server has its imports."""
+    assert server.log is not None
+    said = "Triton is installed"
+    assert said not in server.log.read_text()
+    assert server.log.stat().st_size > 1000
+
+
 @pytest.fixture
 def proxy(server: Server) -> Iterator[Proxy]:
     with fault_server(server.url) as running:

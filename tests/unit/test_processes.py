@@ -43,7 +43,8 @@ def modules(tmp_path: Path) -> Mapping[str, str]:
     """Environment variables with which the module of the tests is found."""
     folder = tmp_path / "modules"
     folder.mkdir()
-    (folder / f"{MODULE}.py").write_text("")
+    # As vLLM does.
+    (folder / f"{MODULE}.py").write_text("import os\nos.environ['VLLM_SET_BY_IMPORT'] = '1'\n")
     (folder / "tell.py").write_text(TELL)
     return {**os.environ, "PYTHONPATH": str(folder)}
 
@@ -102,6 +103,7 @@ def test_a_fork_has_what_was_imported(
     assert about["folder"] == str(tmp_path)
     # A session of its own, so that no terminal's Ctrl-C reaches it.
     assert about["session"] == about["pid"]
+    assert about["environment"].pop("VLLM_SET_BY_IMPORT") == "1"
     temporary = about["environment"].pop("TMPDIR")
     assert Path(temporary).is_relative_to(forks.socket.parent)
     assert about["environment"] == {k: v for k, v in environment.items() if k != "TMPDIR"}
@@ -127,6 +129,7 @@ def test_another_environment_imports_by_itself(
     talk = Talk(forks.socket, {**modules, name: "3"})
     about = talk.about()
     assert not about["imported"]
+    assert "VLLM_SET_BY_IMPORT" not in about["environment"]
     assert about["environment"][name] == "3"
     talk.end(0)
     assert talk.process.wait() == 0

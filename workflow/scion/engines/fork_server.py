@@ -100,13 +100,18 @@ class _Client:
 class ForkServer:
     """The loop. In a forked process `run` returns what is to be run there."""
 
-    def __init__(self, listener: socket.socket) -> None:
-        """Watch the socket and standard input."""
+    def __init__(self, listener: socket.socket, environment: Mapping[str, str]) -> None:
+        """Watch the socket and standard input.
+
+        Args:
+            listener: The socket.
+            environment: The environment variables before anything was imported.
+        """
         self._listener = listener
         self._selector = selectors.DefaultSelector()
         self._processes: list[_Process] = []
         self._clients: list[_Client] = []
-        self._environment = dict(os.environ)
+        self._environment = environment
         self._ending = False
         self._selector.register(listener, selectors.EVENT_READ, self._accept)
         self._selector.register(0, selectors.EVENT_READ, self._owner)
@@ -282,16 +287,22 @@ def _has_left(connection: socket.socket) -> bool:
     return False
 
 
-def _run(request: Mapping[str, Any], *, forks: bool) -> None:
-    """Be the process that was asked for: `python -m module …`, `python -P file …`, or a program."""
+def _run(request: Mapping[str, Any], imported: Mapping[str, str] | None) -> None:
+    """Be the process that was asked for.
+
+    Args:
+        request: What was asked for: `python -m module …`, `python -P file …`, or a program.
+        imported: Environment variables that the imports have set; None for a process that does not
+            run with them.
+    """
     _die_with_parent(signal.SIGTERM)
     os.chdir(request["folder"])
     program, *arguments = request["arguments"]
     environment = request["environment"]
-    if not forks:
+    if imported is None:
         os.execve(program, [program, *arguments], environment)
     os.environ.clear()
-    os.environ.update(environment)
+    os.environ.update({**imported, **environment})
     tempfile.tempdir = None
     with contextlib.suppress(ImportError):
         title: Any = importlib.import_module("setproctitle")
@@ -313,6 +324,7 @@ def _die_with_parent(number: int) -> None:
 def main() -> None:
     """Import the modules, then serve."""
     descriptor, *modules = sys.argv[1:]
+    before = dict(os.environ)
     # While it imports it does not look at standard input.
     _die_with_parent(signal.SIGKILL)
     if select.select([0], [], [], 0)[0]:
@@ -325,10 +337,12 @@ def main() -> None:
         # What was imported stays: a collection in a fork would copy its pages.
         gc.collect()
         gc.freeze()
-        server = ForkServer(listener)
+        server = ForkServer(listener, before)
         request = server.run()
     if request is not None:
-        _run(request, forks=server.forks(request))
+        # vLLM sets some while it is imported.
+        imported = {k: v for k, v in os.environ.items() if before.get(k) != v}
+        _run(request, imported if server.forks(request) else None)
 
 
 if __name__ == "__main__":
