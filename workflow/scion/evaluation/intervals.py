@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass
 from statistics import median as middle
 from typing import Any
 
-from scipy import special, stats
+import scipy
 
 _LEVEL = 0.95
 _LARGEST_LOGARITHM = 100.0
@@ -63,7 +63,7 @@ def proportion(successes: int, trials: int) -> Estimate:
     """
     if not 0 <= successes <= trials or trials == 0:
         raise ValueError(f"{successes} of {trials} is no proportion")
-    interval = stats.binomtest(successes, trials).proportion_ci(_LEVEL, method="wilson")
+    interval = scipy.stats.binomtest(successes, trials).proportion_ci(_LEVEL, method="wilson")
     return Estimate(successes / trials, float(interval.low), float(interval.high), trials)
 
 
@@ -96,7 +96,7 @@ def ratio_of_sums(numerators: Sequence[float], denominators: Sequence[int]) -> E
     moves = [(above - value * below) / (count - below) for above, below in pairs]
     squares = math.fsum(move**2 for move in moves)
     error = math.sqrt(squares * (len(pairs) - 1) / len(pairs))
-    reach = float(stats.t.ppf((1 + _LEVEL) / 2, len(pairs) - 1)) * error
+    reach = float(scipy.stats.t.ppf((1 + _LEVEL) / 2, len(pairs) - 1)) * error
     return Estimate(value, value - reach, value + reach, count)
 
 
@@ -114,8 +114,8 @@ def bounded_ratio(
     width = high - low
     share = (plain.value - low) / width
     reach = (plain.high - plain.value) / width / (share * (1 - share))
-    middle = special.logit(share)
-    ends = [low + width * float(special.expit(middle + sign * reach)) for sign in (-1, 1)]
+    middle = scipy.special.logit(share)
+    ends = [low + width * float(scipy.special.expit(middle + sign * reach)) for sign in (-1, 1)]
     return Estimate(plain.value, ends[0], ends[1], plain.count)
 
 
@@ -167,8 +167,8 @@ def median(values: Sequence[float]) -> Estimate:
         raise ValueError("no values have no median")
     ordered, count = sorted(values), len(values)
     # How many values may be cut off at each end: they all lie on one side with at most 2.5 %.
-    cut = int(stats.binom.ppf((1 - _LEVEL) / 2, count, 0.5))
-    if stats.binom.cdf(cut, count, 0.5) > (1 - _LEVEL) / 2:
+    cut = int(scipy.stats.binom.ppf((1 - _LEVEL) / 2, count, 0.5))
+    if scipy.stats.binom.cdf(cut, count, 0.5) > (1 - _LEVEL) / 2:
         cut -= 1
     if cut < 0:
         return Estimate(middle(ordered), None, None, count)
