@@ -1,5 +1,6 @@
-"""The stages' command lines, run as processes of their own."""
+"""The stages' command lines, run as processes of their own, or in this one."""
 
+import importlib
 import os
 import signal
 import subprocess
@@ -8,6 +9,8 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from checkpoints import half_made, snapshot
 
@@ -39,6 +42,18 @@ def pointer(path: Path) -> Path:
 def run(stage: str, **options: object) -> subprocess.CompletedProcess[str]:
     """Run a stage to its end."""
     return subprocess.run(command(stage, **options), capture_output=True, text=True)
+
+
+def main(stage: str, *arguments: object) -> int:
+    """Run a stage's command line in this process, for one that imports longer than it runs."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", [stage, *map(str, arguments)])
+            return importlib.import_module(f"scion.stages.{stage}").main()
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def interrupt(

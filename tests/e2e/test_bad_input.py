@@ -1,6 +1,5 @@
 """Bad input, through the stages' own command lines: what is said, and what is left on disk."""
 
-import importlib
 import json
 import os
 import resource
@@ -25,7 +24,7 @@ from checkpoints import (
     tiny_config,
     write_checkpoint,
 )
-from commands import Earlier, check_refusal, interrupt, pointer, run
+from commands import Earlier, check_refusal, interrupt, main, pointer, run
 from conversion import ENVIRONMENT, Conversion, Pico, copied
 from scion.artifacts.artifact import Artifact
 from scion.artifacts.making import Output
@@ -186,16 +185,6 @@ def test_a_donor_of_another_hidden_size_is_refused(outputs: Path, tmp_path: Path
 # each would take longer than all the rest.
 
 
-def main(stage: str, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", [stage, *map(str, arguments)])
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        return importlib.import_module(f"scion.stages.{stage}").main()
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-
-
 def quantize_arguments(
     outputs: Path, dataset: Path, samples: int = 4, output: Path | None = None
 ) -> list[object]:
@@ -226,7 +215,6 @@ def test_an_unusable_calibration_set_is_refused(
     conversion: Conversion,
     outputs: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     content: bytes | None,
     found: str,
@@ -237,7 +225,7 @@ def test_an_unusable_calibration_set_is_refused(
     output = outputs / "quantize_nvfp4"
     earlier = Earlier(output)
     arguments = quantize_arguments(outputs, dataset)
-    assert main("quantize_nvfp4", monkeypatch, *arguments) == 1
+    assert main("quantize_nvfp4", *arguments) == 1
     errors = capsys.readouterr().err
     check_refusal(errors, "calibration set can't be used", str(dataset), found, "quantization.cali")
     earlier.check()
@@ -249,7 +237,6 @@ def test_a_weight_that_is_not_finite_is_refused(
     pico: Pico,
     outputs: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     value: bytes,
 ) -> None:
@@ -266,7 +253,7 @@ def test_a_weight_that_is_not_finite_is_refused(
     output = outputs / "quantize_nvfp4"
     earlier = Earlier(output)
     arguments = quantize_arguments(outputs, pico.calibration)
-    assert main("quantize_nvfp4", monkeypatch, *arguments) == 1
+    assert main("quantize_nvfp4", *arguments) == 1
     check_refusal(capsys.readouterr().err, "a weight is not finite", name, "NaN or infinity")
     earlier.check()
 
@@ -400,7 +387,6 @@ def test_quantize_nvfp4_killed_goes_on_after_the_last_finished_layer(
     conversion: Conversion,
     pico: Pico,
     outputs: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     output = outputs / "quantize_nvfp4"
@@ -413,12 +399,12 @@ def test_quantize_nvfp4_killed_goes_on_after_the_last_finished_layer(
             time.sleep(0.001)
         process.kill()
     assert snapshot(output) == earlier.files
-    assert main("quantize_nvfp4", monkeypatch, *arguments) == 0
+    assert main("quantize_nvfp4", *arguments) == 0
     assert "going on after layer" in capsys.readouterr().err
     assert half_made(outputs) == []
     again = Artifact.open(output)
     (outputs / ".store/records" / f"{again.recipe.removeprefix('sha256:')}.json").unlink()
-    assert main("quantize_nvfp4", monkeypatch, *arguments) == 0
+    assert main("quantize_nvfp4", *arguments) == 0
     assert Artifact.open(output).root == again.root
 
 
@@ -426,7 +412,6 @@ def test_quantize_nvfp4_interrupted_keeps_its_layers_for_the_same_request(
     conversion: Conversion,
     pico: Pico,
     outputs: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     output = outputs / "quantize_nvfp4"
@@ -443,13 +428,13 @@ def test_quantize_nvfp4_interrupted_keeps_its_layers_for_the_same_request(
     watcher = threading.Thread(target=press_ctrl_c, daemon=True)
     watcher.start()
     many = quantize_arguments(outputs, pico.calibration, samples=96)
-    assert main("quantize_nvfp4", monkeypatch, *many) == 130
+    assert main("quantize_nvfp4", *many) == 130
     watcher.join()
     assert "interrupted: no half-made artifact is left" in capfd.readouterr().err
     assert snapshot(output) == earlier.files
     assert len(journals(outputs)) == 1
     few = quantize_arguments(outputs, pico.calibration, samples=1)
-    assert main("quantize_nvfp4", monkeypatch, *few) == 0
+    assert main("quantize_nvfp4", *few) == 0
     assert Artifact.open(output).facts["calibration"]["samples"] == 1
     # Those of the other request wait for it.
     assert len(journals(outputs)) == 1
@@ -468,14 +453,13 @@ def test_quantize_nvfp4_without_room_on_the_disk_says_so(
     conversion: Conversion,
     pico: Pico,
     outputs: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     small_files: None,
 ) -> None:
     output = outputs / "quantize_nvfp4"
     earlier = Earlier(output)
     arguments = quantize_arguments(outputs, pico.calibration)
-    assert main("quantize_nvfp4", monkeypatch, *arguments) == 1
+    assert main("quantize_nvfp4", *arguments) == 1
     errors = capsys.readouterr().err
     check_refusal(errors, "a file can't be written", "room on the disk", "GB are free")
     earlier.check()

@@ -3,6 +3,8 @@
 Each start of vLLM costs half a minute on two cores, so one stage run shows several things.
 """
 
+import contextlib
+import io
 import json
 import os
 import shutil
@@ -19,7 +21,7 @@ import psutil
 import pytest
 
 from checkpoints import half_made
-from commands import interrupt, pointer
+from commands import interrupt, main, pointer
 from conversion import Conversion, Pico
 from fault_server import (
     Change,
@@ -43,6 +45,7 @@ from scion.engines.server import Server, connect
 from scion.engines.vllm import server as vllm
 from scion.engines.vllm.command import variables
 from scion.evaluation.serving.named_server import check_named_server
+from scion.stages import served
 
 pytestmark = pytest.mark.serve
 
@@ -285,24 +288,20 @@ def proxy(server: Server) -> Iterator[Proxy]:
         yield running
 
 
-# The stage without the comparison of weights, which takes seconds and is tried by itself.
-UNCOMPARED = """
-import sys
-import scion.stages.served
-scion.stages.served.check_named_server = lambda *_: None
-from scion.stages.measure_serving import main
-sys.exit(main())
-"""
-
-
 def through(
     proxy: Proxy, release: Path, prompts: Path, output: Path, **measurement: Any
 ) -> subprocess.CompletedProcess[str]:
-    """The stage on a server that is named, and stands behind the proxy."""
+    """The stage, in this process, on a server that is named and stands behind the proxy."""
     chosen = {**SHORT, "speculative_tokens": [1], **measurement}
     command = arguments(release, prompts, output, {"server_url": proxy.url}, **chosen)
-    assert command[1] == "-m"
-    return run([command[0], "-c", UNCOMPARED, *command[3:]])
+    _, m, module, *options = command
+    assert m == "-m"
+    errors = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(errors):
+        # It takes seconds, and is tried by itself.
+        patch.setattr(served, "check_named_server", lambda *_: None)
+        code = main(module.removeprefix("scion.stages."), *options)
+    return subprocess.CompletedProcess(command, code, "", errors.getvalue())
 
 
 def test_a_named_server_that_serves_something_else(proxy: Proxy, release: Path, pico: Pico):

@@ -3,87 +3,36 @@
 The conversion stages of the embedded pair, by the project's own rules, in copies of the project.
 """
 
-import json
 import os
-import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
-from conversion import SAMPLES
-from project_copy import QUICK, ProjectCopy
-from scion.artifacts.artifact import Artifact
+from project_copy import ProjectCopy
+from two_releases import (
+    BELOW_QUANTIZE,
+    FEWER,
+    MORE,
+    RELEASE,
+    STAGES,
+    UNTIL,
+    both_are_right,
+    contents,
+    forget,
+    from_store,
+    nothing,
+    run,
+    start,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-
-RELEASE = "pico-agent-nvfp4-text-mtp"
-STAGES = (
-    *("fetch_source", "fetch_donor", "lint_source", "fix_keys", "extract_text"),
-    *("quantize_nvfp4", "graft_mtp", "verify_release"),
-)
-BELOW_QUANTIZE = {"quantize_nvfp4", "graft_mtp", "verify_release"}
-UNTIL = ("--until", "verify_release")
-FEWER, MORE = QUICK, "more.yaml"
-
-
-def run(project: ProjectCopy, name: str, *options: str) -> str:
-    done = project.run("snakemake", "--cores", "all", "--configfile", name, *UNTIL, *options)
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-8000:]
-    return done.stdout + done.stderr
-
-
-def from_store(said: str) -> set[str]:
-    """The stages whose line in a run says that the store had what they were asked for."""
-    return set(re.findall(r"^(\w+) .*, from the store$", said, re.MULTILINE))
-
-
-def contents(project: ProjectCopy) -> dict[str, str]:
-    """The content of each stage's artifact, as the folder of results shows it."""
-    results = project.folder / "results" / RELEASE
-    shown = {stage: Artifact.open(results / stage) for stage in STAGES}
-    assert all(artifact.check() == [] for artifact in shown.values())
-    return {stage: artifact.content for stage, artifact in shown.items()}
-
-
-def verify(project: ProjectCopy) -> None:
-    done = project.run("scion", "store", "verify")
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-@pytest.fixture(scope="module")
-def whole(converted_project: ProjectCopy, tmp_path_factory: pytest.TempPathFactory) -> ProjectCopy:
-    """A project in which both configurations were made; `contents` of each in `right`."""
-    project = converted_project.copy(tmp_path_factory.mktemp("whole"))
-    project.configure(MORE, samples=SAMPLES + 1)
-    return project
-
-
-@pytest.fixture(scope="module")
-def right(whole: ProjectCopy) -> dict[str, dict[str, str]]:
-    """What undisturbed runs give."""
-    found: dict[str, dict[str, str]] = {}
-    for name in (MORE, FEWER):
-        run(whole, name)
-        found[name] = contents(whole)
-    assert found[MORE]["quantize_nvfp4"] != found[FEWER]["quantize_nvfp4"]
-    return found
-
-
-@pytest.fixture
-def project(
-    whole: ProjectCopy, right: dict[str, dict[str, str]], tmp_path: Path
-) -> Iterator[ProjectCopy]:
-    """A copy of that project, FEWER's release in it; sources and all are its own."""
-    copy = whole.copy(tmp_path / "project")
-    yield copy
-    verify(copy)
 
 
 @pytest.fixture
@@ -92,27 +41,6 @@ def without_more(project: ProjectCopy, right: dict[str, dict[str, str]]) -> Proj
     of_more = set(right[MORE].values()) - set(right[FEWER].values())
     forget(project, *of_more)
     return project
-
-
-def forget(project: ProjectCopy, *contents: str) -> None:
-    """Let nothing in a project know any more what gave these contents, or keep them."""
-    results = project.folder / "results"
-    for named in (*results.glob(".store/records/*.json"), *results.glob("*/.pointers/*.json")):
-        if json.loads(named.read_text())["content"] in contents:
-            named.unlink()
-    prune(project)
-
-
-def prune(project: ProjectCopy) -> None:
-    done = project.run("scion", "store", "prune")
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-def both_are_right(project: ProjectCopy, right: dict[str, dict[str, str]]) -> None:
-    """The same command, then that of the older configuration: each gives its own."""
-    for name in (MORE, FEWER):
-        run(project, name)
-        assert contents(project) == right[name]
 
 
 def kill_stage(project: ProjectCopy, stage: str) -> None:
@@ -208,10 +136,6 @@ def test_a_source_that_is_edited_in_place_is_another_source(
     repaired = project.run("scion", "store", "verify", "--repair")
     assert repaired.returncode in (0, 1), repaired.stdout + repaired.stderr
     both_are_right(project, right)
-
-
-def nothing(project: ProjectCopy) -> None:
-    assert project.planned("--configfile", FEWER, *UNTIL) == set()
 
 
 def set_clock_back(project: ProjectCopy) -> None:
@@ -342,124 +266,3 @@ def test_code_that_makes_the_same_bytes_makes_nothing_else_anew(
     assert "fix_keys" not in from_store(said)
     assert {"extract_text", *BELOW_QUANTIZE} <= from_store(said)
     assert contents(project) == right[FEWER]
-
-
-def start(project: ProjectCopy, name: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [Path(sys.executable).with_name("snakemake"), "--cores", "2", "--configfile", name, *UNTIL],
-        cwd=project.folder,
-        env={**os.environ, "PYTHONPATH": str(project.folder / "workflow")},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-@pytest.mark.parametrize("names", [(MORE, MORE), (MORE, FEWER, MORE, FEWER)], ids=len)
-def test_runs_at_once_in_one_checkout(
-    project: ProjectCopy, right: dict[str, dict[str, str]], names: tuple[str, ...]
-) -> None:
-    shutil.rmtree(project.folder / "results")
-    runs = [start(project, name) for name in names]
-    said = [run.communicate()[0] for run in runs]
-    assert [run.returncode for run in runs] == [0] * len(runs), "".join(said)
-    both_are_right(project, right)
-
-
-def test_two_checkouts_at_once_on_one_store(
-    project: ProjectCopy, right: dict[str, dict[str, str]], tmp_path: Path
-) -> None:
-    projects = [project, ProjectCopy.make(tmp_path / "other")]
-    for each in projects:
-        each.configure("shared.yaml", store=[str(tmp_path / "shared")])
-    runs = [start(each, "shared.yaml") for each in projects]
-    said = [run.communicate()[0] for run in runs]
-    assert [run.returncode for run in runs] == [0, 0], "".join(said)
-    for each in projects:
-        assert contents(each) == right[FEWER]
-    # Whoever came second waited, or found it.
-    logs = [each.log(RELEASE, "quantize_nvfp4") for each in projects]
-    assert sum(log.count("estimate for nvfp4_default") for log in logs) == 1
-    both = projects[1].run("scion", "store", "verify", "--store", str(tmp_path / "shared"))
-    assert both.returncode == 0, both.stdout + both.stderr
-
-
-# File systems
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
-    """Mounts a file system of so many kilobytes, or gives it that size."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = False
-
-    def sized(kilobytes: int) -> Path:
-        nonlocal mounted
-        how = f"{'remount,' * mounted}size={kilobytes}k"
-        done = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", how, "tmpfs", folder], capture_output=True, text=True
-        )
-        if done.returncode:
-            pytest.skip(f"only root can mount: {done.stderr}")
-        mounted = True
-        return folder
-
-    yield sized
-    if mounted:
-        subprocess.run(["umount", folder], check=True)
-
-
-def test_a_full_disk_is_said_and_the_run_goes_on_when_there_is_room(
-    project: ProjectCopy,
-    right: dict[str, dict[str, str]],
-    disk: Callable[[int], Path],
-    request: pytest.FixtureRequest,
-) -> None:
-    whole = 26_000
-    steps = 20 if request.config.getoption("--every-step") else 3
-    stopped = 0
-    for step in range(1, steps + 1):
-        folder = disk(whole * step // (steps + 1))
-        store = folder / f"store-{step}"
-        project.configure(FEWER, store=[str(store)])
-        done = project.run("snakemake", "--cores", "all", "--configfile", FEWER, *UNTIL)
-        said = done.stdout + done.stderr
-        if done.returncode:
-            stopped += 1
-            assert "room on the disk" in said or "no room" in said, said
-            assert "Traceback" not in said
-        disk(10 * whole)
-        run(project, FEWER)
-        assert contents(project) == right[FEWER]
-        checked = project.run("scion", "store", "verify", "--store", str(store))
-        assert checked.returncode == 0, checked.stdout
-        shutil.rmtree(project.folder / "results" / RELEASE)
-        shutil.rmtree(store)
-    assert stopped >= steps // 2
-    (project.folder / FEWER).unlink()
-
-
-NO_LINKS = """
-import errno, os
-def link(*arguments, **named):
-    raise OSError(errno.EPERM, "Operation not permitted")
-os.link = link
-"""
-
-
-def test_without_hard_links_files_are_copied_and_digests_are_the_same(
-    project: ProjectCopy, right: dict[str, dict[str, str]], tmp_path: Path
-) -> None:
-    # As vfat and some network file systems answer; Python imports this before anything else.
-    (project.folder / "workflow/sitecustomize.py").write_text(NO_LINKS)
-    shutil.rmtree(project.folder / "results")
-    said = run(project, FEWER)
-    assert "quantize_nvfp4" in said
-    copied = "no hard links here (Operation not permitted); files are copied"
-    assert copied in project.log(RELEASE, "fetch_source")
-    nothing(project)
-    assert contents(project) == right[FEWER]
-    store = project.folder / "results/.store"
-    linked = [path for path in store.glob("artifacts/*/*") if path.stat().st_nlink > 1]
-    assert linked == []

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tomllib
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -151,16 +151,28 @@ def test_no_two_public_classes_have_one_name() -> None:
     assert {name: paths for name, paths in places.items() if len(paths) > 1} == {}
 
 
+def loaded(imports: Iterable[str]) -> set[str]:
+    """The modules that a new process has after these import statements."""
+    code = "\n".join([*imports, "import sys; print(*sys.modules)"])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
 def test_the_stages_of_a_release_load_nothing_heavy_before_they_know_what_is_to_be_made() -> None:
     """Whatever the store has is then there within a second."""
     stages = sorted(path.stem for path in (PACKAGE / "stages").glob("*.py"))
     stages.remove("compare_recipes")  # Not of a release.
-    code = "".join(f"import scion.stages.{stage}\n" for stage in stages)
-    code += "import sys; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    loaded = set(done.stdout.split())
-    assert "scion.stages.verify_release" in loaded
-    assert loaded & {"torch", "transformers", "modelopt", "datasets", "accelerate"} == set()
+    modules = loaded(f"import scion.stages.{stage}" for stage in stages)
+    assert "scion.stages.verify_release" in modules
+    assert modules & {"torch", "transformers", "modelopt", "datasets", "accelerate"} == set()
+
+
+def test_planning_a_run_loads_nothing_heavy() -> None:
+    rules = "".join(path.read_text() for path in sorted((PROJECT / "rules").glob("*.smk")))
+    modules = loaded(re.findall(r"^from scion\S* import [\w, ]+$", rules, re.MULTILINE))
+    assert "scion.artifacts.plan" in modules
+    heavy = {"torch", "scipy.stats", "scipy.special", "matplotlib", "huggingface_hub", "jinja2"}
+    assert modules & heavy == set()
 
 
 def docstring(path: Path) -> str:
