@@ -44,6 +44,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Who starts servers has `forks` first, before fixtures that hold one."""
+    for item in items:
+        if isinstance(item, pytest.Function) and item.get_closest_marker("serve"):
+            item.fixturenames.insert(0, "forks")
+
+
 @pytest.fixture(scope="session")
 def pico() -> Pico:
     """The embedded pair. Its folders are read, never written."""
@@ -100,6 +107,7 @@ def converted_project(tmp_path_factory: pytest.TempPathFactory) -> ProjectCopy:
     return ProjectCopy(made_once(tmp_path_factory, "project", make))
 
 
+@pytest.fixture(scope="session")
 def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """One import of vLLM for all servers of these tests, as a run of the workflow has it."""
     log = tmp_path_factory.mktemp("forks") / "imports.log"
@@ -108,9 +116,3 @@ def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv(VARIABLE, "")
         share_forks(PROJECT / interpreter("envs/serve-cpu"), Serving(), log)
         yield
-
-
-@pytest.fixture(autouse=True)
-def _forks_of_servers(request: pytest.FixtureRequest) -> None:
-    if request.node.get_closest_marker("serve"):
-        request.getfixturevalue("forks")
