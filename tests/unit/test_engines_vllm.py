@@ -331,7 +331,8 @@ def test_what_torch_compiles_is_kept_for_the_next_server(
     name = "TORCHINDUCTOR_CACHE_DIR"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert vllm.environment({})[name] == str(tmp_path / "scion/torchinductor")
-    assert vllm.environment({name: "elsewhere"})[name] == "elsewhere"
+    # As torch sets it in whoever imports it.
+    assert vllm.environment({name: "/tmp/torchinductor_me"}) == vllm.environment({})
     monkeypatch.setenv("XDG_CACHE_HOME", "")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert vllm.environment({})[name] == str(tmp_path / ".cache/scion/torchinductor")

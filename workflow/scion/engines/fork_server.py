@@ -301,13 +301,14 @@ def _run(request: Mapping[str, Any], imported: Mapping[str, str] | None) -> None
     environment = request["environment"]
     if imported is None:
         os.execve(program, [program, *arguments], environment)
+    with contextlib.suppress(ImportError):
+        title: Any = importlib.import_module("setproctitle")
+        # Tools that list processes see the command. It finds its place beside the environment that
+        # the process began with, so that must still be there.
+        title.setproctitle(" ".join(request["arguments"]))
     os.environ.clear()
     os.environ.update({**imported, **environment})
     tempfile.tempdir = None
-    with contextlib.suppress(ImportError):
-        title: Any = importlib.import_module("setproctitle")
-        # Tools that list processes see the command.
-        title.setproctitle(" ".join(request["arguments"]))
     option, target, *rest = arguments
     sys.argv = [target, *rest]
     if option == "-m":

@@ -75,8 +75,8 @@ def environment(inherited: Mapping[str, str]) -> dict[str, str]:
     and torch prefers MKL_NUM_THREADS to OMP_NUM_THREADS. A server with a second thread that waits
     for a core which something else needs is several times slower.
 
-    What torch compiles on the way is kept for the next server, if nothing else is said: in the
-    TMPDIR of each, it would be compiled by each.
+    What torch compiles on the way is kept for the next server: in the TMPDIR of each, it would be
+    compiled by each. Torch itself sets the variable where it is imported, so it says nothing.
     """
     compiled = {"TORCHINDUCTOR_CACHE_DIR": str(_user_cache() / "scion" / "torchinductor")}
     kept = {
@@ -85,7 +85,7 @@ def environment(inherited: Mapping[str, str]) -> dict[str, str]:
         if name not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
         and not name.endswith("_NUM_THREADS")
     }
-    return compiled | kept | _QUIET
+    return kept | _QUIET | compiled
 
 
 def _user_cache() -> Path:
