@@ -3,7 +3,11 @@
 import hashlib
 import io
 import re
+import signal
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import redirect_stderr
 
@@ -53,6 +57,31 @@ def test_a_failure_stops_the_others_at_once_and_begins_no_more() -> None:
     with pytest.raises(KeyboardInterrupt):
         in_parallel(work, range(100), threads=2, stop=stop)
     assert len(begun) <= 3
+
+
+def test_an_interrupt_at_any_moment_ends_it() -> None:
+    """Each child hands short work to threads until a SIGINT comes, earlier or later by a little."""
+    code = """
+import sys
+from scion.common.digest import in_parallel
+print("ready", flush=True)
+try:
+    while True:
+        in_parallel(lambda item: item, range(1000), threads=2)
+except KeyboardInterrupt:
+    sys.exit(7)
+"""
+    for step in range(40):
+        child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        with child:
+            assert child.stdout is not None
+            assert child.stdout.readline() == "ready\n"
+            time.sleep(0.0007 * step)
+            child.send_signal(signal.SIGINT)
+            try:
+                assert child.wait(20) == 7
+            finally:
+                child.kill()
 
 
 def test_what_passes_is_hashed_and_what_nobody_takes_as_well() -> None:

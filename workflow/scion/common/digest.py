@@ -4,13 +4,14 @@ Digests are written `sha256:` and 64 hex digits where they stand for themselves,
 digits in tables whose column says `sha256`.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 CHUNK = 1 << 20
@@ -99,14 +100,43 @@ def in_parallel(
         stop: Set as soon as one item fails, or the user interrupts, so that `work` on the others
             can end early; those that have not begun are left out.
     """
-    with ThreadPoolExecutor(threads or len(os.sched_getaffinity(0))) as pool:
-        running = [pool.submit(work, item) for item in items]
-        try:
-            for ended in wait(running, return_when=FIRST_EXCEPTION).done:
-                ended.result()
-            return [each.result() for each in running]
-        except BaseException:
-            if stop is not None:
-                stop.set()
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    jobs = list(items)
+    results: dict[int, _Result] = {}
+    # concurrent.futures would wait for good after Ctrl-C in a bad moment: its locks are Python's
+    # own, and the main thread may be interrupted between taking one and giving it back.
+    waiting: SimpleQueue[int] = SimpleQueue()
+    ended: SimpleQueue[BaseException | None] = SimpleQueue()
+    for number in range(len(jobs)):
+        waiting.put(number)
+
+    def run() -> None:
+        with contextlib.suppress(Empty):
+            while True:
+                number = waiting.get_nowait()
+                try:
+                    results[number] = work(jobs[number])
+                except BaseException as error:
+                    ended.put(error)
+                else:
+                    ended.put(None)
+
+    count = min(threads or len(os.sched_getaffinity(0)), len(jobs))
+    workers = [threading.Thread(target=run, name=f"in_parallel {one}") for one in range(count)]
+    try:
+        for worker in workers:
+            worker.start()
+        for _ in jobs:
+            if (error := ended.get()) is not None:
+                raise error
+    except BaseException:
+        if stop is not None:
+            stop.set()
+        with contextlib.suppress(Empty):
+            while True:
+                waiting.get_nowait()
+        raise
+    finally:
+        for worker in workers:
+            if worker.ident is not None:
+                worker.join()
+    return [results[number] for number in range(len(jobs))]
