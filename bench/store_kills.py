@@ -187,7 +187,7 @@ def one(
         capture_output=True,
         text=True,
     )
-    # A server's guard takes a moment to end it.
+    # The fork server takes a moment to end its servers.
     end = time.monotonic() + 20
     while clone.processes() and time.monotonic() < end:
         time.sleep(0.5)

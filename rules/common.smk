@@ -205,10 +205,11 @@ def begin_servers():
 
     Where jobs run on other machines, each has its own.
     """
-    jobs = workflow.dag.needrun_jobs() if workflow.local_exec else []
+    own = workflow.local_exec and CONFIG.serving.server_url is None
+    jobs = workflow.dag.needrun_jobs() if own else []
     if any(job.params.get("python") == SERVING_PYTHON for job in jobs):
         log = Path("logs", RELEASE, "imports.log")
-        share_forks(Path(SERVING_PYTHON), CONFIG.serving, log)
+        or_end(share_forks, Path(SERVING_PYTHON), CONFIG.serving, log)
 
 
 def require_pinned_sources():

@@ -325,6 +325,14 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
     assert not folder.exists()
 
 
+def test_an_environment_that_is_not_installed_is_named(tmp_path: Path):
+    python, log = tmp_path / "python", tmp_path / "imports.log"
+    with pytest.raises(ScionError, match="not installed") as caught:
+        vllm.forks(python, Serving(environment="serve-cuda"), log)
+    assert caught.value.hint == "make SERVING=serve-cuda setup"
+    assert not log.exists()
+
+
 def test_what_torch_compiles_is_kept_for_the_next_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -336,3 +344,6 @@ def test_what_torch_compiles_is_kept_for_the_next_server(
     monkeypatch.setenv("XDG_CACHE_HOME", "")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert vllm.environment({})[name] == str(tmp_path / ".cache/scion/torchinductor")
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HOME", str(tmp_path / "file"))
+    assert vllm.environment({})[name] == f"{tempfile.gettempdir()}/scion/torchinductor"

@@ -44,7 +44,8 @@ def modules(tmp_path: Path) -> Mapping[str, str]:
     folder = tmp_path / "modules"
     folder.mkdir()
     # As vLLM does.
-    (folder / f"{MODULE}.py").write_text("import os\nos.environ['VLLM_SET_BY_IMPORT'] = '1'\n")
+    said = "import os\nos.environ['VLLM_SET_BY_IMPORT'] = '1'\nprint('imported')\n"
+    (folder / f"{MODULE}.py").write_text(said)
     (folder / "tell.py").write_text(TELL)
     return {**os.environ, "PYTHONPATH": str(folder)}
 
@@ -204,7 +205,8 @@ def test_nothing_outlives_an_owner_that_is_killed(modules: Mapping[str, str], tm
         about = json.loads(process.stdout.readline())
         process.kill()
     wait_until(lambda: all(map(is_gone, (server, about["pid"], about["child"]))))
-    assert not Path(about["temporary"]).exists()
+    # The owner's folder as well.
+    assert not Path(about["temporary"]).parent.exists()
 
 
 def test_nothing_outlives_an_owner_that_is_killed_during_the_imports(

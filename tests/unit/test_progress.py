@@ -2,6 +2,7 @@
 
 import json
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -147,7 +148,8 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     report_to(path)
     yield path
     report_to(None)
-    assert not path.exists()
+    assert progress_report.REPORTER.path is None
+    assert not [one for one in threading.enumerate() if one.name == "progress"]
     assert list(path.parent.iterdir()) == []
 
 

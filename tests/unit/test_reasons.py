@@ -115,6 +115,15 @@ def test_a_setting_is_named_with_both_values(project: Project) -> None:
     assert project.reason() == "quantization.sets[0].samples: 20, now 8"
 
 
+@pytest.mark.parametrize("samples", [[20, 8], []])
+def test_a_set_more_or_less_is_named(project: Project, samples: list[int]) -> None:
+    project.settings = {
+        "recipe": "nvfp4_default",
+        "sets": [{"samples": count} for count in samples],
+    }
+    assert project.reason() == f"quantization.sets, how many: 1, now {len(samples)}"
+
+
 def test_of_many_settings_some_are_named(project: Project) -> None:
     keys = [f"key_{number}" for number in range(5)]
     project.settings = dict.fromkeys(keys, 1)

@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import re
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -28,6 +29,23 @@ from scion.report.run.snakemake_log import RunLog
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
+
+
+def test_a_stage_ends_while_the_bars_are_drawn() -> None:
+    """What came of it takes a moment to find out; the bars are drawn four times a second."""
+    display = RunDisplay(Terminal())
+    ended = threading.Event()
+
+    def run() -> None:
+        for number in range(3):
+            display.start(number, f"stage_{number}", None)
+        for number in range(3):
+            display.finish(number, lambda _stage: time.sleep(0.4) or "done")
+        display.close()
+        ended.set()
+
+    threading.Thread(target=run, daemon=True).start()
+    assert ended.wait(20)
 
 
 def write_state(log: Path, state: State) -> None:

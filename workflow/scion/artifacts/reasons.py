@@ -104,10 +104,14 @@ def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
         for name, below in value.items():
             yield from _leaves(below, f"{path}.{name}" if path else str(name))
     elif isinstance(value, list) and any(isinstance(item, (Mapping, list)) for item in value):
+        yield f"{path}, how many", len(value)
         for number, below in enumerate(value):
             yield from _leaves(below, f"{path}[{number}]")
     else:
         yield path, value
+        # It may have been, or become, one of sections.
+        if value == []:
+            yield f"{path}, how many", 0
 
 
 def _short(value: Any) -> str:

@@ -147,10 +147,13 @@ def public_address(remote: str | None) -> str | None:
         return None
     if by_ssh := _SSH.fullmatch(remote):
         remote = f"https://{by_ssh['host']}/{by_ssh['path']}"
-    parts = urlsplit(remote)
+    try:
+        parts = urlsplit(remote)
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:
+        return None
     if parts.scheme != "https" or not parts.hostname or not re.fullmatch(r"[\w./~+-]+", parts.path):
         return None
-    port = f":{parts.port}" if parts.port else ""
     return f"https://{parts.hostname}{port}{parts.path.rstrip('/').removesuffix('.git')}"
 
 

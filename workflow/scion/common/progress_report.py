@@ -270,9 +270,9 @@ class Reporter:
             self._writer.join()
             self._writer = None
             if self.path is not None:
-                for path in (self.path, _fresh(self.path)):
+                for old in (self.path, _fresh(self.path)):
                     with contextlib.suppress(OSError):
-                        path.unlink(missing_ok=True)
+                        old.unlink(missing_ok=True)
         self.path = path
         if path is not None:
             self._ended.clear()

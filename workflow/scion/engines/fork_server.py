@@ -50,8 +50,10 @@ _TERMS = 2
 # A front end with requests in flight does not end by itself; its engine is gone at once.
 _TERM_SECONDS = 3.0
 _KEPT_SECONDS = 60.0
-# Longest request: command and environment.
+# Of a request, the most that is read at once.
 _REQUEST_BYTES = 1 << 20
+# What the folders of processes begin with.
+FOLDER = "process-"
 # What modules read while they are imported. With another value of one of these, a process imports
 # them itself.
 _READ_BY_IMPORTS = (
@@ -68,7 +70,6 @@ class _Process:
     Attributes:
         pid: It leads a process group.
         folder: Its TMPDIR.
-        descriptor: A pidfd, readable once the process has ended.
         request: What it was asked for by.
         connection: Of the client that has it; None for one that is kept.
         deadline: When to go on ending it, or to end one that is kept, on the monotonic clock.
@@ -77,7 +78,6 @@ class _Process:
 
     pid: int
     folder: str
-    descriptor: int
     request: Mapping[str, Any]
     connection: socket.socket | None
     deadline: float | None = None
@@ -115,6 +115,11 @@ class ForkServer:
         self._ending = False
         self._selector.register(listener, selectors.EVENT_READ, self._accept)
         self._selector.register(0, selectors.EVENT_READ, self._owner)
+        # Not every Python has pidfd_open: it says when a process of ours ends by a byte.
+        self._woken, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
+        self._selector.register(self._woken, selectors.EVENT_READ, self._reap)
 
     def run(self) -> Mapping[str, Any] | None:
         """Serve until the owner has ended; in a forked process, return its request."""
@@ -141,6 +146,14 @@ class ForkServer:
             if process.terms == 0:
                 self._end(process)
 
+    def _reap(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while os.read(self._woken, 4096):
+                pass
+        for process in list(self._processes):
+            if _has_ended(process.pid):
+                self._ended(process)
+
     def _accept(self) -> None:
         connection, _ = self._listener.accept()
         client = _Client(connection)
@@ -160,6 +173,11 @@ class ForkServer:
                 client.connection.close()
                 return None
             return self._start(client)
+        except (OSError, ValueError) as error:
+            # One that can't be started, for want of memory or room, ends no other.
+            print(f"can't be started: {error}", file=sys.stderr, flush=True)
+            client.connection.close()
+            return None
         finally:
             for descriptor in client.descriptors:
                 os.close(descriptor)
@@ -177,16 +195,16 @@ class ForkServer:
         else:
             if request["alone"]:
                 self._end_kept()
-            folder = tempfile.mkdtemp(prefix="")
+            folder = tempfile.mkdtemp(prefix=FOLDER)
+            # What is not written yet would be written by both.
+            sys.stdout.flush()
+            sys.stderr.flush()
             pid = os.fork()
             if pid == 0:
                 self._become(client)
                 return {**request, "environment": {**request["environment"], "TMPDIR": folder}}
-            process = _Process(pid, folder, os.pidfd_open(pid), request, client.connection)
+            process = _Process(pid, folder, request, client.connection)
             self._processes.append(process)
-            self._selector.register(
-                process.descriptor, selectors.EVENT_READ, lambda: self._ended(process)
-            )
         self._selector.register(
             client.connection, selectors.EVENT_READ, lambda: self._told(process)
         )
@@ -204,8 +222,12 @@ class ForkServer:
         connections += [one.connection for one in self._processes if one.connection is not None]
         for connection in connections:
             connection.close()
-        for process in self._processes:
-            os.close(process.descriptor)
+        for descriptor in (one for other in self._clients for one in other.descriptors):
+            os.close(descriptor)
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.close(self._woken)
+        os.close(self._waker)
         self._selector.close()
 
     def _told(self, process: _Process) -> None:
@@ -230,7 +252,10 @@ class ForkServer:
         for process in kept:
             while process in self._processes:
                 self._end(process)
-                if select.select([process.descriptor], [], [], _TERM_SECONDS)[0]:
+                deadline = time.monotonic() + _TERM_SECONDS
+                while time.monotonic() < deadline and not _has_ended(process.pid):
+                    time.sleep(0.02)
+                if _has_ended(process.pid):
                     self._ended(process)
 
     def _end(self, process: _Process) -> None:
@@ -249,8 +274,6 @@ class ForkServer:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
         _, status = os.waitpid(process.pid, 0)
-        self._selector.unregister(process.descriptor)
-        os.close(process.descriptor)
         self._processes.remove(process)
         shutil.rmtree(process.folder, ignore_errors=True)
         if process.connection is not None:
@@ -278,6 +301,11 @@ def _tell(process: _Process, answer: Mapping[str, Any]) -> None:
     assert process.connection is not None
     with contextlib.suppress(OSError):
         process.connection.sendall(json.dumps(answer).encode() + b"\n")
+
+
+def _has_ended(pid: int) -> bool:
+    """Whether a process of ours has ended; it is not reaped, and keeps its number."""
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def _has_left(connection: socket.socket) -> bool:
@@ -340,7 +368,10 @@ def main() -> None:
         gc.freeze()
         server = ForkServer(listener, before)
         request = server.run()
-    if request is not None:
+    if request is None:
+        # The owner, who made it, may have been killed.
+        shutil.rmtree(os.environ["TMPDIR"], ignore_errors=True)
+    else:
         # vLLM sets some while it is imported.
         imported = {k: v for k, v in os.environ.items() if before.get(k) != v}
         _run(request, imported if server.forks(request) else None)

@@ -188,11 +188,10 @@ class ForkServer:
         assert self._child.stdin is not None
         self._child.stdin.close()
         try:
-            # What it started has a folder beside the socket. Before that it may be importing, and
-            # would not hear.
-            with contextlib.suppress(FileNotFoundError, subprocess.TimeoutExpired):
-                if len(os.listdir(self._folder.name)) > 1:
-                    self._child.wait(_STOP_SECONDS)
+            # What it has started has a folder. Without one it may be importing, and would not hear.
+            started = Path(self._folder.name).glob(f"{fork_server.FOLDER}*")
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._child.wait(_STOP_SECONDS if any(started) else 0.2)
         finally:
             self._child.kill()
             self._child.wait()
@@ -249,7 +248,7 @@ def scratch_folder() -> "tempfile.TemporaryDirectory[str]":
     /tmp.
     """
     here = tempfile.gettempdir()
-    names = len("/scion-12345678/12345678/") + _SOCKET_NAME
+    names = len("/scion-12345678/process-12345678/") + _SOCKET_NAME
     deep = len(os.fsencode(here)) + names > _SOCKET_PATH
     return tempfile.TemporaryDirectory(
         prefix="scion-", dir="/tmp" if deep else here, ignore_cleanup_errors=True

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from scion.common.digest import digest_json
+from scion.common.errors import ScionError
 from scion.engines.config import Launch, Serving
 from scion.engines.processes import ForkServer, fork_server_socket, share, shared_socket
 from scion.engines.served_model import ServedModel
@@ -89,9 +90,14 @@ def environment(inherited: Mapping[str, str]) -> dict[str, str]:
 
 
 def _user_cache() -> Path:
-    """The folder of this user's caches; TMPDIR for who has no home."""
-    named = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(named if os.path.isabs(named) else tempfile.gettempdir())
+    """The folder of this user's caches; that of temporary files where there can be none."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        usable = folder.is_absolute() and os.access(folder, os.W_OK | os.X_OK)
+    except OSError:
+        usable = False
+    return folder if usable else Path(tempfile.gettempdir())
 
 
 def forks(python: Path, serving: Serving, log: Path) -> Path:
@@ -121,7 +127,18 @@ def _imports(python: Path, serving: Serving) -> tuple[Path, tuple[str, ...], Map
     """Interpreter, modules and environment variables of a fork server.
 
     Only the CPU build with one thread: neither CUDA nor OpenMP's threads outlive a fork.
+
+    Raises:
+        ScionError: The environment is not installed.
     """
+    if not python.exists():
+        raise ScionError(
+            "the serving environment is not installed",
+            where=python,
+            expected=f"the interpreter of envs/{serving.environment}",
+            found="no such file",
+            hint=f"make SERVING={serving.environment} setup",
+        )
     imports = serving.environment == "serve-cpu" and serving.cpu_threads == 1
     inherited = environment(os.environ) | variables(serving)
     return python.absolute(), _IMPORTS if imports else (), inherited

@@ -109,25 +109,26 @@ class RunDisplay:
         """
         with self._lock:
             stage = self._running.pop(job, None)
-            if stage is not None and not self._quiet:
-                self.say(stage_line(stage.name, stage.seconds, printable(result(stage))))
-            return stage
+        if stage is not None and not self._quiet:
+            self.say(stage_line(stage.name, stage.seconds, printable(result(stage))))
+        return stage
 
     def say(self, text: str) -> None:
         """Write a line above those of the stages under way."""
-        with self._lock:
-            if self._live is not None:
-                self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
-            else:
-                print(text, file=self._stream, flush=True)
+        # Never with the lock: rich has one of its own, and asks for the bars while it holds it.
+        live = self._live
+        if live is not None:
+            live.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(text, file=self._stream, flush=True)
 
     def close(self) -> None:
         """Take the bars away."""
         self._closed.set()
         with self._lock:
-            if self._live is not None:
-                self._live.stop()
-                self._live = None
+            live, self._live = self._live, None
+        if live is not None:
+            live.stop()
 
     def _begin(self) -> None:
         # Late: a dry run needs none of it.
@@ -150,13 +151,12 @@ class RunDisplay:
     def _tell(self) -> None:
         """Write a line now and then of each stage that takes long."""
         while not self._closed.wait(_LOOK_SECONDS):
-            with self._lock:
-                for stage in self._running.values():
-                    now = time.monotonic()
-                    if now < stage.told + _LINE_SECONDS:
-                        continue
-                    stage.told = now
-                    self.say(progress_line(stage.name, stage.seconds, stage.state()))
+            for stage in list(self._running.values()):
+                now = time.monotonic()
+                if now < stage.told + _LINE_SECONDS:
+                    continue
+                stage.told = now
+                self.say(progress_line(stage.name, stage.seconds, stage.state()))
 
     def _bars(self, width: int) -> "RenderableType":
         """The stages under way, a line each, on a terminal of so many columns."""
@@ -170,8 +170,7 @@ class RunDisplay:
             table.add_column(width=fixed, no_wrap=True)
         table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
         table.expand = True
-        with self._lock:
-            running = list(self._running.values())
+        running = list(self._running.values())
         now = time.time()
         for stage in running:
             state = stage.state()
