@@ -29,6 +29,7 @@ from conversion import ENVIRONMENT, Conversion, Pico, copied
 from scion.artifacts.artifact import Artifact
 from scion.artifacts.making import Output
 from scion.checkpoint.shards import INDEX
+from scion.common import progress_report
 from scion.stages.fetch_donor import fetch_donor
 from scion.stages.fetch_source import fetch_source
 
@@ -413,10 +414,13 @@ def test_quantize_nvfp4_interrupted_keeps_its_layers_for_the_same_request(
     pico: Pico,
     outputs: Path,
     capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     output = outputs / "quantize_nvfp4"
     earlier = Earlier(output)
     seen = list[str]()
+    # A line of each layer, not one in half a minute.
+    monkeypatch.setattr(progress_report, "_LINE_SECONDS", 0.0)
 
     def press_ctrl_c() -> None:
         while not any("layers:" in part for part in seen):

@@ -69,7 +69,7 @@ def test_ifeval(server: Running, tmp_path: Path):
     stage = "evaluate_ifeval"
     done = run(stage, **server.options(tmp_path, stage, dataset=str(PROMPTS)))
     assert done.returncode == 0, done.stderr
-    assert "20 of 20 prompts answered after" in done.stderr
+    assert "evaluate_ifeval: 20 prompts answered: prompt_strict" in done.stderr
     result = json.loads((tmp_path / stage / "ifeval.json").read_text())
     answers = read_lines(tmp_path / stage / "ifeval_answers.jsonl")
     assert [answer["prompt"] for answer in answers] == [
