@@ -330,6 +330,7 @@ class Checkout:
             },
             "graft_mtp": {
                 "quantized": self.pointer("quantize_nvfp4"),
+                "text": self.pointer("extract_text"),
                 "donor": self.pointer("fetch_donor"),
             },
         }
