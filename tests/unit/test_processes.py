@@ -64,7 +64,7 @@ class Talk:
         theirs, self.input = os.pipe()
         output, answered = os.pipe()
         errors, complained = os.pipe()
-        command = (str(PYTHON), "-m", "tell", *arguments)
+        command = (str(how.pop("python", PYTHON)), "-m", "tell", *arguments)
         self.process = Process(
             socket, Request(command, environment, **how), theirs, answered, complained
         )
@@ -121,6 +121,16 @@ def _names() -> bool:
     """Whether this environment has what names a process after its command."""
     command = [sys.executable, "-c", "import setproctitle"]
     return subprocess.run(command, capture_output=True).returncode == 0
+
+
+def test_an_environment_is_the_same_through_a_link(
+    forks: ForkServer, modules: Mapping[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "linked").symlink_to(PYTHON.parents[1])
+    talk = Talk(
+        forks.socket, modules, python=tmp_path / "linked" / PYTHON.relative_to(PYTHON.parents[1])
+    )
+    assert talk.about()["imported"]
 
 
 @pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "VLLM_PLUGINS", "LD_LIBRARY_PATH"])

@@ -291,10 +291,16 @@ class ForkServer:
 
         program, *arguments = request["arguments"]
         return (
-            os.path.abspath(os.path.join(request["folder"], program)) == sys.executable
+            _interpreter(os.path.join(request["folder"], program)) == _interpreter(sys.executable)
             and arguments[:1] in (["-m"], ["-P"])
             and read(self._environment) == read(request["environment"])
         )
+
+
+def _interpreter(path: str) -> tuple[str, str]:
+    """An environment's folder, however it is reached, and the interpreter's name in it."""
+    folder, name = os.path.split(os.path.abspath(path))
+    return os.path.realpath(folder), name
 
 
 def _tell(process: _Process, answer: Mapping[str, Any]) -> None:
