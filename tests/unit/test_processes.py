@@ -14,7 +14,13 @@ import psutil
 import pytest
 
 from scion.engines import fork_server
-from scion.engines.processes import VARIABLE, ForkServer, Process, Request, fork_server_socket
+from scion.engines.processes import (
+    VARIABLE,
+    ForkServer,
+    Process,
+    ProcessRequest,
+    fork_server_socket,
+)
 
 PYTHON = Path(sys.executable)
 # Nothing that this process, or a process of the standard library, has imported by itself.
@@ -66,7 +72,7 @@ class Talk:
         errors, complained = os.pipe()
         command = (str(how.pop("python", PYTHON)), "-m", "tell", *arguments)
         self.process = Process(
-            socket, Request(command, environment, **how), theirs, answered, complained
+            socket, ProcessRequest(command, environment, **how), theirs, answered, complained
         )
         for descriptor in (theirs, answered, complained):
             os.close(descriptor)
@@ -148,7 +154,7 @@ def test_another_environment_imports_by_itself(
 
 def test_any_program_is_started(forks: ForkServer, modules: Mapping[str, str], tmp_path: Path):
     with (tmp_path / "said").open("w+") as said, open(os.devnull) as nothing:
-        request = Request(("/bin/sh", "-c", "echo $0; kill -9 $$", "word"), modules)
+        request = ProcessRequest(("/bin/sh", "-c", "echo $0; kill -9 $$", "word"), modules)
         process = Process(forks.socket, request, nothing.fileno(), said.fileno(), said.fileno())
         assert process.wait() == -signal.SIGKILL
         said.seek(0)
@@ -157,7 +163,7 @@ def test_any_program_is_started(forks: ForkServer, modules: Mapping[str, str], t
 
 def test_a_program_that_is_not_there(forks: ForkServer, modules: Mapping[str, str], tmp_path: Path):
     with (tmp_path / "said").open("w+") as said, open(os.devnull) as nothing:
-        request = Request((str(tmp_path / "nowhere"),), modules)
+        request = ProcessRequest((str(tmp_path / "nowhere"),), modules)
         process = Process(forks.socket, request, nothing.fileno(), said.fileno(), said.fileno())
         assert process.wait() == 1
         said.seek(0)
@@ -186,10 +192,10 @@ def test_what_is_stopped_is_gone_with_all_that_it_started(
 OWNER = """
 import os, sys, time
 from pathlib import Path
-from scion.engines.processes import ForkServer, Process, Request
+from scion.engines.processes import ForkServer, Process, ProcessRequest
 environment = dict(os.environ)
 server = ForkServer(Path(sys.executable), tuple(sys.argv[1:]), environment, log=Path("imports.log"))
-request = Request((sys.executable, "-m", "tell", "--child"), environment)
+request = ProcessRequest((sys.executable, "-m", "tell", "--child"), environment)
 process = Process(server.socket, request, 0, 1, 2)
 print(server._child.pid, flush=True)
 time.sleep(100)
@@ -245,9 +251,11 @@ def test_a_stop_does_not_wait_for_imports(modules: Mapping[str, str], tmp_path: 
 CLIENT = """
 import os, sys, time
 from pathlib import Path
-from scion.engines.processes import Process, Request
+from scion.engines.processes import Process, ProcessRequest
 process = Process(
-    Path(sys.argv[1]), Request((sys.executable, "-m", "tell", "--child"), dict(os.environ)), 0, 1, 2
+    Path(sys.argv[1]),
+    ProcessRequest((sys.executable, "-m", "tell", "--child"), dict(os.environ)),
+    *(0, 1, 2),
 )
 time.sleep(100)
 """

@@ -109,13 +109,16 @@ def in_parallel(
     for number in range(len(jobs)):
         waiting.put(number)
 
+    failures: list[BaseException] = []
+
     def run() -> None:
         with contextlib.suppress(Empty):
-            while True:
+            while not failures:
                 number = waiting.get_nowait()
                 try:
                     results[number] = work(jobs[number])
                 except BaseException as error:
+                    failures.append(error)
                     ended.put(error)
                 else:
                     ended.put(None)

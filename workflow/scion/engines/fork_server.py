@@ -97,7 +97,7 @@ class _Client:
     descriptors: list[int] = field(default_factory=list[int])
 
 
-class ForkServer:
+class _Loop:
     """The loop. In a forked process `run` returns what is to be run there."""
 
     def __init__(self, listener: socket.socket, environment: Mapping[str, str]) -> None:
@@ -372,7 +372,7 @@ def main() -> None:
         # What was imported stays: a collection in a fork would copy its pages.
         gc.collect()
         gc.freeze()
-        server = ForkServer(listener, before)
+        server = _Loop(listener, before)
         request = server.run()
     if request is None:
         # The owner, who made it, may have been killed.

@@ -36,7 +36,7 @@ _SOCKET_PATH, _SOCKET_NAME = 107, 40
 
 
 @dataclass(frozen=True)
-class Request:
+class ProcessRequest:
     """A process to start.
 
     Attributes:
@@ -67,7 +67,7 @@ class Process:
         code: Exit code; None while it is not known to have ended.
     """
 
-    def __init__(self, path: Path, request: Request, *descriptors: int) -> None:
+    def __init__(self, path: Path, request: ProcessRequest, *descriptors: int) -> None:
         """Ask for it.
 
         Args:

@@ -29,7 +29,7 @@ from typing import Any
 
 from scion.common.errors import ScionError
 from scion.common.progress import doing
-from scion.engines.processes import Process, Request
+from scion.engines.processes import Process, ProcessRequest
 
 LOOPBACK = "127.0.0.1"
 _LOG_LINES = 20
@@ -239,7 +239,7 @@ def free_port() -> int:
 
 
 def _start(command: Command, forks: Path, port: int, log: Path) -> Process:
-    request = Request(
+    request = ProcessRequest(
         command.arguments,
         command.environment,
         server=command.key,

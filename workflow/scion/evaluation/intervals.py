@@ -17,6 +17,8 @@
 An interval covers the variation that was sampled: over the repeats of one server, or over the
 prompts that were asked. It says nothing of another GPU, another engine or other prompts. How often
 each method's interval holds the truth is in docs/measurements/intervals.json.
+
+SciPy is imported where something is calculated: who only reads results needs none.
 """
 
 import math
@@ -24,8 +26,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import median as middle
 from typing import Any
-
-import scipy
 
 _LEVEL = 0.95
 _LARGEST_LOGARITHM = 100.0
@@ -63,7 +63,9 @@ def proportion(successes: int, trials: int) -> Estimate:
     """
     if not 0 <= successes <= trials or trials == 0:
         raise ValueError(f"{successes} of {trials} is no proportion")
-    interval = scipy.stats.binomtest(successes, trials).proportion_ci(_LEVEL, method="wilson")
+    from scipy import stats
+
+    interval = stats.binomtest(successes, trials).proportion_ci(_LEVEL, method="wilson")
     return Estimate(successes / trials, float(interval.low), float(interval.high), trials)
 
 
@@ -96,7 +98,9 @@ def ratio_of_sums(numerators: Sequence[float], denominators: Sequence[int]) -> E
     moves = [(above - value * below) / (count - below) for above, below in pairs]
     squares = math.fsum(move**2 for move in moves)
     error = math.sqrt(squares * (len(pairs) - 1) / len(pairs))
-    reach = float(scipy.stats.t.ppf((1 + _LEVEL) / 2, len(pairs) - 1)) * error
+    from scipy import stats
+
+    reach = float(stats.t.ppf((1 + _LEVEL) / 2, len(pairs) - 1)) * error
     return Estimate(value, value - reach, value + reach, count)
 
 
@@ -111,11 +115,13 @@ def bounded_ratio(
     plain = ratio_of_sums(numerators, denominators)
     if plain.high is None or not low < plain.value < high:
         return Estimate(plain.value, None, None, plain.count)
+    from scipy import special
+
     width = high - low
     share = (plain.value - low) / width
     reach = (plain.high - plain.value) / width / (share * (1 - share))
-    middle = scipy.special.logit(share)
-    ends = [low + width * float(scipy.special.expit(middle + sign * reach)) for sign in (-1, 1)]
+    middle = special.logit(share)
+    ends = [low + width * float(special.expit(middle + sign * reach)) for sign in (-1, 1)]
     return Estimate(plain.value, ends[0], ends[1], plain.count)
 
 
@@ -166,9 +172,11 @@ def median(values: Sequence[float]) -> Estimate:
     if not values:
         raise ValueError("no values have no median")
     ordered, count = sorted(values), len(values)
+    from scipy import stats
+
     # How many values may be cut off at each end: they all lie on one side with at most 2.5 %.
-    cut = int(scipy.stats.binom.ppf((1 - _LEVEL) / 2, count, 0.5))
-    if scipy.stats.binom.cdf(cut, count, 0.5) > (1 - _LEVEL) / 2:
+    cut = int(stats.binom.ppf((1 - _LEVEL) / 2, count, 0.5))
+    if stats.binom.cdf(cut, count, 0.5) > (1 - _LEVEL) / 2:
         cut -= 1
     if cut < 0:
         return Estimate(middle(ordered), None, None, count)

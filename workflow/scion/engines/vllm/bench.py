@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from scion.common.errors import ScionError
 from scion.engines.config import Serving
-from scion.engines.processes import Process, Request
+from scion.engines.processes import Process, ProcessRequest
 from scion.engines.server import Server, log_end
 from scion.engines.vllm import bench_driver
 from scion.engines.vllm.command import variables
@@ -132,7 +132,7 @@ def benchmark(
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     socket = forks(python, serving, log.with_suffix(".imports.log"))
-    request = Request(
+    request = ProcessRequest(
         # -P: the folder of the driver holds modules of other names, such as vllm.
         (str(python), "-P", str(_DRIVER)),
         _direct(environment(inherited) | variables(serving)),

@@ -18,7 +18,7 @@ from typing import Any
 
 from scion.common.errors import ScionError
 from scion.common.progress import Progress, progress
-from scion.engines.processes import Process, Request, fork_server_socket
+from scion.engines.processes import Process, ProcessRequest, fork_server_socket
 from scion.engines.server import Server, log_end
 from scion.evaluation.harness.driver import PROGRESS
 
@@ -101,7 +101,7 @@ def _run(command: tuple[str, ...], variables: dict[str, str], folder: Path, log:
     """Run the command until it ends; the exit code. Its progress is told as the stage's own."""
     forks = fork_server_socket(Path(command[0]), (), variables, log=log.with_suffix(".imports.log"))
     end, start = os.pipe()
-    request = Request(command, variables, folder=str(folder))
+    request = ProcessRequest(command, variables, folder=str(folder))
     with os.fdopen(end, "rb") as lines, log.open("wb") as output, ExitStack() as stack:
         try:
             with open(os.devnull) as nothing:
