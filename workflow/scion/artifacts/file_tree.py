@@ -78,6 +78,8 @@ def read_whole(tree: FileTree, name: str) -> bytes:
         ValueError: It has more than `MAX_TEXT_BYTES`; none of them is read.
         ScionError: The hub refuses it.
     """
+    if name in tree.others:
+        raise OSError(f"{tree.others[name]}, not a file")
     if name not in tree.files:
         raise FileNotFoundError(f"there is no file {name}")
     if tree.files[name] > MAX_TEXT_BYTES:
