@@ -107,7 +107,8 @@ HOSTILE = {
 def test_a_hostile_template_is_named_and_ends(
     tokenizer: Any, monkeypatch: pytest.MonkeyPatch, body: str, said: str
 ) -> None:
-    monkeypatch.setattr(chat_prompts, "SECONDS", 1)
+    if said == "no end":
+        monkeypatch.setattr(chat_prompts, "SECONDS", 1)
     copy_of = copy.deepcopy(tokenizer)
     copy_of.chat_template = f"{{% if 'Rome' in messages[0].content %}}{body}{{% endif %}}prompt"
     harmless = {"messages": [{"role": "user", "content": "Hello"}]}
