@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 import measured
+from card_text import breakable
 from conversion import Conversion
 from scion.artifacts.artifact import Artifact
 from scion.artifacts.file_tree import FolderTree
@@ -15,7 +16,7 @@ from scion.common.text import number, ratio, share, small, table
 from scion.engines.config import PICO_LAUNCH
 from scion.evaluation.intervals import proportion
 from scion.report.card.memory import fitting_gpus
-from scion.report.card.typography import breakable, unbroken, without_tags
+from scion.report.card.typography import unbroken, without_tags
 from scion.report.config import Card
 from scion.report.summary import summary
 from scion.stages.render_card import linked, render

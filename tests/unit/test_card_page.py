@@ -12,9 +12,9 @@ import pytest
 
 import measured
 from browser import Browser, Page, Scheme, open_browser, page_colours
-from card_page import card_page
+from card_text import breakable
 from conversion import Conversion
-from scion.report.card.typography import breakable
+from scion.report.card.page import card_page
 from sealed import rendered
 
 RECORDS = Path(__file__).parents[2] / "docs/measurements/pico-cpu"

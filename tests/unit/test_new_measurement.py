@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import measured
+from card_text import breakable
 from conversion import Conversion
 from scion.artifacts.artifact import Artifact, Draft
 from scion.artifacts.code_digest import module_files
@@ -24,7 +25,6 @@ from scion.config import Config
 from scion.engines.config import PICO_LAUNCH
 from scion.evaluation.intervals import proportion
 from scion.evaluation.record_file import RecordFile
-from scion.report.card.typography import breakable
 from scion.report.config import Card
 from scion.report.measurements import MEASUREMENTS, CardPicture, MeasuredStage, picture_names
 from scion.report.measurements import measured as is_measured

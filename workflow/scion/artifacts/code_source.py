@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import cache_from_source
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from scion.artifacts.code_meaning import meaningful, statements, written
 DECLARATION = "ALSO_RUNS"
 """The tuple that names folders of code that a module runs without importing them."""
 
-_KEPT = Path(__file__).parent / "__pycache__" / f"sources.{sys.implementation.cache_tag}.json"
+_KEPT = Path(cache_from_source(__file__)).with_name(f"sources.{sys.implementation.cache_tag}.json")
 # Of a checkout that is worked on; one has a third of that.
 _MOST = 1000
 
@@ -84,7 +85,7 @@ def keep() -> None:
     kept = list(known)[-_MOST:]
     content = {"reader": _reader(), "sources": {digest: _row(known[digest]) for digest in kept}}
     with contextlib.suppress(OSError):
-        _KEPT.parent.mkdir(exist_ok=True)
+        _KEPT.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(dir=_KEPT.parent, prefix=f".{_KEPT.name}.")
         with os.fdopen(descriptor, "w") as file:
             # Python's byte code, too, is for whoever may read the source.

@@ -47,9 +47,11 @@ def _own(planned: PlannedStage, shown: Mapping[str, Any]) -> Iterator[str]:
     yield from settings[:_SHOWN]
     if len(settings) > _SHOWN:
         yield f"{len(settings) - _SHOWN} more settings"
-    before = {entry["file"]: entry["sha256"] for entry in _files(shown)}
+    # Files of several folders may have one name.
+    before = [(entry["file"], entry["sha256"]) for entry in _files(shown)]
+    names = {name for name, _ in before}
     for name, sha256 in planned.asked["files"]:
-        if before.get(name, sha256) != sha256:
+        if name in names and (name, sha256) not in before:
             yield f"{name} changed"
     if planned.asked["code"] != shown["code"]:
         yield "its code changed"

@@ -31,6 +31,7 @@ VARIABLE = "SCION_FORK_SERVER"
 
 _PROGRAM = Path(fork_server.__file__)
 _STOP_SECONDS = 20.0
+_MOMENT_SECONDS = 0.5
 # Longest path of a Unix socket, and the longest name that vLLM and Python give one.
 _SOCKET_PATH, _SOCKET_NAME = 107, 40
 
@@ -120,8 +121,8 @@ class Process:
         try:
             with contextlib.suppress(OSError):
                 self._connection.shutdown(socket.SHUT_WR)
-            # What has not started will not start.
-            if self.poll() is None and self.pid is not None:
+            # It may be starting just now; what has not started in a moment will not start.
+            if self.poll(_MOMENT_SECONDS) is None and self.pid is not None:
                 self.poll(_STOP_SECONDS)
         finally:
             self._connection.close()

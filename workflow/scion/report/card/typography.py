@@ -23,11 +23,6 @@ def unbroken(text: str) -> str:
     return _PERCENT.sub(_NO_BREAK_SPACE, joined)
 
 
-def breakable(text: str) -> str:
-    """The text that `unbroken` was given."""
-    return text.replace(_NO_BREAK_SPACE, " ").replace(_WORD_JOINER, "")
-
-
 def without_tags(text: str) -> str:
     """Text of a configuration in which nothing is a tag: `<think>` would show nothing."""
     return _CODE_OR_TAG.sub(lambda found: found[1] or "&lt;", text)
