@@ -3,17 +3,18 @@
     python tools/reference.py
 
 docs/reference/config.md comes from the models of the configuration, docs/reference/cli.md from the
-command line's parsers, docs/lint-rules.md from the rules, and the table of results in README.md
-from the records in docs/measurements. A test fails where one of them is not what the code makes.
+command line's parsers, docs/lint-rules.md from the rules, and from the records in docs/measurements
+the table of results in README.md and what results.md says of the embedded release. A test fails
+where one of them is not what the code makes.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-import readme_results
 from reference_cli import cli_reference
 from reference_config import config_reference
+from result_tables import embedded_release, readme_table, replaced
 from scion.lint.all_rules import RULES
 from scion.lint.catalogue import REFERENCE, reference
 
@@ -22,12 +23,13 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def pages() -> dict[Path, str]:
     """The text of each generated page, by its path."""
-    readme = ROOT / "README.md"
+    readme, results = ROOT / "README.md", ROOT / "docs/measurements/results.md"
     return {
         ROOT / "docs/reference/config.md": config_reference(),
         ROOT / "docs/reference/cli.md": cli_reference(),
         ROOT / REFERENCE: reference(RULES),
-        readme: readme_results.replaced(readme.read_text()),
+        readme: replaced(readme.read_text(), readme_table()),
+        results: replaced(results.read_text(), embedded_release()),
     }
 
 

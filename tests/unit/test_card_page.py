@@ -60,9 +60,6 @@ def page(
     if request.param == "of a real run":
         names = measured.FILES.items()
         content = {stage: json.loads((RECORDS / name).read_text()) for stage, name in names}
-        for run in content["measure_serving"]["runs"]:
-            # Recorded as one line then.
-            run["command"] = measured.command(run["launch"], run["speculative_tokens"])
     card, _ = rendered(conversion, folder, content)
     shutil.copytree(card.folder, folder / "shown")
     path = folder / "shown/card.html"

@@ -1,7 +1,9 @@
 import ast
 import hashlib
 import json
+import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -314,6 +316,16 @@ def test_what_can_not_be_read_or_is_of_other_readers_is_parsed_again(
     digest = hashlib.sha256(source.read_bytes()).hexdigest()
     kept.write_text(content.replace("READER", code_source._reader()).replace("SOURCE", digest))
     assert later() == before
+
+
+def test_it_is_kept_where_byte_code_is(tmp_path: Path) -> None:
+    show = "from scion.artifacts import code_source; print(code_source._KEPT)"
+    environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", show], env=environment, capture_output=True, text=True, check=True
+    )
+    assert Path(done.stdout).is_relative_to(tmp_path)
+    assert not code_source._KEPT.is_relative_to(tmp_path)
 
 
 def test_without_byte_code_nothing_is_kept(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """What is said of files that others link or write to while they are read."""
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -96,3 +97,43 @@ def test_a_file_that_is_edited_under_its_old_date_is_what_it_became(
     reads = meanwhile(edit)
     assert known.digest(file).sha256 == digest_file(file)
     assert file.read_bytes() == b"CONTENT"
+
+
+def interrupt(*_: Any) -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def linked_and_interrupted(source: Path, target: Path) -> None:
+    os.link(source, target)
+    interrupt()
+
+
+def test_a_file_stays_known_when_an_interrupt_comes_after_its_link(
+    file: Path, known: KnownFiles
+) -> None:
+    digest = known.digest(file)
+    with pytest.raises(KeyboardInterrupt):
+        known.place(file, file.with_name("link"), linked_and_interrupted)
+    assert known.get(file) == digest
+
+
+def test_a_file_stays_known_when_an_interrupt_comes_while_it_is_noted(
+    file: Path, known: KnownFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = known.digest(file)
+    folder = file.with_name("folder")
+    folder.mkdir()
+    write = known_files.to_json
+
+    def interrupt_and_write(value: Any) -> bytes:
+        interrupt()
+        return write(value)
+
+    monkeypatch.setattr(known_files, "to_json", interrupt_and_write)
+    with pytest.raises(KeyboardInterrupt):
+        known.place(file, folder / "link")
+    assert known.get(file) == digest
+    with pytest.raises(KeyboardInterrupt):
+        known.remove(folder)
+    assert not (folder / "link").exists()
+    assert known.get(file) == digest

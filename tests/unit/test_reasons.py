@@ -30,6 +30,7 @@ class Project:
         looks: What a plan calls the source's files.
         settings: The section `quantization`.
         environment: That of quantize_nvfp4.
+        files: Calibration sets; None for the one in the folder.
     """
 
     folder: Path
@@ -38,6 +39,11 @@ class Project:
     looks: str = "as they are"
     settings: Mapping[str, Any] | None = None
     environment: str = "sha256:tests"
+    files: tuple[Path, ...] | None = None
+
+    @property
+    def calibration(self) -> tuple[Path, ...]:
+        return self.files or (self.folder / "calibration.jsonl",)
 
     def plan(self) -> Plan:
         plan = Plan(self.folder / "results/x", Store.open([str(self.folder / "store")]))
@@ -47,7 +53,7 @@ class Project:
         plan.add(
             "quantize_nvfp4",
             reads=["fetch_source"],
-            files=[self.folder / "calibration.jsonl"],
+            files=self.calibration,
             settings={"settings": asked},
             environment=self.environment,
         )
@@ -83,7 +89,10 @@ class Project:
             "quantize_nvfp4",
             "quantized",
             self.environment,
-            inputs={"text": fetched, "calibration_1": self.folder / "calibration.jsonl"},
+            inputs={
+                "text": fetched,
+                **{f"calibration_{n + 1}": file for n, file in enumerate(self.calibration)},
+            },
             settings={**(self.settings or SETTINGS)},
         )
         inputs = {"quantized": quantized, "donor": fetched}
@@ -142,6 +151,17 @@ def test_a_file_an_environment_and_code_are_named(
     monkeypatch.setattr(planning, "code_digest", lambda module: f"sha256:{module}")
     told = "calibration.jsonl changed; its code changed; its environment changed"
     assert project.reason() == told
+
+
+def test_files_of_one_name_are_told_apart(project: Project) -> None:
+    other = project.folder / "other/calibration.jsonl"
+    other.parent.mkdir()
+    other.write_text("{}\n{}\n")
+    project.files = (other, project.folder / "calibration.jsonl")
+    project.make()
+    assert project.reason() == "asked for, though it is there"
+    other.write_text("{} \n")
+    assert project.reason() == "calibration.jsonl changed"
 
 
 def test_what_follows_from_another_stage_names_the_nearest(project: Project) -> None:

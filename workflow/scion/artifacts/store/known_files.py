@@ -19,6 +19,7 @@ from scion.checkpoint.shards import read_object
 from scion.common.digest import digest_file
 from scion.common.errors import ScionError
 from scion.common.files import link_or_copy, to_json
+from scion.common.interrupts import deferred_interrupts
 
 # How often a file is read whose status keeps changing.
 _READS = 5
@@ -102,13 +103,19 @@ class KnownFiles:
             how: `link_or_copy`, `reflink_or_link` or `copy_file` of `scion.common.files`.
         """
         before, digest = source.stat(), self.get(source)
-        how(source, target)
-        after = source.stat()
-        # A link moves the time of the status; anything else is an edit.
-        edited = before.st_size != after.st_size or before.st_mtime_ns != after.st_mtime_ns
-        if digest is not None and not edited:
-            for path in dict.fromkeys((target, source)):
-                self.remember(path, digest)
+        placed = [source]
+        try:
+            how(source, target)
+            placed.append(target)
+        finally:
+            # An interrupt may come between a link and its note.
+            with deferred_interrupts():
+                after = source.stat()
+                # A link moves the time of the status; anything else is an edit.
+                edited = before.st_size != after.st_size or before.st_mtime_ns != after.st_mtime_ns
+                if digest is not None and not edited:
+                    for path in placed:
+                        self.remember(path, digest)
 
     def remove(self, folder: Path) -> None:
         """Remove a folder, if there is one, and go on trusting the files that are linked elsewhere.
@@ -123,7 +130,7 @@ class KnownFiles:
         for path in folder.rglob("*"):
             if path.is_file() and not path.is_symlink() and path.stat().st_nlink > 1:
                 digest = self.get(path)
-                with path.open("rb") as file:
+                with deferred_interrupts(), path.open("rb") as file:
                     path.unlink()
                     if digest is not None:
                         self._remember(_signature(os.fstat(file.fileno())), digest)

@@ -1,4 +1,8 @@
-"""The table of results in README.md, from the records in docs/measurements."""
+"""What pages say of results, from the records in docs/measurements.
+
+That is README's table, and of docs/measurements/results.md what `make run` measures of the embedded
+release.
+"""
 
 import json
 from pathlib import Path
@@ -14,14 +18,14 @@ BEGIN, END = (
 Row = list[str]
 
 
-def replaced(readme: str) -> str:
-    """The text of README.md with the table between its marks made anew."""
-    before, _, rest = readme.partition(BEGIN)
+def replaced(page: str, made: str) -> str:
+    """The text of a page with what is between its marks made anew."""
+    before, _, rest = page.partition(BEGIN)
     after = rest.partition(END)[2]
-    return f"{before}{BEGIN}\n{results_table()}\n{END}{after}"
+    return f"{before}{BEGIN}\n{made}\n{END}{after}"
 
 
-def results_table() -> str:
+def readme_table() -> str:
     """What was measured, how much it was, and on what device."""
     rows = [*_embedded(), *_shape_27b(), _recipes(), *_linting()]
     return table(["what", "measured", "on"], rows)
@@ -30,13 +34,11 @@ def results_table() -> str:
 def _embedded() -> list[Row]:
     """The embedded release, as `make run` measures it."""
     serving, tasks = _record("pico-cpu/serving.json"), _record("pico-cpu/agent_tasks.json")
-    models = {model["name"]: model for model in _record("pico-cpu/quality.json")["models"]}
-    chats = models["release"]["parts"]["chats"]
+    chats = _chats()
     run = next(run for run in serving["runs"] if run["speculative_tokens"] == 3)
     accepted = next(row for row in run["acceptance"] if row["set"] == "all")
     decode = next(row for row in run["speed"] if (row["tokens"], row["parallel"]) == (128, 1))
-    vllm = f"{serving['engine']['name']} {serving['engine']['version']}"
-    device = f"{hardware(serving['hardware'])}, {vllm}, NVFP4 emulated"
+    device = _device(serving)
     rows = [
         ("tokens a step with 3 MTP drafts", f"{number(accepted['mean_length'], 2)} of 4"),
         ("speed with 3 drafts beside none, 128 tokens", ratio(decode["ratio_to_baseline"])),
@@ -45,6 +47,80 @@ def _embedded() -> list[Row]:
         ("most likely token as in bf16", share(chats["top1_agreement"])),
     ]
     return [[f"embedded release: {what}", measured, device] for what, measured in rows]
+
+
+def embedded_release() -> str:
+    """Speed and acceptance of the embedded release, each set of lengths a row, and its scores."""
+    serving, tasks = _record("pico-cpu/serving.json"), _record("pico-cpu/agent_tasks.json")
+    runs, chats = serving["runs"], _chats()
+    repeats = runs[0]["speed"][0]["repeats"]
+    speed = [
+        [f"{shape[0]['tokens']} tokens", str(shape[0]["parallel"]), *_decoded(shape)]
+        for shape in zip(*(run["speed"] for run in runs), strict=True)
+    ]
+    drafting = [run for run in runs if run["speculative_tokens"]]
+    drafted = [f"n={run['speculative_tokens']}" for run in drafting]
+    headings = [part for name in drafted for part in (f"MTP {name}", "ratio")]
+    most = max(run["speculative_tokens"] for run in drafting)
+    accepted = [[name, *_accepted(run, most)] for name, run in zip(drafted, drafting, strict=True)]
+    return "\n".join(
+        (
+            f"{_device(serving)}: no statement about a GPU. Tokens a second by vLLM's own "
+            f"benchmark, medians of {repeats}; the ratio is to no MTP in the same run:",
+            "",
+            table(["decode", "parallel", "no MTP", *headings], speed),
+            "",
+            "Acceptance of drafts, over all prompts:",
+            "",
+            table(
+                [
+                    "drafted",
+                    *(f"position {position + 1}" for position in range(most)),
+                    "tokens a step",
+                    "drafts",
+                ],
+                accepted,
+            ),
+            "",
+            f"Beside its bf16 source on {chats['tokens']:,} held-out tokens of chats the release "
+            f"has a loss of {change(chats['loss_change'])}, a KL divergence of "
+            f"{small(chats['kl'])} and the same most likely token in "
+            f"{share(chats['top1_agreement'])}. Of {tasks['total']} agent cases it passes "
+            f"{tasks['passed']}.",
+        )
+    )
+
+
+def _decoded(shape: tuple[dict[str, Any], ...]) -> Row:
+    """Tokens a second of one shape of request in each run, those with drafts beside the first."""
+    cells: Row = []
+    for row in shape:
+        cells.append(number(row["tokens_per_second"]))
+        if row["ratio_to_baseline"] is not None:
+            cells.append(ratio(row["ratio_to_baseline"]))
+    return cells
+
+
+def _accepted(run: dict[str, Any], most: int) -> Row:
+    row = next(row for row in run["acceptance"] if row["set"] == "all")
+    positions = [share(estimate) for estimate in row["per_position"]]
+    return [
+        *positions,
+        *("" for _ in range(most - len(positions))),
+        f"{number(row['mean_length'], 2)} of {run['speculative_tokens'] + 1}",
+        f"{row['drafts']:,}",
+    ]
+
+
+def _chats() -> dict[str, Any]:
+    """What the release's answers on held-out chats are beside those of its source."""
+    models = {model["name"]: model for model in _record("pico-cpu/quality.json")["models"]}
+    return models["release"]["parts"]["chats"]
+
+
+def _device(serving: dict[str, Any]) -> str:
+    vllm = f"{serving['engine']['name']} {serving['engine']['version']}"
+    return f"{hardware(serving['hardware'])}, {vllm}, NVFP4 emulated"
 
 
 def _shape_27b() -> list[Row]:
