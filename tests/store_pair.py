@@ -26,6 +26,7 @@ from scion.common.errors import exit_on_error
 
 action, recipe, folder, url = sys.argv[1:]
 objects._RANGE, objects.RETRY_SECONDS = 1 << 16, (0.1, 0.1)
+objects._S3_CONFIG["retries"]["total_max_attempts"] = 2
 
 def main():
     store = Store.open([folder, url])

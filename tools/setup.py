@@ -89,11 +89,14 @@ def sync_environments(folders: list[Path], digest: str) -> None:
     lock.expand_all()
     for folder in folders:
         print(f"setup: {folder / '.venv'}", file=sys.stderr)
-        # Compiled once here: where Python may not write bytecode, as in many a CI, each start of
-        # Snakemake would take three seconds instead of one, and a server's ten more.
-        command = [str(TOOLS / "bin/uv"), "sync", "--frozen", "--quiet", "--compile-bytecode"]
+        command = [str(TOOLS / "bin/uv"), "sync", "--frozen", "--quiet"]
         # Of the root environment, which the workflow runs in; the others have no extra.
         options = ["--all-extras", "--project", str(ROOT / folder), "--python", sys.executable]
+        if folder not in lock.TEST_ENVIRONMENTS:
+            # Compiled once here: where Python may not write bytecode, as in many a CI, each start
+            # of Snakemake would take three seconds instead of one, and a server's ten more. Of the
+            # tests' own environments little is imported, and to compile all takes a minute.
+            options.append("--compile-bytecode")
         _run([*command, *options], lock.uv_environment())
         stamp(folder).write_text(json.dumps({"inputs": digest}) + "\n")
 

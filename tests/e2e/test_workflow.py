@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
+from card_text import breakable
 from commands import Earlier, interrupt
 from project_copy import ProjectCopy
 from scion.artifacts.artifact import Artifact
 from scion.engines.vllm.command import ServerCommand
-from scion.report.card.typography import breakable
 from scion.report.config import Card
 
 pytestmark = [pytest.mark.serve, pytest.mark.timeout(1800)]
