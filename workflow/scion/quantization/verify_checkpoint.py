@@ -150,11 +150,15 @@ def _check_inventory(
 
 def _digests(checkpoint: Checkpoint) -> dict[str, str]:
     paths = [checkpoint.folder / shard for shard in checkpoint.headers]
-    return {
-        name: sha256
-        for digest in in_parallel(digest_safetensors, paths)
-        for name, sha256 in digest.tensors.items()
-    }
+    with progress("hashing", sum(path.stat().st_size for path in paths), unit="B") as told:
+
+        def digest(path: Path) -> Mapping[str, str]:
+            found = digest_safetensors(path)
+            told.advance(amount=found.size)
+            return found.tensors
+
+        tables = in_parallel(digest, paths)
+    return {name: sha256 for table in tables for name, sha256 in table.items()}
 
 
 def _check_finite(checkpoint: Checkpoint, donor: Artifact) -> None:
