@@ -89,7 +89,10 @@ def sync_environments(folders: list[Path], digest: str) -> None:
     lock.expand_all()
     for folder in folders:
         print(f"setup: {folder / '.venv'}", file=sys.stderr)
-        command = [str(TOOLS / "bin/uv"), "sync", "--frozen", "--quiet"]
+        command = [str(TOOLS / "bin/uv"), "sync", "--frozen"]
+        if not sys.stderr.isatty():
+            # Where nobody watches what comes down.
+            command.append("--quiet")
         # Of the root environment, which the workflow runs in; the others have no extra.
         options = ["--all-extras", "--project", str(ROOT / folder), "--python", sys.executable]
         if folder not in lock.TEST_ENVIRONMENTS:

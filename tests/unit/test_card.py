@@ -231,7 +231,10 @@ def test_pictures_and_answers_are_sealed_and_checked(
     lines = "\n".join(summary(folder))
     assert "agent tasks: 107 of 110 cases = 97.3 % (92.3–99.1)" in lines
     assert re.search(r"^MTP n=3: +accepted by position \d\d\.\d % \(", lines, re.MULTILINE)
-    assert re.search(r"^perplexity: .*; loss \+0\.00", lines, re.MULTILINE)
+    assert re.search(
+        r"^quality: +KL 0\.\d+ \(.* loss \+0\.00.* tokens of whole chats$", lines, re.MULTILINE
+    )
+    assert re.search(r"^note: +The model is tiny", lines, re.MULTILINE)
 
     picture = sealed / "pictures/speed.svg"
     picture.write_text(picture.read_text().replace("Decode", "decode"))

@@ -51,6 +51,15 @@ def test_readme_states_no_digest_and_no_figure_without_a_record() -> None:
     assert {figure.strip(".,") for figure in stated} == FIGURES
 
 
+def test_what_setting_up_takes_is_what_was_measured() -> None:
+    steps = json.loads((RECORDS / "first-hour.json").read_text())["clone"]
+    (setup_step,) = (step for step in steps if step["command"] == "make setup")
+    assert f"# install the locked environments: {setup_step['gigabytes_on_disk']:.0f} GB" in README
+    tutorial = (PROJECT / "docs/tutorial.md").read_text()
+    assert f"They take {setup_step['gigabytes_on_disk']} GB" in tutorial
+    assert f"[{setup_step['seconds'] / 60:.1f} minutes]" in tutorial
+
+
 @pytest.mark.parametrize("name", ["tutorial.md", "guides/lint.md"])
 def test_what_pages_show_of_lint_is_what_it_says(name: str) -> None:
     command = "$ scion lint resources/pico/pico-agent\n"

@@ -193,7 +193,7 @@ def test_the_record_stands_in_card_release_and_summary(
     names = {"pictures/rhymes.svg", "provenance/measure_rhymes.json"}
     assert names | {"provenance/results/rhymes.json"} <= set(sealed.files)
     assert sealed.root in scion(monkeypatch, capsys, "check", folder / "release")
-    assert summary(folder)[-1] == f"rhymes:      {rate}"
+    assert f"rhymes:      {rate}" in summary(folder)
 
 
 @pytest.mark.usefixtures("row")

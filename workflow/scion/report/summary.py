@@ -4,8 +4,15 @@ import os
 from pathlib import Path
 
 from scion.artifacts.artifact import Artifact
-from scion.artifacts.manifest import MANIFEST
-from scion.artifacts.release_layout import CARD, RELEASE, RESULTS, SEALED
+from scion.artifacts.manifest import MANIFEST, find_manifest
+from scion.artifacts.release_layout import (
+    CARD,
+    PROVENANCE,
+    RELEASE,
+    RENDERED,
+    RESULTS,
+    SEALED,
+)
 from scion.common.errors import ScionError
 from scion.report.measurements import MEASUREMENTS, MeasuredStage
 
@@ -37,7 +44,16 @@ def summary(results: Path, *, config: Path | None = None) -> list[str]:
         # Out of the release: what another configuration left beside it is old.
         if f"{RESULTS}/{row.record.name}" in release.files:
             lines += _measured(release, row)
+    if note := _note(release):
+        lines.append(f"note:        {note}")
     return lines
+
+
+def _note(release: Artifact) -> str | None:
+    """What the card says beside scores that prove the harness rather than the model."""
+    rendered = find_manifest(release.folder / PROVENANCE / f"{RENDERED}.json") or {}
+    card = rendered.get("settings", {}).get("card")
+    return card.get("harness_only_note") if isinstance(card, dict) else None
 
 
 def _measured(release: Artifact, row: MeasuredStage) -> list[str]:

@@ -1,6 +1,7 @@
 """What `scion summary` says of each record, and the stage's line in a run."""
 
-from scion.common.text import Record, change, drafts, hardware, number, ratio, share
+from scion.common.text import Record, change, drafts, hardware, number, ratio, share, small
+from scion.report.card.scores import leading_part
 from scion.report.card.serving import longest_decode, overall_acceptance
 
 
@@ -50,13 +51,13 @@ def _speed(run: Record) -> list[str]:
 
 
 def quality_lines(quality: Record) -> list[str]:
-    """Perplexity beside bf16: the content of `quality.json`."""
-    parts = {model["name"]: model["parts"] for model in quality["models"] if model["parts"]}
-    part = next(part for part, scored in parts["release"].items() if scored)
-    own, before = parts["release"][part], parts[quality["reference"]][part]
+    """Divergence from bf16 and perplexity: the content of `quality.json`."""
+    text, own = leading_part(quality, "release")
+    _, before = leading_part(quality, quality["reference"])
     return [
-        f"perplexity:  {number(own['perplexity'], 4)}, bf16 {number(before['perplexity'], 4)}; "
-        f"loss {change(own['loss_change'])} over {own['tokens']} held-out tokens ({part})"
+        f"quality:     KL {small(own['kl'])} to bf16, same token {share(own['top1_agreement'])}, "
+        f"loss {change(own['loss_change'])}, over {own['tokens']:,} held-out tokens of {text}",
+        f"perplexity:  {number(own['perplexity'], 4)}, bf16 {number(before['perplexity'], 4)}",
     ]
 
 
@@ -100,10 +101,9 @@ def serving_brief(serving: Record) -> str:
 
 def quality_brief(quality: Record) -> str:
     """How far the release is from bf16."""
-    (release,) = [model for model in quality["models"] if model["name"] == "release"]
-    part = next(scored for scored in release["parts"].values() if scored)
-    same = 100 * part["top1_agreement"]["value"]
-    return f"KL {part['kl']['value']:.5f} to bf16, same token {same:.1f} %"
+    text, scores = leading_part(quality, "release")
+    same = 100 * scores["top1_agreement"]["value"]
+    return f"KL {scores['kl']['value']:.5f} to bf16, same token {same:.1f} % ({text})"
 
 
 def ifeval_brief(ifeval: Record) -> str:

@@ -4,7 +4,6 @@ Each number has its interval and what it rests on; of what was not measured the 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from scion.common.text import (
     Record,
@@ -19,12 +18,10 @@ from scion.evaluation.agent import config as agent
 from scion.evaluation.harness import config as harness
 from scion.evaluation.quality import config as quality
 from scion.evaluation.serving import config as serving
-from scion.report.card.scores import PARTS, bfcl_rate
+from scion.report.card.scores import bfcl_rate, leading_part
 from scion.report.card.serving import longest_decode, overall_acceptance
 
 NOT_MEASURED = "not measured"
-# The held-out text that the line of quality is of: the first that was scored.
-_PARTS = ("chats", "texts", "assistant")
 
 
 def measured_lines(records: Mapping[str, Record]) -> dict[str, str]:
@@ -100,12 +97,9 @@ def _bfcl(bfcl: Record | None) -> str:
 
 
 def _quality(record: Record) -> str:
-    models = {model["name"]: model["parts"] for model in record["models"]}
-    scored: dict[str, Any] = models["release"]
-    part = next(part for part in _PARTS if scored.get(part))
-    scores = scored[part]
+    text, scores = leading_part(record, "release")
     return (
         f"beside bf16: KL divergence {small(scores['kl'])}, the same most likely token in "
         f"{share(scores['top1_agreement'])}; n={scores['tokens']:,} held-out tokens of "
-        f"{PARTS[part]}"
+        f"{text}"
     )

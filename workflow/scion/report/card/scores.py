@@ -16,8 +16,23 @@ MODELS = {
 
 PARTS = {"assistant": "assistant tokens", "chats": "whole chats", "texts": "plain texts"}
 
+# The first that was scored stands where there is room for one.
+_LEADING = ("chats", "texts", "assistant")
+
 ScoreGroup = tuple[str, list[tuple[str, Record]]]
 """Rates for the picture of scores: what they are of, and by name each estimate."""
+
+
+def leading_part(quality: Record, model: str) -> tuple[str, Record]:
+    """The held-out text that a single line tells of, the same everywhere: its name and scores.
+
+    Args:
+        quality: The content of `quality.json`.
+        model: One of its models.
+    """
+    models = {each["name"]: each["parts"] for each in quality["models"]}
+    part = next(part for part in _LEADING if models["release"].get(part))
+    return PARTS[part], models[model][part]
 
 
 def tasks_values(tasks: Record) -> dict[str, Any]:
