@@ -23,6 +23,7 @@ from scion.artifacts.store.store import Store
 from scion.common.progress_report import State, progress_file
 from scion.report.run import display as module
 from scion.report.run.display import RunDisplay, progress_line, stage_line
+from scion.report.run.plan_lines import DRY, IN_STORE, plan_lines
 from scion.report.run.snakemake_log import RunLog
 
 
@@ -300,6 +301,13 @@ def test_a_dry_run_tells_each_stage_in_the_order_of_the_plan(
         "  fix_keys          not made yet",
         "a dry run: nothing was changed",
     ]
+
+
+def test_a_dry_run_says_that_the_store_may_have_some_of_it(plan: Plan) -> None:
+    assert len(plan_lines(plan, ["fetch_source"])) == 3
+    plan.store.records.mkdir(parents=True)
+    (plan.store.records / "0.json").touch()
+    assert plan_lines(plan, ["fetch_source"])[2:] == [IN_STORE, DRY]
 
 
 def test_what_is_no_run_is_snakemake_s(

@@ -11,6 +11,8 @@ from typing import Any
 from scion.artifacts.manifest import find_manifest
 from scion.artifacts.plan import Plan, PlannedStage
 
+NOT_MADE = "not made yet"
+"""The reason of a stage of which nothing is shown."""
 _SHOWN = 3
 
 
@@ -27,7 +29,7 @@ def reason(plan: Plan, stage: str, running: Collection[str]) -> str:
     if planned.pointer.is_file():
         return "asked for, though it is there"
     if shown is None or shown["stage"] != stage:
-        return "not made yet"
+        return NOT_MADE
     parts = list(_own(planned, shown))
     if above := _nearest(plan, planned, running):
         parts.append(f"after {', '.join(above)}")

@@ -3,9 +3,13 @@
 from collections.abc import Collection
 
 from scion.artifacts.plan import Plan
-from scion.artifacts.reasons import reason
+from scion.artifacts.reasons import NOT_MADE, reason
 from scion.common.text import printable
 
+DRY = "a dry run: nothing was changed"
+"""The last line."""
+IN_STORE = "what another release in the store has in common is taken from there"
+"""The line before it where there may be something."""
 _NAME = 16
 
 
@@ -21,4 +25,7 @@ def plan_lines(plan: Plan, running: Collection[str]) -> list[str]:
     for stage in plan.stages:
         if stage in running:
             lines.append(f"  {stage:<{_NAME}}  {printable(reason(plan, stage, running))}")
-    return [*lines, "a dry run: nothing was changed"]
+    if any(line.endswith(NOT_MADE) for line in lines) and any(plan.store.records.glob("*.json")):
+        # Only when its inputs are there is it known whether another release has the same.
+        lines.append(IN_STORE)
+    return [*lines, DRY]
