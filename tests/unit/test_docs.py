@@ -12,6 +12,8 @@ import pytest
 import reference
 import result_tables
 import setup
+from scion.common.errors import ScionError
+from scion.config import read_config
 
 PROJECT = Path(__file__).parents[2]
 README = (PROJECT / "README.md").read_text()
@@ -84,6 +86,18 @@ def test_readme_names_the_engines_that_the_tests_compare_with(
     version = re.search(rf'^name = "{package}"\nversion = "([^"+]+)', lock, re.MULTILINE)
     assert version is not None
     assert f"{engine} {version[1]}" in README.partition("## Limits")[2]
+
+
+def test_the_least_configuration_of_the_guide_is_one(tmp_path: Path) -> None:
+    guide = (PROJECT / "docs/guides/release.md").read_text()
+    (text,) = re.findall(r"```yaml\n(release:.*?)```", guide, re.DOTALL)
+    (tmp_path / "x.yaml").write_text(text)
+    assert read_config(tmp_path / "x.yaml").release == "my-agent-nvfp4"
+    # Nothing in it can be left out but what says that something is not measured.
+    for line in ("release: my-agent-nvfp4\n", "  title: My-Agent-NVFP4\n"):
+        (tmp_path / "x.yaml").write_text(text.replace(line, ""))
+        with pytest.raises(ScionError, match="embedded pair"):
+            read_config(tmp_path / "x.yaml")
 
 
 def test_a_changed_record_changes_what_pages_say(
