@@ -104,7 +104,7 @@ def test_a_terminal_is_told_version_and_commit(
     (repository / "workflow/scion/new.py").touch()
     assert str(found(repository)).endswith(f"{commit} with changes that are not committed")
     assert str(Software("1.2.3")) == "1.2.3"
-    with pytest.raises(SystemExit, match="^0$"):
+    with pytest.raises(SystemExit, match=r"^0$"):
         command_parser().parse_args(["--version"])
     assert capsys.readouterr().out == f"scion {this_software()}\n"
 
