@@ -12,7 +12,7 @@ _HEAD = """\
 # The command line
 
 Every subcommand of `scion`, with its options. Generated from the parsers by `make reference`;
-`scion COMMAND --help` says the same in a terminal.
+`scion COMMAND --help` says the same in a terminal, and `scion --version` which Scion that is.
 
 Releases are made by Snakemake, not by `scion`: see [a release of your own](../guides/release.md).
 """

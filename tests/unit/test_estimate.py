@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 
-from checkpoints import half_made, tiny_config, write_checkpoint
+from checkpoints import edit_json, half_made, tiny_config, write_checkpoint
 from conversion import ENVIRONMENT, SAMPLES, Conversion, Pico
 from hub_server import HubServer
 from own_release import OWN
@@ -393,6 +393,25 @@ def test_too_little_memory_is_said_and_told_by_the_exit_code(folder: Path) -> No
     assert done.returncode == 1
     last = done.stdout.splitlines()[-1]
     assert last.startswith("does not fit, for lack of host memory: ")
+
+
+@pytest.mark.parametrize("file", ["config.json", "hf_quant_config.json"])
+def test_what_is_quantized_already_is_called_so(tmp_path: Path, file: str) -> None:
+    # Its names are others too, which alone would be told as a broken checkpoint.
+    quantized = write_checkpoint(
+        tmp_path / "quantized", tiny_config(), rename=lambda name: f"{name}_packed"
+    )
+    scheme = {"quant_method": "modelopt", "quant_algo": "NVFP4"}
+    if file == "config.json":
+        edit_json(quantized / file, lambda config: {**config, "quantization_config": scheme})
+    else:
+        (quantized / file).write_text(json.dumps({"quantization": scheme}))
+    done = scion(quantized, "--gpu", "h100", "--disk", tmp_path)
+    assert done.returncode == 1
+    assert "this checkpoint is quantized already" in done.stderr
+    assert str(quantized / file) in done.stderr
+    assert "quant_method modelopt, quant_algo NVFP4" in done.stderr
+    assert "give the bf16 source" in done.stderr
 
 
 def test_a_repository_is_estimated_from_its_headers(

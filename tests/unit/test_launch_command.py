@@ -1,6 +1,7 @@
 """`scion launch` as a command of its own."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from checkpoints import tiny_config, write_checkpoint
 from scion.architectures.families import QWEN3_5
 from scion.engines.config import Launch
 from scion.engines.served_model import ServedModel
+from scion.engines.vllm.cpu_environment import CPU_ENVIRONMENT
 from scion.engines.vllm.flags import flags
 
 CONFIG = """
@@ -66,6 +68,30 @@ def test_a_launch_is_named_and_changed(folder: Path, config: Path) -> None:
     assert "--max-num-seqs 7" in command
     assert "--kv-cache-dtype fp8" in command
     assert "--speculative-config" not in command
+
+
+def test_small_memory_is_told_in_smaller_units(folder: Path) -> None:
+    said = scion(folder, "--gpu", "h100", "--max-num-seqs", 2, "--max-model-len", 512).stdout
+    assert "79.11 GiB" in said
+    weights = next(line for line in said.splitlines() if line.startswith("  weights"))
+    assert re.search(r" (?!0\.00)[\d.]+ [MK]iB ", weights), weights
+    assert "0.00 GiB" not in said
+    refused = scion(folder, "--memory-gib", 0.5).stdout
+    assert re.search(r"takes [\d.]+ [MK]iB of cache", " ".join(refused.split()))
+
+
+def test_errors_of_lint_are_named(folder: Path, tmp_path: Path) -> None:
+    sound = scion(folder, "--gpu", "h100", "--max-num-seqs", 2)
+    assert "N201" not in sound.stdout
+    repeated = write_checkpoint(
+        tmp_path / "model",
+        tiny_config(max_position_embeddings=1024),
+        rename=lambda name: name.replace("language_model.", "language_model.language_model."),
+    )
+    for where in (("--gpu", "h100"), ("--engine", "sglang"), ("--cpu",)):
+        last = scion(repeated, *where, "--max-num-seqs", 2).stdout.splitlines()[-1]
+        assert last.startswith("scion lint finds errors in it: ")
+        assert "N201 repeated-prefix" in last
 
 
 def test_what_does_not_fit_fails(folder: Path) -> None:
@@ -201,6 +227,11 @@ def test_the_prediction_is_held_to_a_server_s_log(folder: Path, tmp_path: Path) 
 def test_a_cpu_has_a_command_of_its_own(folder: Path) -> None:
     done = scion(folder, "--cpu", "--max-model-len", 512)
     assert (done.returncode, done.stderr) == (0, "")
+    # What is copied with the command is a comment of the shell's.
+    comment = [line for line in done.stdout.split("VLLM_")[0].splitlines() if line]
+    assert all(line.startswith("# ") for line in comment)
+    assert " ".join(line[2:] for line in comment) == f"In {CPU_ENVIRONMENT}:"
+    assert not json.loads(scion(folder, "--cpu", "--json").stdout)["command"].startswith("#")
     assert f"python -m vllm.entrypoints.launchers.api_server.entry --model {folder}" in done.stdout
     assert "VLLM_CPU_KVCACHE_SPACE=1" in done.stdout
     assert "--enforce-eager" in done.stdout

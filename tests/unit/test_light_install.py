@@ -231,7 +231,10 @@ def test_the_hook_of_pre_commit_judges_each_checkpoint_once(light: Install, pico
     assert ran.stdout.count("4 errors") == 1
 
 
-def test_help_imports_nothing_that_is_installed(light: Install) -> None:
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_what_the_command_says_of_itself_imports_nothing_that_is_installed(
+    option: str, light: Install
+) -> None:
     code = (
         "import json, sys\n"
         "from scion.cli.main import main\n"
@@ -240,10 +243,15 @@ def test_help_imports_nothing_that_is_installed(light: Install) -> None:
         " for name, module in sys.modules.items() if name.split('.')[0] != 'scion']))"
     )
     done = subprocess.run(
-        [str(light.python), "-I", "-c", code, "--help"], capture_output=True, text=True, check=True
+        [str(light.python), "-I", "-c", code, option], capture_output=True, text=True, check=True
     )
     files = json.loads(done.stdout.splitlines()[-1])
     assert [file for file in files if str(light.folder) in file] == []
+
+
+def test_the_version_is_the_one_that_is_installed(light: Install) -> None:
+    ran = light.run("--version", SCION_COMMIT="")
+    assert (ran.returncode, ran.stdout) == (0, f"scion {PROJECT['version']}\n")
 
 
 # With the hub

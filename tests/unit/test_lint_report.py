@@ -113,6 +113,13 @@ def test_every_rule_is_in_the_reference_and_explained() -> None:
         assert re.search(rf"^{entry.code} .*{entry.name}", names, re.MULTILINE)
 
 
+def test_a_repair_by_the_workflow_is_run_with_a_config_file_of_ones_own() -> None:
+    commands = [entry.command for entry in RULES if "snakemake " in (entry.command or "")]
+    assert commands
+    for command in commands:
+        assert " --configfile YOURS.yaml " in (command or "")
+
+
 def test_an_explanation_says_all_that_is_known() -> None:
     assert explained([odd_name, odd_number]) == (
         "N901 odd-name (error)\n"
@@ -156,6 +163,13 @@ def test_text_says_what_was_found_and_what_it_comes_to(folder: Path) -> None:
         f"1 error: {tensors} tensors in 2 files of a model; "
         "judged for vLLM 0.19.1, 0.20.0, SGLang 0.5.23 on 2, 4 GPUs\n"
     )
+
+
+def test_the_last_line_counts_places_and_the_rules_that_they_are_of(folder: Path) -> None:
+    report = judge(folder, odd_name, odd_file)
+    report = replace(report, results=[report.results[0], *report.results])
+    last = text([report], colour=False).splitlines()[-1]
+    assert last.startswith("2 errors of 1 rule, 1 warning: ")
 
 
 def test_text_calls_clean_what_is_clean(folder: Path) -> None:

@@ -13,7 +13,7 @@ from scion.architectures.inventory import inventory
 from scion.checkpoint.safetensors_file import DTYPE_BITS, Tensor
 from scion.common.errors import ScionError
 from scion.engines.config import Launch
-from scion.engines.gpus import GIB, GPUS, MIB, find_gpu
+from scion.engines.gpus import GIB, GPUS, KIB, MIB, find_gpu, memory_text
 from scion.engines.registry.engines import parse_engine
 from scion.engines.releases import EngineRelease
 from scion.engines.vllm.cache_layout import ModelSizes, capacity, layout
@@ -330,3 +330,20 @@ def test_the_context_is_as_long_as_the_model_was_made_for(rope: object, longest:
         )
     ]
     assert fits == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (80 * GIB, "80.00 GiB"),
+        (GIB // 10 + 1, "0.10 GiB"),
+        (GIB // 11, "93.09 MiB"),
+        (MIB // 2, "0.50 MiB"),
+        (3 * KIB, "3.00 KiB"),
+        (1, "0.00 KiB"),
+        (-5 * MIB, "-5.00 MiB"),
+        (0, "0.00 GiB"),
+    ],
+)
+def test_memory_is_told_in_gib_unless_that_says_nothing(count: int, text: str) -> None:
+    assert memory_text(count) == text

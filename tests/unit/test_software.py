@@ -15,6 +15,7 @@ from scion.artifacts.making import Output, remake
 from scion.artifacts.plan import Plan
 from scion.artifacts.software import VARIABLE, Software, is_outdated, public_address, this_software
 from scion.artifacts.store.store import Store
+from scion.cli.main import command_parser
 from scion.common.errors import ScionError
 
 PYPROJECT = """\
@@ -93,6 +94,19 @@ def test_changes_of_the_code_are_told_and_others_are_not(repository: Path) -> No
     assert not found(repository).modified
     (repository / "workflow/scion/__init__.py").write_text('"""Other."""\n')
     assert found(repository).modified
+
+
+def test_a_terminal_is_told_version_and_commit(
+    repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commit = git(repository, "rev-parse", "HEAD")
+    assert str(found(repository)) == f"1.2.3, commit {commit}"
+    (repository / "workflow/scion/new.py").touch()
+    assert str(found(repository)).endswith(f"{commit} with changes that are not committed")
+    assert str(Software("1.2.3")) == "1.2.3"
+    with pytest.raises(SystemExit, match=r"^0$"):
+        command_parser().parse_args(["--version"])
+    assert capsys.readouterr().out == f"scion {this_software()}\n"
 
 
 def test_a_hook_s_repository_is_not_taken_for_it(

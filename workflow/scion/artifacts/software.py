@@ -52,6 +52,13 @@ class Software:
     modified: bool = False
     url: str | None = None
 
+    def __str__(self) -> str:
+        """Version and commit, as a terminal shows them."""
+        if self.commit is None:
+            return self.version
+        changes = " with changes that are not committed" if self.modified else ""
+        return f"{self.version}, commit {self.commit}{changes}"
+
     @property
     def install(self) -> str | None:
         """The command that installs the code of the commit; None without address or commit."""

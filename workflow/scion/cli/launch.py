@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from scion.engines.releases import EngineRelease
     from scion.engines.served_model import ServedModel
     from scion.engines.vllm.memory import Prediction
+    from scion.lint.rule import Rule
 
 
 def launch(args: argparse.Namespace) -> int:
@@ -28,8 +29,10 @@ def launch(args: argparse.Namespace) -> int:
     """
     from scion.checkpoint.shards import Checkpoint
     from scion.cli.launch_report import (
+        environment_lines,
         flag_lines,
         gpu_lines,
+        lint_lines,
         memory_lines,
         reported_lines,
         unpredicted_lines,
@@ -57,13 +60,28 @@ def launch(args: argparse.Namespace) -> int:
         print(json.dumps({"command": command, **record, **beside}, indent=1))
         return _code(predicted)
     memory = memory_lines(predicted) if predicted else unpredicted_lines(engine, cpu=args.cpu)
-    lines = [command, "", *flag_lines(options), "", *memory, *reported_lines(beside)]
+    lines = [*(environment_lines() if args.cpu else ()), command, "", *flag_lines(options), ""]
+    lines += [*memory, *lint_lines(_errors(args.folder, chosen, engine)), *reported_lines(beside)]
     print("\n".join(lines))
     return _code(predicted)
 
 
 def _code(predicted: "Prediction | None") -> int:
     return 1 if predicted is not None and predicted.verdict == "does not fit" else 0
+
+
+def _errors(folder: Path, chosen: "Launch", engine: "EngineRelease") -> "list[Rule]":
+    """The rules by which lint finds that the engine does not serve what the checkpoint means."""
+    from scion.checkpoint.folder_source import open_source
+    from scion.lint.all_rules import RULES
+    from scion.lint.rule import Severity, run, select_rules
+    from scion.lint.subject import Subject
+
+    subject = Subject.open(
+        open_source(str(folder)), engines=[engine], tensor_parallel=[chosen.tensor_parallel]
+    )
+    errors = [rule for rule in select_rules(RULES) if rule.severity is Severity.ERROR]
+    return list(dict.fromkeys(result.rule for result in run(subject, errors)))
 
 
 def _command(

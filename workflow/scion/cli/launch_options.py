@@ -8,8 +8,9 @@ from scion.architectures.families import released_classes
 
 _DESCRIPTION = f"""\
 Print the command that serves a checkpoint, what each flag is for, and what the launch would do with
-a GPU's memory. Only config.json and the headers of the shards are read: no GPU, no torch, no
-server, about a second. For {released_classes()}."""
+a GPU's memory. Errors that lint finds in the checkpoint are named. Only configs, the index and the
+headers of the shards are read: no GPU, no torch, no server, about a second.
+For {released_classes()}."""
 
 _EPILOG = """\
 examples:

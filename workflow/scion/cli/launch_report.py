@@ -5,10 +5,18 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from scion.engines.flag import Flag
-from scion.engines.gpus import GIB, GPUS
+from scion.engines.gpus import GIB, GPUS, memory_text
 from scion.engines.registry.engines import engine_of
 from scion.engines.releases import EngineRelease
+from scion.engines.vllm.cpu_environment import CPU_ENVIRONMENT
 from scion.engines.vllm.memory import MemoryFinding, Prediction
+from scion.lint.rule import Rule
+
+
+def environment_lines() -> list[str]:
+    """Which Python a CPU's command needs, as a comment of the shell's: it is copied with it."""
+    text = f"In {CPU_ENVIRONMENT}:"
+    return textwrap.wrap(text, 98, initial_indent="# ", subsequent_indent="# ")
 
 
 def flag_lines(options: Iterable[Flag]) -> list[str]:
@@ -41,7 +49,7 @@ def memory_lines(predicted: Prediction) -> list[str]:
     ]
     return [
         f"memory, predicted for {predicted.engine}:",
-        *(f"  {name:22}{size / GIB:9.2f} GiB  {note}".rstrip() for name, size, note in rows),
+        *(f"  {name:22}{memory_text(size):>13}  {note}".rstrip() for name, size, note in rows),
         f"  cache: {held.tokens:,} tokens as vLLM counts, {held.concurrency:.2f} requests that "
         "fill the context",
         f"  {blocks.token_bytes:,} bytes a token, in blocks of {blocks.block_tokens} tokens",
@@ -60,6 +68,12 @@ def _finding_lines(finding: MemoryFinding) -> list[str]:
     return lines
 
 
+def lint_lines(errors: Iterable[Rule]) -> list[str]:
+    """What speaks against the checkpoint itself, whatever its launch is."""
+    told = ", ".join(f"{rule.code} {rule.name}" for rule in errors)
+    return [f"scion lint finds errors in it: {told}"] if told else []
+
+
 def reported_lines(beside: Mapping[str, Any]) -> list[str]:
     """The prediction beside what a server printed, if a server's log was named."""
     rows = [
@@ -73,10 +87,7 @@ def reported_lines(beside: Mapping[str, Any]) -> list[str]:
 def unpredicted_lines(release: EngineRelease, *, cpu: bool) -> list[str]:
     """What is said where memory is not predicted: of an engine, or of vLLM on a CPU."""
     if cpu:
-        return [
-            "Run it in `nix develop .#serve-cpu`, or with envs/serve-cpu/.venv/bin on the PATH.",
-            "memory: not predicted for a CPU",
-        ]
+        return ["memory: not predicted for a CPU"]
     engine = engine_of(release)
     untried = engine.launcher.untried if engine.launcher else ""
     caveat = [f"{release}: {untried}"] if untried else []

@@ -44,6 +44,9 @@ def command_parser() -> argparse.ArgumentParser:
         description="Lint checkpoints; make, check and describe releases. Releases are made by the "
         "workflow: snakemake --cores all --configfile config/releases/X.yaml",
     )
+    parser.add_argument(
+        "--version", action=_Version, nargs=0, help="say which Scion this is, and of which commit"
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_summary(commands.add_parser)
     add_check(commands.add_parser, _check)
@@ -56,6 +59,16 @@ def command_parser() -> argparse.ArgumentParser:
     add_compare(commands.add_parser, _compare)
     add_store(commands.add_parser, _store)
     return parser
+
+
+class _Version(argparse.Action):
+    """Says which Scion this is; git is asked only then."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from scion.artifacts.software import this_software
+
+        print(f"{parser.prog} {this_software()}")
+        parser.exit()
 
 
 def _add_summary(add_parser: _AddParser) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from scion.common.errors import ScionError
 
+KIB = 1 << 10
 MIB = 1 << 20
 GIB = 1 << 30
 _UNPUBLISHED_SHARE = 0.985
@@ -132,3 +133,11 @@ def find_gpu(name: str) -> Gpu:
         found=repr(name),
         hint="give its memory instead: scion launch FOLDER --memory-gib 47.5",
     )
+
+
+def memory_text(count: int) -> str:
+    """Bytes in GiB, as memory of GPUs is told; in MiB or KiB where GiB would say nothing."""
+    units = ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB"))
+    large = (unit for unit in units if abs(count) >= unit[0] / 10)
+    unit, name = next(large, units[-1]) if count else units[0]
+    return f"{count / unit:.2f} {name}"

@@ -62,6 +62,13 @@ class Report:
         """Number of findings by severity."""
         return Counter(result.rule.severity for result in self.results)
 
+    def total(self, severity: Severity) -> str:
+        """Findings of a severity, and of how many rules where these are fewer: the paragraphs."""
+        found = self.counts[severity]
+        rules = len({result.rule for result in self.results if result.rule.severity is severity})
+        of_rules = "" if rules == found else f" of {plural(rules, 'rule')}"
+        return f"{plural(found, severity)}{of_rules}"
+
     def path(self, file: str) -> Path | None:
         """A file of the checkpoint as seen from the working folder; None where it is on the hub.
 
@@ -180,8 +187,7 @@ def closing(report: Report) -> list[str]:
 
 def _summary(report: Report) -> str:
     subject = report.subject
-    counts = report.counts
-    totals = [plural(counts[severity], severity) for severity in Severity if counts[severity]]
+    totals = [report.total(severity) for severity in Severity if report.counts[severity]]
     name = printable(subject.source.name)
     if not report.judged:
         return f"{', '.join(totals)}: {name} was not judged"

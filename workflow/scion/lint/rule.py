@@ -128,8 +128,11 @@ def rule(
 
 
 def workflow_until(stage: str) -> str:
-    """The command that runs a release's workflow up to the stage that repairs something."""
-    return f"{_WORKFLOW}--cores all --configfile config/releases/X.yaml --until {stage}"
+    """The command that runs the workflow up to the stage that repairs something.
+
+    Its config file is one that whoever has the checkpoint writes, and its name says so.
+    """
+    return f"{_WORKFLOW}--cores all --configfile YOURS.yaml --until {stage}"
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from scion.checkpoint.safetensors_file import Tensor
 from scion.engines.config import Launch
-from scion.engines.gpus import GIB
+from scion.engines.gpus import GIB, memory_text
 from scion.engines.releases import EngineRelease, affects
 from scion.engines.vllm.cache_layout import (
     Capacity,
@@ -262,12 +262,14 @@ def _cache_findings(
     blocks: Layout, held: Capacity, launch: Launch, *, left: int, requests: int
 ) -> list[MemoryFinding]:
     request = blocks.request_blocks(launch.max_model_len) * blocks.block_bytes
-    context = f"one request of {launch.max_model_len:,} tokens takes {_gib(request)} GiB of cache"
+    context = (
+        f"one request of {launch.max_model_len:,} tokens takes {memory_text(request)} of cache"
+    )
     if left < request:
         return [
             MemoryFinding(
                 "problem",
-                f"{context}, and {_gib(left)} GiB would be left for it: vLLM stops at start",
+                f"{context}, and {memory_text(left)} would be left for it: vLLM stops at start",
                 _smaller(blocks, held, launch),
             )
         ]
@@ -291,7 +293,7 @@ def _cache_findings(
         findings.append(
             MemoryFinding(
                 "warning",
-                f"{context}, and about {_gib(left)} GiB would be left: less than the estimate "
+                f"{context}, and about {memory_text(left)} would be left: less than the estimate "
                 "is uncertain by",
                 _smaller(blocks, held, launch),
             )
@@ -314,7 +316,7 @@ def _outside_findings(outside: int, needed: int) -> list[MemoryFinding]:
     return [
         MemoryFinding(
             "warning",
-            f"{_gib(outside)} GiB lie outside vLLM's share, and about {_gib(needed)} GiB are "
+            f"{memory_text(outside)} lie outside vLLM's share, and about {memory_text(needed)} are "
             "allocated after the cache: the server may run out of memory at its first steps",
             "a smaller --gpu-memory-utilization",
         )

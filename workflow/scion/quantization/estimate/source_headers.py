@@ -14,6 +14,8 @@ from scion.architectures.text_only import text_config
 from scion.checkpoint.folder_source import open_source
 from scion.checkpoint.safetensors_file import Header
 from scion.checkpoint.shards import CONFIG, Checkpoint
+from scion.common.errors import ScionError
+from scion.formats.modelopt import HF_QUANT_CONFIG
 from scion.lint.subject import Subject
 
 
@@ -29,12 +31,14 @@ def text_checkpoint(location: str, *, text_only: bool = True) -> Checkpoint:
         where something was taken out, or where it is not on this machine.
 
     Raises:
-        ScionError: No checkpoint is there, it can't be read, or it is not of the known family.
+        ScionError: No checkpoint is there, it can't be read, it is not of the known family, or it
+            is quantized already.
     """
     subject = Subject.open(open_source(location), engines=())
     if subject.refusal is not None:
         raise subject.refusal
     folder = subject.source.folder or Path(subject.source.name)
+    _require_plain(subject, folder)
     expected = inventory(subject.config, where=folder / CONFIG)
     tensors = {name: shard for shard in subject.shards for name in subject.headers[shard].tensors}
     names = sound_names(tensors, expected, where=folder)
@@ -51,3 +55,19 @@ def text_checkpoint(location: str, *, text_only: bool = True) -> Checkpoint:
             headers[shard] = replace(header, tensors=kept)
     shard_of = {name: shard for shard, header in headers.items() for name in header.tensors}
     return Checkpoint(folder, headers, shard_of, text_config(subject.config, text_only=text_only))
+
+
+def _require_plain(subject: Subject, folder: Path) -> None:
+    """Refuse what is quantized already: its names and dtypes would be called broken."""
+    declared = subject.declared
+    if not declared:
+        return
+    words = ((key, declared.get(key)) for key in ("quant_method", "quant_algo", "format"))
+    said = [f"{key} {word}" for key, word in words if isinstance(word, str)]
+    raise ScionError(
+        "this checkpoint is quantized already",
+        where=folder / (CONFIG if subject.scheme else HF_QUANT_CONFIG),
+        expected="a bf16 checkpoint, which declares no quantization",
+        found=", ".join(said) or "the declaration of a method that has no name",
+        hint="give the bf16 source that it was made of",
+    )

@@ -10,12 +10,12 @@ from scion.engines.flag import Flag
 from scion.engines.served_model import ServedModel
 from scion.engines.sglang.engine import SGLANG
 from scion.engines.vllm.command import ServerCommand, server_command
+from scion.engines.vllm.cpu_environment import CPU_ENVIRONMENT
 from scion.report.card.memory import predicted_memory
 from scion.report.card.typography import without_tags
 
 _CPU_NOTE = (
-    "vLLM has no NVFP4 kernel for CPUs: the environment `envs/serve-cpu` of Scion "
-    "(`nix develop .#serve-cpu`, or its `.venv/bin` on the PATH) holds vLLM's CPU build and a "
+    f"vLLM has no NVFP4 kernel for CPUs: {CPU_ENVIRONMENT} holds vLLM's CPU build and a "
     "plugin that decodes NVFP4 in software."
 )
 _FOLDER_NOTE = (
