@@ -11,12 +11,12 @@ from typing import Any
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
-from pydantic_core import ErrorDetails
 
 from scion.checkpoint.hub.location import HubRepository, LocalFolder, parse_location
 from scion.checkpoint.places import check_places
 from scion.common.errors import ScionError
 from scion.common.section import Section
+from scion.common.section_errors import section_errors
 from scion.common.strict_yaml import read_yaml
 from scion.engines.config import PICO_LAUNCH, Launch, Serving
 from scion.evaluation.agent.config import AgentTasks
@@ -28,7 +28,6 @@ from scion.quantization.config import Quantization
 from scion.quantization.variants_config import Comparison
 from scion.report.config import Card
 
-_MOST_ERRORS = 20
 _PICO = "resources/pico/"
 # What a card says of the embedded pair, and nothing else can be.
 _OF_CARD = ("title", "repository", "summary", "parent", "base", "hardware_target")
@@ -79,6 +78,13 @@ class Config(Section):
     def _list_stores(cls, value: Any) -> Any:
         if isinstance(value, str):
             raise ValueError(f"a list of locations is expected: write `store: [{value}]`")
+        return value
+
+    @field_validator("store")
+    @classmethod
+    def _name_stores(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(location.strip() for location in value):
+            raise ValueError("a location is empty; the default is results/.store")
         return value
 
     @model_validator(mode="after")
@@ -179,23 +185,14 @@ def load_config(values: Any, *, where: object) -> Config:
     try:
         return Config.model_validate(values)
     except (ValidationError, RecursionError) as error:
-        details = error.errors() if isinstance(error, ValidationError) else []
+        told = section_errors(error, Config) if isinstance(error, ValidationError) else []
         raise ScionError(
             "the configuration is not valid",
             where=where,
             expected="keys and values as config/default.yaml explains them",
-            found="; ".join(map(_told, details[:_MOST_ERRORS])) or "values nested too deeply",
+            found="; ".join(told) or "values nested too deeply",
             hint="compare the named keys with config/default.yaml",
         ) from error
-
-
-def _told(detail: ErrorDetails) -> str:
-    place = ".".join(str(part)[:80] for part in detail["loc"])
-    message = detail["msg"].removeprefix("Value error, ")
-    found = detail["input"]
-    # Of a section that is wrong as a whole the message says which key is.
-    shown = "" if isinstance(found, dict | Section) else f" (found {str(found)[:80]})"
-    return f"{place}: {message}{shown}" if place else f"{message}{shown}"
 
 
 def read_config(path: Path) -> Config:
