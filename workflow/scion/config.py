@@ -5,6 +5,7 @@ stands in the package that owns it, in a `config.py`: a stage imports those that
 neither another section's value nor its code changes what the stage has made.
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,16 @@ from typing import Any
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from scion.artifacts.environments import VARIABLE, not_installed
 from scion.checkpoint.hub.location import HubRepository, LocalFolder, parse_location
-from scion.checkpoint.places import check_places
+from scion.checkpoint.places import Rows, check_places, of_key
+from scion.checkpoint.preview import Preview
 from scion.common.errors import ScionError
 from scion.common.section import Section
 from scion.common.section_errors import section_errors
 from scion.common.strict_yaml import read_yaml
 from scion.engines.config import PICO_LAUNCH, Launch, Serving
+from scion.engines.vllm.cache_layout import require_context
 from scion.evaluation.agent.config import AgentTasks
 from scion.evaluation.harness.config import Bfcl, Ifeval
 from scion.evaluation.quality.config import Quality
@@ -158,6 +162,19 @@ class Config(Section):
         data += [("ifeval.dataset", self.ifeval.dataset)] if self.ifeval.enabled else []
         return data
 
+    def rows(self) -> dict[str, Rows]:
+        """By the key of data, how many rows are taken; a file with fewer stops its stage."""
+        calibration = "quantization.calibration.sets"
+        rows = {
+            f"{calibration}.{number}.dataset": (f"{calibration}.{number}.samples", each.samples)
+            for number, each in enumerate(self.quantization.calibration.sets)
+        }
+        # Of texts it is the most that are taken.
+        rows["quality.chats"] = ("quality.samples", self.quality.samples)
+        if self.ifeval.limit is not None:
+            rows["ifeval.dataset"] = ("ifeval.limit", self.ifeval.limit)
+        return rows
+
     def launch(self, name: str) -> Launch:
         """The launch of that name, one of `launches`."""
         return next(launch for launch in self.launches if launch.name == name)
@@ -223,9 +240,36 @@ def read_values(path: Path) -> dict[str, Any]:
 
 def check_sources(config: Config, *, where: object, hub: bool) -> list[str]:
     """As `scion.checkpoint.places.check_places`, of all that a configuration names."""
+
+    def judge(source: Preview) -> None:
+        if not config.serving.stretches_context():
+            for number, launch in enumerate(config.launches):
+                with of_key(f"launches.{number}.max_model_len"):
+                    require_context(launch, source.text, hint="lower it to {longest}")
+
     return check_places(
-        config.checkpoints(), config.data(), license=config.card.license, where=where, hub=hub
+        config.checkpoints(),
+        config.data(),
+        license=config.card.license,
+        where=where,
+        hub=hub,
+        rows=config.rows(),
+        judge=judge,
     )
+
+
+def lacking_environment(config: Config) -> ScionError | None:
+    """The error of a run on this machine that starts a server, if its environment is not here.
+
+    Returns:
+        The error; None where no server is started, or where nothing says what is installed:
+        outside of a project's folder.
+    """
+    folder = f"envs/{config.serving.environment}"
+    known = VARIABLE in os.environ or Path(folder).is_dir()
+    if config.serving.server_url is not None or not known:
+        return None
+    return not_installed(folder)
 
 
 def default_yaml() -> str:
