@@ -214,7 +214,9 @@ def begin_servers():
 
 def lacking_environments():
     """An error for each environment that jobs of this run need and that is not installed here."""
-    jobs = list(workflow.dag.needrun_jobs()) if workflow.local_exec else []
+    # After a plan all count as finished.
+    dag, here = workflow.dag, workflow.local_exec
+    jobs = list(dag.needrun_jobs(exclude_finished=False)) if here else []
     own = CONFIG.serving.server_url is None
     folders = {
         SERVING_FOLDER: own and any(job.params.get("python") == SERVING_PYTHON for job in jobs),
