@@ -76,7 +76,7 @@ def test_all_errors_are_told_at_once() -> None:
 @pytest.mark.parametrize(
     ("values", "told"),
     [
-        ({"sourc": "x"}, "sourc: Extra inputs are not permitted, did you mean source? (found x)"),
+        ({"sorce": "x"}, "sorce: Extra inputs are not permitted, did you mean source? (found x)"),
         (
             {"quantization": {"calibration": {"sets": [{"sampels": 8}]}}},
             "quantization.calibration.sets.0.sampels: Extra inputs are not permitted, "
