@@ -36,5 +36,6 @@ rule all:
 
 onstart:
     require_pinned_sources()
+    require_environments()
     begin_store()
     begin_servers()

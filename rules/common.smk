@@ -17,7 +17,7 @@ from types import SimpleNamespace
 from scion.config import check_sources, load_config, read_values
 from scion.common.section import Section
 from scion.common.digest import digest_file, digest_json
-from scion.artifacts.environments import identity, prefix
+from scion.artifacts.environments import identity, not_installed, prefix
 from scion.artifacts.plan import Plan
 from scion.artifacts.store.sources import appearance
 from scion.artifacts.store.store import Store, unusable
@@ -212,6 +212,33 @@ def begin_servers():
         or_end(share_forks, Path(SERVING_PYTHON), CONFIG.serving, log)
 
 
+def lacking_environments():
+    """An error for each environment that jobs of this run need and that is not installed here."""
+    # After a plan all count as finished.
+    dag, here = workflow.dag, workflow.local_exec
+    jobs = list(dag.needrun_jobs(exclude_finished=False)) if here else []
+    own = CONFIG.serving.server_url is None
+    folders = {
+        SERVING_FOLDER: own and any(job.params.get("python") == SERVING_PYTHON for job in jobs),
+        EVALUATION_FOLDER: any(job.params.get("evaluator_python") for job in jobs),
+    }
+    needed = map(not_installed, [folder for folder, is_needed in folders.items() if is_needed])
+    return [lacking for lacking in needed if lacking is not None]
+
+
+def require_environments():
+    """Refuse to run before hours are spent, if what is to be started then is not installed."""
+    for lacking in lacking_environments():
+        end(lacking)
+
+
+def tell_environments():
+    """Say of a plan which environments a run would lack here: it may be meant for elsewhere."""
+    if workflow.executor_plugin is not None and workflow.dryrun and workflow.dag is not None:
+        for lacking in lacking_environments():
+            print(f"warning: {lacking}", file=sys.stderr)
+
+
 def require_pinned_sources():
     """Refuse to run before every repository is named with its commit."""
     for _, location in [*CONFIG.checkpoints(), *CONFIG.data()]:
@@ -246,3 +273,4 @@ def show_results():
 if workflow.is_main_process:
     # Snakemake calls none of its hooks if there is nothing to be done.
     atexit.register(show_results)
+    atexit.register(tell_environments)

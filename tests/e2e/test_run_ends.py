@@ -2,6 +2,8 @@
 
 import shutil
 import subprocess
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,12 +13,34 @@ from project_copy import ProjectCopy
 BOMB = "a0: &a0 [x]\n" + "".join(
     f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 9)}]\n" for level in range(1, 10)
 )
-HEADLESS = "release: headless\ndonor: resources/pico/pico-agent\n"
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> ProjectCopy:
     return ProjectCopy.make(tmp_path_factory.mktemp("dollar$(touch made) {brace} 'quote"))
+
+
+@contextmanager
+def edited(project: ProjectCopy, stage: str, *changes: tuple[str, str]) -> Generator[None]:
+    """Another code of a stage."""
+    file = project.folder / f"workflow/scion/stages/{stage}.py"
+    text = changed = file.read_text()
+    for old, new in changes:
+        assert old in changed
+        changed = changed.replace(old, new)
+    file.write_text(changed)
+    try:
+        yield
+    finally:
+        file.write_text(text)
+
+
+NAMED = "release: headless\n"
+# A fault that the plan's look at the donor does not find.
+HEADLESS = (
+    "local = find_head(open_pinned(location)",
+    'local = find_head(open_pinned("resources/pico/pico-agent")',
+)
 
 
 def run(project: ProjectCopy, config: str, *options: str) -> tuple[int, str]:
@@ -45,7 +69,8 @@ def last_error(output: str) -> str:
 
 
 def test_a_stage_that_fails_has_the_last_word(project: ProjectCopy) -> None:
-    code, output = run(project, HEADLESS, "--cores", "1", "--until", "fetch_donor")
+    with edited(project, "fetch_donor", HEADLESS):
+        code, output = run(project, NAMED, "--cores", "1", "--until", "fetch_donor")
     assert code == 1
     assert last_error(output).startswith("error: the donor has no whole MTP head")
     hint, log = output.splitlines()[-2:]
@@ -54,19 +79,10 @@ def test_a_stage_that_fails_has_the_last_word(project: ProjectCopy) -> None:
 
 
 def test_it_has_it_too_where_another_stage_ends_later(project: ProjectCopy) -> None:
-    slow = project.folder / "workflow/scion/stages/fetch_source.py"
-    text = slow.read_text()
-    slow.write_text(text.replace("def main() -> int:", "import time\n\n\ndef main() -> int:", 1))
-    slow.write_text(
-        slow.read_text().replace(
-            "    return run_fetch(", "    time.sleep(9)\n    return run_fetch("
-        )
-    )
-    try:
-        stages = ("--until", "fetch_donor", "fetch_source")
-        code, output = run(project, HEADLESS + "text_only: false\n", "--cores", "9", *stages)
-    finally:
-        slow.write_text(text)
+    slow = ("    return run_fetch(", "    import time\n\n    time.sleep(9)\n    return run_fetch(")
+    stages = ("--until", "fetch_donor", "fetch_source")
+    with edited(project, "fetch_donor", HEADLESS), edited(project, "fetch_source", slow):
+        code, output = run(project, NAMED + "text_only: false\n", "--cores", "9", *stages)
     assert code == 1
     assert output[output.rindex("error: ") :].startswith("error: the donor has no whole MTP head")
     assert "log:" in output.splitlines()[-1]
@@ -78,15 +94,9 @@ def test_it_has_it_too_where_another_stage_ends_later(project: ProjectCopy) -> N
 
 
 def test_of_a_stage_that_is_killed_the_log_is_named(project: ProjectCopy) -> None:
-    stage = project.folder / "workflow/scion/stages/fetch_donor.py"
-    text = stage.read_text()
     dies = "def main() -> int:\n    import os\n\n    os.kill(os.getpid(), 9)\n"
-    stage.write_text(text.replace("def main() -> int:\n", dies))
-    try:
-        config = HEADLESS.replace("headless", "killed")
-        code, output = run(project, config, "--cores", "1", "--until", "fetch_donor")
-    finally:
-        stage.write_text(text)
+    with edited(project, "fetch_donor", ("def main() -> int:\n", dies)):
+        code, output = run(project, "release: killed\n", "--cores", "1", "--until", "fetch_donor")
     assert code == 1
     error = last_error(output)
     assert error.startswith("error: fetch_donor ended without a word of its own")
@@ -109,15 +119,44 @@ def test_what_is_planned_is_told_as_snakemake_has_it(project: ProjectCopy) -> No
         (BOMB, "aliases written out"),
         ("release: x\nsource: nowhere\n", "those of the embedded pair"),
         ("release: x\ndonor: nowhere\n", "donor: the checkpoint's folder is not there"),
+        (
+            "release: x\ndonor: resources/pico/pico-agent\n",
+            "donor: the donor has no whole MTP head",
+        ),
+        ("release: x\nquantization: {calibration: {sets: [{samples: 97}]}}\n", "found:    96 rows"),
+        (
+            "release: x\nlaunches: [{name: pico, title: a, max_model_len: 2049}]\n",
+            "max_model_len 2048 at most",
+        ),
         ("release: x\nmeasurement: {prompts: nowhere}\n", "the data are not there"),
     ],
-    ids=["key", "twice", "bomb", "pico's", "donor", "data"],
+    ids=["key", "twice", "bomb", "pico's", "donor", "head", "rows", "context", "data"],
 )
 def test_a_config_error_comes_alone(project: ProjectCopy, config: str, said: str) -> None:
     code, output = run(project, config, "-n")
     assert code == 1
     assert said in last_error(output)
     assert ".smk" not in output
+
+
+def test_an_environment_that_is_not_installed_stops_a_run_and_is_told_of_a_plan(
+    project: ProjectCopy,
+) -> None:
+    installed = project.folder / "envs/serve-cuda/.venv"
+    installed.unlink(missing_ok=True)
+    config = "release: x\nserving: {environment: serve-cuda}\n"
+    code, output = run(project, config, "-n")
+    assert code == 0
+    assert output.count("warning: the environment serve-cuda is not installed") == 1
+    code, output = run(project, config, "--cores", "1")
+    assert code == 1
+    error = last_error(output)
+    assert error.startswith("error: the environment serve-cuda is not installed")
+    assert "make SERVING=serve-cuda setup" in error
+    assert not (project.folder / "results/x").exists()
+    # What serves nothing needs none.
+    code, output = run(project, config, "-n", "--until", "fetch_source")
+    assert (code, "warning" in output) == (0, False)
 
 
 def test_an_architecture_is_refused_while_it_is_planned(project: ProjectCopy) -> None:

@@ -73,6 +73,33 @@ def test_all_errors_are_told_at_once() -> None:
     assert all(key in caught.value.found for key in ("sources", "text_only", "donor"))
 
 
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"sorce": "x"}, "sorce: Extra inputs are not permitted, did you mean source? (found x)"),
+        (
+            {"quantization": {"calibration": {"sets": [{"sampels": 8}]}}},
+            "quantization.calibration.sets.0.sampels: Extra inputs are not permitted, "
+            "did you mean samples? (found 8)",
+        ),
+        ({"card": {"qqq": 1}}, "card.qqq: Extra inputs are not permitted (found 1)"),
+    ],
+)
+def test_an_unknown_key_is_told_once_with_the_nearest_known_one(
+    values: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(ScionError) as caught:
+        load_config(values, where="my.yaml")
+    assert caught.value.found == told
+
+
+def test_an_empty_list_is_told_beside_a_mistyped_key() -> None:
+    values = {"lint": {"engines": []}, "quantization": {"calibration": {"sets": [{"sampels": 8}]}}}
+    with pytest.raises(ScionError) as caught:
+        load_config(values, where="my.yaml")
+    assert caught.value.found.count("at least 1 item") == 1
+
+
 @pytest.mark.parametrize("content", ["a: [", "- 1", "text", None])
 def test_a_file_that_holds_no_mapping_is_refused(tmp_path: Path, content: str | None) -> None:
     path = tmp_path / "my.yaml"

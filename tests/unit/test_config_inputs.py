@@ -1,6 +1,8 @@
 """Config files as strangers, slips and enemies write them, through `scion config --check`."""
 
+import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 
 from checkpoints import tiny_config, write_checkpoint
 from own_release import OWN
+from scion.artifacts.environments import VARIABLE
 from scion.cli.main import main
 from scion.config import read_config
 
@@ -74,6 +77,11 @@ REFUSED: dict[str, tuple[str | bytes, str]] = {
     "split over no GPU": ("lint: {tensor_parallel: [0]}", "lint.tensor_parallel.0"),
     "split over a million": ("lint: {tensor_parallel: [1000000]}", "less than or equal"),
     "no engine": ("lint: {engines: []}", "lint.engines"),
+    "an unknown engine": ("lint: {engines: [vlm]}", "lint.engines: 'vlm'"),
+    "an unknown release of an engine": ("lint: {engines: [vllm==9]}", "no known release lies"),
+    "an unknown rule": ("lint: {ignore: [ZZ]}", "lint.ignore: 'ZZ': no rule has that name"),
+    "a text for a boolean": ("text_only: 'yes'", "text_only: Input should be a valid boolean"),
+    "a number for a boolean": ("ifeval: {enabled: 1}", "ifeval.enabled: Input should be a valid"),
     "a port beyond all": ("serving: {port: 70000}", "serving.port"),
     "a server of no address": ("serving: {server_url: 'ftp://x'}", "serving.server_url"),
     "memory beyond all": ("launches: [{name: a, title: b, max_model_len: 9, "
@@ -89,6 +97,7 @@ REFUSED: dict[str, tuple[str | bytes, str]] = {
     "an unknown launch": ("serving: {launch: fast}", "no launch fast"),
     "no launch": ("launches: []", "launches"),
     "no store": ("store: []", "store"),
+    "a store of no name": ("store: ['']", "store: a location is empty"),
     "an empty source": ("source: ''", "source: no location"),
     "a source over http": ("source: http://huggingface.co/a/b", "begins with http://"),
     "a source over https": ("source: https://huggingface.co/a/b", "begins with https://"),
@@ -151,7 +160,7 @@ def own(folder: Path, **values: object) -> str:
     for name in ("source", "donor"):
         if not (folder / name).exists():
             write_checkpoint(folder / name, tiny_config())
-    (folder / "data.jsonl").write_text("{}\n")
+    (folder / "data.jsonl").write_text("{}\n" * 20)
     places = {"source": folder / "source", "donor": folder / "donor", "data": folder / "data.jsonl"}
     return OWN.format(**{**places, **values})
 
@@ -160,7 +169,41 @@ def test_a_release_of_ones_own_is_sound(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "my.yaml").write_text(own(tmp_path))
+    # Outside of a checkout nothing is known of environments.
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(VARIABLE, raising=False)
     assert check(tmp_path / "my.yaml", monkeypatch, capsys) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("serving", "python", "warned"),
+    [
+        ("environment: serve-cuda", None, True),
+        ("environment: serve-cuda", "envs/serve-cuda/.venv/bin/python", False),
+        ("environment: serve-cuda, server_url: 'http://host:8000/v1'", None, False),
+    ],
+)
+def test_an_environment_that_is_not_installed_is_a_warning(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    serving: str,
+    python: str | None,
+    warned: bool,
+) -> None:
+    text = own(tmp_path).replace("launch: production", f"launch: production, {serving}")
+    (tmp_path / "my.yaml").write_text(text)
+    (tmp_path / "envs/serve-cuda").mkdir(parents=True)
+    if python is not None:
+        (tmp_path / python).parent.mkdir(parents=True)
+        (tmp_path / python).touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(VARIABLE, raising=False)
+    code, error = check(tmp_path / "my.yaml", monkeypatch, capsys)
+    assert (code, bool(error)) == (0, warned)
+    if warned:
+        assert error.startswith("warning: serving.environment: the environment serve-cuda is not")
+        assert "make SERVING=serve-cuda setup" in error
 
 
 def other_architecture(folder: Path) -> None:
@@ -169,6 +212,33 @@ def other_architecture(folder: Path) -> None:
 
 def licensed(folder: Path) -> None:
     (folder / "source/README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n# Mine\n")
+
+
+def short(folder: Path) -> None:
+    (folder / "data.jsonl").write_text("{}\n\n" * 19)
+
+
+def few_chats(folder: Path) -> None:
+    text = (folder / "my.yaml").read_text()
+    text = text.replace("sets: [{dataset", "sets: [{samples: 5, dataset")
+    (folder / "my.yaml").write_text(text.replace("{chats:", "{samples: 21, chats:"))
+
+
+def few_prompts(folder: Path) -> None:
+    data = folder / "data.jsonl"
+    ifeval = f"ifeval: {{dataset: {data}, limit: 21}}"
+    text = (folder / "my.yaml").read_text()
+    (folder / "my.yaml").write_text(text.replace("ifeval: {enabled: false}", ifeval))
+
+
+def short_context(folder: Path) -> None:
+    config = tiny_config(max_position_embeddings=4095)
+    (folder / "source/config.json").write_text(json.dumps(config))
+
+
+def headless(folder: Path) -> None:
+    shutil.rmtree(folder / "donor")
+    write_checkpoint(folder / "donor", tiny_config(), mtp=False)
 
 
 def linked(folder: Path) -> None:
@@ -191,6 +261,13 @@ def linked(folder: Path) -> None:
         ({}, lambda folder: (folder / "donor/config.json").write_text("{"), "config.json"),
         ({}, other_architecture, "bert"),
         ({}, licensed, "license: cc-by-nc-4.0"),
+        ({}, short, "found:    19 rows"),
+        ({}, short, "20 rows, as quantization.calibration.sets.0.samples says"),
+        ({}, few_chats, "quality.chats: the data have fewer rows than are asked for"),
+        ({}, few_prompts, "21 rows, as ifeval.limit says"),
+        ({}, short_context, "launches.0.max_model_len: the launch's context is beyond the model's"),
+        ({}, short_context, "max_model_len 4095 at most"),
+        ({}, headless, "donor: the donor has no whole MTP head"),
         ({}, linked, "a link leaves the checkpoint's folder"),
     ],
 )
@@ -202,12 +279,40 @@ def test_a_place_that_is_not_there_or_can_not_be_used_is_named(
     change: Callable[[Path], object] | None,
     said: str,
 ) -> None:
-    text = own(tmp_path, **values)
+    (tmp_path / "my.yaml").write_text(own(tmp_path, **values))
     if change is not None:
         change(tmp_path)
-    (tmp_path / "my.yaml").write_text(text)
     code, error = check(tmp_path / "my.yaml", monkeypatch, capsys)
     assert (code, said in error) == (1, True), error
+
+
+def stretched(text: str) -> str:
+    words = """arguments: ['--hf-overrides={"max_position_embeddings": 8192}']"""
+    return text.replace("launch: production", f"launch: production, {words}")
+
+
+def elsewhere(text: str) -> str:
+    return text.replace("launch: production", "launch: production, server_url: 'http://host/v1'")
+
+
+def all_texts(text: str) -> str:
+    # Of texts a sample's number is the most that are taken, and shares the chats' here.
+    chats = text.partition("chats: ")[2].partition(",")[0]
+    return text.replace("texts: null", f"samples: 20, texts: {chats}.few")
+
+
+@pytest.mark.parametrize("change", [stretched, elsewhere, all_texts])
+def test_what_a_stage_takes_is_not_refused(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    change: Callable[[str], str],
+) -> None:
+    (tmp_path / "my.yaml").write_text(change(own(tmp_path)))
+    (tmp_path / "data.jsonl.few").write_text("{}\n")
+    if change is not all_texts:
+        short_context(tmp_path)
+    assert check(tmp_path / "my.yaml", monkeypatch, capsys)[0] == 0
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from scion.artifacts import environments
-from scion.artifacts.environments import identity, interpreter, locks_of, prefix
+from scion.artifacts.environments import identity, interpreter, locks_of, not_installed, prefix
 
 LOCKS = f"sha256:{'0' * 64}"
 NAME = "0123456789abcdfghijklmnpqrsvwxyz-scion-root"
@@ -15,6 +15,23 @@ def test_uv_installs_beside_the_lock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(environments.VARIABLE, raising=False)
     assert prefix("envs/evaluate") == Path("envs/evaluate/.venv")
     assert interpreter("envs/evaluate") == Path("envs/evaluate/.venv/bin/python")
+
+
+def test_what_is_not_installed_is_said_with_the_line_that_installs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(environments.VARIABLE, raising=False)
+    monkeypatch.chdir(tmp_path)
+    for folder, line in (
+        ("envs/serve-cuda", "make SERVING=serve-cuda setup"),
+        ("envs/evaluate", "make setup"),
+    ):
+        lacking = not_installed(folder)
+        assert lacking is not None
+        assert (lacking.where, line in lacking.hint) == (f"{folder}/.venv/bin/python", True)
+        interpreter(folder).parent.mkdir(parents=True)
+        interpreter(folder).touch()
+        assert not_installed(folder) is None
 
 
 def test_nix_says_where(monkeypatch: pytest.MonkeyPatch) -> None:

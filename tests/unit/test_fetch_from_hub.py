@@ -14,6 +14,7 @@ from scion.checkpoint.hub import http as hub_http
 from scion.checkpoint.hub.source import PREFIX_BYTES
 from scion.checkpoint.places import check_places
 from scion.common.errors import ScionError
+from scion.config import Config, check_sources
 from scion.stages.fetch_donor import fetch_donor
 from scion.stages.fetch_source import fetch_source
 
@@ -117,3 +118,19 @@ def test_what_a_config_names_is_looked_at_on_the_hub(
         look(agent.replace("owner/agent", "owner/nobody"))
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     assert look(agent) == [f"source: {agent} was not looked at: no hub can be reached"]
+
+
+def test_a_context_beyond_the_one_of_a_repository_is_refused(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places._hub_answers.cache_clear()  # pyright: ignore[reportPrivateUsage]
+    monkeypatch.setattr(Config, "checkpoints", lambda self: [("source", location)])
+    location = hub.location("owner/agent")
+    fits = Config()
+    assert check_sources(fits, where="x", hub=True) == []
+    (launch,) = fits.launches
+    longer = (launch.model_copy(update={"max_model_len": 2049}),)
+    with pytest.raises(ScionError, match=r"launches\.0\.max_model_len") as caught:
+        check_sources(fits.model_copy(update={"launches": longer}), where="x", hub=True)
+    assert caught.value.expected == "max_model_len 2048 at most"
+    assert caught.value.where == f"{location}/config.json"

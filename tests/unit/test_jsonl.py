@@ -6,7 +6,7 @@ import pytest
 
 from scion.common import jsonl
 from scion.common.errors import ScionError
-from scion.common.jsonl import read_json_lines
+from scion.common.jsonl import count_json_lines, read_json_lines
 from scion.engines.vllm.counters import read_counters
 from scion.evaluation.harness import bfcl_driver
 
@@ -108,3 +108,10 @@ def test_an_answer_may_hold_other_separators(tmp_path: Path, separator: str) -> 
 def test_a_models_name_does_not_end_a_line_of_counters(separator: str) -> None:
     name = f'vllm:spec_decode_num_drafts_total{{model_name="a{separator}b"}} 7.0\n'
     assert read_counters(name).drafts == 7
+
+
+def test_rows_are_counted_as_they_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"a": 1}\n\n  \n{"b": "\u2028"}\n{}')
+    counts = [count_json_lines(path, limit=limit) for limit in (1, 3, 9)]
+    assert counts == [1, 3, 3]

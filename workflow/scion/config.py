@@ -5,20 +5,24 @@ stands in the package that owns it, in a `config.py`: a stage imports those that
 neither another section's value nor its code changes what the stage has made.
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
-from pydantic_core import ErrorDetails
 
+from scion.artifacts.environments import VARIABLE, not_installed
 from scion.checkpoint.hub.location import HubRepository, LocalFolder, parse_location
-from scion.checkpoint.places import check_places
+from scion.checkpoint.places import Rows, check_places, of_key
+from scion.checkpoint.preview import Preview
 from scion.common.errors import ScionError
 from scion.common.section import Section
+from scion.common.section_errors import section_errors
 from scion.common.strict_yaml import read_yaml
 from scion.engines.config import PICO_LAUNCH, Launch, Serving
+from scion.engines.vllm.cache_layout import require_context
 from scion.evaluation.agent.config import AgentTasks
 from scion.evaluation.harness.config import Bfcl, Ifeval
 from scion.evaluation.quality.config import Quality
@@ -28,7 +32,6 @@ from scion.quantization.config import Quantization
 from scion.quantization.variants_config import Comparison
 from scion.report.config import Card
 
-_MOST_ERRORS = 20
 _PICO = "resources/pico/"
 # What a card says of the embedded pair, and nothing else can be.
 _OF_CARD = ("title", "repository", "summary", "parent", "base", "hardware_target")
@@ -79,6 +82,13 @@ class Config(Section):
     def _list_stores(cls, value: Any) -> Any:
         if isinstance(value, str):
             raise ValueError(f"a list of locations is expected: write `store: [{value}]`")
+        return value
+
+    @field_validator("store")
+    @classmethod
+    def _name_stores(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(location.strip() for location in value):
+            raise ValueError("a location is empty; the default is results/.store")
         return value
 
     @model_validator(mode="after")
@@ -152,6 +162,19 @@ class Config(Section):
         data += [("ifeval.dataset", self.ifeval.dataset)] if self.ifeval.enabled else []
         return data
 
+    def rows(self) -> dict[str, Rows]:
+        """By the key of data, how many rows are taken; a file with fewer stops its stage."""
+        calibration = "quantization.calibration.sets"
+        rows = {
+            f"{calibration}.{number}.dataset": (f"{calibration}.{number}.samples", each.samples)
+            for number, each in enumerate(self.quantization.calibration.sets)
+        }
+        # Of texts it is the most that are taken.
+        rows["quality.chats"] = ("quality.samples", self.quality.samples)
+        if self.ifeval.limit is not None:
+            rows["ifeval.dataset"] = ("ifeval.limit", self.ifeval.limit)
+        return rows
+
     def launch(self, name: str) -> Launch:
         """The launch of that name, one of `launches`."""
         return next(launch for launch in self.launches if launch.name == name)
@@ -179,23 +202,14 @@ def load_config(values: Any, *, where: object) -> Config:
     try:
         return Config.model_validate(values)
     except (ValidationError, RecursionError) as error:
-        details = error.errors() if isinstance(error, ValidationError) else []
+        told = section_errors(error, Config) if isinstance(error, ValidationError) else []
         raise ScionError(
             "the configuration is not valid",
             where=where,
             expected="keys and values as config/default.yaml explains them",
-            found="; ".join(map(_told, details[:_MOST_ERRORS])) or "values nested too deeply",
+            found="; ".join(told) or "values nested too deeply",
             hint="compare the named keys with config/default.yaml",
         ) from error
-
-
-def _told(detail: ErrorDetails) -> str:
-    place = ".".join(str(part)[:80] for part in detail["loc"])
-    message = detail["msg"].removeprefix("Value error, ")
-    found = detail["input"]
-    # Of a section that is wrong as a whole the message says which key is.
-    shown = "" if isinstance(found, dict | Section) else f" (found {str(found)[:80]})"
-    return f"{place}: {message}{shown}" if place else f"{message}{shown}"
 
 
 def read_config(path: Path) -> Config:
@@ -226,9 +240,36 @@ def read_values(path: Path) -> dict[str, Any]:
 
 def check_sources(config: Config, *, where: object, hub: bool) -> list[str]:
     """As `scion.checkpoint.places.check_places`, of all that a configuration names."""
+
+    def judge(source: Preview) -> None:
+        if not config.serving.stretches_context():
+            for number, launch in enumerate(config.launches):
+                with of_key(f"launches.{number}.max_model_len"):
+                    require_context(launch, source.text, hint="lower it to {longest}")
+
     return check_places(
-        config.checkpoints(), config.data(), license=config.card.license, where=where, hub=hub
+        config.checkpoints(),
+        config.data(),
+        license=config.card.license,
+        where=where,
+        hub=hub,
+        rows=config.rows(),
+        judge=judge,
     )
+
+
+def lacking_environment(config: Config) -> ScionError | None:
+    """The error of a run on this machine that starts a server, if its environment is not here.
+
+    Returns:
+        The error; None where no server is started, or where nothing says what is installed:
+        outside of a project's folder.
+    """
+    folder = f"envs/{config.serving.environment}"
+    known = VARIABLE in os.environ or Path(folder).is_dir()
+    if config.serving.server_url is not None or not known:
+        return None
+    return not_installed(folder)
 
 
 def default_yaml() -> str:

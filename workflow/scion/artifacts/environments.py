@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from scion.common.errors import ScionError
+
 VARIABLE = "SCION_ENVIRONMENTS"
 # Nix's digests are of 32 letters, without e, o, t and u.
 _STORE_NAME = re.compile(r"[0-9a-df-np-sv-z]{32}-.+")
@@ -29,6 +31,21 @@ def prefix(folder: str) -> Path:
 def interpreter(folder: str) -> Path:
     """The Python of the environment that `prefix` names."""
     return prefix(folder) / "bin" / "python"
+
+
+def not_installed(folder: str) -> ScionError | None:
+    """The error of an environment whose interpreter is not there; None if it is."""
+    python, name = interpreter(folder), Path(folder).name
+    if python.exists():
+        return None
+    chosen = f"SERVING={name} " if name.startswith("serve-") else ""
+    return ScionError(
+        f"the environment {name} is not installed",
+        where=python,
+        expected=f"the interpreter of {folder}",
+        found="no such file",
+        hint=f"make {chosen}setup; with Nix, nix run or nix develop",
+    )
 
 
 def identity(locks: str, prefixes: Iterable[Path]) -> str:

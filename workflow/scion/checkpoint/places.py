@@ -4,16 +4,20 @@ Nothing is read but small files, so that what can't work is said before gigabyte
 """
 
 import functools
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from scion.checkpoint.donor_head import find_head
 from scion.checkpoint.hub.location import HubRepository, parse_location
-from scion.checkpoint.preview import Preview, preview
-from scion.common.errors import ScionError
+from scion.checkpoint.preview import Preview, open_pinned, preview
+from scion.common.errors import ScionError, of_system
+from scion.common.jsonl import count_json_lines
 
 Named = tuple[str, str]
 """A key of the configuration, and the location that it has."""
+Rows = tuple[str, int]
+"""A key of the configuration that says how many rows are taken of data, and how many."""
 
 
 def check_places(
@@ -23,27 +27,33 @@ def check_places(
     license: str,
     where: object,
     hub: bool,
+    rows: Mapping[str, Rows] | None = None,
+    judge: Callable[[Preview], None] = lambda seen: None,
 ) -> list[str]:
     """Look at all places, as far as that moves next to nothing.
 
     Args:
-        checkpoints: The checkpoint that becomes the release under `source`, and others.
+        checkpoints: The checkpoint that becomes the release under `source`, the one that its MTP
+            head comes from under `donor`, and others.
         data: Files, and data sets of the hub.
         license: What the card says.
         where: The configuration's file, to name in errors.
         hub: Whether repositories count too: that they are pinned, and, if the hub can be reached,
             what they hold. Folders and files of this machine always do.
+        rows: By key of data, the rows that a file must have.
+        judge: What else is asked of the source; raises a `ScionError`.
 
     Returns:
         A line for each place that could not be looked at.
 
     Raises:
         ScionError: Something is not there, not pinned, of an architecture that releases are not
-            made of, or under another licence than the card says.
+            made of, or under another licence than the card says; a donor's folder has no whole MTP
+            head; a file has too few rows.
     """
     unseen = list[str]()
     for key, location in checkpoints:
-        with _of_key(key):
+        with of_key(key):
             if isinstance(place := parse_location(location), HubRepository):
                 if not hub:
                     continue
@@ -54,18 +64,25 @@ def check_places(
             seen = preview(location)
             if key == "source":
                 _require_license(license, seen)
+            # Of a repository that takes the headers of its shards, which are larger.
+            if key == "donor" and not isinstance(place, HubRepository):
+                find_head(open_pinned(location), location)
+        if key == "source":
+            judge(seen)
     for key, location in data:
-        with _of_key(key):
+        with of_key(key):
             if isinstance(place := parse_location(location), HubRepository):
                 if hub:
                     place.require_pinned(where)
             else:
                 _require_file(place.path)
+                if rows and key in rows:
+                    _require_rows(place.path, rows[key])
     return unseen
 
 
 @contextmanager
-def _of_key(key: str) -> Generator[None]:
+def of_key(key: str) -> Generator[None]:
     """Say of an error which key of the configuration it is of."""
     try:
         yield
@@ -102,4 +119,20 @@ def _require_file(path: Path) -> None:
             expected="a file of JSON lines, or hf://datasets/owner/name@<40-digit commit>",
             found="an empty file" if path.is_file() else kind,
             hint="correct the path in the config; it counts from the project's folder",
+        )
+
+
+def _require_rows(path: Path, rows: Rows) -> None:
+    key, wanted = rows
+    try:
+        count = count_json_lines(path, limit=wanted)
+    except OSError as error:
+        raise of_system(error, where=path) from error
+    if count < wanted:
+        raise ScionError(
+            "the data have fewer rows than are asked for",
+            where=path,
+            expected=f"{wanted} rows, as {key} says",
+            found=f"{count} rows",
+            hint=f"lower {key}, or name a file with more rows",
         )

@@ -5,7 +5,8 @@ A folder is looked at wherever it is named; a repository takes a listing and a f
 
 from dataclasses import dataclass
 
-from scion.architectures.inventory import inventory
+from scion.architectures.config_keys import Keys
+from scion.architectures.inventory import Inventory, inventory, language_keys
 from scion.checkpoint.folder_source import FolderSource
 from scion.checkpoint.hub.location import HubRepository, LocalFolder, parse_location
 from scion.checkpoint.shards import CONFIG, parse_object
@@ -23,11 +24,13 @@ class Preview:
     Attributes:
         location: Where it is.
         family: Title of its architecture's family.
+        text: The language model's keys of its config.json.
         license: What its README.md declares; None where it says nothing.
     """
 
     location: str
     family: str
+    text: Keys
     license: str | None
 
 
@@ -39,7 +42,8 @@ def preview(location: str) -> Preview:
             architecture is not one that releases are made of.
     """
     source = open_pinned(location)
-    return Preview(location, supported_family(source), _license(source))
+    supported, text = _supported(source)
+    return Preview(location, supported.family.title, text, _license(source))
 
 
 def open_pinned(location: str) -> Source:
@@ -81,6 +85,11 @@ def supported_family(source: Source) -> str:
     Raises:
         ScionError: There is no config.json, or the workflow can't make a release of it.
     """
+    return _supported(source)[0].family.title
+
+
+def _supported(source: Source) -> tuple[Inventory, Keys]:
+    """What a checkpoint's config.json implies, and the language model's keys of it."""
     raw = source.read(CONFIG) if CONFIG in source.files else None
     if raw is None:
         raise ScionError(
@@ -91,7 +100,9 @@ def supported_family(source: Source) -> str:
             hint="name the folder or repository that holds config.json and *.safetensors",
         )
     where = f"{source.name}/{CONFIG}"
-    return inventory(parse_object(raw, where=where), where=where).family.title
+    config = parse_object(raw, where=where)
+    implied = inventory(config, where=where)
+    return implied, language_keys(config, implied.family, where=where)
 
 
 def _license(source: Source) -> str | None:

@@ -216,20 +216,12 @@ def _engine(text: str) -> "tuple[EngineRelease, Launcher]":
 def _check_context(args: argparse.Namespace, checkpoint: "Checkpoint", chosen: "Launch") -> None:
     """Refuse a context beyond the model's, where no prediction says so."""
     from scion.architectures.inventory import inventory, language_keys
-    from scion.common.errors import ScionError
-    from scion.engines.vllm.cache_layout import longest_context
+    from scion.engines.vllm.cache_layout import require_context
 
     where = args.folder / "config.json"
     family = inventory(checkpoint.config, where=where).family
-    longest = longest_context(language_keys(checkpoint.config, family, where=where))
-    if longest is not None and chosen.max_model_len > longest:
-        raise ScionError(
-            "the launch's context is beyond the model's",
-            where=where,
-            expected=f"max_model_len {longest} at most",
-            found=chosen.max_model_len,
-            hint=f"add --max-model-len {longest}, or change the launch",
-        )
+    text = language_keys(checkpoint.config, family, where=where)
+    require_context(chosen, text, hint="add --max-model-len {longest}, or change the launch")
 
 
 def _predict(

@@ -116,12 +116,15 @@ def _add_config(add_parser: _AddParser) -> None:
 
 def _config(args: argparse.Namespace) -> None:
     from scion.common.files import atomic_file
-    from scion.config import check_sources, default_yaml, read_config
+    from scion.config import check_sources, default_yaml, lacking_environment, read_config
 
     if args.check is not None:
         config = read_config(args.check)
         for line in check_sources(config, where=args.check, hub=True):
             print(line, file=sys.stderr)
+        # It may be meant for another machine.
+        if lacking := lacking_environment(config):
+            print(f"warning: serving.environment: {lacking}", file=sys.stderr)
         print(f"{printable(args.check)}: sound, release {config.release}")
     elif args.write:
         with atomic_file(_DEFAULT) as file:

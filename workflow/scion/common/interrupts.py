@@ -3,14 +3,14 @@
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from types import FrameType
 
 _NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextlib.contextmanager
-def deferred_interrupts() -> Iterator[None]:
+def deferred_interrupts() -> Generator[None]:
     """Let what is within end before a SIGINT or SIGTERM that comes meanwhile is heard.
 
     For steps of milliseconds. Outside of the main thread, where Python hears no signals, nothing

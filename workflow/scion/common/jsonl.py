@@ -1,5 +1,6 @@
 """Files of JSON lines that strangers wrote: one object a line, in bounded memory."""
 
+import itertools
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -52,6 +53,15 @@ def read_json_lines(
     except OSError as error:
         raise refusal(where, str(error)) from error
     return items
+
+
+def count_json_lines(path: Path, *, limit: int) -> int:
+    """How many objects `read_json_lines` would read, of lines that are not looked into.
+
+    Raises:
+        OSError: The file can't be read.
+    """
+    return sum(1 for _ in itertools.islice(_filled_lines(path), limit))
 
 
 def _filled_lines(path: Path) -> Generator[tuple[int, bytes]]:

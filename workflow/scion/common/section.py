@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticKnownError
 
 MAX_NUMBER = 10**9
 """No setting counts so far: a number beyond it is a slip."""
@@ -29,6 +30,15 @@ class Section(BaseModel):
                     if fault := _fault(part):
                         raise ValueError(f"{key}: {fault}")
         return values
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_or_false(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse what is only like a boolean: a text such as yes, or 1."""
+        field = cls.model_fields.get(info.field_name or "")
+        if field is not None and field.annotation is bool and not isinstance(value, bool):
+            raise PydanticKnownError("bool_type")
+        return value
 
 
 def _fault(value: Any) -> str:

@@ -102,6 +102,11 @@ class Serving(Section):
         description="what this machine's server needs besides the launch's flags, word by word",
     )
 
+    def stretches_context(self) -> bool:
+        """Whether the server may take more tokens than config.json says, by words of its own."""
+        given = (argument.replace("_", "-") for argument in self.arguments)
+        return self.server_url is not None or any(a.startswith("--hf-overrides") for a in given)
+
     @field_validator("arguments")
     @classmethod
     def _leave_the_launch(cls, arguments: tuple[str, ...]) -> tuple[str, ...]:

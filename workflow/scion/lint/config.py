@@ -2,9 +2,13 @@
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from scion.common.errors import ScionError
 from scion.common.section import Section
+from scion.engines.registry.engines import parse_engines
+from scion.lint.all_rules import RULES
+from scion.lint.rule import select_rules
 
 
 class Lint(Section):
@@ -22,3 +26,25 @@ class Lint(Section):
     ignore: tuple[str, ...] = Field(
         default=(), description="rules to leave out: codes or names of `scion lint --list`"
     )
+
+    @field_validator("engines")
+    @classmethod
+    def _name_known_engines(cls, engines: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            parse_engines(engines)
+        except ScionError as error:
+            raise _unknown(error, error.found) from error
+        return engines
+
+    @field_validator("ignore")
+    @classmethod
+    def _name_known_rules(cls, ignore: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            select_rules(RULES, ignore=ignore)
+        except ScionError as error:
+            raise _unknown(error, error.where) from error
+        return ignore
+
+
+def _unknown(error: ScionError, name: str) -> ValueError:
+    return ValueError(f"{name}: {error.problem}, expected {error.expected}")

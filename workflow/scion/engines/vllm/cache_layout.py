@@ -25,6 +25,7 @@ from typing import Any, Literal
 
 from scion.architectures.config_keys import Keys
 from scion.architectures.inventory import inventory, language_keys
+from scion.common.errors import ScionError
 from scion.engines.config import Launch
 from scion.engines.releases import EngineRelease, affects
 
@@ -152,6 +153,28 @@ def longest_context(text: Keys) -> int | None:
     if isinstance(factor, (int, float)) and 1 < factor <= _MOST_STRETCHED:
         return int(factor * (original if type(original) is int else longest))
     return longest
+
+
+def require_context(launch: Launch, text: Keys, *, hint: str) -> None:
+    """Refuse a launch of more tokens than vLLM takes: the server would stop at start.
+
+    Args:
+        launch: The launch.
+        text: The language model's keys of config.json.
+        hint: What to do, of `{longest}` tokens.
+
+    Raises:
+        ScionError: The launch asks for more, or `max_position_embeddings` is unusable.
+    """
+    longest = longest_context(text)
+    if longest is not None and launch.max_model_len > longest:
+        raise ScionError(
+            "the launch's context is beyond the model's",
+            where=text.where,
+            expected=f"max_model_len {longest} at most",
+            found=launch.max_model_len,
+            hint=hint.format(longest=longest),
+        )
 
 
 @dataclass(frozen=True)
