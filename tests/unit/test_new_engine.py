@@ -212,11 +212,14 @@ def test_a_launch_is_written_for_it(
     folder = write_checkpoint(tmp_path / "model", tiny_config(max_position_embeddings=1024))
     monkeypatch.setattr(sys, "argv", ["scion", "launch", str(folder), "--engine", "madeup"])
     assert main() == 0
-    assert capsys.readouterr().out == (
+    said, errors = capsys.readouterr().out.split("scion lint finds errors in it: ")
+    assert said == (
         f"madeup run {folder} \\\n    --context 1024\n\n"
         "--context 1024\n    context in tokens\n\n"
         "memory: not predicted for Made-up\n"
     )
+    # The folder holds nothing but tensors and their config.json.
+    assert "T601 tokenizer-missing" in errors
 
 
 def test_a_release_is_one_more_string(

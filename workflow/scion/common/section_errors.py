@@ -46,9 +46,9 @@ def _told(detail: ErrorDetails, section: type[Section]) -> str:
 def _meant(place: tuple[int | str, ...], section: type[Section]) -> str:
     holder: type[Section] | None = section
     for part in place[:-1]:
-        # Numbers are places in a list of sections.
-        if isinstance(part, str) and holder is not None:
-            holder = _section_of(holder.model_fields[part].annotation)
+        # Numbers are places in a list of sections, other names those of a mapping.
+        field = holder.model_fields.get(part) if isinstance(part, str) and holder else None
+        holder = _section_of(field.annotation) if field else holder
     near = difflib.get_close_matches(str(place[-1])[:80], holder.model_fields if holder else (), 1)
     return f", did you mean {near[0]}?" if near else ""
 

@@ -6,9 +6,6 @@ from pydantic import Field, field_validator
 
 from scion.common.errors import ScionError
 from scion.common.section import Section
-from scion.engines.registry.engines import parse_engines
-from scion.lint.all_rules import RULES
-from scion.lint.rule import select_rules
 
 
 class Lint(Section):
@@ -30,6 +27,11 @@ class Lint(Section):
     @field_validator("engines")
     @classmethod
     def _name_known_engines(cls, engines: tuple[str, ...]) -> tuple[str, ...]:
+        if engines == cls.model_fields["engines"].default:
+            return engines
+        # Late, as the rules below: every plan reads a configuration, few name others.
+        from scion.engines.registry.engines import parse_engines
+
         try:
             parse_engines(engines)
         except ScionError as error:
@@ -39,6 +41,11 @@ class Lint(Section):
     @field_validator("ignore")
     @classmethod
     def _name_known_rules(cls, ignore: tuple[str, ...]) -> tuple[str, ...]:
+        if not ignore:
+            return ignore
+        from scion.lint.all_rules import RULES
+        from scion.lint.rule import select_rules
+
         try:
             select_rules(RULES, ignore=ignore)
         except ScionError as error:
