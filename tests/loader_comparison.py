@@ -79,14 +79,26 @@ def questions(
                     yield question | {"config": config, "layers": names}, [*expected.values()]
 
 
-def ask(environment: str, truth: str, questions: list[dict[str, Any]], folder: Path) -> list[Any]:
-    """Have a script of tests/ answer in an environment of envs/."""
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def run_in(environment: str) -> Run:
+    """Runs a file, with arguments, in an environment of envs/."""
     python = PROJECT / interpreter(f"envs/{environment}")
     assert python.exists(), "`make test` installs it; python tools/setup.py --tests does"
+
+    def run(script: Path, *arguments: Path) -> "subprocess.CompletedProcess[str]":
+        command = [str(python), str(script), *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    return run
+
+
+def ask(run_file: Run, truth: str, questions: list[dict[str, Any]], folder: Path) -> list[Any]:
+    """Have a script of tests/ answer in the environment in which `run_file` runs it."""
     questions_file, answers_file = folder / "questions.jsonl", folder / "answers.jsonl"
     questions_file.write_text("".join(json.dumps(question) + "\n" for question in questions))
-    command = [str(python), str(PROJECT / "tests" / truth), str(questions_file), str(answers_file)]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    run = run_file(PROJECT / "tests" / truth, questions_file, answers_file)
     assert run.returncode == 0, run.stderr[-3000:]
     return [json.loads(line) for line in answers_file.read_text().splitlines()]
 

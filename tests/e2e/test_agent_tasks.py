@@ -11,7 +11,6 @@ import yaml
 from checkpoints import half_made
 from conversion import Conversion
 from scion.artifacts.artifact import Artifact
-from scion.artifacts.environments import interpreter
 from scion.artifacts.making import Output
 from scion.common.errors import ScionError
 from scion.engines.config import PICO_LAUNCH, Serving
@@ -20,11 +19,11 @@ from scion.engines.vllm import server as vllm
 from scion.evaluation.agent.config import AgentTasks
 from scion.evaluation.intervals import proportion
 from scion.stages.run_agent_tasks import run_agent_tasks
+from serving_python import PYTHON
 
 pytestmark = pytest.mark.serve
 
 PROJECT = Path(__file__).parents[2]
-PYTHON = PROJECT / interpreter("envs/serve-cpu")
 TASKS = PROJECT / "workflow/scion/evaluation/agent/agent_tasks.yaml"
 
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from conversion import Conversion
-from scion.artifacts.environments import interpreter
 from scion.checkpoint.shards import Checkpoint
 from scion.engines.config import Launch, Serving
 from scion.engines.server import Server
@@ -17,11 +16,11 @@ from scion.evaluation.chats import read_chats, token_ids
 from scion.evaluation.decoding import Prompt, generate
 from scion.evaluation.offline.target import Target
 from scion.evaluation.offline.weights import Weights
+from serving_python import PYTHON
 
 pytestmark = pytest.mark.serve
 
 PROJECT = Path(__file__).parents[2]
-PYTHON = PROJECT / interpreter("envs/serve-cpu")
 LAUNCH = Launch(name="test", title="Test", max_model_len=2048, max_num_seqs=1, speculative_tokens=1)
 # Mean difference of log probabilities of the replies: 0.017 was seen, and 0.027 of the same prompts
 # with NVFP4 alone; tests/e2e/test_offline_acceptance.py says what last bits make of W4A4.

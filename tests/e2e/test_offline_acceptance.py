@@ -1,7 +1,6 @@
 """`scion acceptance` beside the real vLLM server: the same prompts, texts, drafts and counts."""
 
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from scion.artifacts.environments import interpreter
 from scion.engines.config import Launch, Serving
 from scion.engines.vllm import server as vllm
 from scion.engines.vllm.counters import read_counters
@@ -19,11 +17,11 @@ from scion.evaluation.decoding import Prompt, generate
 from scion.evaluation.offline.acceptance import Acceptance, Counts, measure_offline
 from scion.evaluation.offline.linear import NvFp4Linear, round_activations
 from scion.evaluation.offline.prompts import load_tokenizer, prompt_ids
+from serving_python import PYTHON, run_code
 
 pytestmark = pytest.mark.serve
 
 PROJECT = Path(__file__).parents[2]
-PYTHON = PROJECT / interpreter("envs/serve-cpu")
 DRAFTS, REPLY = 3, 60
 # Server and torch add up in different orders, and W4A4 makes whole steps of such last bits. In log
 # probabilities of the same text they differ by 0.015 on average, as much as two ways to compute in
@@ -183,8 +181,7 @@ weight = dequantize_to_dtype(
 made = {f"x{at}": ref_nvfp4_quant_dequant(t["x"], 1 / one, 16) for at, one in enumerate(t["input"])}
 save_file({"weight": weight, **made}, sys.argv[2])
 """
-    arguments = [PYTHON, "-c", code, tmp_path / "in.safetensors", tmp_path / "out.safetensors"]
-    run = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    run = run_code(code, tmp_path / "in.safetensors", tmp_path / "out.safetensors")
     assert run.returncode == 0, run.stderr
     theirs = load_file(tmp_path / "out.safetensors")
     layer = NvFp4Linear(

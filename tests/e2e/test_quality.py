@@ -16,7 +16,6 @@ import pytest
 from checkpoints import half_made
 from conversion import ENVIRONMENT, Conversion, Pico
 from scion.artifacts.artifact import Artifact
-from scion.artifacts.environments import interpreter
 from scion.artifacts.making import Output
 from scion.common.errors import ScionError
 from scion.common.progress import Progress
@@ -29,9 +28,9 @@ from scion.evaluation.quality.documents import Document
 from scion.evaluation.quality.top_k_scores import Predictions, predictions_record
 from scion.stages import evaluate_quality as stage
 from scion.stages.fetch_source import fetch_source
+from serving_python import PYTHON
 
 PROJECT = Path(__file__).parents[2]
-PYTHON = PROJECT / interpreter("envs/serve-cpu")
 VOCABULARY = 1024
 TOP = 64
 # Chats of the data file that are short and have answers; each token costs a list of 1024.

@@ -35,7 +35,6 @@ from fault_server import (
     without_lines,
 )
 from scion.artifacts.artifact import Draft
-from scion.artifacts.environments import interpreter
 from scion.artifacts.making import Output, remake
 from scion.checkpoint.safetensors_file import read_header
 from scion.common.errors import ScionError
@@ -46,11 +45,11 @@ from scion.engines.vllm import server as vllm
 from scion.engines.vllm.command import variables
 from scion.evaluation.serving.named_server import check_named_server
 from scion.stages import served
+from serving_python import PYTHON, run_code
 
 pytestmark = pytest.mark.serve
 
 PROJECT = Path(__file__).parents[2]
-PYTHON = PROJECT / interpreter("envs/serve-cpu")
 CHAT = {
     "name": "weather",
     "set": "chat",
@@ -489,7 +488,7 @@ for tokens in (1, 4):
         assert torch.equal(own.apply_weights(layer, *args), kept.apply_weights(layer, *args))
 print("equal")
 """
-    run = subprocess.run([PYTHON, "-c", code], capture_output=True, text=True, check=False)
+    run = run_code(code)
     assert run.stdout.strip().endswith("equal"), run.stderr
 
 
@@ -517,7 +516,7 @@ for dtype in (torch.bfloat16, torch.float16, torch.float32):
             torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
 print("equal")
 """
-    run = subprocess.run([PYTHON, "-c", code], capture_output=True, text=True, check=False)
+    run = run_code(code)
     assert run.stdout.strip().endswith("equal"), run.stderr
 
 
@@ -564,5 +563,5 @@ untouched = [slot for slot in range(8) if slot not in slots.tolist()]
 assert torch.equal(after[untouched], before[untouched])
 print("equal")
 """
-    run = subprocess.run([PYTHON, "-c", code], capture_output=True, text=True, check=False)
+    run = run_code(code)
     assert run.stdout.strip().endswith("equal"), run.stderr

@@ -13,7 +13,16 @@ import pytest
 
 import loader_cases
 from loader_cases import Case
-from loader_comparison import RAISES, Kind, ask, compare, compare_builds, conclude, questions
+from loader_comparison import (
+    RAISES,
+    Kind,
+    ask,
+    compare,
+    compare_builds,
+    conclude,
+    questions,
+    run_in,
+)
 from scion.engines.loading.class_build import ClassBuild, Layer
 from scion.engines.loading.planning import Decision
 from scion.engines.loading.scheme import NotModelled, Refused
@@ -135,7 +144,7 @@ def test_sglang(tmp_path: Path):
     whole = list(declared_questions())
     models = [{"kind": "model", "model": architecture} for architecture in ARCHITECTURES]
     wanted = [*(question for question, _ in asked), *whole, *models]
-    answers = iter(ask("sglang", "sglang_truth.py", wanted, tmp_path))
+    answers = iter(ask(run_in("sglang"), "sglang_truth.py", wanted, tmp_path))
     names = [*(kind.name for kind in KINDS), "declared"]
     counts: dict[str, Counter[str | None]] = {name: Counter() for name in names}
     different = list(compare(asked, [next(answers) for _ in asked], counts))

@@ -17,8 +17,9 @@ from scion.engines.loading.scheme import Refused
 from scion.engines.registry.engines import parse_engine
 from scion.engines.releases import EngineRelease
 from scion.engines.vllm.scheme import read
+from serving_python import run_file
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.serve]
 
 ARCHITECTURES = (
     *("Qwen3_5ForConditionalGeneration", "Qwen3_5MoeForConditionalGeneration"),
@@ -76,7 +77,7 @@ def test_vllm(tmp_path: Path):
         *({"kind": "declared", "declared": declared} for declared in whole),
         *({"kind": "model", "model": architecture} for architecture in ARCHITECTURES),
     ]
-    answers = iter(ask("serve-cpu", "vllm_truth.py", wanted, tmp_path))
+    answers = iter(ask(run_file, "vllm_truth.py", wanted, tmp_path))
     names = [*(kind.name for kind in KINDS), "declared"]
     counts: dict[str, Counter[str | None]] = {name: Counter() for name in names}
     different = list(compare(asked, [next(answers) for _ in asked], counts))
