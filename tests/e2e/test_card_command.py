@@ -24,6 +24,7 @@ from scion.report.config import Card
 from scion.stages.render_card import CardSettings, render_card
 from scion.stages.seal_release import seal_release
 from sealed import MADE_BY
+from serving_python import run_code
 
 pytestmark = pytest.mark.serve
 
@@ -146,12 +147,7 @@ def test_the_cards_curl_is_answered_by_the_cards_command(blocks: list[str], port
 def test_vllms_parser_reads_the_command_for_gpus(blocks: list[str]) -> None:
     (command,) = (block for block in blocks if block.startswith("vllm serve "))
     words = shlex.split(command.replace("\\\n", ""))
-    done = subprocess.run(
-        ("python", "-c", PARSE, "--model", *words[2:], "--tensor-parallel-size", "2"),
-        env=environment(Path("/tmp")),
-        capture_output=True,
-        text=True,
-    )
+    done = run_code(PARSE, "--model", *words[2:], "--tensor-parallel-size", "2")
     assert done.returncode == 0, done.stderr[-2000:]
     read: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     assert (read["model"], read["host"], read["port"]) == (CARD.repository, "127.0.0.1", 8000)
