@@ -1,14 +1,12 @@
 """Both evaluations of the embedded release: real server, real harnesses, the stages' own commands.
 
-On a model this small they prove the harness, not the model. One server for all; the last test ends
-it.
+On a model this small they prove the harness, not the model. Stages leave their server to the next;
+the last test names one, and ends it.
 """
 
 import json
 import subprocess
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,53 +19,40 @@ from scion.engines.config import PICO_LAUNCH, Serving
 from scion.engines.vllm import server as vllm
 from scion.evaluation import intervals as estimates
 from scion.stages.evaluate_ifeval import _SCORES  # pyright: ignore[reportPrivateUsage]
+from serving_python import PYTHON
 
 pytestmark = pytest.mark.serve
 
 PROJECT = Path(__file__).parents[2]
-SERVING = PROJECT / interpreter("envs/serve-cpu")
 HARNESSES = PROJECT / interpreter("envs/evaluate")
 PROMPTS = PROJECT / "resources/pico/ifeval.jsonl"
 
 
-@dataclass(frozen=True)
-class Running:
-    url: str
-    release: Path
-    log: Path
-
-    def options(self, folder: Path, stage: str, **section: Any) -> dict[str, Any]:
-        settings = {
-            "launch": PICO_LAUNCH.model_dump(mode="json"),
-            "serving": {"server_url": self.url},
-            stage.removeprefix("evaluate_"): section,
-        }
-        return {
-            "release": pointer(self.release),
-            "output": pointer(folder / stage),
-            "settings": json.dumps(settings),
-            "python": SERVING,
-            "evaluator_python": HARNESSES,
-            "log_folder": folder / "logs",
-        }
-
-
-@pytest.fixture(scope="module")
-def server(release: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    log = tmp_path_factory.mktemp("server") / "server.log"
-    with vllm.serve(
-        release, name="release", launch=PICO_LAUNCH, serving=Serving(), python=SERVING, log=log
-    ) as started:
-        yield Running(started.url, release, log)
+def options(
+    release: Path, folder: Path, stage: str, server_url: str | None = None, **section: Any
+) -> dict[str, Any]:
+    settings = {
+        "launch": PICO_LAUNCH.model_dump(mode="json"),
+        "serving": {"server_url": server_url},
+        stage.removeprefix("evaluate_"): section,
+    }
+    return {
+        "release": pointer(release),
+        "output": pointer(folder / stage),
+        "settings": json.dumps(settings),
+        "python": PYTHON,
+        "evaluator_python": HARNESSES,
+        "log_folder": folder / "logs",
+    }
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_ifeval(server: Running, tmp_path: Path):
+def test_ifeval(release: Path, tmp_path: Path):
     stage = "evaluate_ifeval"
-    done = run(stage, **server.options(tmp_path, stage, dataset=str(PROMPTS)))
+    done = run(stage, **options(release, tmp_path, stage, dataset=str(PROMPTS)))
     assert done.returncode == 0, done.stderr
     assert "evaluate_ifeval: 20 prompts answered: prompt_strict" in done.stderr
     result = json.loads((tmp_path / stage / "ifeval.json").read_text())
@@ -89,9 +74,9 @@ def test_ifeval(server: Running, tmp_path: Path):
     assert all("<think>" not in answer["answer"] for answer in answers)
 
 
-def test_bfcl(server: Running, tmp_path: Path):
+def test_bfcl(release: Path, tmp_path: Path):
     stage = "evaluate_bfcl"
-    done = run(stage, **server.options(tmp_path, stage, limit=2))
+    done = run(stage, **options(release, tmp_path, stage, limit=2))
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / stage / "bfcl.json").read_text())
     answers = read_lines(tmp_path / stage / "bfcl_answers.jsonl")
@@ -112,36 +97,44 @@ def test_bfcl(server: Running, tmp_path: Path):
         ]
 
 
-def test_cases_longer_than_the_context(server: Running, tmp_path: Path):
+def test_cases_longer_than_the_context(release: Path, tmp_path: Path):
     stage = "evaluate_bfcl"
-    settings = {"categories": ["multiple"], "limit": 1, "max_tokens": 2000}
-    done = run(stage, **server.options(tmp_path, stage, **settings))
+    settings: dict[str, Any] = {"categories": ["multiple"], "limit": 1, "max_tokens": 2000}
+    done = run(stage, **options(release, tmp_path, stage, **settings))
     assert done.returncode == 1
     check_refusal(done.stderr, "too few BFCL cases fit", "at most 48 tokens", "0 that fit, 200")
     stage = "evaluate_ifeval"
     settings = {"dataset": str(PROMPTS), "max_tokens": 2030}
-    done = run(stage, **server.options(tmp_path, stage, **settings))
+    done = run(stage, **options(release, tmp_path, stage, **settings))
     assert done.returncode == 1
     check_refusal(done.stderr, "does not fit the server's context", "at most 18 tokens", "key 1")
     assert list(tmp_path.glob("*evaluate_*")) == []
 
 
-def test_a_server_that_dies_under_load(server: Running, tmp_path: Path):
+def test_a_server_that_dies_under_load(release: Path, tmp_path: Path):
     stage = "evaluate_ifeval"
     stories = tmp_path / "stories.jsonl"
     rows = [row for row in read_lines(PROMPTS) if "story" in row["prompt"]]
     stories.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    settings = {"dataset": str(stories), "max_tokens": 1500}
-    log = tmp_path / "stage.log"
-    started = command(stage, **server.options(tmp_path, stage, **settings))
-    with log.open("w") as errors, subprocess.Popen(started, stderr=errors) as process:
-        end = time.monotonic() + 90
-        while not generating(server.url):
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < end, log.read_text()
-            time.sleep(0.1)
-        end_server(server.url)
-        assert process.wait(60) == 1
+    settings: dict[str, Any] = {"dataset": str(stories), "max_tokens": 1500}
+    log, server_log = tmp_path / "stage.log", tmp_path / "server.log"
+    with vllm.serve(
+        release,
+        name="release",
+        launch=PICO_LAUNCH,
+        serving=Serving(),
+        python=PYTHON,
+        log=server_log,
+    ) as server:
+        started = command(stage, **options(release, tmp_path, stage, server.url, **settings))
+        with log.open("w") as errors, subprocess.Popen(started, stderr=errors) as process:
+            end = time.monotonic() + 90
+            while not generating(server.url):
+                assert process.poll() is None, log.read_text()
+                assert time.monotonic() < end, log.read_text()
+                time.sleep(0.1)
+            end_server(server.url)
+            assert process.wait(60) == 1
     check_refusal(log.read_text(), "a request to the server failed", "/v1/chat/completions")
     assert list(tmp_path.glob("*evaluate_*")) == []
 
