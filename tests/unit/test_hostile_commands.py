@@ -109,7 +109,8 @@ READERS: dict[str, tuple[str, ...]] = {
     "estimate of a config": ("estimate", "{}.yaml", "--gpu", "h100", "--host-gib", "8"),
     "estimate on a disk": ("estimate", str(PICO / "pico-agent"), "--disk", "{}"),
     "compare": ("compare", "{}", "{}"),
-    "summary": ("summary", "{}"),
+    # An empty file is the default's configuration, whose release the checkout may hold.
+    "summary": ("summary", "{}", "--results", "{}.results"),
     "summary of results": (
         "summary",
         DEFAULT,
