@@ -9,6 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from scion.common.text import change, hardware, number, ratio, share, size, small, table
+from scion.report.card.scores import leading_part
+from scion.report.card.serving import (
+    acceptance_table,
+    longest_decode,
+    overall_acceptance,
+    speed_table,
+)
 
 RECORDS = Path(__file__).resolve().parents[1] / "docs/measurements"
 BEGIN, END = (
@@ -34,14 +41,17 @@ def readme_table() -> str:
 def _embedded() -> list[Row]:
     """The embedded release, as `make run` measures it."""
     serving, tasks = _record("pico-cpu/serving.json"), _record("pico-cpu/agent_tasks.json")
-    chats = _chats()
+    _, chats = leading_part(_record("pico-cpu/quality.json"), "release")
     run = next(run for run in serving["runs"] if run["speculative_tokens"] == 3)
-    accepted = next(row for row in run["acceptance"] if row["set"] == "all")
-    decode = next(row for row in run["speed"] if (row["tokens"], row["parallel"]) == (128, 1))
+    accepted, decode = overall_acceptance(run), longest_decode(run)
+    assert accepted is not None
     device = _device(serving)
     rows = [
         ("tokens a step with 3 MTP drafts", f"{number(accepted['mean_length'], 2)} of 4"),
-        ("speed with 3 drafts beside none, 128 tokens", ratio(decode["ratio_to_baseline"])),
+        (
+            f"speed with 3 drafts beside none, {decode['tokens']} tokens",
+            ratio(decode["ratio_to_baseline"]),
+        ),
         ("agent cases passed", f"{tasks['passed']} of {tasks['total']}: {share(tasks['rate'])}"),
         (f"KL divergence to bf16, {chats['tokens']:,} held-out tokens", small(chats["kl"])),
         ("most likely token as in bf16", share(chats["top1_agreement"])),
@@ -50,72 +60,23 @@ def _embedded() -> list[Row]:
 
 
 def embedded_release() -> str:
-    """Speed and acceptance of the embedded release, each set of lengths a row, and its scores."""
+    """Speed and acceptance of the embedded release, as its card has them, and its scores."""
     serving, tasks = _record("pico-cpu/serving.json"), _record("pico-cpu/agent_tasks.json")
-    runs, chats = serving["runs"], _chats()
-    repeats = runs[0]["speed"][0]["repeats"]
-    speed = [
-        [f"{shape[0]['tokens']} tokens", str(shape[0]["parallel"]), *_decoded(shape)]
-        for shape in zip(*(run["speed"] for run in runs), strict=True)
-    ]
-    drafting = [run for run in runs if run["speculative_tokens"]]
-    drafted = [f"n={run['speculative_tokens']}" for run in drafting]
-    headings = [part for name in drafted for part in (f"MTP {name}", "ratio")]
-    most = max(run["speculative_tokens"] for run in drafting)
-    accepted = [[name, *_accepted(run, most)] for name, run in zip(drafted, drafting, strict=True)]
-    return "\n".join(
+    text, scores = leading_part(_record("pico-cpu/quality.json"), "release")
+    return "\n\n".join(
         (
             f"{_device(serving)}: no statement about a GPU. Tokens a second by vLLM's own "
-            f"benchmark, medians of {repeats}; the ratio is to no MTP in the same run:",
-            "",
-            table(["decode", "parallel", "no MTP", *headings], speed),
-            "",
+            "benchmark, medians of n; the ratio is to no MTP in the same run:",
+            speed_table(serving["runs"]),
             "Acceptance of drafts, over all prompts:",
-            "",
-            table(
-                [
-                    "drafted",
-                    *(f"position {position + 1}" for position in range(most)),
-                    "tokens a step",
-                    "drafts",
-                ],
-                accepted,
-            ),
-            "",
-            f"Beside its bf16 source on {chats['tokens']:,} held-out tokens of chats the release "
-            f"has a loss of {change(chats['loss_change'])}, a KL divergence of "
-            f"{small(chats['kl'])} and the same most likely token in "
-            f"{share(chats['top1_agreement'])}. Of {tasks['total']} agent cases it passes "
+            acceptance_table(serving["runs"], several=False),
+            f"Beside its bf16 source on {scores['tokens']:,} held-out tokens of {text} the release "
+            f"has a loss of {change(scores['loss_change'])}, a KL divergence of "
+            f"{small(scores['kl'])} and the same most likely token in "
+            f"{share(scores['top1_agreement'])}. Of {tasks['total']} agent cases it passes "
             f"{tasks['passed']}.",
         )
     )
-
-
-def _decoded(shape: tuple[dict[str, Any], ...]) -> Row:
-    """Tokens a second of one shape of request in each run, those with drafts beside the first."""
-    cells: Row = []
-    for row in shape:
-        cells.append(number(row["tokens_per_second"]))
-        if row["ratio_to_baseline"] is not None:
-            cells.append(ratio(row["ratio_to_baseline"]))
-    return cells
-
-
-def _accepted(run: dict[str, Any], most: int) -> Row:
-    row = next(row for row in run["acceptance"] if row["set"] == "all")
-    positions = [share(estimate) for estimate in row["per_position"]]
-    return [
-        *positions,
-        *("" for _ in range(most - len(positions))),
-        f"{number(row['mean_length'], 2)} of {run['speculative_tokens'] + 1}",
-        f"{row['drafts']:,}",
-    ]
-
-
-def _chats() -> dict[str, Any]:
-    """What the release's answers on held-out chats are beside those of its source."""
-    models = {model["name"]: model for model in _record("pico-cpu/quality.json")["models"]}
-    return models["release"]["parts"]["chats"]
 
 
 def _device(serving: dict[str, Any]) -> str:

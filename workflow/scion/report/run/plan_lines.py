@@ -21,11 +21,10 @@ def plan_lines(plan: Plan, running: Collection[str]) -> list[str]:
         running: The stages that would run.
     """
     told = "1 stage" if len(running) == 1 else f"{len(running)} stages"
+    reasons = {each: reason(plan, each, running) for each in plan.stages if each in running}
     lines = [f"would run {told} for {plan.folder}:"]
-    for stage in plan.stages:
-        if stage in running:
-            lines.append(f"  {stage:<{_NAME}}  {printable(reason(plan, stage, running))}")
-    if any(line.endswith(NOT_MADE) for line in lines) and any(plan.store.records.glob("*.json")):
+    lines += [f"  {stage:<{_NAME}}  {printable(why)}" for stage, why in reasons.items()]
+    if NOT_MADE in reasons.values() and any(plan.store.records.glob("*.json")):
         # Only when its inputs are there is it known whether another release has the same.
         lines.append(IN_STORE)
     return [*lines, DRY]
