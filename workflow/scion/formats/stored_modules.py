@@ -6,7 +6,7 @@ Needs no torch: the numbers themselves are `scion.formats.nvfp4`'s and `scion.fo
 from collections.abc import Iterable, Sequence
 
 from scion.architectures.inventory import Inventory
-from scion.formats.modelopt import BLOCK, FP8, NVFP4
+from scion.formats.modelopt import BLOCK, FP8, NVFP4, W4A16
 
 # The modules that `quantization.keep_bf16` and `use_fp8` mean: the ends of their parents' names.
 _PARENTS: dict[str, tuple[str, ...]] = {
@@ -40,8 +40,8 @@ def layout(algorithm: str, shape: Sequence[int]) -> Layout:
     """Dtype and shape of a module's tensors, by suffix.
 
     Args:
-        algorithm: NVFP4 or FP8.
-        shape: [N, K] of the weight; for NVFP4, K is a multiple of 16.
+        algorithm: NVFP4, W4A16 or FP8.
+        shape: [N, K] of the weight; K is a multiple of 16 but for FP8.
     """
     rows, columns = shape
     if algorithm == FP8:
@@ -50,9 +50,9 @@ def layout(algorithm: str, shape: Sequence[int]) -> Layout:
             "weight_scale": ("F32", ()),
             "input_scale": ("F32", ()),
         }
-    return {
+    weights: Layout = {
         "weight": ("U8", (rows, columns // 2)),
         "weight_scale": ("F8_E4M3", (rows, columns // BLOCK)),
         "weight_scale_2": ("F32", ()),
-        "input_scale": ("F32", ()),
     }
+    return weights if algorithm == W4A16 else {**weights, "input_scale": ("F32", ())}

@@ -18,7 +18,6 @@ from scion.checkpoint.shards import INDEX, Checkpoint
 from scion.common.devices import device_named
 from scion.common.errors import NoRoomError, ScionError
 from scion.formats.modelopt import FP8
-from scion.formats.spellings import Spelling
 from scion.quantization.calibration.batches import pack
 from scion.quantization.calibration.samples import read_samples, summary
 from scion.quantization.config import Quantization
@@ -58,7 +57,6 @@ def fill(
     settings: Quantization,
     *,
     given: dict[str, torch.Tensor] | None,
-    spelling: Spelling,
     watch: Watching | None,
 ) -> None:
     """Quantize a checkpoint into a draft.
@@ -68,7 +66,6 @@ def fill(
         text: The bf16 checkpoint, of sound keys.
         settings: Recipe, calibration sets, device, shard size.
         given: Activation scales to take instead of calibrating.
-        spelling: How tensors are named, and the scheme declared.
         watch: Is told how the run goes.
 
     Raises:
@@ -92,7 +89,6 @@ def fill(
         draft.work,
         request=draft.recipe,
         max_megabytes=settings.max_shard_megabytes,
-        spelling=spelling,
     )
     with _kept_if_stopped(shards):
         copied = copy_kept(checkpoint, quantized, shards)
@@ -107,7 +103,7 @@ def fill(
         draft.known_tensors |= shards.digests()
         checksums = {module: shards.checksums[module] for module in chosen.unproven(quantized)}
     draft.link_all(text, but={"config.json", INDEX, *checkpoint.headers})
-    exclude = write_configs(draft.folder, checkpoint, expected, quantized, spelling)
+    exclude = write_configs(draft.folder, checkpoint, expected, quantized)
     draft.facts |= {
         "quantizer": {"name": MODELOPT, "version": importlib.metadata.version(MODELOPT)},
         "recipe": chosen.record(),

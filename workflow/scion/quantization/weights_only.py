@@ -54,10 +54,14 @@ def read_input_scales(folder: Path, modules: Sequence[str]) -> dict[str, torch.T
         if name not in release.shard_of:
             raise _unusable(folder, name, "no such tensor")
         with safe_open(folder / release.shard_of[name], "pt") as file:
-            scale: torch.Tensor = spelled.converted(file.get_tensor(name))
-        if scale.dtype != torch.float32 or scale.dim() or not 0 < scale.item() < float("inf"):
-            raise _unusable(folder, name, f"{scale}")
-        scales[module] = scale
+            stored: torch.Tensor = file.get_tensor(name)
+        if (
+            stored.dtype != torch.float32
+            or stored.numel() != 1
+            or not 0 < stored.item() < float("inf")
+        ):
+            raise _unusable(folder, name, f"{stored}")
+        scales[module] = torch.tensor(spelled.meant(stored.item()))
     return scales
 
 

@@ -24,7 +24,6 @@ from scion.artifacts.artifact import Artifact, Draft
 from scion.artifacts.making import Output, remake
 from scion.checkpoint.shards import CONFIG, read_object
 from scion.common.section import Section
-from scion.formats.spellings import DEFAULT_SPELLING, Spelling
 from scion.quantization.config import Quantization
 from scion.stages.common_options import add_settings, read_settings, run_stage, stage_parser
 
@@ -47,7 +46,6 @@ def quantize_nvfp4(
     settings: Quantization,
     environment: str,
     watch: "Callable[[], Watching] | None" = None,
-    spelling: Spelling = DEFAULT_SPELLING,
 ) -> Artifact:
     """Make the NVFP4 checkpoint of a bf16 one.
 
@@ -58,7 +56,6 @@ def quantize_nvfp4(
         environment: Identity of the locked environment.
         watch: Makes what is told how the run goes, if there is something to do; nothing in the
             artifact depends on it.
-        spelling: How tensors are named, and the scheme declared.
 
     Returns:
         The artifact; its facts name quantizer, recipe, calibration and the number of modules.
@@ -69,8 +66,6 @@ def quantize_nvfp4(
     """
     inputs: dict[str, Artifact | Path] = {"text": text}
     request = settings.model_dump(mode="json", exclude={"device"})
-    if spelling != DEFAULT_SPELLING:
-        request["spelling"] = spelling.name
     given = _given_scales(text, settings)
     if given is None:
         for number, each in enumerate(settings.calibration.sets, start=1):
@@ -86,7 +81,7 @@ def quantize_nvfp4(
         # Here, because ModelOpt takes seconds to import, and the store may have the artifact.
         from scion.quantization.filling import fill
 
-        fill(draft, text, settings, given=given, spelling=spelling, watch=watch and watch())
+        fill(draft, text, settings, given=given, watch=watch and watch())
 
     return remake(
         output,
