@@ -25,6 +25,7 @@ EVIDENCE = (
     "fix_keys",
     "extract_text",
     "quantize_nvfp4",
+    *([QUANTIZED] if QUANTIZED != "quantize_nvfp4" else []),
     "verify_release",
     # What is measured, in the order of the rules, in which the card lists the steps.
     *(rule.name for rule in workflow.rules if measured(rule.name, CONFIG)),

@@ -12,17 +12,15 @@ What holds of all of them (tests/unit/test_reciprocals.py goes through every one
   back bit for bit.
 """
 
-import math
+import struct
 
-import numpy as np
-
-# ModelOpt's scale of a tensor is its largest magnitude over the largest E2M1 and E4M3 numbers.
-_RANGE = np.float32(6 * 448)
+_RANGE = 6 * 448.0
+"""ModelOpt's scale of a tensor is its largest magnitude over the largest E2M1 and E4M3 numbers."""
 
 
 def reciprocal_of(scale: float) -> float:
     """The float32 that is nearest to 1 over a float32."""
-    return float(np.float32(1) / np.float32(scale))
+    return _rounded(1 / scale)
 
 
 def scale_of(reciprocal: float) -> float:
@@ -35,15 +33,27 @@ def scale_of(reciprocal: float) -> float:
         Of the scales with this reciprocal the one that is a bf16 number over 6 × 448; where none
         is, the nearest to 1 over it.
     """
-    nearest = np.float32(1) / np.float32(reciprocal)
-    neighbours = (np.nextafter(nearest, np.float32(side)) for side in (0, math.inf))
-    candidates = [s for s in (nearest, *neighbours) if reciprocal_of(float(s)) == reciprocal]
-    return float(next(filter(_is_quotient, candidates), nearest))
+    nearest = _rounded(1 / reciprocal)
+    around = (_number(_bits(nearest) + last_bits) for last_bits in (0, -1, 1))
+    scales = (scale for scale in around if reciprocal_of(scale) == reciprocal)
+    return next(filter(_is_quotient, scales), nearest)
 
 
-def _is_quotient(scale: np.float32) -> bool:
+def _is_quotient(scale: float) -> bool:
     """Whether ModelOpt gives a maximum that bf16 can hold this scale."""
-    bits = int((scale * _RANGE).view(np.uint32))
-    # To the nearest number of 16 bits less: scale times range is a last bit beside the maximum.
-    maximum = np.uint32((bits + 0x8000) & 0xFFFF0000).view(np.float32)
-    return bool(maximum / _RANGE == scale)
+    # The upper half of a float32's bits is a bf16 number; the product is a last bit beside one.
+    maximum = _number((_bits(scale * _RANGE) + 0x8000) & 0xFFFF0000)
+    return _rounded(maximum / _RANGE) == scale
+
+
+def _rounded(number: float) -> float:
+    """The nearest float32; of a quotient of two float32, as if it had never been a float64."""
+    return _number(_bits(number))
+
+
+def _bits(number: float) -> int:
+    return struct.unpack("<I", struct.pack("<f", number))[0]
+
+
+def _number(bits: int) -> float:
+    return struct.unpack("<f", struct.pack("<I", bits))[0]

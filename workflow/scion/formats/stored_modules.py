@@ -17,17 +17,20 @@ _PARENTS: dict[str, tuple[str, ...]] = {
 Layout = dict[str, tuple[str, tuple[int, ...]]]
 
 
-def algorithms(expected: Inventory, *, kept: Iterable[str], fp8: Iterable[str]) -> dict[str, str]:
+def algorithms(
+    expected: Inventory, *, kept: Iterable[str], fp8: Iterable[str], four_bits: str = NVFP4
+) -> dict[str, str]:
     """The algorithm of each module that is quantized, in layer order.
 
     Args:
         expected: The tensors that config.json implies.
         kept: Ends of the names of parents whose projections stay bf16, such as `linear_attn`.
         fp8: Those of parents whose projections are in FP8.
+        four_bits: What the others are in: NVFP4 or W4A16.
     """
     modules = expected.quantized_outside(kept)
-    four_bits = set(expected.quantized_outside((*kept, *fp8)))
-    return {module: NVFP4 if module in four_bits else FP8 for module in modules}
+    others = set(expected.quantized_outside((*kept, *fp8)))
+    return {module: four_bits if module in others else FP8 for module in modules}
 
 
 def projection_parents(keep_bf16: str, use_fp8: str) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -65,7 +65,8 @@ def fill(
         draft: The artifact in the making; finished layers go into its `work`.
         text: The bf16 checkpoint, of sound keys.
         settings: Recipe, calibration sets, device, shard size.
-        given: Activation scales to take instead of calibrating.
+        given: Activation scales to take instead of calibrating, none for activations that stay as
+            they are; None to calibrate.
         watch: Is told how the run goes.
 
     Raises:
@@ -74,9 +75,14 @@ def fill(
     """
     checkpoint = Checkpoint.open(text.folder)
     expected = inventory(checkpoint.config, where=text.folder / "config.json")
-    chosen = recipe(settings.recipe, keep_bf16=settings.keep_bf16, use_fp8=settings.use_fp8)
+    chosen = recipe(
+        settings.recipe,
+        keep_bf16=settings.keep_bf16,
+        use_fp8=settings.use_fp8,
+        four_bits=settings.four_bits,
+    )
     device = device_named(settings.device, where="quantization.device")
-    samples = [] if given else read_samples(checkpoint, settings.calibration)
+    samples = [] if given is not None else read_samples(checkpoint, settings.calibration)
     batches = pack(samples, settings.calibration.pack_tokens)
     if watch is not None and given is None:
         lengths = [batch.lengths for batch in batches]
@@ -112,7 +118,7 @@ def fill(
         "scale_checksums": checksums,
         "excluded": exclude,
         "calibration": summary(samples),
-        "input_scales": None if given is None else scales_digest(given),
+        "input_scales": scales_digest(given) if given else None,
     }
     if watch is not None:
         watch.after()

@@ -79,11 +79,13 @@ def pack_all(
 ) -> None:
     """Write every module in NVFP4, with maximum scales as `nvfp4_default` has them.
 
+    Nothing is calibrated: a module has the activation scale that it is given, if any.
+
     Args:
         checkpoint: The bf16 source.
         modules: Stored names of the modules.
         groups: Those of them that engines load as one: they get one global scale.
-        input_scales: Activation scale by module.
+        input_scales: Activation scale by module; empty where activations stay as they are.
         shards: Where they go; groups that it has already are left out.
 
     Raises:
@@ -171,8 +173,9 @@ def _pack_group(
             f"{module}.weight": packed,
             f"{module}.weight_scale": scale,
             f"{module}.weight_scale_2": scale_2,
-            f"{module}.input_scale": input_scales[module],
         }
+        if input_scales:
+            tensors[f"{module}.input_scale"] = input_scales[module]
     return tensors
 
 

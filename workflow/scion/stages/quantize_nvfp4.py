@@ -72,10 +72,13 @@ def quantize_nvfp4(
             if (local := Path(each.dataset)).is_file():
                 inputs[f"calibration_{number}"] = local
     else:
-        # Their values count, not where they were found; and no sample is read.
+        # No sample is read.
+        request["calibration"] = None
+    if given:
+        # Their values count, not where they were found.
         from scion.quantization.weights_only import scales_digest
 
-        request |= {"input_scales": scales_digest(given), "calibration": None}
+        request["input_scales"] = scales_digest(given)
 
     def build(draft: Draft) -> None:
         # Here, because ModelOpt takes seconds to import, and the store may have the artifact.
@@ -94,9 +97,11 @@ def quantize_nvfp4(
 
 
 def _given_scales(text: Artifact, settings: Quantization) -> "dict[str, torch.Tensor] | None":
-    """The activation scales that the configuration names instead of samples."""
-    if settings.input_scales is None:
+    """The activation scales that stand in for samples; None where samples decide."""
+    if settings.calibrated:
         return None
+    if settings.input_scales is None:
+        return {}
     from scion.quantization.recipes import recipe
     from scion.quantization.weights_only import read_input_scales
 

@@ -176,7 +176,7 @@ def estimate(
     where = checkpoint.folder / CONFIG
     expected = inventory(checkpoint.config, where=where)
     kept, fp8 = projection_parents(settings.keep_bf16, settings.use_fp8)
-    quantized = algorithms(expected, kept=kept, fp8=fp8)
+    quantized = algorithms(expected, kept=kept, fp8=fp8, four_bits=settings.four_bits)
     model = ModelShapes.of(checkpoint.config, expected, quantized, where=where)
     work = RECIPES[settings.recipe].work
     lengths = [length for batch in batches for length in batch]
