@@ -1,0 +1,82 @@
+"""Either spelling of a release on the real vLLM: the same texts, and the same drafts accepted."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from conversion import ENVIRONMENT, Conversion
+from scion.artifacts.artifact import Artifact
+from scion.artifacts.making import Output
+from scion.engines.config import Launch, Serving
+from scion.engines.vllm import server as vllm
+from scion.engines.vllm.counters import SpecDecodeCounters, read_counters
+from scion.evaluation.chats import read_chats, token_ids
+from scion.evaluation.decoding import Prompt, generate
+from scion.stages.graft_mtp import graft_mtp
+from scion.stages.respell import respell
+from serving_python import PYTHON
+
+pytestmark = pytest.mark.serve
+
+PROJECT = Path(__file__).parents[2]
+LAUNCH = Launch(name="test", title="Test", max_model_len=2048, max_num_seqs=1, speculative_tokens=3)
+
+
+@dataclass(frozen=True)
+class Served:
+    """What a server made of some prompts."""
+
+    texts: list[list[int]]
+    drafts: SpecDecodeCounters
+    log: str
+
+
+def served(release: Path, folder: Path) -> Served:
+    log = folder / "server.log"
+    with vllm.serve(
+        release, name="release", launch=LAUNCH, serving=Serving(), python=PYTHON, log=log
+    ) as server:
+        before = read_counters(server.read("/metrics"))
+        texts: list[list[int]] = []
+        for chat in read_chats(PROJECT / "resources/pico/prompts.jsonl")[:8]:
+            tokens = token_ids(server, chat, reply=True)
+            texts.append(generate(server, Prompt(chat.name, "test", False, tokens), 40).tokens)
+        drafts = read_counters(server.read("/metrics")) - before
+    return Served(texts, drafts, log.read_text())
+
+
+def respelled(conversion: Conversion, folder: Path) -> Artifact:
+    quantized = respell(
+        quantized=conversion.quantize_nvfp4,
+        spelling="compressed-tensors",
+        output=Output.at(folder / "respell"),
+        environment=ENVIRONMENT,
+    )
+    return graft_mtp(
+        quantized=quantized,
+        text=conversion.extract_text,
+        donor=conversion.fetch_donor,
+        output=Output.at(folder / "graft_mtp"),
+        environment=ENVIRONMENT,
+    )
+
+
+@pytest.fixture(scope="module")
+def modelopt(conversion: Conversion, tmp_path_factory: pytest.TempPathFactory) -> Served:
+    return served(conversion.graft_mtp.folder, tmp_path_factory.mktemp("modelopt"))
+
+
+def test_both_spellings_are_served_alike(
+    conversion: Conversion, modelopt: Served, tmp_path: Path
+) -> None:
+    packed = served(respelled(conversion, tmp_path).folder, tmp_path)
+    for each in (modelopt, packed):
+        assert "KeptWeightsNvFp4LinearKernel for NVFP4 GEMM" in each.log
+    assert "quantization=modelopt_fp4" in modelopt.log
+    assert "quantization=compressed-tensors" in packed.log
+    print(modelopt.drafts, packed.drafts)
+    assert packed.texts == modelopt.texts
+    assert packed.drafts == modelopt.drafts
+    # The MTP head of the pair was trained with it: it drafts what comes only if all is in place.
+    assert packed.drafts.accepted > 0.5 * packed.drafts.draft_tokens
