@@ -1,4 +1,7 @@
-"""Either spelling of a release on the real vLLM: the same texts, and the same drafts accepted."""
+"""Either spelling of a release on the real vLLM: the same texts, and the same drafts accepted.
+
+Of NVFP4 for weights and activations, and for weights alone.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,21 +65,26 @@ def respelled(conversion: Conversion, folder: Path) -> Artifact:
     )
 
 
-@pytest.fixture(scope="module")
-def modelopt(conversion: Conversion, tmp_path_factory: pytest.TempPathFactory) -> Served:
-    return served(conversion.graft_mtp.folder, tmp_path_factory.mktemp("modelopt"))
-
-
+@pytest.mark.parametrize(
+    ("quantized", "kernel"),
+    [
+        ("conversion", "KeptWeightsNvFp4LinearKernel"),
+        ("weights_alone", "WeightOnlyNvFp4LinearKernel"),
+    ],
+)
 def test_both_spellings_are_served_alike(
-    conversion: Conversion, modelopt: Served, tmp_path: Path
+    quantized: str, kernel: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
+    conversion: Conversion = request.getfixturevalue(quantized)
+    (tmp_path / "modelopt").mkdir()
+    modelopt = served(conversion.graft_mtp.folder, tmp_path / "modelopt")
     packed = served(respelled(conversion, tmp_path).folder, tmp_path)
     for each in (modelopt, packed):
-        assert "KeptWeightsNvFp4LinearKernel for NVFP4 GEMM" in each.log
+        assert f"Using {kernel} for NVFP4 GEMM" in each.log
     assert "quantization=modelopt_fp4" in modelopt.log
     assert "quantization=compressed-tensors" in packed.log
-    print(modelopt.drafts, packed.drafts)
     assert packed.texts == modelopt.texts
     assert packed.drafts == modelopt.drafts
+    print(modelopt.drafts, *modelopt.texts, sep="\n")
     # The MTP head of the pair was trained with it: it drafts what comes only if all is in place.
     assert packed.drafts.accepted > 0.5 * packed.drafts.draft_tokens
