@@ -115,7 +115,7 @@ def respelling(checkpoint: Checkpoint, target: Spelling) -> Respelling:
             hint="there is nothing to do",
         )
     declared = source.reading(checkpoint.config["quantization_config"], where=where)
-    algorithms = _algorithms(checkpoint, source)
+    algorithms = stored_algorithms(checkpoint, source)
     olds, news = source.all_tensors(algorithms), target.all_tensors(algorithms)
     labels, numbers, inexact = dict[str, Tensor](), dict[str, float](), list[str]()
     for meaning, old in olds.items():
@@ -133,8 +133,12 @@ def respelling(checkpoint: Checkpoint, target: Spelling) -> Respelling:
     )
 
 
-def _algorithms(checkpoint: Checkpoint, spelling: Spelling) -> dict[str, str]:
+def stored_algorithms(checkpoint: Checkpoint, spelling: Spelling) -> dict[str, str]:
     """The algorithm of each module, by its tensors; in layer order where the family is known.
+
+    Args:
+        checkpoint: The release.
+        spelling: How it names tensors.
 
     Raises:
         ScionError: A tensor is of no form that the spelling has.
