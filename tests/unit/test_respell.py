@@ -1,5 +1,6 @@
 """One quantization in two spellings: the same bytes, either declared as its engines read it."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -8,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from checkpoints import half_made
+import measured
+from checkpoints import edit_json, half_made
 from conversion import ENVIRONMENT, Conversion, copied
 from scion.artifacts.artifact import Artifact
 from scion.artifacts.making import Output
@@ -24,6 +26,8 @@ from scion.stages.graft_mtp import graft_mtp
 from scion.stages.quantize_nvfp4 import quantize_nvfp4
 from scion.stages.respell import respell
 from scion.stages.verify_release import verify_release
+from sealed import sealed
+from tampering import edit_manifest, manifest_of, named, rehash, told
 
 MODELOPT, PACKED = SPELLINGS["modelopt"], SPELLINGS["compressed-tensors"]
 
@@ -129,6 +133,56 @@ def test_verify_release_finds_the_same_in_it(
     found = {row["code"]: row["severity"] for row in facts["lint"]["findings"]}
     told = {row["code"]: row["severity"] for row in theirs["lint"]["findings"]}
     assert found == told | {"M305": "warning"}
+
+
+@pytest.fixture(scope="module")
+def release(
+    packed: Artifact, conversion: Conversion, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A sealed release in the other spelling. Read it."""
+    folder = tmp_path_factory.mktemp("sealed")
+    grafted_ = grafted(packed, conversion, folder)
+    made = dataclasses.replace(
+        conversion,
+        graft_mtp=grafted_,
+        verify_release=verified(grafted_, conversion, folder),
+    )
+    return sealed(made, folder, measured.results(), beside={"respell": packed})
+
+
+def test_a_sealed_release_tells_how_it_was_respelled(release: Path) -> None:
+    assert told(release) == []
+    assert "NVFP4 weights (compressed-tensors, W4A4," in (release / "README.md").read_text()
+    origins = {
+        row["origin"]["from"]
+        for name, row in json.loads((release / "tensors.json").read_bytes()).items()
+        if name.endswith("_packed")
+    }
+    assert origins == {"quantized"}
+
+
+def other_codes(table: dict[str, dict[str, object]]) -> None:
+    name = next(name for name in table if name.endswith("gate_proj.weight"))
+    table[name]["sha256"] = "0" * 64
+
+
+def test_codes_that_are_not_the_quantized_checkpoint_s_are_found(
+    release: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(release, tmp_path / "release")
+    edit_json(folder / "provenance/tensors/quantize_nvfp4.json", other_codes)
+    rehash(folder)
+    assert "provenance/tensors/respell.json" in named(told(folder))
+
+
+def test_a_release_that_hides_its_respelling_is_found(release: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(release, tmp_path / "release")
+    edit_manifest(
+        manifest_of(folder, "graft_mtp"),
+        lambda manifest: manifest["made_from"]["quantized"].update(stage="quantize_nvfp4"),
+    )
+    rehash(folder)
+    assert "provenance/graft_mtp.json" in named(told(folder))
 
 
 def test_fp8_beside_nvfp4_is_mixed_precision(mixed: Conversion, tmp_path: Path) -> None:
