@@ -3,6 +3,7 @@
 Of NVFP4 for weights and activations, and for weights alone.
 """
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +17,11 @@ from scion.engines.vllm import server as vllm
 from scion.engines.vllm.counters import SpecDecodeCounters, read_counters
 from scion.evaluation.chats import read_chats, token_ids
 from scion.evaluation.decoding import Prompt, generate
+from scion.formats import compressed_tensors
+from scion.formats.modelopt import FP8, NVFP4, W4A16
 from scion.stages.graft_mtp import graft_mtp
 from scion.stages.respell import respell
-from serving_python import PYTHON
+from serving_python import PYTHON, run_code
 
 pytestmark = pytest.mark.serve
 
@@ -88,3 +91,28 @@ def test_both_spellings_are_served_alike(
     print(modelopt.drafts, *modelopt.texts, sep="\n")
     # The MTP head of the pair was trained with it: it drafts what comes only if all is in place.
     assert packed.drafts.accepted > 0.5 * packed.drafts.draft_tokens
+
+
+LIBRARY = """
+import json, sys
+from compressed_tensors.quantization import QuantizationConfig
+for declared in json.loads(sys.argv[1]):
+    print(json.dumps(QuantizationConfig.model_validate(declared).model_dump(mode="json")))
+"""
+
+
+def test_the_library_itself_would_declare_it_so() -> None:
+    kinds = [(NVFP4,), (W4A16,), (NVFP4, FP8), (FP8, W4A16)]
+    declared = [
+        compressed_tensors.declaration(
+            ["lm_head", "model.visual*", "mtp*"],
+            producer={},
+            algorithms={f"model.layers.{n}.mlp": kind for n, kind in enumerate(each)},
+        )
+        for each in kinds
+    ]
+    done = run_code(LIBRARY, json.dumps(declared))
+    assert done.returncode == 0, done.stderr
+    for ours, theirs in zip(declared, done.stdout.splitlines(), strict=True):
+        assert ours.pop("producer") == {}
+        assert ours == json.loads(theirs)
