@@ -9,7 +9,7 @@ import pytest
 from conversion import ENVIRONMENT, Conversion
 from scion.artifacts.artifact import Artifact
 from scion.artifacts.making import Output
-from scion.formats.modelopt import NVFP4
+from scion.formats.modelopt import NVFP4, Declared
 from scion.formats.spellings import SPELLINGS, SpelledTensor
 from scion.stages.respell import respell
 
@@ -30,11 +30,7 @@ ROW = dataclasses.replace(
         "kept": exclude,
         "by": dict(producer),
     },
-    reading=lambda declared, *, where: dataclasses.replace(
-        SPELLINGS["modelopt"].reading({"quant_algo": NVFP4}, where=where),
-        exclude=declared["kept"],
-        producer=declared["by"],
-    ),
+    reading=lambda declared, plain, *, where: Declared(declared["kept"], declared["by"]),
     sidecars={},
 )
 

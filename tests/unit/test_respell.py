@@ -275,18 +275,16 @@ def test_what_has_no_other_spelling_is_refused(
         respelling(declared(folder, **changes), PACKED)
 
 
-@pytest.mark.parametrize("changes", [{"format": "pack-quantized"}, {"ignore": ["re:.*(a|b)$"]}])
+@pytest.mark.parametrize("changes", [{"format": "pack-quantized"}, {"ignore": ["re:.*(a|b"]}])
 def test_what_compressed_tensors_alone_can_say_is_refused(
     packed: Artifact, tmp_path: Path, changes: dict[str, object]
 ) -> None:
-    folder = tmp_path / "changed"
-    shutil.copytree(packed.folder, folder)
-    (folder / "config.json").chmod(0o644)
+    folder = copied(packed, tmp_path / "changed").folder
     config = json.loads((folder / "config.json").read_bytes())
     for group in config["quantization_config"]["config_groups"].values():
         group.pop("format")
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ScionError, match=r"another spelling|written as a glob"):
+    with pytest.raises(ScionError, match=r"another spelling|no regular expression"):
         respelling(declared(folder, **changes), MODELOPT)
 
 
@@ -296,21 +294,35 @@ def test_a_checkpoint_in_bf16_is_refused(conversion: Conversion) -> None:
     assert error.value.found == "no quantization_config"
 
 
+DELTA_NET = "model.language_model.layers.0.linear_attn"
+SMALL = [f"model.language_model.layers.{n}.linear_attn.in_proj_{x}" for n in (0, 1) for x in "ab"]
+
+
 @pytest.mark.parametrize(
-    ("entry", "glob"),
+    ("entry", "excluded"),
     [
-        ("re:.*lm_head", "*lm_head*"),
-        ("re:^lm_head$", "lm_head"),
-        ("re:.*visual.*", "*visual*"),
-        (r"re:.*\.mlp\.gate$", "*.mlp.gate"),
-        ("model.layers.3.mlp.gate", "model.layers.3.mlp.gate"),
+        (r"re:(model\.)?visual.*$", ["model.visual*"]),
+        ("re:.*visual.*", ["*visual*"]),
+        ("re:^mtp.*", ["mtp*"]),
+        ("re:.*lm_head", ["lm_head"]),
+        # As vLLM names them: a glob would not match what it makes of the two.
+        (r"re:.*layers\.[01]\.linear_attn\.in_proj_[ab]$", SMALL),
+        ("re:lm_heads$", []),
+        ("lm_head", ["lm_head"]),
     ],
 )
-def test_expressions_of_others_become_globs(
-    packed: Artifact, tmp_path: Path, entry: str, glob: str
+def test_expressions_of_others_become_globs_or_names(
+    packed: Artifact, tmp_path: Path, entry: str, excluded: list[str]
 ) -> None:
-    folder = tmp_path / "changed"
-    shutil.copytree(packed.folder, folder)
-    (folder / "config.json").chmod(0o644)
+    folder = copied(packed, tmp_path / "changed").folder
     found = respelling(declared(folder, ignore=[entry]), MODELOPT)
-    assert found.declared.exclude == [glob]
+    assert sorted(found.declared.exclude) == sorted(excluded)
+
+
+def test_parts_of_names_that_vllm_finds_anywhere_become_names(
+    conversion: Conversion, tmp_path: Path
+) -> None:
+    folder = copied(conversion.quantize_nvfp4, tmp_path / "changed").folder
+    found = respelling(declared(folder, ignore=["layers.0.linear_attn.in_proj_", "gone"]), PACKED)
+    small = [name for name in SMALL if name.startswith(DELTA_NET)]
+    assert sorted(found.declared.exclude) == sorted([*small, "gone"])

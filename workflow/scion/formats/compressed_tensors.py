@@ -12,7 +12,7 @@ https://github.com/vllm-project/vllm/blob/v0.33.0/vllm/model_executor/layers/qua
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -25,6 +25,10 @@ _PACKED, _EIGHT_BITS = "nvfp4-pack-quantized", "float-quantized"
 _EXPRESSION = "re:"
 # What is optional in an engine's name.
 _ROOT, _OPTIONAL_ROOT = "model.", r"(model\.)?"
+# A module and all below it: a path that may begin anywhere.
+_TREE = re.compile(
+    rf"\^?((?P<root>{re.escape(_OPTIONAL_ROOT)})|(?P<any>\.\*))?(?P<path>(\w|\\?[.-])+)\.\*\$?"
+)
 
 
 def declaration(
@@ -57,16 +61,22 @@ def declaration(
     }
 
 
-def read_declaration(declared: Mapping[str, Any], *, where: object) -> Declared:
+def read_declaration(
+    declared: Mapping[str, Any], plain: Collection[str], *, where: object
+) -> Declared:
     """What a `quantization_config` says beside the algorithms, which the tensors tell as well.
+
+    An expression that means a module and all below it becomes a glob; of any other, the modules
+    that it excludes are named.
 
     Args:
         declared: It.
+        plain: The modules that are stored as they are.
         where: The file to name in errors.
 
     Raises:
-        ScionError: It is of another format than those that `declaration` writes, or an expression
-            of its list can't be written as a glob.
+        ScionError: It is of another format than those that `declaration` writes, or its list holds
+            what is no expression.
     """
     groups = declared.get("config_groups")
     found = {_format(group, declared) for group in (groups or {}).values()}
@@ -81,7 +91,17 @@ def read_declaration(declared: Mapping[str, Any], *, where: object) -> Declared:
         )
     producer = declared.get("producer") or {"name": METHOD, "version": declared.get("version", "")}
     ignore = declared.get("ignore") or []
-    return Declared([_excluded(entry, where=where) for entry in ignore], producer)
+    try:
+        excluded = [name for entry in ignore for name in _excluded(entry, plain)]
+    except re.error as error:
+        raise ScionError(
+            "an entry of the list of excluded modules is no regular expression",
+            where=f"{where}: quantization_config.ignore",
+            expected=f"names, and expressions behind {_EXPRESSION}",
+            found=f"{error.pattern!r}: {error}",
+            hint="no engine could load the release either: correct the entry",
+        ) from error
+    return Declared(list(dict.fromkeys(excluded)), producer)
 
 
 def _group(algorithm: str, targets: list[str]) -> dict[str, Any]:
@@ -137,24 +157,17 @@ def _ignored(entry: str) -> str:
     return f"{_EXPRESSION}{root}{rest.replace(re.escape('*'), '.*')}$"
 
 
-def _excluded(entry: str, *, where: object) -> str:
-    """The entry of ModelOpt's list that covers what this one covers."""
+def _excluded(entry: str, plain: Collection[str]) -> list[str]:
+    """The entries of ModelOpt's list that cover what this one covers."""
     if not entry.startswith(_EXPRESSION):
-        return entry
-    expression = entry.removeprefix(_EXPRESSION).removeprefix("^")
-    root = _ROOT if expression.startswith(_OPTIONAL_ROOT) else ""
-    expression = expression.removeprefix(_OPTIONAL_ROOT)
-    # Matched from the beginning, but not to the end.
-    whole = expression.endswith("$")
-    parts = re.split(r"\.\*", expression.removesuffix("$"))
-    names = [re.sub(r"\\?([.-])", r"\1", part) for part in parts]
-    if not all(re.fullmatch(r"[\w.-]*", name) for name in names):
-        raise ScionError(
-            "an expression of the list of excluded modules can't be written as a glob",
-            where=f"{where}: quantization_config.ignore",
-            expected="names, and expressions of letters, dots and `.*`",
-            found=entry,
-            hint="write it as several entries that have no other signs, or name the modules",
-        )
-    glob = root + "*".join(names)
-    return glob if whole or glob.endswith("*") else f"{glob}*"
+        return [entry]
+    expression = re.compile(entry.removeprefix(_EXPRESSION))
+    if tree := _TREE.fullmatch(expression.pattern):
+        root = _ROOT if tree["root"] else "*" if tree["any"] else ""
+        return [root + tree["path"].replace("\\", "") + "*"]
+    # As engines match it, which drop the root from some names.
+    return [
+        name
+        for name in plain
+        if expression.match(name) or expression.match(name.removeprefix(_ROOT))
+    ]

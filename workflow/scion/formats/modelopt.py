@@ -5,7 +5,7 @@ only where that is absent; both are written here from one list, so they can't dr
 torch: the numbers themselves are `scion.formats.nvfp4`'s.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -103,11 +103,16 @@ def quantization_config(
     return declared
 
 
-def read_declaration(declared: Mapping[str, Any], *, where: object) -> Declared:
+def read_declaration(
+    declared: Mapping[str, Any], plain: Collection[str], *, where: object
+) -> Declared:
     """What a `quantization_config` says beside the algorithms, which the tensors tell as well.
+
+    A name that is only a part of others, such as a layer's, excludes these in vLLM: they are named.
 
     Args:
         declared: It.
+        plain: The modules that are stored as they are.
         where: The file to name in errors.
 
     Raises:
@@ -125,7 +130,14 @@ def read_declaration(declared: Mapping[str, Any], *, where: object) -> Declared:
             found=", ".join(unknown) or (FP8 if named == {FP8} else "a kv_cache_scheme"),
             hint="scales of a cache, and other formats, are spelled by their own quantizers alone",
         )
-    return Declared(list(declared.get("ignore") or []), declared.get("producer") or _UNKNOWN)
+    excluded = [name for entry in declared.get("ignore") or [] for name in _excluded(entry, plain)]
+    return Declared(list(dict.fromkeys(excluded)), declared.get("producer") or _UNKNOWN)
+
+
+def _excluded(entry: str, plain: Collection[str]) -> list[str]:
+    """What an entry covers: itself, or where it is no module, those that it is a part of."""
+    below = [] if "*" in entry or entry in plain else [name for name in plain if entry in name]
+    return below or [entry]
 
 
 # Readers of hf_quant_config.json want its name.

@@ -5,7 +5,7 @@ module's tensors are called, which scales are stored as reciprocals, and how the
 What writes a release and what verifies one ask its row. Needs no torch.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -37,7 +37,9 @@ class Declaration(Protocol):
 class Reading(Protocol):
     """Reads a `quantization_config` that others may have written."""
 
-    def __call__(self, declared: Mapping[str, Any], /, *, where: object) -> Declared:
+    def __call__(
+        self, declared: Mapping[str, Any], plain: Collection[str], /, *, where: object
+    ) -> Declared:
         """As `scion.formats.modelopt.read_declaration`."""
         ...
 

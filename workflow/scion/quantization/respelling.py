@@ -114,7 +114,12 @@ def respelling(checkpoint: Checkpoint, target: Spelling) -> Respelling:
             found=source.quant_method,
             hint="there is nothing to do",
         )
-    declared = source.reading(checkpoint.config["quantization_config"], where=where)
+    plain = dict.fromkeys(
+        name.removesuffix(".weight")
+        for name in checkpoint.shard_of
+        if name.endswith(".weight") and checkpoint.tensor(name).dtype in _PLAIN
+    )
+    declared = source.reading(checkpoint.config["quantization_config"], plain, where=where)
     algorithms = stored_algorithms(checkpoint, source)
     olds, news = source.all_tensors(algorithms), target.all_tensors(algorithms)
     labels, numbers, inexact = dict[str, Tensor](), dict[str, float](), list[str]()

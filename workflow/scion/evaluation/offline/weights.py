@@ -206,7 +206,7 @@ def _quantized(checkpoint: Checkpoint) -> _Quantized | None:
         return None
     spelling = declared_spelling({"quantization_config": declared})
     if spelling not in (None, DEFAULT_SPELLING):
-        spelling.reading(declared, where=checkpoint.folder / CONFIG)
+        spelling.reading(declared, (), where=checkpoint.folder / CONFIG)
         algorithms = stored_algorithms(checkpoint, spelling)
     else:
         algorithms = _modelopts(checkpoint, declared)
