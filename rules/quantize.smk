@@ -8,10 +8,11 @@ Output: the artifacts quantize_nvfp4, in ModelOpt's spelling, and respell, in an
 from scion.formats.spellings import DEFAULT_SPELLING
 
 SCALES = CONFIG.quantization.input_scales
+CALIBRATED = CONFIG.quantization.calibrated
 QUANTIZE_NVFP4 = plan(
     "quantize_nvfp4",
     reads={"text": "extract_text"},
-    files={"calibration": [*map(local_file, CALIBRATION_DATASETS)]},
+    files={"calibration": [*map(local_file, CALIBRATION_DATASETS)] if CALIBRATED else []},
     local=local_checkpoint(SCALES, usable_files) if SCALES else [],
     settings=settings(quantization=CONFIG.quantization),
     environment=ROOT_ENVIRONMENT,

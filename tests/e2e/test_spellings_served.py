@@ -116,3 +116,33 @@ def test_the_library_itself_would_declare_it_so() -> None:
     for ours, theirs in zip(declared, done.stdout.splitlines(), strict=True):
         assert ours.pop("producer") == {}
         assert ours == json.loads(theirs)
+
+
+WEIGHTS_ALONE = """
+import torch, types
+from vllm.model_executor.kernels.linear.nvfp4.base import NvFp4LinearLayerConfig
+from scion_vllm_plugin.kernel import WeightOnlyNvFp4LinearKernel
+from vllm.model_executor.layers.quantization.utils.nvfp4_emulation_utils import dequantize_to_dtype
+torch.manual_seed(0)
+layer = types.SimpleNamespace(
+    weight=torch.randint(0, 256, (96, 64), dtype=torch.uint8),
+    weight_scale=torch.rand(96, 8).to(torch.float8_e4m3fn),
+    weight_global_scale=torch.tensor(0.01),
+)
+kernel = WeightOnlyNvFp4LinearKernel(NvFp4LinearLayerConfig())
+decoded = dequantize_to_dtype(
+    layer.weight, layer.weight_scale, layer.weight_global_scale, torch.bfloat16, 16, swizzle=False
+)
+bias = torch.randn(96, dtype=torch.bfloat16)
+for tokens in (1, 4):
+    # Of numbers that NVFP4 would not hold.
+    x = torch.randn(tokens, 128, dtype=torch.bfloat16)
+    assert torch.equal(kernel.apply_weights(layer, x), x @ decoded.T)
+    assert torch.equal(kernel.apply_weights(layer, x, bias), x @ decoded.T + bias)
+print("equal")
+"""
+
+
+def test_weights_alone_are_multiplied_with_inputs_as_they_are() -> None:
+    done = run_code(WEIGHTS_ALONE)
+    assert done.stdout.strip().endswith("equal"), done.stderr

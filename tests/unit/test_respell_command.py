@@ -2,6 +2,7 @@
 
 import filecmp
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -131,11 +132,12 @@ def test_what_engines_would_not_load_gets_no_name(scion, tmp_path: Path) -> None
     assert beside(tmp_path) == []
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_leaves_nothing(
-    scion, release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    scion, release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     def stopped(*_: object) -> None:
-        raise KeyboardInterrupt
+        signal.raise_signal(number)
 
     monkeypatch.setattr(gate, "lint_folder", stopped)
     code, _, _ = scion(release)

@@ -112,6 +112,8 @@ def test_the_estimate_of_the_shards_is_exact(weights_alone: Conversion) -> None:
     shards = weights_alone.quantize_nvfp4.files
     written = sum(entry["size"] for name, entry in shards.items() if name.endswith(".safetensors"))
     assert made.written[0].size == written
+    # No sample is read, no layer runs.
+    assert (made.passes, made.samples, made.device) == (0, 0, ())
 
 
 @pytest.mark.parametrize("spelling", ["modelopt", "compressed-tensors"])

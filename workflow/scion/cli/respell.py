@@ -3,6 +3,7 @@
 import argparse
 import secrets
 import shutil
+import signal
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -163,13 +164,19 @@ def _take_along(made: "Respelling", folder: Path) -> str:
 
 @contextmanager
 def _placed_whole(output: Path) -> Generator[Path]:
-    """A folder that gets the name `output` when the block has ended well, and else is removed."""
+    """A folder that gets the name `output` when the block has ended well, and else is removed.
+
+    SIGTERM is heard as Ctrl-C meanwhile.
+    """
     output.parent.mkdir(parents=True, exist_ok=True)
     folder = output.with_name(f".{output.name}.{secrets.token_hex(4)}")
-    folder.mkdir()
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        folder.mkdir()
         yield folder
         folder.rename(output)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
