@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+import measured
 from conversion import ENVIRONMENT, Conversion, Pico, convert
 from scion.artifacts.making import Output
 from scion.checkpoint.shards import Checkpoint
@@ -22,6 +23,7 @@ from scion.quantization.estimate.estimate import Machine, estimate
 from scion.stages.graft_mtp import graft_mtp
 from scion.stages.quantize_nvfp4 import quantize_nvfp4
 from scion.stages.respell import respell
+from sealed import rendered
 
 MODULE = "model.language_model.layers.3.self_attn.q_proj"
 
@@ -84,11 +86,8 @@ def test_engines_build_what_is_stored_in_either_spelling(
     assert group["input_activations"] is None
     assert f"{MODULE}.weight_global_scale" in packed.tensors()
     assert f"{MODULE}.input_global_scale" not in packed.tensors()
-    # Not of the whole release: the head is grafted on later.
     found = lint_folder(packed.folder, Lint())
-    assert {result.rule.code for result in found if result.rule.severity is Severity.ERROR} <= {
-        "M301"
-    }
+    assert [result.rule.code for result in found if result.rule.severity is Severity.ERROR] == []
     back = respell(
         quantized=packed,
         spelling="modelopt",
@@ -98,11 +97,30 @@ def test_engines_build_what_is_stored_in_either_spelling(
     assert back.content == weights_alone.quantize_nvfp4.content
 
 
-def test_a_search_is_verified_too(pico: Pico, tmp_path: Path) -> None:
-    made = convert(pico, tmp_path, samples=2, activations="bf16", recipe="local_hessian")
-    assert made.graft_mtp.facts["recipe"]["four_bits"] == "W4A16_NVFP4"
-    assert made.verify_release.facts["quantized_modules"] == 50
-    assert not any("input_scale" in name for name in made.graft_mtp.tensors())
+def test_a_search_beside_fp8_is_verified_too(pico: Pico, tmp_path: Path) -> None:
+    made = convert(
+        pico, tmp_path, samples=1, activations="bf16", recipe="four_over_six", use_fp8="attention"
+    )
+    # It has linted the release, whose modules in FP8 round their inputs, and no others.
+    facts = made.verify_release.facts
+    assert (facts["quantized_modules"], facts["fp8_modules"]) == (50, 26)
+    scaled = {name for name in made.graft_mtp.tensors() if name.endswith(".input_scale")}
+    assert len(scaled) == 26
+    layers = declared(made.graft_mtp.folder)["quantized_layers"]
+    assert layers["model.language_model.layers.3.mlp.up_proj"] == {
+        "quant_algo": "W4A16_NVFP4",
+        "group_size": 16,
+    }
+    packed = respell(
+        quantized=made.quantize_nvfp4,
+        spelling="compressed-tensors",
+        output=Output.at(tmp_path / "packed"),
+        environment=ENVIRONMENT,
+    )
+    groups = declared(packed.folder)["config_groups"].values()
+    assert [group["input_activations"] is None for group in groups].count(True) == 1
+    found = lint_folder(packed.folder, Lint())
+    assert [result.rule.code for result in found if result.rule.severity is Severity.ERROR] == []
 
 
 def test_the_estimate_of_the_shards_is_exact(weights_alone: Conversion) -> None:
@@ -165,3 +183,14 @@ def test_what_does_not_go_together_is_refused(settings: dict[str, Any], message:
     with pytest.raises(ScionError) as error:
         load_config(settings, where="x.yaml")
     assert message in str(error.value)
+
+
+def test_the_card_says_that_activations_stay_as_they_are(
+    weights_alone: Conversion, tmp_path: Path
+) -> None:
+    card, _ = rendered(weights_alone, tmp_path, measured.results())
+    text = (card.folder / "README.md").read_text()
+    assert "NVFP4 weights (modelopt, W4A16, blocks of 16)" in text
+    assert "Activations stay in bf16: the release is for GPUs without FP4 units as well" in text
+    assert "Calibration: none; the scales follow from the weights." in text
+    assert "W4A4" not in text
