@@ -265,6 +265,11 @@ def declared(folder: Path, **changes: object) -> Checkpoint:
         ({"quant_algo": "NVFP4_AWQ"}, "not of a format that has another spelling"),
         ({"quant_algo": "FP8"}, "not of a format that has another spelling"),
         ({"kv_cache_scheme": {"num_bits": 8}}, "not of a format that has another spelling"),
+        ({"quant_algo": ["NVFP4"]}, "not of a format that has another spelling"),
+        ({"ignore": "lm_head"}, "is malformed"),
+        ({"ignore": [3]}, "is malformed"),
+        ({"config_groups": [1]}, "is malformed"),
+        ({"quantized_layers": {"a": "NVFP4"}}, "is malformed"),
     ],
 )
 def test_what_has_no_other_spelling_is_refused(
@@ -286,6 +291,16 @@ def test_what_compressed_tensors_alone_can_say_is_refused(
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(ScionError, match=r"another spelling|no regular expression"):
         respelling(declared(folder, **changes), MODELOPT)
+
+
+@pytest.mark.parametrize("scheme", ["NVFP4", [], 4])
+def test_a_declaration_that_is_no_object_is_refused(
+    conversion: Conversion, tmp_path: Path, scheme: object
+) -> None:
+    folder = copied(conversion.quantize_nvfp4, tmp_path / "changed").folder
+    edit_json(folder / "config.json", lambda config: config.update(quantization_config=scheme))
+    with pytest.raises(ScionError, match="no quantized release"):
+        respelling(Checkpoint.open(folder), PACKED)
 
 
 def test_a_checkpoint_in_bf16_is_refused(conversion: Conversion) -> None:

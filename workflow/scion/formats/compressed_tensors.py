@@ -78,9 +78,10 @@ def read_declaration(
         ScionError: It is of another format than those that `declaration` writes, or its list holds
             what is no expression.
     """
-    groups = declared.get("config_groups")
-    found = {_format(group, declared) for group in (groups or {}).values()}
-    unknown = sorted(map(str, found - {_PACKED, _EIGHT_BITS}))
+    groups = (declared.get("config_groups") or {}).values()
+    # A group's own, or that of all.
+    found = {str(group.get("format") or declared.get("format")) for group in groups}
+    unknown = sorted(found - {_PACKED, _EIGHT_BITS})
     if not found or unknown or declared.get("kv_cache_scheme"):
         raise ScionError(
             "the release is not of a format that has another spelling",
@@ -140,12 +141,6 @@ def _numbers(
         "observer": "memoryless_minmax",
         "observer_kwargs": {},
     }
-
-
-def _format(group: Any, declared: Mapping[str, Any]) -> object:
-    """The format of a group: its own, or that of all."""
-    own = group.get("format") if isinstance(group, dict) else None
-    return own or declared.get("format")
 
 
 def _ignored(entry: str) -> str:

@@ -119,8 +119,9 @@ def read_declaration(
         ScionError: It is of an algorithm that `quantization_config` does not write.
     """
     layers = declared.get("quantized_layers") or {}
-    named = {declared.get("quant_algo"), *(layer.get("quant_algo") for layer in layers.values())}
-    unknown = sorted(map(str, named - {NVFP4, W4A16, FP8, MIXED}))
+    entries = (declared, *layers.values())
+    named = {str(entry.get("quant_algo")) for entry in entries}
+    unknown = sorted(named - {NVFP4, W4A16, FP8, MIXED})
     if unknown or named == {FP8} or declared.get("kv_cache_scheme"):
         raise ScionError(
             "the release is not of a format that has another spelling",

@@ -186,5 +186,6 @@ DEFAULT_SPELLING = SPELLINGS["modelopt"]
 
 def declared_spelling(config: Mapping[str, Any]) -> Spelling | None:
     """The spelling that a config.json declares; None where it is none of the table."""
-    method = (config.get("quantization_config") or {}).get("quant_method")
+    declared = config.get("quantization_config")
+    method = declared.get("quant_method") if isinstance(declared, dict) else None
     return next((row for row in SPELLINGS.values() if row.quant_method == method), None)

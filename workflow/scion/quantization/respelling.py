@@ -11,6 +11,7 @@ import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from scion.architectures.inventory import implied
 from scion.checkpoint.relabelled import copy_relabelled
@@ -119,7 +120,9 @@ def respelling(checkpoint: Checkpoint, target: Spelling) -> Respelling:
         for name in checkpoint.shard_of
         if name.endswith(".weight") and checkpoint.tensor(name).dtype in _PLAIN
     )
-    declared = source.reading(checkpoint.config["quantization_config"], plain, where=where)
+    scheme = checkpoint.config["quantization_config"]
+    _refuse_malformed(scheme, where)
+    declared = source.reading(scheme, plain, where=where)
     algorithms = stored_algorithms(checkpoint, source)
     olds, news = source.all_tensors(algorithms), target.all_tensors(algorithms)
     labels, numbers, inexact = dict[str, Tensor](), dict[str, float](), list[str]()
@@ -135,6 +138,27 @@ def respelling(checkpoint: Checkpoint, target: Spelling) -> Respelling:
             inexact += [old.name] if back != stored else []
     return Respelling(
         checkpoint, source, target, algorithms, declared, labels, numbers, tuple(inexact)
+    )
+
+
+def _refuse_malformed(scheme: Mapping[str, Any], where: Path) -> None:
+    """Raise ScionError where what a declaration is read by is of another JSON type."""
+    ignore, producer = scheme.get("ignore") or [], scheme.get("producer") or {}
+    tables = [scheme.get(key) or {} for key in ("config_groups", "quantized_layers")]
+    objects = [
+        producer,
+        *tables,
+        *(row for t in tables if isinstance(t, dict) for row in t.values()),
+    ]
+    lists = isinstance(ignore, list) and all(isinstance(entry, str) for entry in ignore)
+    if lists and all(isinstance(each, dict) for each in objects):
+        return
+    raise ScionError(
+        "the declaration of the quantization is malformed",
+        where=f"{where}: quantization_config",
+        expected="ignore: a list of names; config_groups, quantized_layers: objects of objects",
+        found="something else",
+        hint=f"scion lint {where.parent} says what engines make of it",
     )
 
 
