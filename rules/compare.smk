@@ -2,13 +2,13 @@
 
 snakemake --cores all compare_recipes                          those of `comparison.variants`
 
-Input: the artifacts extract_text and fetch_donor, the data to calibrate and to measure with.
+Input: the artifacts extract_text and, where there is a donor, fetch_donor; the data to calibrate and to measure with.
 Output: the artifact compare_recipes.
 """
 
 COMPARE_RECIPES = plan(
     "compare_recipes",
-    reads={"text": "extract_text", "donor": "fetch_donor"},
+    reads={"text": "extract_text", **DONOR},
     files={
         "calibration": [*map(local_file, CALIBRATION_DATASETS)],
         "chats": CONFIG.quality.chats,

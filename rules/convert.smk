@@ -74,6 +74,7 @@ EXTRACT_TEXT = plan(
     "extract_text",
     reads={"fixed": "fix_keys"},
     text_only=str(CONFIG.text_only).lower(),
+    head=CONFIG.mtp.own_head,
     environment=ROOT_ENVIRONMENT,
 )
 
@@ -95,6 +96,7 @@ rule extract_text:
         python -m scion.stages.extract_text \
             --fixed {input.fixed:q} \
             --text-only {params.text_only:q} \
+            --head {params.head:q} \
             --output {output:q} \
             --store {params.store:q} \
             --plan {params.plan:q} \

@@ -1,8 +1,8 @@
 """Fetch the source checkpoint, the donor's MTP head, and the base model if it is compared with.
 
 Input: a local folder, or a repository of the hub at a commit.
-Output: the artifacts fetch_source and fetch_base (whole checkpoints) and fetch_donor (config and
-mtp.* tensors).
+Output: the artifacts fetch_source and fetch_base (whole checkpoints) and fetch_donor (config, mtp.*
+tensors and a sample of other weights).
 """
 
 FETCH_SOURCE = plan(
@@ -40,37 +40,41 @@ rule fetch_source:
         """
 
 
-FETCH_DONOR = plan(
-    "fetch_donor",
-    local=local_checkpoint(CONFIG.donor, usable_files),
-    location=CONFIG.donor,
-    environment=ROOT_ENVIRONMENT,
-)
+# The input of stages that read the head of a donor, where there is one.
+DONOR = {"donor": "fetch_donor"} if CONFIG.donor else {}
 
+if CONFIG.donor:
 
-rule fetch_donor:
-    input:
-        **FETCH_DONOR.input,
-    output:
-        FETCH_DONOR.pointer,
-    log:
-        FETCH_DONOR.log,
-    benchmark:
-        FETCH_DONOR.benchmark
-    params:
-        **FETCH_DONOR.params,
-    shell:
-        r"""
-        python -m scion.stages.fetch_donor \
-            --location {params.location:q} \
-            --planned {params.planned:q} \
-            --output {output:q} \
-            --store {params.store:q} \
-            --plan {params.plan:q} \
-            --environment {params.environment:q} \
-            --progress {params.progress:q} \
-            2>&1 | tee -i {log:q}
-        """
+    FETCH_DONOR = plan(
+        "fetch_donor",
+        local=local_checkpoint(CONFIG.donor, usable_files),
+        location=CONFIG.donor,
+        environment=ROOT_ENVIRONMENT,
+    )
+
+    rule fetch_donor:
+        input:
+            **FETCH_DONOR.input,
+        output:
+            FETCH_DONOR.pointer,
+        log:
+            FETCH_DONOR.log,
+        benchmark:
+            FETCH_DONOR.benchmark
+        params:
+            **FETCH_DONOR.params,
+        shell:
+            r"""
+            python -m scion.stages.fetch_donor \
+                --location {params.location:q} \
+                --planned {params.planned:q} \
+                --output {output:q} \
+                --store {params.store:q} \
+                --plan {params.plan:q} \
+                --environment {params.environment:q} \
+                --progress {params.progress:q} \
+                2>&1 | tee -i {log:q}
+            """
 
 
 if CONFIG.quality.base:

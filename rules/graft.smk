@@ -1,12 +1,13 @@
 """Graft the donor's MTP head.
 
-Input: the artifacts quantize_nvfp4, extract_text and fetch_donor.
+Input: the artifacts quantize_nvfp4, extract_text and, where there is a donor, fetch_donor.
 Output: the artifact graft_mtp, all that the release holds but its card.
 """
 
 GRAFT_MTP = plan(
     "graft_mtp",
-    reads={"quantized": "quantize_nvfp4", "text": "extract_text", "donor": "fetch_donor"},
+    reads={"quantized": "quantize_nvfp4", "text": "extract_text", **DONOR},
+    trusted_donor=CONFIG.mtp.trusted_donor or [],
     environment=ROOT_ENVIRONMENT,
 )
 
@@ -28,6 +29,7 @@ rule graft_mtp:
             --quantized {input.quantized:q} \
             --text {input.text:q} \
             --donor {input.donor:q} \
+            --trusted-donor {params.trusted_donor:q} \
             --output {output:q} \
             --store {params.store:q} \
             --plan {params.plan:q} \

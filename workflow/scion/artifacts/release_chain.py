@@ -23,16 +23,18 @@ from scion.common.digest import digest_json
 from scion.common.text import printable
 from scion.formats.spellings import SPELLINGS
 
-# The stages that every release is made by, and by the name of each input, where that comes from.
+_DONOR = "fetch_donor"
+# The stages that every release with a grafted head is made by, and by the name of each input, where
+# that comes from. Another has no donor, and the stages that read it have one input fewer.
 CHAIN: Mapping[str, Mapping[str, str]] = {
     "fetch_source": {},
-    "fetch_donor": {},
+    _DONOR: {},
     "lint_source": {"source": "fetch_source"},
     "fix_keys": {"source": "fetch_source"},
     "extract_text": {"fixed": "fix_keys"},
     "quantize_nvfp4": {"text": "extract_text"},
-    WEIGHTS: {"quantized": "quantize_nvfp4", "text": "extract_text", "donor": "fetch_donor"},
-    "verify_release": {"release": WEIGHTS, "text": "extract_text", "donor": "fetch_donor"},
+    WEIGHTS: {"quantized": "quantize_nvfp4", "text": "extract_text", "donor": _DONOR},
+    "verify_release": {"release": WEIGHTS, "text": "extract_text", "donor": _DONOR},
 }
 # Fetched only to be measured beside the release.
 _BESIDES = ("fetch_base",)
@@ -52,7 +54,7 @@ def chain_problems(manifests: Manifests, sealed: Manifest) -> Iterator[str]:
         manifests: By stage, as `provenance/` has them; each of sound form and digests.
         sealed: That of the release.
     """
-    for stage in (*CHAIN, RENDERED):
+    for stage in (*_chain(manifests), RENDERED):
         if stage not in manifests:
             yield f"{_file(stage)}: missing: every release has this stage"
     for stage, manifest in manifests.items():
@@ -63,6 +65,18 @@ def chain_problems(manifests: Manifests, sealed: Manifest) -> Iterator[str]:
     yield from _fact_problems(manifests, sealed)
     yield from _passed_on(manifests)
     yield from _weights(manifests)
+
+
+def _chain(manifests: Manifests) -> dict[str, dict[str, str]]:
+    """The stages that this release is made by: without a donor where no manifest knows of one."""
+    grafted = manifests.get(WEIGHTS)
+    if grafted is None or _DONOR in manifests or "donor" in grafted["made_from"]:
+        return {stage: dict(inputs) for stage, inputs in CHAIN.items()}
+    return {
+        stage: {name: source for name, source in inputs.items() if source != _DONOR}
+        for stage, inputs in CHAIN.items()
+        if stage != _DONOR
+    }
 
 
 def _file(stage: str) -> str:
@@ -95,7 +109,7 @@ def _input_problems(stage: str, manifest: Manifest, manifests: Manifests) -> Ite
 def _wanted(stage: str, manifests: Manifests) -> Mapping[str, str]:
     """The artifacts that a stage is made from, by the name of the input."""
     if stage in CHAIN:
-        return CHAIN[stage]
+        return _chain(manifests).get(stage, {})
     if stage in (SEALED, RENDERED):
         return {name: name for name in manifests if name != stage}
     return {} if stage in _BESIDES else {"release": WEIGHTS}
@@ -114,9 +128,9 @@ def _fact_problems(manifests: Manifests, sealed: Manifest) -> Iterator[str]:
         (SEALED, "card", RENDERED, "content"),
         (SEALED, FACT, RENDERED, FACT),
         (WEIGHTS, "recipe", "quantize_nvfp4", "recipe"),
-        (WEIGHTS, "donor", "fetch_donor", "location"),
-        (WEIGHTS, "mtp_tensors", "fetch_donor", "mtp_tensors"),
-        (WEIGHTS, "mtp_bytes", "fetch_donor", "mtp_bytes"),
+        (WEIGHTS, "donor", _DONOR, "location"),
+        (WEIGHTS, "mtp_tensors", _DONOR, "mtp_tensors"),
+        (WEIGHTS, "mtp_bytes", _DONOR, "mtp_bytes"),
     )
     for stage, fact, source, key in quotes:
         quoting = sealed if stage == SEALED else manifests.get(stage)
@@ -130,7 +144,7 @@ def _fact_problems(manifests: Manifests, sealed: Manifest) -> Iterator[str]:
 
 def _passed_on(manifests: Manifests) -> Iterator[str]:
     """Files that a stage of the chain has under the name of one of its input, and changed."""
-    for stage, inputs in CHAIN.items():
+    for stage, inputs in _chain(manifests).items():
         for source in inputs.values():
             if stage not in manifests or source not in manifests:
                 continue
@@ -153,20 +167,22 @@ def _told_rewritten(manifest: Manifest) -> Iterable[str]:
 
 
 def _weights(manifests: Manifests) -> Iterator[str]:
-    """Whether the grafted shards are those of the quantized checkpoint and of the donor's head."""
-    stages = (WEIGHTS, "quantize_nvfp4", "fetch_donor")
-    if not all(stage in manifests for stage in stages):
+    """Whether the release's shards are those of the quantized checkpoint and of a donor's head."""
+    sources = _chain(manifests)[WEIGHTS]
+    stages = [sources[name] for name in ("quantized", "donor") if name in sources]
+    if not all(stage in manifests for stage in (WEIGHTS, *stages)):
         return
-    grafted, quantized, donor = (_shards(manifests[stage]) for stage in stages)
-    for source, shards in (("quantize_nvfp4", quantized), ("fetch_donor", donor)):
+    shards = _shards(manifests[WEIGHTS])
+    before = {stage: _shards(manifests[stage]) for stage in stages}
+    for source, given in before.items():
         yield from (
             f"{_file(WEIGHTS)}: {printable(name)} is not that of {_file(source)}"
-            for name, entry in shards.items()
-            if grafted.get(name) != entry
+            for name, entry in given.items()
+            if shards.get(name) != entry
         )
     yield from (
         f"{_file(WEIGHTS)}: {printable(name)} is of no stage before"
-        for name in grafted.keys() - quantized.keys() - donor.keys()
+        for name in shards.keys() - set[str]().union(*before.values())
     )
 
 
