@@ -82,7 +82,11 @@ def test_the_base_has_no_error_fixed_and_text_only(pico: Pico, tmp_path: Path) -
     )
     fixed = fix_keys(source=source, output=Output.at(tmp_path / "fixed"), environment=ENVIRONMENT)
     text = extract_text(
-        fixed=fixed, output=Output.at(tmp_path / "text"), text_only=True, environment=ENVIRONMENT
+        fixed=fixed,
+        output=Output.at(tmp_path / "text"),
+        text_only=True,
+        head="removed",
+        environment=ENVIRONMENT,
     )
     assert errors(pico.base) == errors(fixed.folder) == errors(text.folder) == set()
 

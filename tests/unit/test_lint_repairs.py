@@ -344,10 +344,18 @@ def test_a_tower_that_is_missing_is_taken_out_of_config_json(tmp_path: Path) -> 
     assert result.stage == "extract_text"
     keys = fixed(folder)
     output = at(folder, "text")
-    text = extract_text(fixed=keys, output=output, text_only=True, environment=ENVIRONMENT)
+    text = extract_text(
+        fixed=keys, output=output, text_only=True, head="kept", environment=ENVIRONMENT
+    )
     assert lint(text.folder).keys() == ONLY_FOR_PICTURES
     with pytest.raises(ScionError, match="no vision tower to keep"):
-        extract_text(fixed=keys, output=at(folder, "all"), text_only=False, environment=ENVIRONMENT)
+        extract_text(
+            fixed=keys,
+            output=at(folder, "all"),
+            text_only=False,
+            head="kept",
+            environment=ENVIRONMENT,
+        )
 
 
 def fixed(folder: Path) -> Artifact:

@@ -89,6 +89,9 @@ def extract_text(
         _write_shards(draft, fixed, checkpoint, removed)
         for name in sorted({*code, CONFIG}):
             write_json(draft.folder / name, without_code(configs[name]))
+        nothing = _not_applicable(expected)
+        for part, reason in nothing.items():
+            print(f"{part}: {reason}", file=sys.stderr)
         for name, keys in code.items():
             print(f"{name}: {', '.join(keys)} left out: no code travels along", file=sys.stderr)
         draft.facts |= {
@@ -97,6 +100,7 @@ def extract_text(
             "vision_bytes_removed": sum(checkpoint.tensor(name).size for name in vision & removed),
             "mtp_tensors_removed": len(mtp),
             "mtp_tensors_kept": len(found) if head == "kept" else 0,
+            "not_applicable": nothing,
             "shards_rewritten": len(rewritten),
             "code_references_removed": code,
             "files_removed": sorted(name for name in fixed.files if name in PROCESSOR_FILES)
@@ -112,6 +116,13 @@ def extract_text(
         environment=environment,
         build=build,
     )
+
+
+def _not_applicable(expected: Inventory) -> dict[str, str]:
+    """The parts that there is nothing to do about, each with the reason."""
+    family = expected.family
+    parts = {"vision tower": family.nested, "MTP head": family.head is not None}
+    return {part: f"{family.title} has none" for part, there in parts.items() if not there}
 
 
 def _require_tower(checkpoint: Checkpoint, expected: Inventory) -> None:

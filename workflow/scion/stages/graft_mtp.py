@@ -50,17 +50,15 @@ def graft_mtp(
     trusted = donor is not None and trusted_donor == donor.facts["location"]
 
     def build(draft: Draft) -> None:
-        kinship: dict[str, Any] | None = None
         if donor is None:
             draft.link_all(quantized)
         else:
             _graft(draft, quantized, donor)
-            kinship = donor_kinship(text, donor, trusted=trusted)
         rows = draft.tensor_table()
         draft.origins |= _origins(rows, quantized, text, donor)
         draft.facts |= {
             **_head_facts(rows, donor),
-            "kinship": kinship,
+            "kinship": donor_kinship(text, donor, trusted=trusted) if donor else None,
             "recipe": quantized.facts["recipe"],
             "scale_checksums": quantized.facts["scale_checksums"],
         }

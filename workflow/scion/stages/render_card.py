@@ -29,6 +29,7 @@ from scion.engines.config import Launch
 from scion.evaluation.agent.tasks import read_tasks
 from scion.evaluation.serving.config import RECORD as SERVING
 from scion.formats.modelopt import BLOCK
+from scion.report.card.architecture import head_values, part_values
 from scion.report.card.glance import measured_lines
 from scion.report.card.hermes import hermes_values
 from scion.report.card.launches import launch_values
@@ -49,8 +50,6 @@ from scion.stages.seal_release import add_evidence, open_evidence
 
 # The task whose request the card shows as a command.
 CURL_TASK = "parallel_tool_calls"
-# What a release quantizes, by the parent of the modules.
-_PARTS = {"self_attn": "attention", "linear_attn": "gated delta net", "mlp": "MLP"}
 _SECTION = ".md.jinja"
 
 
@@ -166,19 +165,21 @@ def card_values(
     """All that the template may quote, but for pictures, example request and `made_by`."""
     text_only = evidence["extract_text"].facts["text_only"]
     serving = records[SERVING.stage]
+    fix, text = evidence["fix_keys"].facts, evidence["extract_text"].facts
     steps = {**evidence, "graft_mtp": release}
     return {
         "card": _without_tags(settings.card),
         "metadata": _metadata(settings.card),
         "block": BLOCK,
-        **_formats(evidence["quantize_nvfp4"].facts["recipe"]),
+        **part_values(release.folder, recipe=release.facts["recipe"]),
         "size": size,
         "text_only": text_only,
         "source": evidence["fetch_source"].facts,
-        "fix": evidence["fix_keys"].facts,
-        "text": evidence["extract_text"].facts,
+        "fix": fix,
+        "text": text,
         "quantize": evidence["quantize_nvfp4"].facts,
         "graft": release.facts,
+        "head": head_values(settings.card, release.facts, fix=fix, text=text),
         "verify": evidence["verify_release"].facts,
         "weights": release.content,
         "steps": [{"name": name, "content": made.content} for name, made in steps.items()],
@@ -207,13 +208,6 @@ def _sections(
         }
         for stage, row in MEASUREMENTS.items()
     ]
-
-
-def _formats(recipe: Mapping[str, Any]) -> dict[str, str]:
-    """In words: what of the release is quantized, and what of that is in FP8; that may be empty."""
-    quantized = [words for parent, words in _PARTS.items() if parent not in recipe["kept"]]
-    eight_bits = [words for parent, words in _PARTS.items() if parent in recipe["fp8"]]
-    return {"quantized_parts": ", ".join(quantized), "fp8": " and ".join(eight_bits)}
 
 
 def _metadata(card: Card) -> str:
