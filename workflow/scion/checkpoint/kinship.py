@@ -7,8 +7,8 @@ up in and norms by. So a few kilobytes of both tell: rows of the embeddings, spr
 vocabulary, and norms.
 
 Of each the Pearson correlation of source and donor is taken, and the distance, |source - donor| by
-|donor|; the median over the rows, and that over the norms, count. Correlation, because norms are all
-near one number, and would look alike by their angle. docs/explanation/workflow.md has what was
+|donor|; the median over the rows, and that over the norms, count. Correlation, because norms are
+all near one number, and would look alike by their angle. docs/explanation/workflow.md has what was
 measured, from which the bound comes.
 """
 

@@ -30,7 +30,9 @@ def own_head(names: Iterable[str], expected: Inventory) -> set[str]:
     return expected.mtp.keys() & meant
 
 
-def require_own_head(wanted: OwnHead, found: set[str], expected: Inventory, *, where: object) -> None:
+def require_own_head(
+    wanted: OwnHead, found: set[str], expected: Inventory, *, where: object
+) -> None:
     """Hold a source against what the configuration says of its own head.
 
     Args:

@@ -41,8 +41,8 @@ def check_places(
         hub: Whether repositories count too: that they are pinned, and, if the hub can be reached,
             what they hold. Folders and files of this machine always do.
         rows: By key of data, the rows that a file must have.
-        judge: What else is asked of the checkpoints that could be looked at, by their keys; raises a
-            `ScionError`.
+        judge: What else is asked of the checkpoints that could be looked at, by their keys; raises
+            a `ScionError`.
 
     Returns:
         A line for each place that could not be looked at.

@@ -23,7 +23,13 @@ from scion.artifacts.making import Output, remake
 from scion.common.files import write_json
 from scion.lint.config import Lint
 from scion.lint.gate import LintSettings
-from scion.stages.common_options import add_optional, add_settings, read_settings, run_stage, stage_parser
+from scion.stages.common_options import (
+    add_optional,
+    add_settings,
+    read_settings,
+    run_stage,
+    stage_parser,
+)
 
 REPORT = "verification.json"
 

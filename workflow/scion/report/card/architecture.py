@@ -1,4 +1,4 @@
-"""What the card says of a release's parts: which are quantized, which stay, where its head is from."""
+"""What the card says of a release's parts: which are quantized, which stay, whose its head is."""
 
 from collections.abc import Mapping
 from pathlib import Path
