@@ -19,7 +19,7 @@ report: "../workflow/report/workflow.rst"
 
 EVIDENCE = (
     "fetch_source",
-    *DONOR.values(),
+    *([DONOR] if DONOR else []),
     *(["fetch_base"] if CONFIG.quality.base else []),
     "lint_source",
     "fix_keys",

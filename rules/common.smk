@@ -114,7 +114,8 @@ def plan(
 
     Args:
         stage: Name of stage and rule.
-        reads: By name of the input, the stage that it comes from.
+        reads: By name of the input, the stage that it comes from; None where this release has none,
+            and the option on the stage's command line no value.
         evidence: Stages that are read together, as the input `evidence`.
         files: By name of the input, plain files: a path or a list of paths.
         local: The files of a local checkpoint that the stage takes.
@@ -133,14 +134,16 @@ def plan(
     planned = or_end(
         PLAN.add,
         stage,
-        reads=[*reads.values(), *evidence],
+        reads=[*filter(None, reads.values()), *evidence],
         files=[Path(path) for name in paths for path in paths[name]],
         settings=options,
         environment=environment,
         is_outdated=is_outdated,
     )
     log = f"logs/{RELEASE}/{stage}.log"
-    pointers = {name: str(PLAN.stages[read].pointer) for name, read in reads.items()}
+    pointers = {
+        name: str(PLAN.stages[read].pointer) if read else [] for name, read in reads.items()
+    }
     if evidence:
         pointers["evidence"] = [str(PLAN.stages[name].pointer) for name in evidence]
     return SimpleNamespace(

@@ -8,7 +8,7 @@ Output: the artifact compare_recipes.
 
 COMPARE_RECIPES = plan(
     "compare_recipes",
-    reads={"text": "extract_text", **DONOR},
+    reads={"text": "extract_text", "donor": DONOR},
     files={
         "calibration": [*map(local_file, CALIBRATION_DATASETS)],
         "chats": CONFIG.quality.chats,

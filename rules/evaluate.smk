@@ -10,7 +10,7 @@ EVALUATE_QUALITY = plan(
         "release": "graft_mtp",
         "fixed": "extract_text",
         "source": "fetch_source",
-        **({"base": "fetch_base"} if CONFIG.quality.base else {}),
+        "base": "fetch_base" if CONFIG.quality.base else None,
         "verified": "verify_release",
     },
     files={"chats": CONFIG.quality.chats, "texts": CONFIG.quality.texts or []},

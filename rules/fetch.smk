@@ -40,8 +40,8 @@ rule fetch_source:
         """
 
 
-# The input of stages that read the head of a donor, where there is one.
-DONOR = {"donor": "fetch_donor"} if CONFIG.donor else {}
+# What stages read the head of a donor from, where there is one.
+DONOR = "fetch_donor" if CONFIG.donor else None
 
 if CONFIG.donor:
 

@@ -6,7 +6,7 @@ Output: the artifact graft_mtp, all that the release holds but its card.
 
 GRAFT_MTP = plan(
     "graft_mtp",
-    reads={"quantized": "quantize_nvfp4", "text": "extract_text", **DONOR},
+    reads={"quantized": "quantize_nvfp4", "text": "extract_text", "donor": DONOR},
     trusted_donor=CONFIG.mtp.trusted_donor or [],
     environment=ROOT_ENVIRONMENT,
 )

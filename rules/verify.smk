@@ -6,7 +6,7 @@ Output: the artifact verify_release, a report.
 
 VERIFY_RELEASE = plan(
     "verify_release",
-    reads={"release": "graft_mtp", "text": "extract_text", **DONOR},
+    reads={"release": "graft_mtp", "text": "extract_text", "donor": DONOR},
     settings=settings(lint=CONFIG.lint),
     environment=ROOT_ENVIRONMENT,
 )
