@@ -25,8 +25,8 @@ def declared_exclusions(family: Family, kept: Iterable[str], *, vision: bool) ->
     each module is named in full: `*in_proj_a*` beside `*in_proj_b*` would miss the fused
     `in_proj_ba`, and `layers.1` would also take layers 10 to 19. `mtp*` covers `mtp.fc`, which
     `mtp.layers.0*` misses (https://github.com/vllm-project/vllm/issues/38650); it is listed whether
-    there is a head yet or not. So is `lm_head`: where it is the embeddings, and has no tensor of its
-    own, vLLM's plain decoders build it all the same, quantized unless it is named here, and stop.
+    there is a head yet or not. So is `lm_head`: where it is the embeddings and has no tensor of its
+    own, vLLM builds one all the same, quantized unless it is named here, and stops.
 
     Args:
         family: The row of the checkpoint's architecture.

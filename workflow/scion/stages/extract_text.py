@@ -122,7 +122,8 @@ def _not_applicable(expected: Inventory) -> dict[str, str]:
     """The parts that there is nothing to do about, each with the reason."""
     family = expected.family
     parts = {"vision tower": family.nested, "MTP head": family.head is not None}
-    return {part: f"{family.title} has none" for part, there in parts.items() if not there}
+    reason = f"the architecture, {family.title}, has none"
+    return {part: reason for part, there in parts.items() if not there}
 
 
 def _require_tower(checkpoint: Checkpoint, expected: Inventory) -> None:

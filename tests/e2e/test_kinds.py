@@ -1,0 +1,141 @@
+"""Kinds of release beside the grafted one: the source's own head, no head, a plain decoder.
+
+Each goes through the conversion stages, is proved, and answers on a real server.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from conversion import Pico, convert_stages
+from scion.artifacts.artifact import Artifact
+from scion.checkpoint.shards import CONFIG, Checkpoint
+from scion.engines.config import PICO_LAUNCH, Serving
+from scion.engines.vllm import server as vllm
+from scion.engines.vllm.counters import SpecDecodeCounters, read_counters
+from serving_python import PYTHON
+
+pytestmark = pytest.mark.serve
+
+SAMPLES = 2
+QUESTION = [{"role": "user", "content": "What is the weather in Rome?"}]
+Made = dict[str, Artifact]
+
+
+def converted(pico: Pico, source: Path, folder: Path, head: Any) -> Made:
+    calibration = (str(pico.calibration), SAMPLES)
+    return convert_stages(source, folder, donor=None, head=head, calibration=calibration)
+
+
+def answered(release: Path, drafts: int, log: Path) -> tuple[str, SpecDecodeCounters]:
+    """What a server of a release says, and what it counted of drafts."""
+    launch = PICO_LAUNCH.model_copy(update={"speculative_tokens": drafts})
+    with vllm.serve(
+        release, name="kind", launch=launch, serving=Serving(), python=PYTHON, log=log
+    ) as server:
+        body = {"model": "kind", "messages": QUESTION, "temperature": 0, "max_tokens": 24}
+        answer = server.ask("/v1/chat/completions", body)
+        text = answer["choices"][0]["message"]["content"] or json.dumps(answer["choices"][0])
+        return text, read_counters(server.read("/metrics"))
+
+
+@pytest.fixture(scope="module")
+def own(pico: Pico, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """The base model with the head that it was trained with."""
+    return converted(pico, pico.base, tmp_path_factory.mktemp("own"), "kept")
+
+
+@pytest.fixture(scope="module")
+def headless(pico: Pico, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """The same, its head given up."""
+    return converted(pico, pico.base, tmp_path_factory.mktemp("headless"), "removed")
+
+
+@pytest.fixture(scope="module")
+def plain(pico: Pico, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """A Qwen2 of random weights: biases, one table for embeddings and head."""
+    source = tmp_path_factory.mktemp("plain") / "source"
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=1024,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        eos_token_id=0,
+    )
+    model = Qwen2ForCausalLM(config).to(torch.bfloat16)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(".bias"):
+                parameter.normal_()
+    model.save_pretrained(source)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(pico.base / name, source / name)
+    return converted(pico, source, source.parent / "made", "absent")
+
+
+def test_the_sources_own_head_is_kept_bit_for_bit(own: Made) -> None:
+    source, release = own["fetch_source"].tensors(), own["graft_mtp"].tensors()
+    head = [name for name in source if name.startswith("mtp.")]
+    for name in head:
+        assert release[name]["sha256"] == source[name]["sha256"]
+        assert release[name]["origin"] == {"from": "source", "sha256": source[name]["sha256"]}
+    facts = own["graft_mtp"].facts
+    assert (facts["mtp_origin"], facts["mtp_tensors"], facts["donor"]) == ("source", 15, None)
+    assert own["verify_release"].facts["mtp_tensors"] == len(head) == 15
+    assert own["graft_mtp"].manifest["made_from"].keys() == {"quantized", "text"}
+
+
+def test_it_drafts_on_a_server(own: Made, tmp_path: Path) -> None:
+    _, counted = answered(own["graft_mtp"].folder, 3, tmp_path / "log")
+    assert counted.drafts > 0
+    assert sum(counted.accepted_per_position) > counted.drafts
+
+
+def test_a_release_without_head_declares_none_and_holds_none(headless: Made) -> None:
+    release = Checkpoint.open(headless["graft_mtp"].folder)
+    assert release.config["text_config"]["mtp_num_hidden_layers"] == 0
+    assert not any(name.startswith("mtp.") for name in release.shard_of)
+    facts = headless["graft_mtp"].facts
+    assert (facts["mtp_origin"], facts["mtp_tensors"], facts["mtp_bytes"]) == ("none", 0, 0)
+    assert headless["verify_release"].facts["mtp_tensors"] == 0
+    codes = {row["code"] for row in headless["verify_release"].facts["lint"]["findings"]}
+    assert not any(code.startswith("M3") for code in codes)
+
+
+def test_it_is_served_without_drafts(headless: Made, tmp_path: Path) -> None:
+    text, counted = answered(headless["graft_mtp"].folder, 0, tmp_path / "log")
+    assert text
+    assert counted.drafts == 0
+
+
+def test_a_plain_decoder_keeps_biases_and_tied_embeddings(plain: Made) -> None:
+    source, release = plain["fetch_source"].tensors(), plain["graft_mtp"].tensors()
+    biases = [name for name in source if name.endswith(".bias")]
+    assert len(biases) == 6
+    for name in (*biases, "model.embed_tokens.weight"):
+        assert release[name]["sha256"] == source[name]["sha256"]
+    assert "lm_head.weight" not in release
+    config = json.loads((plain["graft_mtp"].folder / CONFIG).read_bytes())
+    # vLLM builds a head of its own before it ties it.
+    assert "lm_head" in config["quantization_config"]["ignore"]
+    assert plain["quantize_nvfp4"].facts["quantized_modules"] == 2 * 7
+    assert plain["extract_text"].facts["not_applicable"] == {
+        "vision tower": "the architecture, Qwen2 and 2.5, has none",
+        "MTP head": "the architecture, Qwen2 and 2.5, has none",
+    }
+
+
+def test_it_is_loaded_and_answers(plain: Made, tmp_path: Path) -> None:
+    text, counted = answered(plain["graft_mtp"].folder, 0, tmp_path / "log")
+    assert text
+    assert counted.drafts == 0
