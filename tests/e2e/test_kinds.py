@@ -72,7 +72,7 @@ def plain(pico: Pico, tmp_path_factory: pytest.TempPathFactory) -> Made:
         tie_word_embeddings=True,
         eos_token_id=0,
     )
-    model = Qwen2ForCausalLM(config).to(torch.bfloat16)
+    model: Any = Qwen2ForCausalLM(config).bfloat16()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith(".bias"):

@@ -24,7 +24,7 @@ from scion.common.errors import ScionError
 _ALL_ENGINES = ("vllm", "sglang", "tensorrt-llm")
 _CHATML = ChatMarks("<|im_start|>assistant\n", "<|im_end|>")
 _LLAMA_3 = ChatMarks("<|start_header_id|>assistant<|end_header_id|>\n\n", "<|eot_id|>")
-_JSON, _TAGGED = "JSON objects", "JSON in tags"
+_TAGGED = "JSON in tags"
 # What NVFP4_DEFAULT_CFG leaves in bf16 inside a decoder layer: the convolution and the thin
 # projections of the delta net, the router, the gate of the shared expert.
 _KEPT_OF_DELTA_NET = (
@@ -46,12 +46,9 @@ LLAMA = Family(
     title="Llama",
     decoder=Decoder(mlp_bias=True, derived=("head_dim", "num_key_value_heads")),
     architecture="LlamaForCausalLM",
-    # Fine-tunes bring either form.
+    # Fine-tunes bring either form, and their own way to write tool calls: vLLM stops where a parser
+    # does not find its tokens, so none is the family's.
     chats=(_LLAMA_3, _CHATML),
-    parsers={
-        "vllm": ServerParsers("llama3_json", None, _JSON),
-        "sglang": ServerParsers("llama3", None, _JSON),
-    },
     released=True,
     plain_engines=_ALL_ENGINES,
 )

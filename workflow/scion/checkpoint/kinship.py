@@ -14,6 +14,7 @@ measured, from which the bound comes.
 
 import math
 import statistics
+import struct
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -224,7 +225,8 @@ def _decode(raw: bytes, dtype: str) -> Iterator[float]:
         # A bfloat16 is the upper half of a float32.
         words = array("I", (half << 16 for half in array("H", raw)))
         return iter(array("f", words.tobytes()))
-    return iter(memoryview(raw).cast("e" if dtype == "F16" else "f"))
+    letter = "e" if dtype == "F16" else "f"
+    return (number for (number,) in struct.iter_unpack(f"<{letter}", raw))
 
 
 def _correlation(source: Numbers, donor: Numbers) -> float:

@@ -24,7 +24,7 @@ def own_head(names: Iterable[str], expected: Inventory) -> set[str]:
     if not of_head:
         return set()
     sound = SoundNames([*expected.tensors, *expected.stacked], expected.family)
-    meant = {sound.of(name) for name in of_head}
+    meant = {name for key in of_head if (name := sound.of(key)) is not None}
     for stack in meant & expected.stacked.keys():
         meant.update(expected.stacked[stack].members)
     return expected.mtp.keys() & meant
