@@ -15,7 +15,7 @@ from scion.checkpoint.own_head import OwnHead
 from scion.checkpoint.preview import preview
 from scion.checkpoint.shards import INDEX, Checkpoint
 from scion.common.errors import ScionError
-from scion.config import Config, check_sources, load_config
+from scion.config import Config, check_sources, load_config, read_config
 from scion.stages.extract_text import extract_text
 from scion.stages.fetch_source import fetch_source
 
@@ -76,6 +76,17 @@ def test_a_head_of_each_origin_is_a_sound_configuration() -> None:
     own = config("source", BASE)
     assert [key for key, _ in own.checkpoints()] == ["source", "quality.base"]
     assert check_sources(own, where="x", hub=False) == []
+
+
+RELEASES = sorted((Path(__file__).parents[2] / "config/releases").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", RELEASES, ids=lambda path: path.stem)
+def test_a_release_of_the_project_is_sound_but_for_its_pins(path: Path) -> None:
+    release = read_config(path)
+    assert release.release == path.stem
+    # Folders and files of this machine; a repository is pinned where the hub can be reached.
+    assert check_sources(release, where=path, hub=False) == []
 
 
 def refused_by_the_plan(config: Config) -> str:
