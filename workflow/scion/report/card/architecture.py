@@ -37,7 +37,7 @@ def part_values(release: Path, *, recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 def _kept(expected: Inventory, recipe: Mapping[str, Any]) -> list[str]:
     """What stays in bf16, with the reasons."""
-    tables = "`lm_head` and the embeddings" + (", one table," if expected.tied else "")
+    tables = "`lm_head` and the embeddings" + (", which are one table" if expected.tied else "")
     kept = [f"the projections of `{parent}`" for parent in recipe["kept"]]
     kept.append(f"{tables} (each token's own row; errors there reach every output)")
     ends = {end for module in expected.kept for end in expected.family.kept if module.endswith(end)}
@@ -71,12 +71,11 @@ def head_values(
         }
     if graft["mtp_origin"] == "none":
         lost = text["mtp_tensors_removed"]
-        had = "announced one and held none" if fix["mtp_missing"] else "has none"
+        had = "announces one and holds none" if fix["mtp_missing"] else "has none"
+        made = f"none; the parent's {lost} tensors were left out" if lost else f"the parent {had}"
         return {
             "brief": "without a multi-token-prediction (MTP) head",
-            "made": f"none; the parent's {lost} tensors were left out"
-            if lost
-            else f"none; the parent {had}",
+            "made": text["not_applicable"].get("MTP head", made),
         }
     page = f"[{card.base}](https://huggingface.co/{card.base})"
     parents = "missing" if fix["mtp_missing"] else "replaced"
