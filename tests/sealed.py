@@ -1,5 +1,7 @@
-"""Sealed releases of the embedded pair: its own conversion, and measurements as they look."""
+"""Sealed releases: conversions of the embedded pair, and measurements as they look."""
 
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +9,7 @@ import measured
 from conversion import ENVIRONMENT, Conversion
 from scion.artifacts.artifact import Artifact
 from scion.artifacts.making import Output
-from scion.artifacts.release_layout import RELEASE
+from scion.artifacts.release_layout import RELEASE, WEIGHTS
 from scion.artifacts.software import Software
 from scion.engines.config import PICO_LAUNCH
 from scion.report.config import Card
@@ -24,13 +26,26 @@ _STAGES = (
 )
 
 
-def converted(conversion: Conversion) -> dict[str, Artifact]:
-    """What the conversion leaves for the card, by stage."""
-    return {stage: getattr(conversion, stage) for stage in _STAGES}
+Made = Conversion | Mapping[str, Artifact]
+"""The artifacts of the conversion stages, by stage; without a donor there is no fetch_donor."""
+
+
+def by_stage(made: Made) -> Mapping[str, Artifact]:
+    """All that a conversion has made."""
+    if not isinstance(made, Conversion):
+        return made
+    stages = [field.name for field in fields(made) if field.name != "folder"]
+    return {stage: getattr(made, stage) for stage in stages}
+
+
+def converted(made: Made) -> dict[str, Artifact]:
+    """What it leaves for the card beside the release, by stage."""
+    artifacts = by_stage(made)
+    return {stage: artifacts[stage] for stage in _STAGES if stage in artifacts}
 
 
 def rendered(
-    conversion: Conversion, folder: Path, content: dict[str, Any], **card: Any
+    conversion: Made, folder: Path, content: dict[str, Any], **card: Any
 ) -> tuple[Artifact, dict[str, Artifact]]:
     """The card of a conversion that was measured so, and all that it quotes.
 
@@ -40,12 +55,11 @@ def rendered(
         content: The records, by stage.
         card: Of the section of that name; and `launches`, `made_by`.
     """
-    evidence = converted(conversion) | measured.artifacts(
-        content, release=conversion.graft_mtp, folder=folder
-    )
+    release = by_stage(conversion)[WEIGHTS]
+    evidence = converted(conversion) | measured.artifacts(content, release=release, folder=folder)
     launches, made_by = card.pop("launches", (PICO_LAUNCH,)), card.pop("made_by", MADE_BY)
     made = render_card(
-        release=conversion.graft_mtp,
+        release=release,
         evidence=evidence,
         template=TEMPLATE,
         sections=SECTIONS,
@@ -58,12 +72,12 @@ def rendered(
     return made, evidence
 
 
-def sealed(conversion: Conversion, folder: Path, content: dict[str, Any]) -> Path:
+def sealed(conversion: Made, folder: Path, content: dict[str, Any], **card: Any) -> Path:
     """The release folder of a conversion that was measured so; `folder` gets its artifacts."""
-    card, evidence = rendered(conversion, folder, content)
+    made, evidence = rendered(conversion, folder, content, **card)
     seal_release(
-        release=conversion.graft_mtp,
-        card=card,
+        release=by_stage(conversion)[WEIGHTS],
+        card=made,
         evidence=evidence,
         output=Output.at(folder / "seal_release"),
         environment=ENVIRONMENT,

@@ -12,12 +12,16 @@ import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+import measured
 from conversion import Pico, convert_stages
 from scion.artifacts.artifact import Artifact
+from scion.artifacts.file_tree import FolderTree
+from scion.artifacts.release_check import check_release
 from scion.checkpoint.shards import CONFIG, Checkpoint
 from scion.engines.config import PICO_LAUNCH, Serving
 from scion.engines.vllm import server as vllm
 from scion.engines.vllm.counters import SpecDecodeCounters, read_counters
+from sealed import sealed
 from serving_python import PYTHON
 
 pytestmark = pytest.mark.serve
@@ -81,6 +85,43 @@ def plain(pico: Pico, tmp_path_factory: pytest.TempPathFactory) -> Made:
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copy(pico.base / name, source / name)
     return converted(pico, source, source.parent / "made", "absent")
+
+
+def card_of(made: Made, folder: Path, *, drafted: tuple[int, ...]) -> str:
+    """The card of a sealed release, in which `scion check` finds nothing wrong."""
+    content = measured.results() | {"measure_serving": measured.serving(drafted=drafted)}
+    release = sealed(made, folder, content, base=None)
+    assert check_release(FolderTree(release))[1] == []
+    assert not (release / "provenance/fetch_donor.json").exists()
+    return (release / "README.md").read_text()
+
+
+def test_the_card_of_an_own_head_says_whose_it_is(own: Made, tmp_path: Path) -> None:
+    text = card_of(own, tmp_path, drafted=(0, 3))
+    assert "with its own bf16 multi-token-prediction (MTP) head |" in text
+    assert "MTP head: the parent's own, the 15 tensors (985.22 kB), bit for bit." in text
+    assert "donor" not in text
+
+
+def test_the_card_without_a_head_says_so(headless: Made, tmp_path: Path) -> None:
+    text = card_of(headless, tmp_path, drafted=(0,))
+    assert "without a multi-token-prediction (MTP) head |" in text
+    assert "| **acceptance** | none: without an MTP head nothing drafts |" in text
+    assert "None: this release has no MTP head, so nothing drafts." in text
+    assert "MTP head: none; the parent's 15 tensors were left out." in text
+    assert "and the MTP head (engines" not in text
+    assert "acceptance.svg" not in text
+
+
+def test_the_card_of_a_plain_decoder_tells_its_own_parts(plain: Made, tmp_path: Path) -> None:
+    text = card_of(plain, tmp_path, drafted=(0,))
+    none = "the architecture, Qwen2 and 2.5, has none"
+    assert f"Vision tower: {none}. MTP head: {none}." in text
+    assert "`lm_head` and the embeddings, which are one table (" in text
+    assert "all norms and biases." in text
+    assert "linear modules: attention, MLP." in text
+    for foreign in ("linear_attn", "gated delta net", "--language-model-only", "text only"):
+        assert foreign not in text
 
 
 def test_the_sources_own_head_is_kept_bit_for_bit(own: Made) -> None:
