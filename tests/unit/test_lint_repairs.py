@@ -371,7 +371,9 @@ def at(folder: Path, name: str) -> Output:
 
 
 def test_a_command_is_told_only_where_the_workflow_takes_the_checkpoint(tmp_path: Path) -> None:
-    folder = sound(tmp_path / "model", config=llama())
+    experts = {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 32}
+    classes = {"model_type": "qwen3_moe", "architectures": ["Qwen3MoeForCausalLM"]}
+    folder = sound(tmp_path / "model", config=llama(**classes, **experts))
     rename_tensors(folder, lambda name: f"model.{name}")
     result = lint(folder)["N201"]
     assert (result.command, result.stage) == (None, None)
