@@ -14,10 +14,12 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 import measured
 from conversion import Pico, convert_stages
+from project_copy import ProjectCopy
 from scion.artifacts.artifact import Artifact
 from scion.artifacts.file_tree import FolderTree
 from scion.artifacts.release_check import check_release
 from scion.checkpoint.shards import CONFIG, Checkpoint
+from scion.config import Config
 from scion.engines.config import PICO_LAUNCH, Serving
 from scion.engines.vllm import server as vllm
 from scion.engines.vllm.counters import SpecDecodeCounters, read_counters
@@ -180,3 +182,28 @@ def test_it_is_loaded_and_answers(plain: Made, tmp_path: Path) -> None:
     text, counted = answered(plain["graft_mtp"].folder, 0, tmp_path / "log")
     assert text
     assert counted.drafts == 0
+
+
+def test_the_workflow_makes_a_release_without_head_of_what_it_has(
+    converted_project: ProjectCopy, tmp_path: Path
+) -> None:
+    project = converted_project.copy(tmp_path / "project")
+    project.configure(
+        "headless.yaml",
+        donor=None,
+        mtp={"origin": "none"},
+        launches=[PICO_LAUNCH.model_dump(mode="json") | {"speculative_tokens": 0}],
+        measurement={"speculative_tokens": [0]},
+        comparison={"acceptance_prompts": None},
+        card={"base": None},
+    )
+    asked = ("--configfile", "headless.yaml", "--until", "verify_release")
+    planned = project.planned(*asked)
+    # The head was never part of what was quantized, and no donor is fetched.
+    assert {"graft_mtp", "verify_release"} <= planned
+    assert planned.isdisjoint({"fetch_donor", "quantize_nvfp4"})
+    done = project.run("snakemake", "--cores", "all", *asked)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    made = project.folder / f"results/{Config().release}"
+    assert Artifact.open(made / "graft_mtp").facts["mtp_origin"] == "none"
+    assert Artifact.open(made / "verify_release").facts["mtp_tensors"] == 0
