@@ -23,6 +23,7 @@ from scion.config import Config
 from scion.engines.config import PICO_LAUNCH, Serving
 from scion.engines.vllm import server as vllm
 from scion.engines.vllm.counters import SpecDecodeCounters, read_counters
+from scion.report.summary_lines import serving_lines
 from sealed import sealed
 from serving_python import PYTHON
 
@@ -113,6 +114,9 @@ def test_the_card_without_a_head_says_so(headless: Made, tmp_path: Path) -> None
     assert "MTP head: none; the parent's 15 tensors were left out." in text
     assert "and the MTP head (engines" not in text
     assert "acceptance.svg" not in text
+    (line,) = serving_lines(measured.serving(drafted=(0,)))
+    assert line.startswith("no MTP:")
+    assert "tokens a second" in line
 
 
 def test_the_card_of_a_plain_decoder_tells_its_own_parts(plain: Made, tmp_path: Path) -> None:
