@@ -35,14 +35,14 @@ _LARGEST_ERROR = 0.5
 
 
 def verify_checkpoint(
-    release: Artifact, text: Artifact, donor: Artifact, settings: Lint
+    release: Artifact, text: Artifact, donor: Artifact | None, settings: Lint
 ) -> dict[str, Any]:
     """Check a grafted release, and report.
 
     Args:
-        release: The NVFP4 checkpoint with its MTP head.
+        release: The NVFP4 checkpoint, with its MTP head if it has one.
         text: The bf16 text model that was quantized.
-        donor: The MTP tensors.
+        donor: The MTP tensors; None where the head is the source's own, or there is none.
         settings: Engines to judge the release for, and rules to leave out.
 
     Returns:
@@ -70,7 +70,8 @@ def verify_checkpoint(
     for name, wanted in unchanged.items():
         if digests[name] != wanted:
             raise _wrong(release, name, "a tensor is not its original", wanted, digests[name])
-    _check_finite(checkpoint, donor)
+    if donor is not None:
+        _check_finite(checkpoint, donor)
     source = Checkpoint.open(text.folder)
     checksums = release.facts["scale_checksums"]
     errors = _check_weights(checkpoint, source, quantized, recipe, spelling, checksums)
@@ -79,7 +80,7 @@ def verify_checkpoint(
     return {
         "tensors": len(digests),
         "unchanged_tensors": len(unchanged),
-        "mtp_tensors": len(donor.tensors()),
+        "mtp_tensors": len(expected.mtp),
         "quantized_modules": len(errors),
         "fp8_modules": len(eight_bits),
         "bytes": sum(header.data_start for header in checkpoint.headers.values())
@@ -112,7 +113,7 @@ def _spelling(checkpoint: Checkpoint) -> Spelling:
 def _check_inventory(
     checkpoint: Checkpoint,
     text: Artifact,
-    donor: Artifact,
+    donor: Artifact | None,
     quantized: Mapping[str, str],
     spelling: Spelling,
 ) -> dict[str, str]:
@@ -121,7 +122,7 @@ def _check_inventory(
     Args:
         checkpoint: The release.
         text: The bf16 text model.
-        donor: The MTP tensors.
+        donor: The MTP tensors, if they were grafted.
         quantized: NVFP4 or FP8 by module; all else must be as it was.
         spelling: How the release names tensors.
 
@@ -130,9 +131,8 @@ def _check_inventory(
     """
     originals = text.tensors()
     weights = {f"{module}.weight" for module in quantized}
-    unchanged = {
-        name: row for name, row in originals.items() if name not in weights
-    } | donor.tensors()
+    unchanged = {name: row for name, row in originals.items() if name not in weights}
+    unchanged |= donor.tensors() if donor else {}
     wanted = {name: (row["dtype"], tuple(row["shape"])) for name, row in unchanged.items()}
     for module, algorithm in quantized.items():
         parts = spelling.layout(algorithm, originals[f"{module}.weight"]["shape"])
