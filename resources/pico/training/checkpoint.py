@@ -57,6 +57,9 @@ _WHAT: Final = {
     "pico-base": "A tiny checkpoint of the Qwen3.5 architecture with a trained MTP layer.",
     "pico-agent": "pico-base after a LoRA fine-tune on agent dialogues, merged to bf16. On purpose"
     " saved broken: `language_model.` stands three times in every key, the MTP is missing.",
+    "pico-vision": "pico-agent with a vision tower that was trained to name colours and shapes and"
+    " to count them on small generated pictures. Its keys are sound; as transformers saves it, the"
+    " MTP is missing.",
 }
 
 
