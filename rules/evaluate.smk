@@ -140,3 +140,56 @@ rule evaluate_bfcl:
             --progress {params.progress:q} \
             2>&1 | tee -i {log:q}
         """
+
+
+EVALUATE_IMAGES = plan(
+    "evaluate_images",
+    lambda config: (
+        dict(
+            reads={
+                "release": "graft_mtp",
+                "fixed": "extract_text",
+                "verified": "verify_release",
+            },
+            files={"questions": config.images.questions},
+            settings=settings(
+                serving=config.serving, launch=launch(config), images=config.images
+            ),
+            environment=serving_environment(config),
+            threads=server_threads(config),
+            beside=server_options(config),
+        )
+        if config.images.enabled
+        else None
+    ),
+)
+
+
+rule evaluate_images:
+    input:
+        unpack(EVALUATE_IMAGES.input),
+    output:
+        EVALUATE_IMAGES.pointer,
+    log:
+        EVALUATE_IMAGES.log,
+    benchmark:
+        EVALUATE_IMAGES.benchmark
+    threads: EVALUATE_IMAGES.threads
+    params:
+        **EVALUATE_IMAGES.params,
+    shell:
+        r"""
+        python -m scion.stages.evaluate_images \
+            --release {input.release:q} \
+            --fixed {input.fixed:q} \
+            --questions {params.questions:q} \
+            --settings {params.settings:q} \
+            --python {params.python:q} \
+            --log-folder {params.log_folder:q} \
+            --output {output:q} \
+            --store {params.store:q} \
+            --plan {params.plan:q} \
+            --environment {params.environment:q} \
+            --progress {params.progress:q} \
+            2>&1 | tee -i {log:q}
+        """
