@@ -25,6 +25,16 @@ class Pico:
         return self.folder / "pico-agent"
 
     @property
+    def vision(self) -> Path:
+        """A source with sound keys and a vision tower that was trained; without MTP head."""
+        return self.folder / "pico-vision"
+
+    @property
+    def pictures(self) -> Path:
+        """Questions about pictures as JSON lines."""
+        return self.folder / "pictures.jsonl"
+
+    @property
     def base(self) -> Path:
         """The donor."""
         return self.folder / "pico-base"
@@ -66,12 +76,22 @@ def copied(artifact: Artifact, folder: Path) -> Artifact:
     return Artifact(folder, artifact.manifest)
 
 
-def convert(pico: Pico, folder: Path, *, samples: int = SAMPLES, **quantization: Any) -> Conversion:
+def convert(
+    pico: Pico,
+    folder: Path,
+    *,
+    source: Path | None = None,
+    text_only: bool = True,
+    samples: int = SAMPLES,
+    **quantization: Any,
+) -> Conversion:
     """Run the conversion stages in this process, with `samples` calibration samples.
 
     Args:
         pico: The pair.
         folder: Where artifacts go.
+        source: The source; None for pico-agent.
+        text_only: False keeps the vision tower.
         samples: Of the pair's own calibration set.
         quantization: Further settings of the section.
     """
@@ -93,18 +113,20 @@ def convert(pico: Pico, folder: Path, *, samples: int = SAMPLES, **quantization:
     wanted = {"recipe": "nvfp4_default", "calibration": calibration, "device": "cpu"}
     settings = Quantization.model_validate({**wanted, "max_shard_megabytes": 1, **quantization})
     env = ENVIRONMENT
-    source = fetch_source(
-        location=str(pico.agent), output=Output.at(folder / "fetch_source"), environment=env
+    fetched = fetch_source(
+        location=str(source or pico.agent),
+        output=Output.at(folder / "fetch_source"),
+        environment=env,
     )
     donor = fetch_donor(
         location=str(pico.base), output=Output.at(folder / "fetch_donor"), environment=env
     )
     found = lint_source(
-        source=source, output=Output.at(folder / "lint_source"), settings=Lint(), environment=env
+        source=fetched, output=Output.at(folder / "lint_source"), settings=Lint(), environment=env
     )
-    fixed = fix_keys(source=source, output=Output.at(folder / "fix_keys"), environment=env)
+    fixed = fix_keys(source=fetched, output=Output.at(folder / "fix_keys"), environment=env)
     text = extract_text(
-        fixed=fixed, output=Output.at(folder / "extract_text"), text_only=True, environment=env
+        fixed=fixed, output=Output.at(folder / "extract_text"), text_only=text_only, environment=env
     )
     quantized = quantize_nvfp4(
         text=text, output=Output.at(folder / "quantize_nvfp4"), settings=settings, environment=env
@@ -124,4 +146,4 @@ def convert(pico: Pico, folder: Path, *, samples: int = SAMPLES, **quantization:
         settings=Lint(),
         environment=env,
     )
-    return Conversion(folder, source, donor, found, fixed, text, quantized, release, report)
+    return Conversion(folder, fetched, donor, found, fixed, text, quantized, release, report)
