@@ -262,7 +262,8 @@ def check_sources(config: Config, *, where: object, hub: bool) -> list[str]:
 
     def judge(source: Preview) -> None:
         if not config.text_only:
-            require_processor(source)
+            with of_key("source"):
+                require_processor(source)
         if not config.serving.stretches_context():
             for number, launch in enumerate(config.launches):
                 with of_key(f"launches.{number}.max_model_len"):
