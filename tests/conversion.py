@@ -32,7 +32,7 @@ class Pico:
     @property
     def pictures(self) -> Path:
         """Questions about pictures as JSON lines."""
-        return self.folder / "pictures.jsonl"
+        return self.folder.parent / "prompts/pictures.jsonl"
 
     @property
     def base(self) -> Path:

@@ -1,4 +1,4 @@
-"""Writes `pictures.jsonl`: questions about held-out pictures, each with its picture and its answer.
+"""Writes `resources/prompts/pictures.jsonl`: questions about held-out pictures, and their answers.
 
 A line is a chat as /v1/chat/completions takes it, the picture in it as a PNG in a data URL, with
 `right`, words of which a right answer holds one, and `wrong`, words of which it holds none. Which
@@ -19,7 +19,7 @@ from make_dialogues import write_rows
 from pictures.painting import paint, png
 from pictures.questions import SIDES, as_row, question
 
-HERE = Path(__file__).resolve().parent
+PROMPTS = Path(__file__).resolve().parents[1] / "prompts"
 QUESTIONS = 300
 
 
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, default=HERE, help="folder of the file")
+    parser.add_argument("--out", type=Path, default=PROMPTS, help="folder of the file")
     parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
     parser.add_argument("--count", type=int, default=QUESTIONS, help="how many questions")
     parser.add_argument("--show", type=Path, metavar="FOLDER", help="write pictures there instead")

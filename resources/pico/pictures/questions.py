@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from dialogues.writer import Writer
 from pictures.painting import data_url, paint
 from pictures.scene import COLOURS, HELD_OUT, MOST, SHAPES, TRAINED, Kind, Scene, draw_scene
+
+ALSO: Final = {
+    "circle": ("disc", "disk", "dot"),
+    "cross": ("plus",),
+    "ring": ("donut", "doughnut", "annulus"),
+    "diamond": ("rhombus",),
+    "purple": ("violet",),
+}
+"""What other models call what pico-vision has one word for."""
 
 NUMBERS: Final = ("zero", "one", "two", "three", "four")
 
@@ -63,9 +72,8 @@ def _colour(writer: Writer, side: Side) -> Question:
     kind = shape, colour = writer.even(side.asked)
     others = [other for other in side.beside if other[0] != shape]
     text = writer.ask("[What|Which] [colour|color] [is|has] the {shape}?", shape=shape)
-    wrong = tuple(name for name in COLOURS if name != colour)
     scene = _scene(writer, [kind], others)
-    return Question(scene, "colour", text, f"It is {colour}.", (colour,), wrong)
+    return Question(scene, "colour", text, f"It is {colour}.", *_words(colour, COLOURS))
 
 
 def _shape(writer: Writer, side: Side) -> Question:
@@ -73,9 +81,8 @@ def _shape(writer: Writer, side: Side) -> Question:
     kind = shape, colour = writer.even(side.asked)
     others = [other for other in side.beside if other[1] != colour]
     text = writer.ask("[What|Which] shape is [{colour}|the {colour} one]?", colour=colour)
-    wrong = tuple(name for name in SHAPES if name != shape)
     scene = _scene(writer, [kind], others)
-    return Question(scene, "shape", text, f"It is a {shape}.", (shape,), wrong)
+    return Question(scene, "shape", text, f"It is a {shape}.", *_words(shape, SHAPES))
 
 
 def _count(writer: Writer, side: Side) -> Question:
@@ -110,6 +117,12 @@ def _scene(writer: Writer, asked: list[Kind], others: Sequence[Kind]) -> Scene:
     kinds = [*asked, *(writer.even(others) for _ in range(writer.between(0, room)))]
     writer.rng.shuffle(kinds)
     return draw_scene(writer, kinds)
+
+
+def _words(name: str, names: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The words for one of several names, and those for all others."""
+    wrong = [word for other in names if other != name for word in (other, *ALSO.get(other, ()))]
+    return (name, *ALSO.get(name, ())), tuple(wrong)
 
 
 def _plural(shape: str) -> str:

@@ -15,7 +15,7 @@ class Images(Section):
         default=False, description="ask the release and its bf16 source about pictures"
     )
     questions: str = Field(
-        default="resources/pico/pictures.jsonl",
+        default="resources/prompts/pictures.jsonl",
         description="JSONL of chats with a picture in a data URL, words of a right answer "
         "(`right`) and of wrong ones (`wrong`)",
     )
