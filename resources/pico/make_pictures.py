@@ -1,9 +1,8 @@
 """Writes `resources/prompts/pictures.jsonl`: questions about held-out pictures, and their answers.
 
 A line is a chat as /v1/chat/completions takes it, the picture in it as a PNG in a data URL, with
-`right`, words of which a right answer holds one, and `wrong`, words of which it holds none. Which
-pictures are held out, `pictures/scene.py` says; the training pictures are not a file, train.py
-draws them from the same generator.
+`right`, words of which a right answer holds one, and `wrong`, words of which it holds none. The
+training pictures are not a file, train.py draws them from the same generator.
 
     python resources/pico/make_pictures.py
     python resources/pico/make_pictures.py --show folder --count 30
@@ -17,7 +16,7 @@ from pathlib import Path
 
 from make_dialogues import write_rows
 from pictures.painting import paint, png
-from pictures.questions import SIDES, as_row, question
+from pictures.questions import SPLITS, as_row, question
 
 PROMPTS = Path(__file__).resolve().parents[1] / "prompts"
 QUESTIONS = 300
@@ -41,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
     parser.add_argument("--count", type=int, default=QUESTIONS, help="how many questions")
     parser.add_argument("--show", type=Path, metavar="FOLDER", help="write pictures there instead")
-    parser.add_argument("--split", choices=sorted(SIDES), default="pictures", help="to show")
+    parser.add_argument("--split", choices=sorted(SPLITS), default="pictures", help="to show")
     args = parser.parse_args(argv)
     if args.show is not None:
         show(args.show, seed=args.seed, split=args.split, count=args.count)

@@ -33,25 +33,25 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForImageTextToText
 
 from dialogues.corpus import Renderer, conversations
-from pictures.questions import question
+from pictures.questions import SPLITS
 from training import checkpoint, evaluate
 from training.data import build_dataset
 from training.fakequant import QUANTIZED
 from training.loop import Pico, Plan, SecondTask, train
 from training.model import MtpLayer, build_body, load_config
-from training.pictures import build_pictures, picture_prompts
+from training.pictures import build_pictures
 from training.tokenizer import save_tokenizer, train_tokenizer
-from training.vision import SeeingPico, vision_config, vision_template
+from training.vision import SeeingPico, spread_weights, vision_config, vision_template
 
 HERE = Path(__file__).resolve().parent
 ASSETS = HERE / "assets"
 TASKS = HERE.parents[1] / "workflow" / "scion" / "evaluation" / "agent" / "agent_tasks.yaml"
 
 CONVERSATIONS = {"base": 120_000, "agent": 20_000, "vision": 20_000}
-STEPS = {"base": 1300, "agent": 300, "vision": 2000}
-SECONDS = {"base": 350, "agent": 65, "vision": 240}
-PICTURES_A_DIALOGUE = 3
-PICTURES_A_STEP = 512
+STEPS = {"base": 1300, "agent": 300, "vision": 3000}
+SECONDS = {"base": 350, "agent": 65, "vision": 400}
+PICTURES_A_DIALOGUE = 5
+PICTURES_A_STEP = 384
 LORA_RANK = 16
 HELD_OUT = 400
 HELD_OUT_PICTURES = 300
@@ -161,19 +161,21 @@ def vision_phase(
         steps=steps,
         seconds=seconds,
         learning_rate=4e-4,
-        batch_tokens=32_768,
+        batch_tokens=4_096,
         context_weight=0.0,
         mtp_weight=0.0,
         fp4_share=0.7,
-        fp4_from=0.0,
+        fp4_from=0.4,
         seed=seed,
     )
     batches = pictures.batches(PICTURES_A_STEP, seed=seed, device=device)
+    judged = PictureJudge(pico, folder, seed)
     second = SecondTask(
         "picture_loss",
         lambda: pico.picture_loss(*next(batches)),
         parameters=list(pico.model.model.visual.parameters()),
         learning_rate=2e-3,
+        score=judged.share,
     )
     body = [*pico.text.parameters(), *pico.model.lm_head.parameters()]
     curve = train(pico, data, plan, body, second)
@@ -184,7 +186,7 @@ def vision_phase(
     record |= {"pictures_a_step": PICTURES_A_STEP, "tower_learning_rate": second.learning_rate}
     record |= {"curve": curve, "held_out_before": before, "held_out": judge.losses()}
     _record(out, "vision", record, started, device)
-    record |= {"greedy": judge.tasks(), "pictures_right": judge.pictures(pico, folder)}
+    record |= {"greedy": judge.tasks(), "pictures_right": judged.by_topic()}
     _record(out, "vision", record, started, device)
 
 
@@ -257,33 +259,35 @@ class Judge:
         print(json.dumps(result), file=sys.stderr)
         return result
 
-    def pictures(self, pico: SeeingPico, folder: Path) -> dict[str, Any]:
-        """How many of new pictures' questions are answered as expected, greedily, by topic.
 
-        Of kinds of shapes that were trained, and of those that were held out; exact and as NVFP4.
+class PictureJudge:
+    """Asks a pico that sees about held-out pictures."""
 
-        Args:
-            pico: The same pico, which sees.
-            folder: The checkpoint's folder, for its chat template.
-        """
-        render = Renderer(folder / "chat_template.jinja")
+    def __init__(self, pico: SeeingPico, folder: Path, seed: int) -> None:
+        self.pico = pico
+        held_out = build_pictures(
+            folder, seed=seed, split="pictures-heldout", count=HELD_OUT_PICTURES
+        )
+        self.asked = held_out.batch(list(range(HELD_OUT_PICTURES)), pico.device)
+
+    def share(self) -> float:
+        """How many answers are exactly as expected, of one."""
+        return self.pico.answers_exactly(*self.asked).float().mean().item()
+
+    def by_topic(self) -> dict[str, Any]:
+        """Right answers and questions by topic, exact and as NVFP4."""
         result: dict[str, Any] = {}
-        for split in ("pictures-seen", "pictures-heldout"):
-            asked = [question(self.seed, split, i) for i in range(HELD_OUT_PICTURES)]
-            prompts, patches = picture_prompts(asked, render, self.pico.device)
-            for active, name in ARITHMETIC:
-                with pico.fp4(active):
-                    outputs = evaluate.greedy(
-                        lambda ids, patches=patches: pico.see(ids, patches),
-                        self.tokenizer,
-                        prompts,
-                        device=self.pico.device,
-                        limit=12,
-                    )
-                right = result.setdefault(name, {}).setdefault(split, {})
-                for one, prompt, text in zip(asked, prompts, outputs, strict=True):
-                    passed, total = right.get(one.topic, (0, 0))
-                    right[one.topic] = (passed + prompt.passed(text), total + 1)
+        for active, name in ARITHMETIC:
+            with self.pico.fp4(active):
+                right = self.pico.answers_exactly(*self.asked).tolist()
+            topics = SPLITS["pictures-heldout"]
+            result[name] = {
+                topic.__name__.strip("_"): [
+                    sum(right[i :: len(topics)]),
+                    len(right[i :: len(topics)]),
+                ]
+                for i, topic in enumerate(topics)
+            }
         print(json.dumps(result), file=sys.stderr)
         return result
 
@@ -311,6 +315,7 @@ def _load_agent(config_file: Path, device: torch.device, seed: int) -> SeeingPic
     broken = checkpoint.read_weights(HERE / "pico-agent")
     text = [name for name in model.state_dict() if not name.startswith("model.visual.")]
     found = {name: broken[checkpoint.broken_name(name)] for name in text}
+    spread_weights(model.model.visual, seed=seed)
     absent = model.load_state_dict(found, strict=False)
     if absent.unexpected_keys or not all("visual" in name for name in absent.missing_keys):
         raise ValueError(f"pico-agent is not what the config says: {absent}")

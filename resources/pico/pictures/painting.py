@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import struct
 import zlib
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,20 +14,13 @@ from pictures.scene import SIDE, Figure, Scene
 Pixels = NDArray[np.uint8]
 """[SIDE, SIDE, 3], RGB."""
 
-_GRAIN: Final = 4
-"""Edge of a grain of the ground, in pixels."""
-
 _ROWS, _COLUMNS = np.mgrid[:SIDE, :SIDE]
 
 
 def paint(scene: Scene) -> Pixels:
     """The picture of a scene."""
-    # RandomState's stream is frozen for good; a Generator's may change with numpy's version.
-    grains = np.random.RandomState(scene.grain_seed).randint(
-        -scene.grain, scene.grain + 1, (SIDE // _GRAIN, SIDE // _GRAIN)
-    )
-    noise = grains.repeat(_GRAIN, 0).repeat(_GRAIN, 1)
-    pixels = (np.array(scene.ground) + noise[..., None]).astype(np.uint8)
+    pixels = np.empty((SIDE, SIDE, 3), np.uint8)
+    pixels[:] = scene.ground
     for figure in scene.figures:
         pixels[_covered(figure)] = figure.rgb
     return pixels
@@ -48,8 +40,6 @@ def _covered(figure: Figure) -> NDArray[np.bool_]:
         case "square":
             # Not the whole box: as wide as the circle looks.
             return (across * 8 <= r * 7) & (down * 8 <= r * 7)
-        case "diamond":
-            return across + down <= r
         case "cross":
             return box & ((across * 3 <= r) | (down * 3 <= r))
         case "triangle":

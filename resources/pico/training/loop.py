@@ -51,12 +51,14 @@ class SecondTask:
         name: Of its loss in the curve.
         loss: Draws its own batch; called once a step, in the step's arithmetic.
         parameters: Those that only it trains, at a rate of their own.
+        score: What is told of it beside the loss, at each point of the curve.
     """
 
     name: str
     loss: Callable[[], Tensor]
     parameters: list[nn.Parameter]
     learning_rate: float
+    score: Callable[[], float] | None = None
 
 
 class Pico:
@@ -146,6 +148,8 @@ def train(
             point = {"step": step + 1, "loss": loss.item(), "mtp_loss": mtp_loss.item()}
             if second is not None:
                 point |= {second.name: other.item()}
+                if second.score is not None:
+                    point |= {"score": second.score()}
             curve.append(point)
             _progress(point, done, tokens, time.monotonic() - started)
         if last:

@@ -22,7 +22,6 @@ from pictures.painting import Pixels, paint
 from pictures.questions import Question, question
 from pictures.scene import SIDE
 from training.data import Batch, Dataset, Ids, Mask, assistant_mask, collate
-from training.evaluate import Prompt
 
 PATCH: Final = 16
 MERGE: Final = 2
@@ -34,6 +33,7 @@ IMAGE_PAD: Final = "<|image_pad|>"
 IMAGE_TOKEN: Final = 4
 
 _CHUNK: Final = 500
+_MULTIPLE: Final = 16
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,11 @@ class PictureSet:
         while True:
             order = rng.permutation(len(self.pixels))
             for start in range(0, len(order) - size + 1, size):
-                rows = order[start : start + size].tolist()
-                yield collate(self.chats, rows, device), patches(self.pixels[rows], device)
+                yield self.batch(order[start : start + size].tolist(), device)
+
+    def batch(self, rows: list[int], device: torch.device) -> tuple[Batch, Tensor]:
+        """Chats and patches of some of the questions."""
+        return collate(self.chats, rows, device, _MULTIPLE), patches(self.pixels[rows], device)
 
 
 def build_pictures(assets: Path, *, seed: int, split: str, count: int) -> PictureSet:
@@ -68,7 +71,7 @@ def build_pictures(assets: Path, *, seed: int, split: str, count: int) -> Pictur
     Args:
         assets: Folder of tokenizer and chat template.
         seed: Of the questions.
-        split: One of `pictures.questions.SIDES`.
+        split: One of `pictures.questions.SPLITS`.
         count: How many.
     """
     starts = range(0, count, _CHUNK)
@@ -105,20 +108,6 @@ def _tokenize(
         mask = assistant_mask(ids, header, empty)
         encoded.append((np.array(ids, np.uint16), np.array(mask, np.bool_), paint(asked.scene)))
     return encoded
-
-
-def picture_prompts(
-    questions: list[Question], render: Renderer, device: torch.device
-) -> tuple[list[Prompt], Tensor]:
-    """Prompts that pass if the answer is the expected sentence, and the patches of their pictures.
-
-    Shape of the patches: see `patches`.
-    """
-    prompts = [
-        Prompt(_with_room(render.prompt(_asking(asked), [], thinking=False)), [], [asked.answer])
-        for asked in questions
-    ]
-    return prompts, patches(np.stack([paint(asked.scene) for asked in questions]), device)
 
 
 def _asking(asked: Question) -> list[dict[str, Any]]:
