@@ -13,11 +13,12 @@ import yaml
 from conversion import Pico
 from own_release import OWN
 from scion.common.errors import ScionError
-from scion.config import check_sources, load_config
+from scion.config import check_sources, load_config, read_config
 from scion.evaluation.images.questions import Question, read_questions
 from scion.evaluation.images.results import counted, differences
 from scion.evaluation.intervals import paired_difference, proportion
 
+PROJECT = Path(__file__).parents[2]
 PNG = "data:image/png;base64,iVBORw0KGgo="
 
 
@@ -170,6 +171,17 @@ def test_a_paired_difference_covers_the_truth() -> None:
 def test_a_text_only_release_is_asked_nothing_about_pictures() -> None:
     with pytest.raises(ScionError, match=r"images\.enabled: a text-only release"):
         load_config({"images": {"enabled": True}}, where="my.yaml")
+
+
+@pytest.mark.parametrize("release", ["pico-vision", "huihui-qwen3.6-27b-abliterated"])
+def test_siblings_differ_in_their_tower_alone(release: str) -> None:
+    releases = PROJECT / "config/releases"
+    seeing = read_config(releases / f"{release}-nvfp4-mtp.yaml")
+    text = read_config(releases / f"{release}-nvfp4-text-mtp.yaml")
+    assert (seeing.text_only, seeing.images.enabled) == (False, True)
+    assert (text.text_only, text.images.enabled) == (True, False)
+    names = {"release", "text_only", "images", "card"}
+    assert seeing.model_dump(exclude=names) == text.model_dump(exclude=names)
 
 
 @pytest.fixture

@@ -118,8 +118,6 @@ class Config(Section):
             raise ValueError(
                 "images.enabled: a text-only release has no vision tower; set text_only: false"
             )
-        if "text-only" in self.card.tags and not self.text_only:
-            raise ValueError("card.tags: text-only, and text_only is false")
         return self
 
     @model_validator(mode="after")
