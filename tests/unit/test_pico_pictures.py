@@ -119,8 +119,6 @@ def test_training_sees_as_transformers_does(pico: Pico) -> None:
         there, _ = model.model.get_rope_index(ids, told["mm_token_type_ids"], grid)
         assert torch.equal(positions(ids), there)
         pico_seeing = SeeingPico(model, MtpLayer(config), CPU)
-        features = model.model.visual(shown, grid_thw=grid).pooler_output
-        assert features.std() > 0
         # The same in bf16, as the training computes.
         torch.testing.assert_close(pico_seeing.see(ids, shown).float(), expected, rtol=0, atol=0.05)
 
