@@ -17,6 +17,7 @@ from checkpoints import half_made
 from conversion import Conversion, Pico, convert
 from scion.artifacts.artifact import Artifact
 from scion.artifacts.making import Output
+from scion.cli import main as cli
 from scion.common.errors import ScionError
 from scion.common.text import share
 from scion.engines.config import PICO_LAUNCH, Serving
@@ -146,6 +147,21 @@ def test_card_and_summary_tell_of_it(
     left_out, _ = rendered(seeing, tmp_path / "without", measured.results())
     told = breakable((left_out.folder / "README.md").read_text())
     assert "### Questions about pictures\n\nNot measured: the evaluation was left out" in told
+
+
+def test_the_launch_leaves_the_tower_in(
+    seeing: Conversion,
+    conversion: Conversion,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for release, told in ((seeing, False), (conversion, True)):
+        folder = str(release.graft_mtp.folder)
+        monkeypatch.setattr(
+            "sys.argv", ["scion", "launch", folder, "--cpu", "--max-model-len", "2048"]
+        )
+        assert cli.main() == 0, capsys.readouterr().err
+        assert ("--language-model-only" in capsys.readouterr().out) is told
 
 
 def texts(release: Path, log: Path) -> list[str]:

@@ -16,7 +16,7 @@ from scion.common.errors import ScionError
 from scion.config import check_sources, load_config, read_config
 from scion.evaluation.images.questions import Question, read_questions
 from scion.evaluation.images.results import counted, differences
-from scion.evaluation.intervals import paired_difference, proportion
+from scion.evaluation.intervals import Estimate, paired_difference, proportion
 
 PROJECT = Path(__file__).parents[2]
 PNG = "data:image/png;base64,iVBORw0KGgo="
@@ -127,24 +127,29 @@ def test_rates_and_differences_are_by_set_and_of_all() -> None:
     assert found == {"colour": 0.5, "count": -0.5, "all": 0}
 
 
+def ends(found: Estimate) -> tuple[float, float]:
+    assert found.low is not None
+    assert found.high is not None
+    return found.low, found.high
+
+
 def test_a_paired_difference_is_newcombe_s() -> None:
-    # Both, first alone, second alone, neither: no outcome shared, so the correction is nil.
-    pairs = [(True, True)] * 9 + [(True, False)] * 9 + [(False, True)] * 9 + [(False, False)] * 9
-    one = proportion(18, 36)
-    assert one.low is not None
-    found = paired_difference(pairs)
+    # As often both as one alone: no correlation, and the squares of both reaches add up.
+    pairs = [(one, other) for one in (True, False) for other in (True, False)] * 9
+    found, half = paired_difference(pairs), proportion(18, 36)
+    low, _ = ends(half)
     assert (found.value, found.count) == (0, 36)
-    assert found.high == pytest.approx(math.hypot(one.value - one.low, one.value - one.low))
-    # Where the models agree, they are surely nearer than two that only score alike.
+    assert ends(found)[1] == pytest.approx(math.hypot(half.value - low, half.value - low))
+    # Models that agree everywhere are surely nearer than two that only score alike.
     alike = paired_difference([(True, True)] * 18 + [(False, False)] * 18)
-    assert alike.high is not None
-    assert 0 < alike.high < found.high
-    assert paired_difference([(True, True)] * 8).low == pytest.approx(
-        proportion(8, 8).low - 1  # type: ignore[operator]
-    )
-    turned = paired_difference([pair[::-1] for pair in pairs[:20]])
-    straight = paired_difference(pairs[:20])
-    assert (turned.low, turned.high) == pytest.approx((-straight.high, -straight.low))  # type: ignore[operator]
+    assert 0 < ends(alike)[1] < ends(found)[1]
+    # Where neither ever fails, each one's interval is all that is known.
+    perfect = ends(proportion(8, 8))
+    assert ends(paired_difference([(True, True)] * 8))[0] == pytest.approx(perfect[0] - 1)
+    some = pairs[:20] + [(True, False)] * 5
+    straight = ends(paired_difference(some))
+    turned = ends(paired_difference([(other, one) for one, other in some]))
+    assert turned == pytest.approx((-straight[1], -straight[0]))
     with pytest.raises(ValueError, match="no proportion"):
         paired_difference([])
 
@@ -160,10 +165,8 @@ def test_a_paired_difference_covers_the_truth() -> None:
             continue
         pairs = [kind for kind, number in zip(kinds, counts, strict=True) for _ in range(number)]
         ways = math.factorial(count) / math.prod(map(math.factorial, counts))
-        found = paired_difference(pairs)
-        assert found.low is not None
-        assert found.high is not None
-        if found.low <= chances[1] - chances[2] <= found.high:
+        low, high = ends(paired_difference(pairs))
+        if low <= chances[1] - chances[2] <= high:
             covered += ways * math.prod(c**n for c, n in zip(chances, counts, strict=True))
     assert 0.93 < covered < 0.99
 
