@@ -176,6 +176,12 @@ def test_a_text_only_release_is_asked_nothing_about_pictures() -> None:
         load_config({"images": {"enabled": True}}, where="my.yaml")
 
 
+def test_questions_are_a_file_of_this_machine() -> None:
+    hub = f"hf://datasets/a/b@{'0' * 40}"
+    with pytest.raises(ScionError, match=r"images\.questions: .*on the hub"):
+        load_config({"text_only": False, "images": {"questions": hub}}, where="my.yaml")
+
+
 @pytest.mark.parametrize("release", ["pico-vision", "huihui-qwen3.6-27b-abliterated"])
 def test_siblings_differ_in_their_tower_alone(release: str) -> None:
     releases = PROJECT / "config/releases"

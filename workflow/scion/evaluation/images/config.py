@@ -1,6 +1,6 @@
 """Configuration of evaluate_images."""
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from scion.common.section import Section
 from scion.evaluation.record_file import RecordFile
@@ -30,3 +30,11 @@ class Images(Section):
         description="context of the bf16 source's server, at most the launch's: picture, question "
         "and answer have room, and its KV cache stays small",
     )
+
+    @field_validator("questions")
+    @classmethod
+    def _lie_here(cls, questions: str) -> str:
+        """Pictures are part of the file, so it is no data set of the hub, which would be rows."""
+        if questions.startswith("hf://"):
+            raise ValueError(f"{questions} is on the hub; a file of this machine is expected")
+        return questions
