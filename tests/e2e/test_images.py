@@ -34,7 +34,9 @@ from shared import made_once
 
 pytestmark = pytest.mark.serve
 
-ASKED = 60
+ASKED = 90
+# How often who does not look is right: one of the shapes, colours or numbers.
+GUESSED = {"colour": 1 / 8, "shape": 1 / 5, "count": 1 / 4}
 TEXT = (
     "Tell me a story about a red lamp.",
     "What is 12 + 31?",
@@ -88,17 +90,15 @@ def test_the_release_still_sees_what_its_source_sees(record: dict[str, Any]) -> 
     release, fixed = record["models"]
     assert [model["name"] for model in (release, fixed)] == ["release", "fixed"]
     assert [each["name"] for each in release["sets"]] == ["colour", "shape", "count", "all"]
-    # Guesses would be right in one of six, or eight, or four.
-    for row in (*release["sets"], *fixed["sets"]):
-        assert row["rate"]["value"] > 0.5, row
-    assert release["sets"][-1]["rate"]["low"] > 0.7
+    for row in (*release["sets"][:-1], *fixed["sets"][:-1]):
+        assert row["rate"]["low"] > GUESSED[row["name"]], row
     whole = record["differences"][-1]["difference"]
     pairs = [
         (one["passed"], other["passed"])
         for one, other in zip(release["results"], fixed["results"], strict=True)
     ]
     assert whole == paired_difference(pairs).record()
-    assert whole["low"] > -0.2
+    assert whole["low"] > -0.15
 
 
 def test_the_record_holds_requests_and_answers(record: dict[str, Any], pico: Pico) -> None:
@@ -137,7 +137,7 @@ def test_card_and_summary_tell_of_it(
     row = record["models"][0]["sets"][-1]
     told = f"{row['passed']} of {ASKED}, {share(row['rate'])}"
     assert f"### Questions about pictures\n\nRight answers: {told}; the bf16 reference: " in card
-    assert f"| colour | {record['models'][0]['sets'][0]['passed']} of 20 |" in card
+    assert f"| colour | {record['models'][0]['sets'][0]['passed']} of 30 |" in card
     assert f"{row['passed']} of {ASKED} questions" in images_lines(record)[0]
     # As one serves and asks it.
     assert "--language-model-only" not in card
