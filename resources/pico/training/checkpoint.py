@@ -59,8 +59,8 @@ _WHAT: Final = {
     " saved broken: `language_model.` stands three times in every key, the MTP is missing.",
     "pico-vision": "pico-agent with a vision tower that was trained, in 170 s on one H100, to name"
     " colours and shapes and to count them on small generated pictures. It is right about six times"
-    " in ten, of new pictures (guesses: one of 8, 5 or 4). Its keys are sound; as transformers saves"
-    " it, the MTP is missing.",
+    " in ten, of new pictures (guesses: one of 8, 5 or 4). Its keys are sound; as transformers"
+    " saves it, the MTP is missing.",
 }
 
 

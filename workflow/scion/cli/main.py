@@ -14,6 +14,7 @@ from scion.cli.check import add_check
 from scion.cli.compare import add_compare
 from scion.cli.estimate import add_estimate
 from scion.cli.launch_options import add_launch
+from scion.cli.respell import add_respell
 from scion.cli.store import add_store
 from scion.cli.streams import lasting_streams
 from scion.common.errors import exit_on_error
@@ -57,6 +58,7 @@ def command_parser() -> argparse.ArgumentParser:
     add_estimate(commands.add_parser, _estimate)
     add_launch(commands.add_parser, _launch)
     add_compare(commands.add_parser, _compare)
+    add_respell(commands.add_parser, _respell)
     add_store(commands.add_parser, _store)
     return parser
 
@@ -79,11 +81,16 @@ def _add_summary(add_parser: _AddParser) -> None:
 
 
 def _summary(args: argparse.Namespace) -> None:
-    from scion.config import read_config
-    from scion.report.summary import summary
+    from scion.config import read_configs
+    from scion.report.summary import family_summary, summary
 
-    folder = args.results / read_config(args.config).release
-    print("\n".join(map(printable, summary(folder, config=args.config))))
+    configs = read_configs(args.config)
+    folders = [args.results / config.release for config in configs]
+    if configs[0].family is None:
+        lines = summary(*folders, config=args.config)
+    else:
+        lines = family_summary(folders, config=args.config)
+    print("\n".join(map(printable, lines)))
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -116,16 +123,24 @@ def _add_config(add_parser: _AddParser) -> None:
 
 def _config(args: argparse.Namespace) -> None:
     from scion.common.files import atomic_file
-    from scion.config import check_sources, default_yaml, lacking_environment, read_config
+    from scion.config import check_sources, default_yaml, lacking_environment, read_configs
 
     if args.check is not None:
-        config = read_config(args.check)
-        for line in check_sources(config, where=args.check, hub=True):
-            print(line, file=sys.stderr)
+        configs = read_configs(args.check)
+        told = [
+            line for each in configs for line in check_sources(each, where=args.check, hub=True)
+        ]
         # It may be meant for another machine.
-        if lacking := lacking_environment(config):
-            print(f"warning: serving.environment: {lacking}", file=sys.stderr)
-        print(f"{printable(args.check)}: sound, release {config.release}")
+        told += [
+            f"warning: serving.environment: {lacking}"
+            for each in configs
+            if (lacking := lacking_environment(each))
+        ]
+        for line in dict.fromkeys(told):
+            print(line, file=sys.stderr)
+        releases = "release" if len(configs) == 1 else f"{len(configs)} releases"
+        names = ", ".join(each.release for each in configs)
+        print(f"{printable(args.check)}: sound, {releases} {names}")
     elif args.write:
         with atomic_file(_DEFAULT) as file:
             file.write(default_yaml().encode())
@@ -161,6 +176,12 @@ def _compare(args: argparse.Namespace) -> int:
     from scion.cli.compare import compare_releases
 
     return compare_releases(args)
+
+
+def _respell(args: argparse.Namespace) -> None:
+    from scion.cli.respell import respell
+
+    respell(args)
 
 
 def _store(args: argparse.Namespace) -> int:

@@ -19,7 +19,7 @@ from safetensors import safe_open
 
 from scion.checkpoint.shards import Checkpoint
 from scion.common.errors import ScionError
-from scion.formats.modelopt import NVFP4, SUFFIXES
+from scion.formats.modelopt import W4A16
 from scion.formats.nvfp4 import (
     dequantize,
     maximum_scales,
@@ -49,7 +49,8 @@ def row_blocks(
     checkpoint: Checkpoint, source: Checkpoint, module: str, spelling: Spelling
 ) -> Iterator[Rows]:
     """A module of a release beside its source, a window of rows at a time."""
-    spelled = {suffix: spelling.tensor(module, NVFP4, suffix) for suffix in SUFFIXES}
+    # What is verified is the weight; activations may have a scale beside it.
+    spelled = {s: spelling.tensor(module, W4A16, s) for s in spelling.tensors[W4A16]}
     with ExitStack() as stack:
 
         def opened(folder: Checkpoint, name: str) -> Any:
@@ -60,9 +61,8 @@ def row_blocks(
         weight = opened(source, f"{module}.weight")
         packed = opened(checkpoint, spelled["weight"].name)
         scale = opened(checkpoint, spelled["weight_scale"].name)
-        scale_2 = spelled["weight_scale_2"].converted(
-            opened(checkpoint, spelled["weight_scale_2"].name)[...]
-        )
+        shared = spelled["weight_scale_2"]
+        scale_2 = torch.tensor(shared.meant(opened(checkpoint, shared.name)[...].item()))
         for start in range(0, source.tensor(f"{module}.weight").shape[0], _ROWS):
             window = slice(start, start + _ROWS)
             yield weight[window], packed[window], scale[window], scale_2
