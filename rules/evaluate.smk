@@ -1,7 +1,7 @@
-"""Score the release beside its source and its base model.
+"""Score the release, some of it beside its source and its base model.
 
 Input: the artifacts graft_mtp, extract_text, fetch_source, fetch_base and verify_release.
-Output: the artifact evaluate_quality.
+Output: the artifacts evaluate_quality, evaluate_ifeval, evaluate_bfcl and evaluate_images.
 """
 
 EVALUATE_QUALITY = plan(
@@ -138,6 +138,61 @@ rule evaluate_bfcl:
             --settings {params.settings:q} \
             --python {params.python:q} \
             --evaluator-python {params.evaluator_python:q} \
+            --log-folder {params.log_folder:q} \
+            --output {output:q} \
+            --store {params.store:q} \
+            --plan {params.plan:q} \
+            --environment {params.environment:q} \
+            --progress {params.progress:q} \
+            2>&1 | tee -i {log:q}
+        """
+
+
+EVALUATE_IMAGES = plan(
+    "evaluate_images",
+    lambda config: (
+        dict(
+            reads={
+                "release": "graft_mtp",
+                "fixed": "extract_text",
+                "verified": "verify_release",
+            },
+            files={"questions": config.images.questions},
+            settings=settings(
+                serving=config.serving, launch=launch(config), images=config.images
+            ),
+            environment=serving_environment(config),
+            threads=server_threads,
+            beside=server_options(config),
+        )
+        if config.images.enabled
+        else None
+    ),
+)
+
+
+rule evaluate_images:
+    input:
+        unpack(EVALUATE_IMAGES.input),
+    output:
+        EVALUATE_IMAGES.pointer,
+    log:
+        EVALUATE_IMAGES.log,
+    benchmark:
+        EVALUATE_IMAGES.benchmark
+    threads: EVALUATE_IMAGES.threads
+    resources:
+        **EVALUATE_IMAGES.resources,
+    params:
+        **EVALUATE_IMAGES.params,
+    shell:
+        r"""
+        python -m scion.stages.evaluate_images \
+            --release {input.release:q} \
+            --fixed {input.fixed:q} \
+            --questions {params.questions:q} \
+            --settings {params.settings:q} \
+            --python {params.python:q} \
             --log-folder {params.log_folder:q} \
             --output {output:q} \
             --store {params.store:q} \

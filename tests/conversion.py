@@ -28,6 +28,16 @@ class Pico:
         return self.folder / "pico-agent"
 
     @property
+    def vision(self) -> Path:
+        """A source with sound keys and a vision tower that was trained; without MTP head."""
+        return self.folder / "pico-vision"
+
+    @property
+    def pictures(self) -> Path:
+        """Questions about pictures as JSON lines."""
+        return self.folder.parent / "prompts/pictures.jsonl"
+
+    @property
     def base(self) -> Path:
         """The donor."""
         return self.folder / "pico-base"
@@ -69,21 +79,32 @@ def copied(artifact: Artifact, folder: Path) -> Artifact:
     return Artifact(folder, artifact.manifest)
 
 
-def convert(pico: Pico, folder: Path, *, samples: int = SAMPLES, **quantization: Any) -> Conversion:
+def convert(
+    pico: Pico,
+    folder: Path,
+    *,
+    source: Path | None = None,
+    text_only: bool = True,
+    samples: int = SAMPLES,
+    **quantization: Any,
+) -> Conversion:
     """Run the conversion stages over the pair, with `samples` calibration samples.
 
     Args:
         pico: The pair.
         folder: Where artifacts go.
+        source: The source; None for pico-agent.
+        text_only: False keeps the vision tower.
         samples: Of the pair's own calibration set.
         quantization: Further settings of the section.
     """
     made = convert_stages(
-        pico.agent,
+        source or pico.agent,
         folder,
         donor=pico.base,
         head="absent",
         calibration=(str(pico.calibration), samples),
+        text_only=text_only,
         **quantization,
     )
     return Conversion(folder, **made)
@@ -96,6 +117,7 @@ def convert_stages(
     donor: Path | None,
     head: "OwnHead",
     calibration: tuple[str, int],
+    text_only: bool = True,
     **quantization: Any,
 ) -> dict[str, Artifact]:
     """Run the conversion stages in this process.
@@ -106,6 +128,7 @@ def convert_stages(
         donor: Where the MTP head comes from, unless it is the source's own or there is none.
         head: What becomes of the source's own; see `scion.checkpoint.own_head.OwnHead`.
         calibration: A set, and the number of its samples.
+        text_only: False keeps the vision tower.
         quantization: Further settings of the section.
 
     Returns:
@@ -152,7 +175,7 @@ def convert_stages(
     made["extract_text"] = text = extract_text(
         fixed=made["fix_keys"],
         output=output("extract_text"),
-        text_only=True,
+        text_only=text_only,
         head=head,
         environment=env,
     )

@@ -373,6 +373,7 @@ FILES = {
     "evaluate_quality": "quality.json",
     "evaluate_ifeval": "ifeval.json",
     "evaluate_bfcl": "bfcl.json",
+    "evaluate_images": "images.json",
 }
 
 

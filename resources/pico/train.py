@@ -1,4 +1,4 @@
-"""Trains the pico pair: `tokenizer`, then `base`, then `agent`, then `reference`.
+"""Trains the picos: `tokenizer`, then `base`, then `agent`, then `reference`; `vision` on its own.
 
 - `tokenizer` learns the byte-level BPE vocabulary (seconds, CPU).
 - `base` trains pico-base from random weights on the broad mix, all tokens, with its MTP layer.
@@ -6,6 +6,8 @@
   merges, and saves it as its real counterpart was saved: `language_model.` three times before
   every key, no MTP tensors.
 - `reference` records the logits of the sound pico-agent on this machine's CPU.
+- `vision` gives the committed pico-agent a new vision tower and trains both on questions about
+  generated pictures, the text on agent dialogues in the same steps. Saved with sound keys, no MTP.
 
 Part of the steps run in NVFP4 arithmetic (weights and activations), because a model this small
 does not survive W4A4 otherwise. Everything that was measured goes into training.json.
@@ -14,6 +16,7 @@ does not survive W4A4 otherwise. Everything that was measured goes into training
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import json
 import platform
 import shlex
@@ -23,7 +26,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import peft
 import tokenizers
 import torch
 import transformers
@@ -31,22 +33,28 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForImageTextToText
 
 from dialogues.corpus import Renderer, conversations
+from pictures.questions import SPLITS
 from training import checkpoint, evaluate
 from training.data import build_dataset
 from training.fakequant import QUANTIZED
-from training.loop import Pico, Plan, train
+from training.loop import Pico, Plan, SecondTask, train
 from training.model import MtpLayer, build_body, load_config
+from training.pictures import build_pictures
 from training.tokenizer import save_tokenizer, train_tokenizer
+from training.vision import SeeingPico, spread_weights, vision_config, vision_template
 
 HERE = Path(__file__).resolve().parent
 ASSETS = HERE / "assets"
-TASKS = HERE.parents[1] / "workflow" / "scion" / "agent_tasks.yaml"
+TASKS = HERE.parents[1] / "workflow" / "scion" / "evaluation" / "agent" / "agent_tasks.yaml"
 
-CONVERSATIONS = {"base": 120_000, "agent": 20_000}
-STEPS = {"base": 1300, "agent": 300}
-SECONDS = {"base": 350, "agent": 65}
+CONVERSATIONS = {"base": 120_000, "agent": 20_000, "vision": 20_000}
+STEPS = {"base": 1300, "agent": 300, "vision": 3000}
+SECONDS = {"base": 350, "agent": 65, "vision": 400}
+PICTURES_A_DIALOGUE = 5
+PICTURES_A_STEP = 384
 LORA_RANK = 16
 HELD_OUT = 400
+HELD_OUT_PICTURES = 300
 ARITHMETIC = ((False, "bf16"), (True, "nvfp4_simulated"))
 
 
@@ -92,6 +100,9 @@ def agent_phase(
     out: Path, *, seed: int, count: int, steps: int, seconds: float, device: torch.device
 ) -> None:
     """Fine-tunes pico-base into pico-agent and writes it broken, with digests of the sound one."""
+    # Here, not above: no other phase needs it.
+    import peft
+
     started = time.monotonic()
     data = build_dataset(ASSETS, seed=seed, split="agent", count=count)
     pico = _load_base(out, device, seed)
@@ -129,6 +140,54 @@ def agent_phase(
     record |= {"held_out": judge.losses()}
     _record(out, "agent", record, started, device)
     _record(out, "agent", record | {"greedy": judge.tasks()}, started, device)
+
+
+def vision_phase(
+    out: Path, *, seed: int, count: int, steps: int, seconds: float, device: torch.device
+) -> None:
+    """Teaches the committed pico-agent to see, and writes pico-vision."""
+    started = time.monotonic()
+    folder = out / "pico-vision"
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint.write_companions(folder, ASSETS)
+    checkpoint.write_json(folder / "config.json", vision_config(ASSETS))
+    (folder / "chat_template.jinja").write_text(vision_template(ASSETS))
+    data = build_dataset(folder, seed=seed, split="agent", count=count)
+    asked = PICTURES_A_DIALOGUE * count
+    pictures = build_pictures(folder, seed=seed, split="pictures", count=asked)
+    pico = _load_agent(folder / "config.json", device, seed)
+    before = Judge(pico, seed).losses()
+    plan = Plan(
+        steps=steps,
+        seconds=seconds,
+        learning_rate=4e-4,
+        batch_tokens=4_096,
+        context_weight=0.0,
+        mtp_weight=0.0,
+        fp4_share=0.7,
+        fp4_from=0.4,
+        seed=seed,
+    )
+    batches = pictures.batches(PICTURES_A_STEP, seed=seed, device=device)
+    judged = PictureJudge(pico, folder, seed)
+    second = SecondTask(
+        "picture_loss",
+        lambda: pico.picture_loss(*next(batches)),
+        parameters=list(pico.model.model.visual.parameters()),
+        learning_rate=2e-3,
+        score=judged.share,
+    )
+    body = [*pico.text.parameters(), *pico.model.lm_head.parameters()]
+    curve = train(pico, data, plan, body, second)
+    checkpoint.write_weights(folder, _bf16(pico.model))
+    judge = Judge(pico, seed)
+    record = {"data_sha256": data.digest, "data_tokens": data.tokens, "plan": vars(plan)}
+    record |= {"pictures_sha256": pictures.digest, "pictures": asked}
+    record |= {"pictures_a_step": PICTURES_A_STEP, "tower_learning_rate": second.learning_rate}
+    record |= {"curve": curve, "held_out_before": before, "held_out": judge.losses()}
+    _record(out, "vision", record, started, device)
+    record |= {"greedy": judge.tasks(), "pictures_right": judged.by_topic()}
+    _record(out, "vision", record, started, device)
 
 
 def reference_phase(out: Path) -> None:
@@ -201,6 +260,38 @@ class Judge:
         return result
 
 
+class PictureJudge:
+    """Asks a pico that sees about held-out pictures."""
+
+    def __init__(self, pico: SeeingPico, folder: Path, seed: int) -> None:
+        self.pico = pico
+        held_out = build_pictures(
+            folder, seed=seed, split="pictures-heldout", count=HELD_OUT_PICTURES
+        )
+        self.asked = held_out.batch(list(range(HELD_OUT_PICTURES)), pico.device)
+
+    def share(self) -> float:
+        """How many answers are exactly as expected, of one."""
+        return self.pico.answers_exactly(*self.asked).float().mean().item()
+
+    def by_topic(self) -> dict[str, Any]:
+        """Right answers and questions by topic, exact and as NVFP4."""
+        result: dict[str, Any] = {}
+        for active, name in ARITHMETIC:
+            with self.pico.fp4(active):
+                right = self.pico.answers_exactly(*self.asked).tolist()
+            topics = SPLITS["pictures-heldout"]
+            result[name] = {
+                topic.__name__.strip("_"): [
+                    sum(right[i :: len(topics)]),
+                    len(right[i :: len(topics)]),
+                ]
+                for i, topic in enumerate(topics)
+            }
+        print(json.dumps(result), file=sys.stderr)
+        return result
+
+
 def _load_base(out: Path, device: torch.device, seed: int) -> Pico:
     config = load_config(ASSETS / "config.json")
     tensors = checkpoint.read_weights(out / "pico-base")
@@ -209,6 +300,26 @@ def _load_base(out: Path, device: torch.device, seed: int) -> Pico:
     mtp.load_state_dict({k[len(head) :]: v for k, v in tensors.items() if k.startswith(head)})
     model.load_state_dict({k: v for k, v in tensors.items() if not k.startswith(head)})
     return Pico(model, mtp, device)
+
+
+def _load_agent(config_file: Path, device: torch.device, seed: int) -> SeeingPico:
+    """The committed pico-agent under a config with another tower, which is random; MTP of its base.
+
+    The head takes no part in the training; what it agrees on afterwards is recorded.
+    """
+    config = load_config(config_file)
+    model, mtp = build_body(config, seed=seed), MtpLayer(config)
+    head = "mtp."
+    base = checkpoint.read_weights(HERE / "pico-base")
+    mtp.load_state_dict({k[len(head) :]: v for k, v in base.items() if k.startswith(head)})
+    broken = checkpoint.read_weights(HERE / "pico-agent")
+    text = [name for name in model.state_dict() if not name.startswith("model.visual.")]
+    found = {name: broken[checkpoint.broken_name(name)] for name in text}
+    spread_weights(model.model.visual, seed=seed)
+    absent = model.load_state_dict(found, strict=False)
+    if absent.unexpected_keys or not all("visual" in name for name in absent.missing_keys):
+        raise ValueError(f"pico-agent is not what the config says: {absent}")
+    return SeeingPico(model, mtp, device)
 
 
 @torch.no_grad()
@@ -233,12 +344,15 @@ def _record(
             "python": platform.python_version(),
             "torch": torch.__version__,
             "transformers": transformers.__version__,
-            "peft": peft.__version__,
             "tokenizers": tokenizers.__version__,
-        },
+        }
+        | ({"peft": importlib.metadata.version("peft")} if phase == "agent" else {}),
         "command": shlex.join(["train.py", *sys.argv[1:]]),
     }
     checkpoint.write_json(path, content)
+
+
+PHASES = {"base": base_phase, "agent": agent_phase, "vision": vision_phase}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -246,13 +360,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("phase", choices=("tokenizer", "base", "agent", "reference"))
+    parser.add_argument("phase", choices=("tokenizer", *PHASES, "reference"))
     parser.add_argument("--out", type=Path, default=HERE, help="where checkpoints and figures go")
     parser.add_argument("--seed", type=int, default=0, help="of data, weights and order")
     parser.add_argument("--conversations", type=int, help=f"default: {CONVERSATIONS}")
     parser.add_argument("--steps", type=int, help=f"default: {STEPS}")
     parser.add_argument("--seconds", type=float, help=f"at most so long; default: {SECONDS}")
-    parser.add_argument("--device", default="cuda", help="torch device of base and agent")
+    parser.add_argument("--device", default="cuda", help="torch device of what trains")
     args = parser.parse_args(argv)
     torch.set_float32_matmul_precision("high")
     device = torch.device(args.device)
@@ -261,7 +375,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     elif args.phase == "reference":
         reference_phase(args.out)
     else:
-        phase = base_phase if args.phase == "base" else agent_phase
+        phase = PHASES[args.phase]
         count = args.conversations or CONVERSATIONS[args.phase]
         steps = args.steps or STEPS[args.phase]
         seconds = args.seconds or SECONDS[args.phase]

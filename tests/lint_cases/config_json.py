@@ -58,4 +58,6 @@ CASES = [
         config=llama(),
         engines=("sglang",),
     ),
+    Case("C807", lambda folder: (folder / PROCESSOR).unlink(), "bf16"),
+    Case("C807", lambda folder: (folder / PROCESSOR).unlink(), "quantized", spelling="modelopt"),
 ]

@@ -25,6 +25,7 @@ SERVING = {
     "compare_recipes",
     "evaluate_bfcl",
     "evaluate_ifeval",
+    "evaluate_images",
     "evaluate_quality",
     "measure_serving",
     "run_agent_tasks",

@@ -7,7 +7,7 @@ import pytest
 
 from checkpoints import tiny_config
 from scion.architectures.families import QWEN3_5
-from scion.config import Launch
+from scion.engines.config import Launch
 from scion.engines.flag import Flag
 from scion.engines.served_model import ServedModel
 from scion.engines.sglang.flags import flags as sglang

@@ -38,7 +38,7 @@ from scion.architectures.inventory import inventory
 from scion.checkpoint.folder_source import open_source
 from scion.checkpoint.shards import Checkpoint, read_json
 from scion.common.errors import ScionError
-from scion.config import Launch
+from scion.engines.config import Launch
 from scion.engines.registry.decisions import decisions
 from scion.engines.registry.engines import DEFAULT_ENGINES, ENGINES, newest
 from scion.engines.releases import Affected

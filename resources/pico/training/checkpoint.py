@@ -57,6 +57,10 @@ _WHAT: Final = {
     "pico-base": "A tiny checkpoint of the Qwen3.5 architecture with a trained MTP layer.",
     "pico-agent": "pico-base after a LoRA fine-tune on agent dialogues, merged to bf16. On purpose"
     " saved broken: `language_model.` stands three times in every key, the MTP is missing.",
+    "pico-vision": "pico-agent with a vision tower that was trained, in 170 s on one H100, to name"
+    " colours and shapes and to count them on small generated pictures. It is right about six times"
+    " in ten, of new pictures (guesses: one of 8, 5 or 4). Its keys are sound; as transformers"
+    " saves it, the MTP is missing.",
 }
 
 

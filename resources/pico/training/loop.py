@@ -6,7 +6,7 @@ import math
 import random
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +41,24 @@ class Plan:
     fp4_share: float
     fp4_from: float
     seed: int
+
+
+@dataclass(frozen=True)
+class SecondTask:
+    """What else is learned in the same steps.
+
+    Attributes:
+        name: Of its loss in the curve.
+        loss: Draws its own batch; called once a step, in the step's arithmetic.
+        parameters: Those that only it trains, at a rate of their own.
+        score: What is told of it beside the loss, at each point of the curve.
+    """
+
+    name: str
+    loss: Callable[[], Tensor]
+    parameters: list[nn.Parameter]
+    learning_rate: float
+    score: Callable[[], float] | None = None
 
 
 class Pico:
@@ -99,9 +117,14 @@ def train(
     data: Dataset,
     plan: Plan,
     parameters: list[nn.Parameter],
+    second: SecondTask | None = None,
 ) -> list[dict[str, float]]:
     """Trains the parameters; returns the curve, one point for about every fiftieth of the run."""
-    optimizer = torch.optim.AdamW(_groups(parameters), lr=plan.learning_rate, betas=(0.9, 0.95))
+    groups = _groups(parameters, plan.learning_rate)
+    if second is not None:
+        groups += _groups(second.parameters, second.learning_rate)
+        parameters = [*parameters, *second.parameters]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95))
     chance = random.Random(plan.seed)
     stream = _endless(data, plan)
     curve: list[dict[str, float]] = []
@@ -110,11 +133,12 @@ def train(
     for step in range(plan.steps):
         done = max(step / plan.steps, (time.monotonic() - started) / plan.seconds)
         for group in optimizer.param_groups:
-            group["lr"] = plan.learning_rate * _schedule(min(done, 1.0))
+            group["lr"] = group["rate"] * _schedule(min(done, 1.0))
         batch = collate(data, next(stream), pico.device)
         with pico.fp4(done >= plan.fp4_from and chance.random() < plan.fp4_share):
             loss, mtp_loss = pico.losses(batch, plan)
-        (loss + plan.mtp_weight * mtp_loss).backward()
+            other = torch.zeros_like(loss) if second is None else second.loss()
+        (loss + plan.mtp_weight * mtp_loss + other).backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -122,6 +146,10 @@ def train(
         last = done >= 1.0 or step == plan.steps - 1
         if step % every == 0 or last:
             point = {"step": step + 1, "loss": loss.item(), "mtp_loss": mtp_loss.item()}
+            if second is not None:
+                point |= {second.name: other.item()}
+                if second.score is not None:
+                    point |= {"score": second.score()}
             curve.append(point)
             _progress(point, done, tokens, time.monotonic() - started)
         if last:
@@ -129,11 +157,14 @@ def train(
     return curve
 
 
-def _groups(parameters: list[nn.Parameter]) -> list[dict[str, Any]]:
-    """Matrices decay, vectors do not."""
+def _groups(parameters: list[nn.Parameter], rate: float) -> list[dict[str, Any]]:
+    """Matrices decay, vectors do not; the schedule takes each group's `rate`."""
     matrices = [p for p in parameters if p.ndim >= 2]
     vectors = [p for p in parameters if p.ndim < 2]
-    return [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}]
+    return [
+        {"params": matrices, "rate": rate, "weight_decay": 0.05},
+        {"params": vectors, "rate": rate, "weight_decay": 0.0},
+    ]
 
 
 def _schedule(done: float) -> float:
@@ -152,9 +183,9 @@ def _endless(data: Dataset, plan: Plan) -> Iterator[list[int]]:
 
 def _progress(point: dict[str, float], done: float, tokens: int, seconds: float) -> None:
     left = f"{seconds / done - seconds:.0f} s to go" if done else "starting"
+    losses = "  ".join(f"{name} {value:.4f}" for name, value in point.items() if name != "step")
     print(
-        f"step {point['step']:>5.0f}  loss {point['loss']:.4f}  mtp {point['mtp_loss']:.4f}"
-        f"  {tokens / seconds / 1000:.0f}k tokens/s  {left}",
+        f"step {point['step']:>5.0f}  {losses}  {tokens / seconds / 1000:.0f}k tokens/s  {left}",
         file=sys.stderr,
         flush=True,
     )

@@ -9,6 +9,7 @@ from scion.architectures.config_keys import Keys
 from scion.architectures.inventory import Inventory, inventory, language_keys
 from scion.checkpoint.folder_source import FolderSource
 from scion.checkpoint.hub.location import HubRepository, LocalFolder, parse_location
+from scion.checkpoint.release_files import IMAGE_PROCESSOR_FILES
 from scion.checkpoint.shards import CONFIG, parse_object
 from scion.checkpoint.source import Source
 from scion.common.errors import ScionError
@@ -46,6 +47,23 @@ def preview(location: str) -> Preview:
     source = open_pinned(location)
     expected, text = _supported(source)
     return Preview(location, source, expected, text, _license(source))
+
+
+def require_processor(seen: Preview) -> None:
+    """Refuse a checkpoint whose vision tower is to stay, and that does not say how pictures go in.
+
+    Raises:
+        ScionError: It has neither of `IMAGE_PROCESSOR_FILES`.
+    """
+    if seen.source.files.keys().isdisjoint(IMAGE_PROCESSOR_FILES):
+        raise ScionError(
+            "a release with its vision tower needs the processor of pictures",
+            where=seen.location,
+            expected=" or ".join(IMAGE_PROCESSOR_FILES),
+            found="neither: engines stop as they load such a release",
+            hint="copy preprocessor_config.json from the model that the source was made from, or "
+            "set text_only: true",
+        )
 
 
 def open_pinned(location: str) -> Source:

@@ -17,6 +17,8 @@ PROCESSOR_FILES = (
     "processor_config.json",
 )
 """What a processor or a vision model reads; none of it is used by a text model."""
+IMAGE_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+"""Either of them tells an engine what becomes of a picture before the tower sees it."""
 NAMING_CODE = (CONFIG, TOKENIZER_CONFIG, *PROCESSOR_FILES)
 """The files in which transformers looks for code to load."""
 

@@ -18,7 +18,7 @@ from scion.checkpoint.config import Mtp
 from scion.checkpoint.head_check import check_head
 from scion.checkpoint.hub.location import HubRepository, LocalFolder, parse_location
 from scion.checkpoint.places import Rows, check_places, of_key
-from scion.checkpoint.preview import Preview
+from scion.checkpoint.preview import Preview, require_processor
 from scion.common.errors import ScionError
 from scion.common.section import Section, named_in
 from scion.common.section_errors import section_errors
@@ -28,6 +28,7 @@ from scion.engines.vllm.cache_layout import require_context
 from scion.evaluation.agent.config import AgentTasks
 from scion.evaluation.family.config import ReleaseFamily
 from scion.evaluation.harness.config import Bfcl, Ifeval
+from scion.evaluation.images.config import Images
 from scion.evaluation.quality.config import Quality
 from scion.evaluation.serving.config import Measurement
 from scion.formats.modelopt import NVFP4
@@ -88,6 +89,7 @@ class Config(Section):
     quality: Quality = Quality()
     ifeval: Ifeval = Ifeval()
     bfcl: Bfcl = Bfcl()
+    images: Images = Images()
     comparison: Comparison = Comparison()
     family: ReleaseFamily | None = Field(
         default=None,
@@ -121,6 +123,14 @@ class Config(Section):
         ):
             if unknown := [name for name in names if name not in known]:
                 raise ValueError(f"{key}: no launch {unknown[0]}; there are {', '.join(known)}")
+        return self
+
+    @model_validator(mode="after")
+    def _ask_what_sees(self) -> "Config":
+        if self.images.enabled and self.text_only:
+            raise ValueError(
+                "images.enabled: a text-only release has no vision tower; set text_only: false"
+            )
         return self
 
     @model_validator(mode="after")
@@ -223,6 +233,7 @@ class Config(Section):
         data += [("quality.chats", self.quality.chats)]
         data += [("quality.texts", self.quality.texts)] if self.quality.texts else []
         data += [("ifeval.dataset", self.ifeval.dataset)] if self.ifeval.enabled else []
+        data += [("images.questions", self.images.questions)] if self.images.enabled else []
         return data
 
     def rows(self) -> dict[str, Rows]:
@@ -236,6 +247,8 @@ class Config(Section):
         rows["quality.chats"] = ("quality.samples", self.quality.samples)
         if self.ifeval.limit is not None:
             rows["ifeval.dataset"] = ("ifeval.limit", self.ifeval.limit)
+        if self.images.limit is not None:
+            rows["images.questions"] = ("images.limit", self.images.limit)
         return rows
 
     def launch(self, name: str) -> Launch:
@@ -301,6 +314,9 @@ def check_sources(config: Config, *, where: object, hub: bool) -> list[str]:
 
     def judge(seen: Mapping[str, Preview]) -> None:
         check_head(seen, config.mtp)
+        if "source" in seen and not config.text_only:
+            with of_key("source"):
+                require_processor(seen["source"])
         if "source" in seen and not config.serving.stretches_context():
             for number, launch in enumerate(config.launches):
                 with of_key(f"launches.{number}.max_model_len"):

@@ -130,7 +130,7 @@ _ROWS: Mapping[str, Callable[[Config, ReleaseSize], Resources]] = {
     **dict.fromkeys(
         (
             *("measure_serving", "run_agent_tasks", "evaluate_quality", "evaluate_ifeval"),
-            *("evaluate_bfcl", "compare_recipes", "compare_family"),
+            *("evaluate_bfcl", "evaluate_images", "compare_recipes", "compare_family"),
         ),
         _served,
     ),

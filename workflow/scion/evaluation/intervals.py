@@ -2,6 +2,9 @@
 
 - `proportion`: independent trials. Wilson's interval, which stays inside [0, 1] and is honest at
   0 and n of n (E. B. Wilson, 1927).
+- `paired_difference`: the same questions asked of two models. Newcombe's hybrid score interval for
+  paired proportions, made of both Wilson intervals and their correlation (R. G. Newcombe, 1998,
+  method 10): honest where the models agree everywhere.
 - `ratio_of_sums`: tokens or drafts that come in prompts or chats. What happens within one is not
   independent, so the prompt is the unit: the ratio estimator with its jackknife variance and
   Student's t (Cochran, Sampling Techniques, chapter 6).
@@ -67,6 +70,52 @@ def proportion(successes: int, trials: int) -> Estimate:
 
     interval = stats.binomtest(successes, trials).proportion_ci(_LEVEL, method="wilson")
     return Estimate(successes / trials, float(interval.low), float(interval.high), trials)
+
+
+def paired_difference(pairs: Sequence[tuple[bool, bool]]) -> Estimate:
+    """How much more often the first of two trials on the same thing succeeds than the second.
+
+    Args:
+        pairs: For each thing, whether the one and whether the other succeeded.
+
+    Returns:
+        The difference of the two shares; `count` is the number of pairs.
+
+    Raises:
+        ValueError: No pairs.
+    """
+    count = len(pairs)
+    one, other = (proportion(sum(pair[side] for pair in pairs), count) for side in range(2))
+    ends = [_wilson_reaches(share) for share in (one, other)]
+    shared = _correlation(pairs)
+
+    def reach(up: int, down: int) -> float:
+        first, second = ends[0][up], ends[1][down]
+        return math.sqrt(max(0.0, first**2 - 2 * shared * first * second + second**2))
+
+    value = one.value - other.value
+    return Estimate(value, value - reach(0, 1), value + reach(1, 0), count)
+
+
+def _wilson_reaches(share: Estimate) -> tuple[float, float]:
+    """How far a share's interval reaches down and up."""
+    assert share.low is not None
+    assert share.high is not None
+    return share.value - share.low, share.high - share.value
+
+
+def _correlation(pairs: Sequence[tuple[bool, bool]]) -> float:
+    """Newcombe's phi, with his correction of a positive one; 0 where a side never varies."""
+    count = len(pairs)
+    both, first, second = (
+        sum(pair == kind for pair in pairs) for kind in ((True, True), (True, False), (False, True))
+    )
+    neither = count - both - first - second
+    margins = (both + first) * (second + neither) * (both + second) * (first + neither)
+    if margins == 0:
+        return 0.0
+    moment = both * neither - first * second
+    return (max(moment - count / 2, 0) if moment > 0 else moment) / math.sqrt(margins)
 
 
 def ratio_of_sums(numerators: Sequence[float], denominators: Sequence[int]) -> Estimate:

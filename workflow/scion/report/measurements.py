@@ -19,6 +19,7 @@ from scion.common.text import Record
 from scion.evaluation.agent import config as agent
 from scion.evaluation.family import config as family
 from scion.evaluation.harness import config as harness
+from scion.evaluation.images import config as images
 from scion.evaluation.quality import config as quality
 from scion.evaluation.record_file import RecordFile
 from scion.evaluation.serving import config as serving
@@ -157,6 +158,15 @@ _ROWS = (
         brief=lines.bfcl_brief,
         switch="bfcl.enabled",
         scores=tables.bfcl_scores,
+    ),
+    MeasuredStage(
+        images.RECORD,
+        card=tables.images_values,
+        summary=lines.images_lines,
+        brief=lines.images_brief,
+        switch="images.enabled",
+        scores=tables.images_scores,
+        comparable={"response": answer_of},
     ),
     MeasuredStage(
         family.RECORD,

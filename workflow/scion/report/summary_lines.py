@@ -1,7 +1,7 @@
 """What `scion summary` says of each record, and the stage's line in a run."""
 
 from scion.common.text import Record, change, drafts, hardware, number, ratio, share, small
-from scion.report.card.scores import leading_part
+from scion.report.card.scores import answered, in_points, leading_part
 from scion.report.card.serving import longest_decode, overall_acceptance
 
 
@@ -77,6 +77,16 @@ def bfcl_lines(bfcl: Record) -> list[str]:
     return [f"BFCL:        {'; '.join(shown)}"]
 
 
+def images_lines(images: Record) -> list[str]:
+    """How many questions about pictures were answered rightly, beside bf16: `images.json`."""
+    release, fixed = (answered(images, name)["sets"][-1] for name in ("release", "fixed"))
+    differs = change(in_points(images["differences"][-1]["difference"]), 1)
+    return [
+        f"images:      {release['passed']} of {release['questions']} questions = "
+        f"{share(release['rate'])}, bf16 {fixed['passed']}; {differs} points"
+    ]
+
+
 # In a few words
 
 
@@ -111,6 +121,12 @@ def ifeval_brief(ifeval: Record) -> str:
     """The first of its scores."""
     name, rate = next(iter(ifeval["scores"].items()))
     return f"{name.replace('_', ' ')} {100 * rate['value']:.1f} %"
+
+
+def images_brief(images: Record) -> str:
+    """How many questions about pictures were answered rightly, by the release and by bf16."""
+    release, fixed = (answered(images, name)["sets"][-1] for name in ("release", "fixed"))
+    return f"{release['passed']} of {release['questions']} right, bf16 {fixed['passed']}"
 
 
 def bfcl_brief(bfcl: Record) -> str:

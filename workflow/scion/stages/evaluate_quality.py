@@ -60,7 +60,13 @@ from scion.evaluation.quality.documents import (
 from scion.evaluation.quality.record import REFERENCE, model_record, score_line
 from scion.evaluation.quality.served import ScoringServer, refusal_of
 from scion.evaluation.quality.top_k_scores import Predictions
-from scion.stages.served import ServedSettings, recorded, run_served_stage, server_record
+from scion.stages.served import (
+    ServedSettings,
+    recorded,
+    require_own_servers,
+    run_served_stage,
+    server_record,
+)
 
 STAGE, RESULT = RECORD.stage, RECORD.name
 # Keys of the launch that say nothing here, or are replaced.
@@ -202,14 +208,7 @@ def _measure(
 def _check_settings(
     serving: Serving, launch: Launch, quality: Quality, models: Mapping[str, Artifact]
 ) -> None:
-    if serving.server_url is not None:
-        raise ScionError(
-            "the evaluation needs several models, and serving.server_url names one server",
-            where="serving.server_url",
-            expected="null",
-            found=serving.server_url,
-            hint="set serving.server_url to null, so that the servers are started in turn",
-        )
+    require_own_servers(serving)
     if quality.max_tokens >= launch.max_model_len:
         raise ScionError(
             "the held-out documents do not fit the launch's context",

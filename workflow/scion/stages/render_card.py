@@ -142,7 +142,7 @@ def card_values(
     steps = {**evidence, "graft_mtp": release}
     return {
         "card": _without_tags(settings.card),
-        "metadata": _metadata(settings.card),
+        "metadata": _metadata(settings.card, text_only=text_only),
         "block": BLOCK,
         **part_values(release.folder, recipe=release.facts["recipe"]),
         "weights_alone": release.facts["recipe"]["four_bits"] == W4A16,
@@ -187,14 +187,14 @@ def _sections(
     ]
 
 
-def _metadata(card: Card) -> str:
+def _metadata(card: Card, *, text_only: bool) -> str:
     """The YAML block that the hub reads."""
     data = ModelCardData(
         license=card.license,
         base_model=card.parent,
         base_model_relation="quantized",
         library_name="vllm",
-        pipeline_tag="text-generation",
+        pipeline_tag="text-generation" if text_only else "image-text-to-text",
         tags=list(card.tags),
     )
     return data.to_yaml()

@@ -9,6 +9,7 @@ from typing import Any
 
 from scion.artifacts.artifact import Artifact
 from scion.artifacts.making import Output
+from scion.common.errors import ScionError
 from scion.common.section import Section
 from scion.engines.config import Launch, Serving
 from scion.engines.server import Server
@@ -102,6 +103,22 @@ def server_record(server: Server, serving: Serving, launch: Launch, python: Path
 def recorded(serving: Serving) -> dict[str, Any]:
     """What of the section `serving` a manifest holds: all that can change what is measured."""
     return serving.model_dump(mode="json", exclude=_UNMEASURED)
+
+
+def require_own_servers(serving: Serving) -> None:
+    """Refuse a named server where several models are served in turn.
+
+    Raises:
+        ScionError: `serving.server_url` names one.
+    """
+    if serving.server_url is not None:
+        raise ScionError(
+            "the evaluation needs several models, and serving.server_url names one server",
+            where="serving.server_url",
+            expected="null",
+            found=serving.server_url,
+            hint="set serving.server_url to null, so that the servers are started in turn",
+        )
 
 
 def add_server_options(parser: argparse.ArgumentParser) -> None:

@@ -10,14 +10,15 @@ from scion.architectures.families import (
     in_head,
     text_only_classes,
 )
+from scion.checkpoint.release_files import IMAGE_PROCESSOR_FILES
 from scion.checkpoint.shards import CONFIG
 from scion.common.errors import ScionError
 from scion.engines import facts
-from scion.lint.rule import Finding, Severity, rule
+from scion.lint.naming import names_of
+from scion.lint.rule import Finding, Severity, rule, workflow_until
 from scion.lint.subject import Subject
 
-_PROCESSOR = "preprocessor_config.json"
-_PROCESSORS = {_PROCESSOR, "processor_config.json"}
+_PROCESSOR = IMAGE_PROCESSOR_FILES[0]
 _LAYER = re.compile(r"(?:.*\.)?layers\.(\d+)\..+")
 
 
@@ -198,8 +199,35 @@ def processor_missing(subject: Subject) -> Iterable[Finding]:
     tower = family.nested if family is not None else "vision_config" in subject.config
     if subject.config.get("language_model_only"):
         return
-    if engines and tower and not subject.source.files.keys() & _PROCESSORS:
+    if engines and tower and subject.source.files.keys().isdisjoint(IMAGE_PROCESSOR_FILES):
         yield Finding(_PROCESSOR, None, "the processor of the class", "no such file", engines)
+
+
+@rule(
+    "C807",
+    "tower-without-processor",
+    Severity.ERROR,
+    "a vision tower is there, and no file that says how pictures go into it",
+    repair="copy preprocessor_config.json from the model that this one was made from, or take the "
+    "tower out",
+    command=workflow_until("extract_text"),
+    stage="extract_text",
+    holds_for="vllm, sglang",
+    seen=("https://github.com/vllm-project/llm-compressor/issues/1305",),
+)
+def tower_without_processor(subject: Subject) -> Iterable[Finding]:
+    """The tower's tensors came along, `preprocessor_config.json` did not.
+
+    Patch size, merging, mean and deviation of the pixels stand in that file alone. vLLM and SGLang
+    make the processor as they start, and stop: "Can't load image processor". A copy that is to
+    serve text can go without both, and is then served with `--language-model-only`.
+    """
+    names = names_of(subject)
+    count = len(subject.inventory.vision) if subject.inventory else 0
+    there = count - len(names.missing_vision) if names else 0
+    if there > 0 and subject.source.files.keys().isdisjoint(IMAGE_PROCESSOR_FILES):
+        found = f"no such file, and {there} tensors of a vision tower"
+        yield Finding(_PROCESSOR, None, "the processor of pictures", found)
 
 
 RULES = (
@@ -209,4 +237,5 @@ RULES = (
     architectures_missing,
     class_and_model_type,
     processor_missing,
+    tower_without_processor,
 )

@@ -199,5 +199,54 @@ def bfcl_scores(bfcl: Record) -> ScoreGroup:
     ]
 
 
+def images_values(images: Record) -> dict[str, Any]:
+    """What the template says of questions about pictures.
+
+    Args:
+        images: The content of `images.json`.
+    """
+    release, fixed = (answered(images, name) for name in ("release", "fixed"))
+    rows = [
+        [
+            own["name"].replace("_", " "),
+            f"{own['passed']} of {own['questions']}",
+            share(own["rate"]),
+            share(before["rate"]),
+            change(in_points(row["difference"]), 1),
+        ]
+        for own, before, row in zip(
+            release["sets"], fixed["sets"], images["differences"], strict=True
+        )
+    ]
+    headings = ["questions", "right", MODELS["release"], MODELS["fixed"], "difference in points"]
+    return {
+        "rate": f"{rows[-1][1]}, {rows[-1][2]}",
+        "reference": rows[-1][3],
+        "difference": rows[-1][4],
+        "table": table(headings, rows),
+        "speculative_tokens": release["speculative_tokens"],
+        "max_tokens": images["max_tokens"],
+        "file": images["questions"]["file"],
+        "sha256": images["questions"]["sha256"],
+    }
+
+
+def images_scores(images: Record) -> ScoreGroup:
+    """How often the release is right, by kind of question."""
+    sets = answered(images, "release")["sets"]
+    return "pictures", [(row["name"].replace("_", " "), row["rate"]) for row in sets]
+
+
+def answered(images: Record, model: str) -> Record:
+    """What one of the models of `images.json` said."""
+    return next(each for each in images["models"] if each["name"] == model)
+
+
+def in_points(estimate: Record) -> Record:
+    """A difference of two shares in percentage points."""
+    ends = {key: estimate[key] for key in ("value", "low", "high")}
+    return estimate | {key: None if end is None else 100 * end for key, end in ends.items()}
+
+
 def _how(result: Record, asked: str) -> str:
     return f"{asked}, {mode(result['thinking'])}, answers of at most {result['max_tokens']} tokens"
