@@ -1,4 +1,4 @@
-"""Trains the pico pair: `tokenizer`, then `base`, then `agent`, then `reference`.
+"""Trains the pico pair: `tokenizer`, then `base`, then `agent`, then `reference`; and `mixture`.
 
 - `tokenizer` learns the byte-level BPE vocabulary (seconds, CPU).
 - `base` trains pico-base from random weights on the broad mix, all tokens, with its MTP layer.
@@ -6,6 +6,8 @@
   merges, and saves it as its real counterpart was saved: `language_model.` three times before
   every key, no MTP tensors.
 - `reference` records the logits of the sound pico-agent on this machine's CPU.
+- `mixture` trains pico-mixture, a mixture of experts, from random weights on the broad mix and the
+  agent dialogues, all tokens, with its MTP layer.
 
 Part of the steps run in NVFP4 arithmetic (weights and activations), because a model this small
 does not survive W4A4 otherwise. Everything that was measured goes into training.json.
@@ -14,6 +16,7 @@ does not survive W4A4 otherwise. Everything that was measured goes into training
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import json
 import platform
 import shlex
@@ -23,8 +26,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import peft
-import tokenizers
 import torch
 import transformers
 from tokenizers import Tokenizer
@@ -32,7 +33,7 @@ from transformers import AutoModelForImageTextToText
 
 from dialogues.corpus import Renderer, conversations
 from training import checkpoint, evaluate
-from training.data import build_dataset
+from training.data import Dataset, build_dataset, joined
 from training.fakequant import QUANTIZED
 from training.loop import Pico, Plan, train
 from training.model import MtpLayer, build_body, load_config
@@ -40,11 +41,13 @@ from training.tokenizer import save_tokenizer, train_tokenizer
 
 HERE = Path(__file__).resolve().parent
 ASSETS = HERE / "assets"
-TASKS = HERE.parents[1] / "workflow" / "scion" / "agent_tasks.yaml"
+TASKS = HERE.parents[1] / "workflow" / "scion" / "evaluation" / "agent" / "agent_tasks.yaml"
 
-CONVERSATIONS = {"base": 120_000, "agent": 20_000}
-STEPS = {"base": 1300, "agent": 300}
-SECONDS = {"base": 350, "agent": 65}
+CONFIGS = {"base": "config.json", "agent": "config.json", "mixture": "config-mixture.json"}
+CONVERSATIONS = {"base": 120_000, "agent": 20_000, "mixture": 120_000}
+STEPS = {"base": 1300, "agent": 300, "mixture": 1300}
+SECONDS = {"base": 350, "agent": 65, "mixture": 300}
+PACKAGES = {"base": ["tokenizers"], "agent": ["peft", "tokenizers"], "mixture": ["tokenizers"]}
 LORA_RANK = 16
 HELD_OUT = 400
 ARITHMETIC = ((False, "bf16"), (True, "nvfp4_simulated"))
@@ -63,9 +66,31 @@ def base_phase(
     """Trains pico-base and its MTP layer on `count` conversations and writes the checkpoint."""
     started = time.monotonic()
     data = build_dataset(ASSETS, seed=seed, split="base", count=count)
-    config = load_config(ASSETS / "config.json")
-    pico = Pico(build_body(config, seed=seed), MtpLayer(config), device)
-    plan = Plan(
+    plan = _joint_plan(steps=steps, seconds=seconds, seed=seed)
+    _, record = _train_jointly(out, "base", data, plan, device)
+    _record(out, "base", record, started, device)
+
+
+def mixture_phase(
+    out: Path, *, seed: int, count: int, steps: int, seconds: float, device: torch.device
+) -> None:
+    """Trains pico-mixture and its MTP layer and writes the checkpoint.
+
+    A third of its `count` conversations are agent dialogues, since no fine-tune follows.
+    """
+    started = time.monotonic()
+    splits = {"base": count - count // 3, "agent": count // 3}
+    data = joined(
+        [build_dataset(ASSETS, seed=seed, split=split, count=n) for split, n in splits.items()]
+    )
+    plan = _joint_plan(steps=steps, seconds=seconds, seed=seed, balance_weight=0.01)
+    judge, record = _train_jointly(out, "mixture", data, plan, device)
+    _record(out, "mixture", record, started, device)
+    _record(out, "mixture", record | {"greedy": judge.tasks()}, started, device)
+
+
+def _joint_plan(*, steps: int, seconds: float, seed: int, balance_weight: float = 0.0) -> Plan:
+    return Plan(
         steps=steps,
         seconds=seconds,
         learning_rate=2e-3,
@@ -75,23 +100,34 @@ def base_phase(
         fp4_share=0.5,
         fp4_from=0.25,
         seed=seed,
+        balance_weight=balance_weight,
     )
+
+
+def _train_jointly(
+    out: Path, phase: str, data: Dataset, plan: Plan, device: torch.device
+) -> tuple[Judge, dict[str, Any]]:
+    """Trains a body with its MTP layer from random weights; writes the checkpoint."""
+    config = load_config(ASSETS / CONFIGS[phase])
+    pico = Pico(build_body(config, seed=plan.seed), MtpLayer(config), device)
     body = [*pico.text.parameters(), *pico.model.lm_head.parameters()]
     curve = train(pico, data, plan, [*body, *pico.mtp.parameters()])
     tensors = _bf16(pico.model) | {f"mtp.{k}": v for k, v in _bf16(pico.mtp).items()}
-    folder = out / "pico-base"
+    folder = out / f"pico-{phase}"
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint.write_weights(folder, tensors)
-    checkpoint.write_companions(folder, ASSETS)
+    checkpoint.write_companions(folder, ASSETS, CONFIGS[phase])
+    judge = Judge(pico, plan.seed)
     record = {"data_sha256": data.digest, "data_tokens": data.tokens, "plan": vars(plan)}
-    record |= {"curve": curve, "held_out": Judge(pico, seed).losses()}
-    _record(out, "base", record, started, device)
+    return judge, record | {"curve": curve, "held_out": judge.losses()}
 
 
 def agent_phase(
     out: Path, *, seed: int, count: int, steps: int, seconds: float, device: torch.device
 ) -> None:
     """Fine-tunes pico-base into pico-agent and writes it broken, with digests of the sound one."""
+    import peft  # here, because no other phase needs it
+
     started = time.monotonic()
     data = build_dataset(ASSETS, seed=seed, split="agent", count=count)
     pico = _load_base(out, device, seed)
@@ -121,7 +157,7 @@ def agent_phase(
     folder = out / "pico-agent"
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint.write_weights(folder, tensors, broken=True)
-    checkpoint.write_companions(folder, ASSETS)
+    checkpoint.write_companions(folder, ASSETS, CONFIGS["agent"])
     checkpoint.write_json(out / "reference.json", {"tensors": checkpoint.describe(tensors)})
     judge = Judge(Pico(model, pico.mtp, device), seed)
     record = {"data_sha256": data.digest, "data_tokens": data.tokens, "plan": vars(plan)}
@@ -233,12 +269,14 @@ def _record(
             "python": platform.python_version(),
             "torch": torch.__version__,
             "transformers": transformers.__version__,
-            "peft": peft.__version__,
-            "tokenizers": tokenizers.__version__,
+            **{name: importlib.metadata.version(name) for name in PACKAGES[phase]},
         },
         "command": shlex.join(["train.py", *sys.argv[1:]]),
     }
     checkpoint.write_json(path, content)
+
+
+PHASES = {"base": base_phase, "agent": agent_phase, "mixture": mixture_phase}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -246,13 +284,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("phase", choices=("tokenizer", "base", "agent", "reference"))
+    parser.add_argument("phase", choices=("tokenizer", *PHASES, "reference"))
     parser.add_argument("--out", type=Path, default=HERE, help="where checkpoints and figures go")
     parser.add_argument("--seed", type=int, default=0, help="of data, weights and order")
     parser.add_argument("--conversations", type=int, help=f"default: {CONVERSATIONS}")
     parser.add_argument("--steps", type=int, help=f"default: {STEPS}")
     parser.add_argument("--seconds", type=float, help=f"at most so long; default: {SECONDS}")
-    parser.add_argument("--device", default="cuda", help="torch device of base and agent")
+    parser.add_argument("--device", default="cuda", help="torch device of what trains")
     args = parser.parse_args(argv)
     torch.set_float32_matmul_precision("high")
     device = torch.device(args.device)
@@ -261,7 +299,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     elif args.phase == "reference":
         reference_phase(args.out)
     else:
-        phase = base_phase if args.phase == "base" else agent_phase
+        phase = PHASES[args.phase]
         count = args.conversations or CONVERSATIONS[args.phase]
         steps = args.steps or STEPS[args.phase]
         seconds = args.seconds or SECONDS[args.phase]

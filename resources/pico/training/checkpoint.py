@@ -57,6 +57,8 @@ _WHAT: Final = {
     "pico-base": "A tiny checkpoint of the Qwen3.5 architecture with a trained MTP layer.",
     "pico-agent": "pico-base after a LoRA fine-tune on agent dialogues, merged to bf16. On purpose"
     " saved broken: `language_model.` stands three times in every key, the MTP is missing.",
+    "pico-mixture": "A tiny checkpoint of the Qwen3.5 architecture of experts, stacked as the real"
+    " ones are, with a trained MTP layer.",
 }
 
 
@@ -108,11 +110,12 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def write_companions(folder: Path, assets: Path) -> None:
+def write_companions(folder: Path, assets: Path, config: str) -> None:
     """Writes everything of a checkpoint that is not weights: configs, tokenizer, template, card."""
     card = _CARD.format(name=folder.name, what=_WHAT[folder.name])
     (folder / "README.md").write_text(card)
-    for name in ("config.json", "tokenizer.json", "chat_template.jinja"):
+    shutil.copyfile(assets / config, folder / "config.json")
+    for name in ("tokenizer.json", "chat_template.jinja"):
         shutil.copyfile(assets / name, folder / name)
     write_json(folder / "tokenizer_config.json", tokenizer_config())
     write_json(folder / "generation_config.json", _GENERATION)
