@@ -21,6 +21,12 @@ from scion.architectures.family import (
 )
 from scion.common.errors import ScionError
 
+# What the chat templates of this maker write around turns, and what takes their answers apart.
+_CHAT = ChatMarks("<|im_start|>assistant\n", "<|im_end|>")
+_PARSERS = {
+    "vllm": ServerParsers("qwen3_xml", "qwen3"),
+    "sglang": ServerParsers("qwen3_coder", "qwen3"),
+}
 _ALL_ENGINES = ("vllm", "sglang", "tensorrt-llm")
 # What NVFP4_DEFAULT_CFG leaves in bf16 inside a decoder layer: the convolution and the thin
 # projections of the delta net, the router, the gate of the shared expert.
@@ -81,6 +87,13 @@ QWEN3_NEXT = Family(
     head=Head("mtp.", "num_nextn_predict_layers", default=1),
     kept=_KEPT_OF_DELTA_NET + _KEPT_OF_EXPERTS,
     zero_centred=_ZERO_CENTRED,
+    chat=_CHAT,
+    # The 80B-A3B is published as Instruct and as Thinking; the parsers are the model card's.
+    parsers={
+        "vllm": ServerParsers("hermes", "qwen3"),
+        "sglang": ServerParsers("qwen", "qwen3"),
+    },
+    released=True,
 )
 QWEN3_5_HEAD = Head("mtp.", "mtp_num_hidden_layers")
 QWEN3_5 = Family(
@@ -96,11 +109,8 @@ QWEN3_5 = Family(
     fused={**FUSED_ATTENTION, **FUSED_MLP, **FUSED_DELTA_NET},
     kept=_KEPT_OF_DELTA_NET,
     zero_centred=_ZERO_CENTRED,
-    chat=ChatMarks("<|im_start|>assistant\n", "<|im_end|>"),
-    parsers={
-        "vllm": ServerParsers("qwen3_xml", "qwen3"),
-        "sglang": ServerParsers("qwen3_coder", "qwen3"),
-    },
+    chat=_CHAT,
+    parsers=_PARSERS,
     transformers=TransformersClasses(
         modeling="transformers.models.qwen3_5.modeling_qwen3_5",
         config="Qwen3_5Config",
@@ -131,6 +141,9 @@ QWEN3_5_MOE = Family(
     fused={**FUSED_ATTENTION, **FUSED_MLP, **FUSED_DELTA_NET},
     kept=_KEPT_OF_DELTA_NET + _KEPT_OF_EXPERTS,
     zero_centred=_ZERO_CENTRED,
+    chat=_CHAT,
+    parsers=_PARSERS,
+    released=True,
 )
 
 _ROWS = (LLAMA, QWEN2, QWEN3, QWEN3_MOE, QWEN3_NEXT, QWEN3_5, QWEN3_5_MOE)

@@ -14,6 +14,7 @@ from safetensors import safe_open
 
 from scion.architectures.inventory import inventory
 from scion.artifacts.artifact import Artifact
+from scion.checkpoint.experts_apart import experts_apart
 from scion.checkpoint.safetensors_file import digest_safetensors
 from scion.checkpoint.shards import Checkpoint
 from scion.common.digest import in_parallel
@@ -60,13 +61,13 @@ def verify_checkpoint(
     recipe = recipe_row(recorded["name"])
     quantized = algorithms(expected, kept=recorded["kept"], fp8=recorded["fp8"])
     spelling = _spelling(checkpoint)
-    unchanged = _check_inventory(checkpoint, text, donor, quantized, spelling)
+    source = experts_apart(Checkpoint.open(text.folder), expected.stacked)
+    unchanged = _check_inventory(checkpoint, text, donor, source, quantized, spelling)
     digests = _digests(checkpoint)
     for name, wanted in unchanged.items():
         if digests[name] != wanted:
             raise _wrong(release, name, "a tensor is not its original", wanted, digests[name])
     _check_finite(checkpoint, donor)
-    source = Checkpoint.open(text.folder)
     checksums = release.facts["scale_checksums"]
     errors = _check_weights(checkpoint, source, quantized, recipe, spelling, checksums)
     eight_bits = [module for module, algorithm in quantized.items() if algorithm == FP8]
@@ -108,6 +109,7 @@ def _check_inventory(
     checkpoint: Checkpoint,
     text: Artifact,
     donor: Artifact,
+    source: Checkpoint,
     quantized: Mapping[str, str],
     spelling: Spelling,
 ) -> dict[str, str]:
@@ -117,20 +119,23 @@ def _check_inventory(
         checkpoint: The release.
         text: The bf16 text model.
         donor: The MTP tensors.
+        source: The bf16 text model's headers, experts one by one.
         quantized: NVFP4 or FP8 by module; all else must be as it was.
         spelling: How the release names tensors.
 
     Returns:
         The digest that each unchanged tensor must have.
     """
-    originals = text.tensors()
     weights = {f"{module}.weight" for module in quantized}
     unchanged = {
-        name: row for name, row in originals.items() if name not in weights
+        # Of stacks, the table has none of the members, which are all quantized.
+        name: row
+        for name, row in text.tensors().items()
+        if name in source.shard_of and name not in weights
     } | donor.tensors()
     wanted = {name: (row["dtype"], tuple(row["shape"])) for name, row in unchanged.items()}
     for module, algorithm in quantized.items():
-        parts = spelling.layout(algorithm, originals[f"{module}.weight"]["shape"])
+        parts = spelling.layout(algorithm, source.tensor(f"{module}.weight").shape)
         wanted |= {f"{module}.{suffix}": part for suffix, part in parts.items()}
     found = {
         name: (checkpoint.tensor(name).dtype, checkpoint.tensor(name).shape)

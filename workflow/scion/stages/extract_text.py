@@ -57,7 +57,12 @@ def extract_text(*, fixed: Artifact, output: Output, text_only: bool, environmen
         if not text_only:
             _require_tower(checkpoint, expected)
         vision = set(expected.vision) if text_only else set[str]()
-        removed = (vision | set(expected.mtp)) & set(checkpoint.shard_of)
+        head = {
+            name
+            for name in checkpoint.shard_of
+            if not expected.mtp.keys().isdisjoint(expected.represented([name]))
+        }
+        removed = (vision & set(checkpoint.shard_of)) | head
         rewritten = {checkpoint.shard_of[name] for name in removed}
         files = {*(PROCESSOR_FILES if text_only else ())}
         configs = {
@@ -77,7 +82,7 @@ def extract_text(*, fixed: Artifact, output: Output, text_only: bool, environmen
             "text_only": text_only,
             "vision_tensors_removed": len(vision & removed),
             "vision_bytes_removed": sum(checkpoint.tensor(name).size for name in vision & removed),
-            "mtp_tensors_removed": len(removed - vision),
+            "mtp_tensors_removed": len(head),
             "shards_rewritten": len(rewritten),
             "code_references_removed": code,
             "files_removed": sorted(name for name in fixed.files if name in PROCESSOR_FILES)

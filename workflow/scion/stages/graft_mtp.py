@@ -7,7 +7,6 @@ head from here on; and tensors.json, which says from here on where each tensor c
 
 import sys
 
-from scion.architectures.inventory import inventory
 from scion.artifacts.artifact import Artifact, Draft
 from scion.artifacts.making import Output, remake
 from scion.artifacts.origins import Rows, tensor_origins
@@ -48,7 +47,7 @@ def graft_mtp(
         write_json(draft.folder / "config.json", config)
         draft.origins |= _origins(draft.tensor_table(), quantized, text, donor)
         draft.facts |= {
-            "mtp_tensors": len(inventory(config, where=where).mtp),
+            "mtp_tensors": len(rows),
             "mtp_bytes": sum(row["range"][1] - row["range"][0] for row in rows),
             "donor": donor.facts["location"],
             "recipe": quantized.facts["recipe"],
