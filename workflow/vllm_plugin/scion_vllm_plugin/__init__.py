@@ -10,6 +10,9 @@ the checkpoint's `input_scale`, then both sides are multiplied in bf16. So what 
 measured on a CPU shows the errors that a Blackwell GPU's FP4 units make, where GPUs without such
 units (Hopper and older) keep activations in bf16. Its speed says nothing about any GPU.
 
+For mixtures of experts vLLM has an emulation in Triton alone; `scion_vllm_plugin.experts` is the same
+in torch.
+
 It also makes the gated delta net compute alike with and without speculation
 (`scion_vllm_plugin.delta_net`): speculative decoding promises the same greedy text, and that
 promise is measured.
@@ -33,9 +36,11 @@ def register_nvfp4_on_cpu() -> None:
     from vllm.model_executor.kernels.linear import register_linear_kernel
 
     from scion_vllm_plugin.delta_net import use_one_arithmetic
+    from scion_vllm_plugin.experts import offer_experts
     from scion_vllm_plugin.kernel import KeptWeightsNvFp4LinearKernel
 
     register_linear_kernel(KeptWeightsNvFp4LinearKernel, PlatformEnum.CPU, "nvfp4")
+    offer_experts()
     use_one_arithmetic()
 
 
