@@ -53,7 +53,7 @@ MAX_RATIO = 1.15
 SEARCHED, MAX_SEARCHED = "local_hessian", 2.0
 """Of the time that this recipe takes on a GPU, beside that of nvfp4_default."""
 MAX_GPU_MB, MAX_OWN_MB = 8000.0, 12000.0
-_WARM_LAYERS, _WARM_VOCABULARY = 4, 2048
+_WARM_LAYERS, _WARM_VOCABULARY, _WARM_EXPERTS = 4, 2048, 16
 # 3.4 million parameters a layer, in the proportions of the family.
 SMALL: dict[str, Any] = {
     "text_config": {
@@ -271,6 +271,8 @@ def main() -> int:
         folder = Path(name)
         where = machine(folder)
         text = {**args.shape_config["text_config"], "vocab_size": _WARM_VOCABULARY}
+        if "num_experts" in text:
+            text["num_experts"] = min(text["num_experts"], _WARM_EXPERTS)
         small = {**args.shape_config, "text_config": text}
         warm = checkpoint(folder / "warm", small, _WARM_LAYERS, device=args.device)
         runs_by_depth = {layers: measure(layers, warm, folder, args) for layers in args.depths}

@@ -1,6 +1,5 @@
 """Mixtures of experts: quantized layer by layer beside ModelOpt's own over the whole model."""
 
-import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from scion.checkpoint.shards import Checkpoint, plan_shards
 from scion.quantization.calibration.batches import pack
 from scion.quantization.calibration.samples import Sample
 from scion.quantization.config import CalibrationSet
-from scion.quantization.expert_coverage import coverage
 from scion.quantization.layerwise.stream import QuantizationTarget, Stream, one_thread
 from scion.quantization.layerwise.torch_kernels import on_cpu
 from scion.quantization.planned_shards import PlannedShards
@@ -77,7 +75,9 @@ def write_source(folder: Path, config: dict[str, Any], *, stacked: bool) -> Path
 def samples() -> list[Sample]:
     """Three samples of different lengths."""
     generator = torch.Generator().manual_seed(1)
-    ids = [torch.randint(0, MIXTURE["vocab_size"], (1, n), generator=generator) for n in (24, 9, 17)]
+    ids = [
+        torch.randint(0, MIXTURE["vocab_size"], (1, n), generator=generator) for n in (24, 9, 17)
+    ]
     return [Sample(tokens, 0, CalibrationSet(), tokens.numel()) for tokens in ids]
 
 

@@ -10,8 +10,8 @@ the checkpoint's `input_scale`, then both sides are multiplied in bf16. So what 
 measured on a CPU shows the errors that a Blackwell GPU's FP4 units make, where GPUs without such
 units (Hopper and older) keep activations in bf16. Its speed says nothing about any GPU.
 
-For mixtures of experts vLLM has an emulation in Triton alone; `scion_vllm_plugin.experts` is the same
-in torch.
+For mixtures of experts vLLM has an emulation in Triton alone; `scion_vllm_plugin.experts` is the
+same in torch.
 
 It also makes the gated delta net compute alike with and without speculation
 (`scion_vllm_plugin.delta_net`): speculative decoding promises the same greedy text, and that

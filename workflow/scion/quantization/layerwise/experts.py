@@ -28,11 +28,10 @@ from torch.nn import functional
 
 from scion.formats.modelopt import BLOCK
 from scion.formats.packing import pack
+from scion.quantization.layerwise.placing import EXPERTS_AT_ONCE
 from scion.quantization.layerwise.refusals import no_scale
 
 GATE_UP, DOWN = "gate_up_proj", "down_proj"
-# Experts that a GPU packs at once: temporaries take some thirty bytes a weight.
-_GROUP = 16
 
 
 def stacked_experts(layer: nn.Module) -> dict[str, Any]:
@@ -134,7 +133,7 @@ def export_experts(experts: Any, *, name: str) -> Iterator[tuple[str, dict[str, 
         quantizers, input_quantizer = _weight_quantizers(experts, part), _input(experts, part)
         _require_scales(quantizers, input_quantizer, where=f"{name}.{part}")
         input_scale = NVFP4QTensor.get_activation_scaling_factor(input_quantizer).squeeze().cpu()
-        step = _GROUP if weights.is_cuda else 1
+        step = EXPERTS_AT_ONCE if weights.is_cuda else 1
         for first in range(0, len(weights), step):
             group = slice(first, first + step)
             for expert, (packed, scale, scale_2) in enumerate(
