@@ -42,10 +42,7 @@ def load_config(path: Path) -> Config:
     values = json.loads(path.read_text())
     if values["model_type"] == "qwen3_5":
         return Qwen3_5Config(**values)
-    config = Qwen3_5MoeConfig(**values)
-    # The loop over experts takes float32 weights under autocast; the grouped product does not.
-    config.text_config._experts_implementation = "eager"
-    return config
+    return Qwen3_5MoeConfig(**values)
 
 
 def build_body(config: Config, *, seed: int) -> Body:
@@ -56,6 +53,9 @@ def build_body(config: Config, *, seed: int) -> Body:
     torch.manual_seed(seed)
     if isinstance(config, Qwen3_5MoeConfig):
         model: Body = Qwen3_5MoeForConditionalGeneration(config)
+        # The loop over experts takes float32 weights under autocast; the grouped product does not.
+        # The MTP layer, which has the same configuration, follows.
+        model.set_experts_implementation("eager")
     else:
         model = Qwen3_5ForConditionalGeneration(config)
     model = model.float()  # config.json says bf16

@@ -132,11 +132,12 @@ def export_experts(experts: Any, *, name: str) -> Iterator[tuple[str, dict[str, 
         weights: Tensor = getattr(experts, part).detach()
         quantizers, input_quantizer = _weight_quantizers(experts, part), _input(experts, part)
         _require_scales(quantizers, input_quantizer, where=f"{name}.{part}")
-        input_scale = NVFP4QTensor.get_activation_scaling_factor(input_quantizer).squeeze().cpu()
+        scale: Any = NVFP4QTensor.get_activation_scaling_factor(input_quantizer)
+        input_scale = scale.squeeze().cpu()
         step = EXPERTS_AT_ONCE if weights.is_cuda else 1
         for first in range(0, len(weights), step):
             group = slice(first, first + step)
-            for expert, (packed, scale, scale_2) in enumerate(
+            for expert, (packed, blocks, scale_2) in enumerate(
                 zip(*_pack(weights[group], quantizers[group]), strict=True), start=first
             ):
                 for projection, window in _windows(part, weights.shape[1]).items():
@@ -144,7 +145,7 @@ def export_experts(experts: Any, *, name: str) -> Iterator[tuple[str, dict[str, 
                         f"{name}.{expert}.{projection}",
                         {
                             "weight": packed[window],
-                            "weight_scale": scale[window],
+                            "weight_scale": blocks[window],
                             "weight_scale_2": scale_2,
                             "input_scale": input_scale,
                         },
@@ -169,11 +170,25 @@ def _pack(weights: Tensor, quantizers: Sequence[Any]) -> tuple[Tensor, Tensor, T
     if not weights.is_cuda:
         packed, scale = pack(weights[0], global_scales[0], None if scales is None else scales[0])
         return packed[None], scale[None], global_scales
+    packed, blocks = pack_together(weights, global_scales, scales)
+    return packed.cpu(), blocks.cpu(), global_scales.cpu()
+
+
+def pack_together(
+    weights: Tensor, global_scales: Tensor, scales: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Codes and block scales of several experts at once: the bytes that each has by itself.
+
+    Args:
+        weights: [E, N, K].
+        global_scales: float32 [E].
+        scales: float8_e4m3fn [E, N, K/16] that were searched; by maxima if there are none.
+    """
     each = global_scales[:, None, None]
     if scales is None:
         scales, _ = NVFP4QTensor.get_weights_scaling_factor(weights, BLOCK, each)
     quantized: Any = NVFP4QTensor.quantize(weights, BLOCK, scales, each)
-    return quantized[0]._quantized_data.cpu(), scales.cpu(), global_scales.cpu()
+    return quantized[0]._quantized_data, scales
 
 
 def _weight_quantizers(experts: Any, part: str) -> Sequence[Any]:

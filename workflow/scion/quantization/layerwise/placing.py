@@ -1,4 +1,4 @@
-"""Rules over numbers that runs over layers and their estimates share: where hidden states are kept."""
+"""Rules over numbers that runs over layers and their estimates share, without torch."""
 
 from typing import Literal
 
