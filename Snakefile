@@ -2,6 +2,7 @@
 
 snakemake --cores all                                         the embedded pair of tiny models
 snakemake --cores all --configfile config/releases/X.yaml     a release of your own
+snakemake --cores all --configfile config/families/X.yaml     several, which are compared
 """
 
 from snakemake.utils import min_version
@@ -31,11 +32,12 @@ rule all:
     default_target: True
     input:
         # Each of them: one that is gone is made again, though the release may stand without it.
-        [planned.pointer for planned in PLAN.all_of("seal_release")],
+        [planned.pointer for plan in PLANS for planned in plan.all_of("seal_release")],
 
 
 onstart:
     require_pinned_sources()
     require_environments()
     begin_store()
+    begin_logs()
     begin_servers()

@@ -11,47 +11,53 @@ SVG.
 
 from scion.artifacts.software import is_outdated, this_software
 from scion.report.card.page import PAGE
-from scion.report.measurements import MEASUREMENTS, measured, picture_names
+from scion.report.measurements import MEASUREMENTS, measured
 
 
 report: "../workflow/report/workflow.rst"
 
 
-EVIDENCE = (
-    "fetch_source",
-    "fetch_donor",
-    *(["fetch_base"] if CONFIG.quality.base else []),
-    "lint_source",
-    "fix_keys",
-    "extract_text",
-    "quantize_nvfp4",
-    "verify_release",
-    # What is measured, in the order of the rules, in which the card lists the steps.
-    *(rule.name for rule in workflow.rules if measured(rule.name, CONFIG)),
-)
+# In the order of the rules, in which the card lists the steps.
+STAGES = [rule.name for rule in workflow.rules]
+
+
+def evidence(config):
+    """All that was made and measured of a release, but for the release itself."""
+    stages = PLANS.plans[config.release].stages
+    conversion = {"fetch_source", "fetch_donor", "fetch_base", "lint_source", "fix_keys"}
+    conversion |= {"extract_text", "quantize_nvfp4", "verify_release"}
+    return [
+        stages[name]
+        for name in STAGES
+        if name in stages and (name in conversion or measured(name, config))
+    ]
 
 
 RENDER_CARD = plan(
     "render_card",
-    reads={"release": "graft_mtp"},
-    evidence=EVIDENCE,
-    files={
-        "template": project_file("workflow/templates/card.md.jinja"),
-        # Of all: that of a measurement which was left out says so.
-        "sections": [
-            project_file(f"workflow/templates/sections/{stage}.md.jinja") for stage in MEASUREMENTS
-        ],
-        "tasks": AGENT_TASKS,
-    },
-    settings=settings(card=CONFIG.card, launches=CONFIG.launches),
-    environment=ROOT_ENVIRONMENT,
-    is_outdated=is_outdated,
+    lambda config: dict(
+        reads={"release": "graft_mtp", "evidence": evidence(config)},
+        files={
+            "template": project_file("workflow/templates/card.md.jinja"),
+            # Of all: that of a measurement which was left out says so.
+            "sections": [
+                project_file(f"workflow/templates/sections/{stage}.md.jinja")
+                for stage in MEASUREMENTS
+            ],
+            "tasks": AGENT_TASKS,
+        },
+        settings=settings(card=config.card, launches=config.launches),
+        environment=ROOT_ENVIRONMENT,
+        is_outdated=is_outdated,
+        # Named, and no part of the plan: another commit of the same code makes the same card.
+        beside={"made_by": json.dumps(this_software().record())},
+    ),
 )
 
 
 rule render_card:
     input:
-        **RENDER_CARD.input,
+        unpack(RENDER_CARD.input),
     output:
         pointer=RENDER_CARD.pointer,
         card=report(
@@ -60,25 +66,21 @@ rule render_card:
             category="Model card",
             labels={"result": "card"},
         ),
-        pictures=[
-            report(
-                f"{RENDER_CARD.copies}/pictures/{name}.svg",
-                caption=f"../workflow/report/{name}.rst",
-                category="Pictures",
-                labels={"result": name},
-            )
-            for name in picture_names(CONFIG)
-        ],
+        # Which there are follows from what is measured of a release.
+        pictures=report(
+            directory(f"{RENDER_CARD.copies}/pictures"),
+            patterns=["{name}.svg"],
+            caption="../workflow/report/pictures.rst",
+            category="Pictures",
+            labels={"result": "{name}"},
+        ),
     log:
         RENDER_CARD.log,
     benchmark:
         RENDER_CARD.benchmark
     params:
         **RENDER_CARD.params,
-        # By a function, because the lint takes a plain value for a hard-coded path of an output.
-        copies=lambda wildcards: RENDER_CARD.copies,
-        # Named, and no part of the plan: another commit of the same code makes the same card.
-        made_by=lambda wildcards: json.dumps(this_software().record()),
+        copies=subpath(output.card, parent=True),
     shell:
         r"""
         python -m scion.stages.render_card \
@@ -101,16 +103,18 @@ rule render_card:
 
 SEAL_RELEASE = plan(
     "seal_release",
-    reads={"release": "graft_mtp", "card": "render_card"},
-    evidence=EVIDENCE,
-    environment=ROOT_ENVIRONMENT,
-    is_outdated=is_outdated,
+    lambda config: dict(
+        reads={"release": "graft_mtp", "card": "render_card", "evidence": evidence(config)},
+        environment=ROOT_ENVIRONMENT,
+        is_outdated=is_outdated,
+        threads=8,
+    ),
 )
 
 
 rule seal_release:
     input:
-        **SEAL_RELEASE.input,
+        unpack(SEAL_RELEASE.input),
     output:
         SEAL_RELEASE.pointer,
     log:

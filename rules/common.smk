@@ -1,9 +1,11 @@
-"""What the rules share: the plan of the run, settings as stages take them. No rules here.
+"""What the rules share: the plans of the run, settings as stages take them. No rules here.
 
-Every rule is planned first, by `plan(…)`, which says what its stage reads and how it is asked; the
-rule then declares what the plan says. A rule's output is a pointer, a small JSON file whose name
-carries the digest of all of that: it exists if, and only if, what is asked for now was made. Dates
-say nothing: the plan gives all pointers one date, and plain files are `ancient`.
+Every rule is planned first, by `plan(…)`, for each release that is asked for: what its stage reads,
+and how it is asked. The rule then declares what the plan says, by functions of its wildcards. A
+rule's output is a pointer, a small JSON file whose name carries the digest of all of that, `{key}`:
+it exists if, and only if, what is asked for now was made. What several releases ask for alike has
+one key, and one pointer: it belongs to the first of them, `{release}`. Dates say nothing: the plan
+gives all pointers one date, and plain files are `ancient`.
 """
 
 import atexit
@@ -14,11 +16,11 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-from scion.config import check_sources, load_config, read_values
+from scion.config import check_sources, load_configs, read_values
 from scion.common.section import Section
 from scion.common.digest import digest_file, digest_json
 from scion.artifacts.environments import identity, not_installed, prefix
-from scion.artifacts.plan import Plan
+from scion.artifacts.plan import Plan, Plans
 from scion.artifacts.store.sources import appearance
 from scion.artifacts.store.store import Store, unusable
 from scion.common.errors import ScionError
@@ -44,15 +46,26 @@ shell.prefix(f'set -euo pipefail; export PATH={BIN}:"$PATH"; {HUSH}')
 for path in CONFIG_FILES:
     # What Snakemake's own reader lets pass: a key twice, a bomb of aliases.
     or_end(read_values, Path(path))
-CONFIG = or_end(load_config, config, where=", ".join(CONFIG_FILES))
+# One for each release, in their order.
+CONFIGS = or_end(load_configs, config, where=", ".join(CONFIG_FILES))
 if workflow.is_main_process:
-    or_end(check_sources, CONFIG, where=CONFIG_FILES[0], hub=False)
-RELEASE = CONFIG.release
-STORE = or_end(Store.open, CONFIG.store, begin=False)
-PLAN = Plan(Path("results", RELEASE), STORE)
+    for each in CONFIGS:
+        or_end(check_sources, each, where=CONFIG_FILES[0], hub=False)
+STORE = or_end(Store.open, CONFIGS[0].store, begin=False)
+PLANS = Plans()
+for each in CONFIGS:
+    Plan(Path("results", each.release), STORE, together=PLANS)
 if SHOWN:
-    SHOWN.plan = PLAN
-    SHOWN.logs = [f"logs/{RELEASE}", *map(os.path.relpath, workflow.logger_manager.get_logfile())]
+    SHOWN.plans = PLANS
+    SHOWN.logs = [
+        *(f"logs/{each.release}" for each in CONFIGS),
+        *map(os.path.relpath, workflow.logger_manager.get_logfile()),
+    ]
+
+
+wildcard_constraints:
+    release=r"[a-z0-9][a-z0-9._-]*",
+    key=r"[0-9a-f]{16}(-[0-9]+)?",
 
 
 def settings(**sections):
@@ -83,46 +96,118 @@ def environment(*folders):
 
 
 ROOT_ENVIRONMENT = environment()
-SERVING_FOLDER = f"envs/{CONFIG.serving.environment}"
-SERVING_ENVIRONMENT = environment(SERVING_FOLDER)
-CALIBRATION_DATASETS = [dataset.dataset for dataset in CONFIG.quantization.calibration.sets]
-# The launch that tasks and evaluations are served with, and those that are timed.
-LAUNCH = CONFIG.launch(CONFIG.serving.launch)
-MEASURED_LAUNCHES = [CONFIG.launch(name) for name in CONFIG.measurement.launches]
+EVALUATION_FOLDER = "envs/evaluate"
 # Snakemake cuts the number to what it was given, so that the rule runs alone.
 ALL_THREADS = 64
-# Answers do not depend on what runs beside a server, but a GPU's memory is one server's own.
-SERVER_THREADS = (
-    CONFIG.serving.cpu_threads if CONFIG.serving.environment == "serve-cpu" else ALL_THREADS
-)
 AGENT_TASKS = project_file("workflow/scion/evaluation/agent/agent_tasks.yaml")
-SERVING_PYTHON = str(prefix(SERVING_FOLDER) / "bin/python")
 
 
-def plan(
-    stage,
-    *,
-    reads=None,
-    evidence=(),
-    files=None,
-    local=None,
-    environment,
-    is_outdated=lambda manifest: False,
-    **options,
-):
-    """Plan a stage; what is returned has all that its rule declares, by name.
+def serving_folder(config):
+    """The folder of envs/ whose engine serves."""
+    return f"envs/{config.serving.environment}"
+
+
+def serving_environment(config, *folders):
+    """What manifests call the environments of a stage with a server."""
+    return environment(serving_folder(config), *folders)
+
+
+def serving_python(config):
+    """The interpreter that servers are started with."""
+    return str(prefix(serving_folder(config)) / "bin/python")
+
+
+def server_threads(config):
+    """How many of the cores given to Snakemake a stage with a server takes.
+
+    Answers do not depend on what runs beside a server, but a GPU's memory is one server's own.
+    """
+    on_cpu = config.serving.environment == "serve-cpu"
+    return config.serving.cpu_threads if on_cpu else ALL_THREADS
+
+
+def launch(config):
+    """The launch that tasks and evaluations are served with."""
+    return config.launch(config.serving.launch)
+
+
+def server_options(config):
+    """What every stage with a server is told besides, and makes no other result."""
+    return {"python": serving_python(config), "log_folder": f"logs/{config.release}"}
+
+
+def calibration_files(config):
+    """The calibration sets that lie here."""
+    return [local_file(each.dataset) for each in config.quantization.calibration.sets]
+
+
+def plan(stage, ask, configs=CONFIGS):
+    """Plan a stage for each release.
 
     Args:
         stage: Name of stage and rule.
-        reads: By name of the input, the stage that it comes from.
-        evidence: Stages that are read together, as the input `evidence`.
+        ask: A function of a release's configuration. It returns the arguments of `plan_one`, or
+            None where the release does without the stage.
+        configs: Of the releases.
+
+    Returns:
+        What the rule declares, by name.
+    """
+    planned = [plan_one(stage, each, **asked) for each in configs if (asked := ask(each))]
+    # What several ask for is done for the first of them.
+    jobs = {(job.release, job.key): job for job in reversed(planned)}
+
+    def job(wildcards):
+        try:
+            return jobs[wildcards.release, wildcards.key]
+        except KeyError:
+            end(f"{stage}: the configuration asks for no {wildcards.release} of {wildcards.key}")
+
+    names = {name for each in planned for name in each.params}
+    return SimpleNamespace(
+        input=lambda wildcards: job(wildcards).input,
+        params={name: parameter(job, name) for name in sorted(names)},
+        threads=lambda wildcards: job(wildcards).threads,
+        pointer=f"results/{{release}}/.pointers/{stage}-{{key}}.json",
+        copies=f"results/{{release}}/.pointers/{stage}-{{key}}",
+        log=f"logs/{{release}}/{stage}-{{key}}.log",
+        benchmark=f"benchmarks/{{release}}/{stage}-{{key}}.tsv",
+    )
+
+
+def plan_one(
+    stage,
+    config,
+    *,
+    reads=None,
+    files=None,
+    local=None,
+    environment,
+    threads=1,
+    beside=None,
+    is_outdated=lambda manifest: False,
+    **options,
+):
+    """Plan a stage of one release.
+
+    Args:
+        stage: Name of the stage.
+        config: The release's.
+        reads: By name of the input, the stage that it comes from; or a list of planned stages, of
+            any releases, which are read together.
         files: By name of the input, plain files: a path or a list of paths.
         local: The files of a local checkpoint that the stage takes.
         environment: Identity of its environment.
+        threads: How many cores it takes.
+        beside: What its command line says by name, and no part of the plan.
         is_outdated: Whether what a manifest describes is made again all the same.
         options: What else its command line says, by name; all of it counts.
     """
-    reads, files = dict(reads or {}), dict(files or {})
+    own, files = PLANS.plans[config.release], dict(files or {})
+    upstream = {
+        name: [own.stages[read]] if isinstance(read, str) else read
+        for name, read in (reads or {}).items()
+    }
     paths = {
         name: [value] if isinstance(value, str) else [path for path in value if path]
         for name, value in files.items()
@@ -131,51 +216,51 @@ def plan(
         # Nothing of a repository of the hub, whose commit says it all.
         options["planned"] = STORE.sources.name(stage, local, STORE.known) if local else []
     planned = or_end(
-        PLAN.add,
+        own.add,
         stage,
-        reads=[*reads.values(), *evidence],
+        reads={
+            name if len(read) == 1 else f"{name} {number}": each
+            for name, read in upstream.items()
+            for number, each in enumerate(read, start=1)
+        },
         files=[Path(path) for name in paths for path in paths[name]],
         settings=options,
         environment=environment,
         is_outdated=is_outdated,
     )
-    log = f"logs/{RELEASE}/{stage}.log"
-    pointers = {name: str(PLAN.stages[read].pointer) for name, read in reads.items()}
-    if evidence:
-        pointers["evidence"] = [str(PLAN.stages[name].pointer) for name in evidence]
+    key = planned.pointer.stem.removeprefix(f"{stage}-")
+    log = f"logs/{planned.release}/{stage}-{key}.log"
+    pointers = {name: [str(each.pointer) for each in read] for name, read in upstream.items()}
     return SimpleNamespace(
+        release=planned.release,
+        key=key,
         input={
             **pointers,
             **{name: ancient(list(filter(is_plain, value))) for name, value in paths.items()},
         },
         params={
-            name: constant(value)
-            for name, value in {
-                **options,
-                **paths,
-                # How they look tells the stage whether they changed; their name is what counts.
-                **({"planned": [options["planned"], appearance(stage, local)]} if local else {}),
-                "environment": environment,
-                "progress": str(progress_file(Path(log))),
-                "store": CONFIG.store,
-                "plan": planned.expectation,
-            }.items()
+            **options,
+            **paths,
+            # How they look tells the stage whether they changed; their name is what counts.
+            **({"planned": [options["planned"], appearance(stage, local)]} if local else {}),
+            "environment": environment,
+            "progress": str(progress_file(Path(log))),
+            "store": config.store,
+            "plan": planned.expectation,
+            **(beside or {}),
         },
-        pointer=str(planned.pointer),
-        copies=str(planned.copies),
-        log=log,
-        benchmark=f"benchmarks/{RELEASE}/{stage}.tsv",
+        threads=threads,
     )
+
+
+def parameter(job, name):
+    """A parameter of a rule, which Snakemake takes as it is: no brace in it begins a wildcard."""
+    return lambda wildcards: job(wildcards).params.get(name, [])
 
 
 def is_plain(path):
     """Whether Snakemake would take a path for itself; there is no way to escape a brace in it."""
     return not contains_wildcard(path)
-
-
-def constant(value):
-    """A value that Snakemake takes as it is: no brace in a path begins a wildcard."""
-    return lambda wildcards: value
 
 
 def local_checkpoint(location, files=local_files):
@@ -193,11 +278,22 @@ def local_file(location):
 
 def begin_store():
     """Make the store if it is new, and keep what this run needs from being pruned."""
-    or_end(Store.open, CONFIG.store)
+    or_end(Store.open, CONFIGS[0].store)
     try:
-        PLAN.keep()
+        for each in PLANS:
+            each.keep()
     except OSError as error:
         end(unusable(STORE.folder, error))
+
+
+def begin_logs():
+    """Let each log be found under the name of its stage: that of the last run."""
+    for job in workflow.dag.needrun_jobs():
+        for log in map(Path, job.log):
+            link = log.with_name(f"{job.rule.name}{log.suffix}")
+            log.parent.mkdir(parents=True, exist_ok=True)
+            link.unlink(missing_ok=True)
+            link.symlink_to(log.name)
 
 
 def begin_servers():
@@ -205,11 +301,13 @@ def begin_servers():
 
     Where jobs run on other machines, each has its own.
     """
-    own = workflow.local_exec and CONFIG.serving.server_url is None
-    jobs = workflow.dag.needrun_jobs() if own else []
-    if any(job.params.get("python") == SERVING_PYTHON for job in jobs):
-        log = Path("logs", RELEASE, "imports.log")
-        or_end(share_forks, Path(SERVING_PYTHON), CONFIG.serving, log)
+    jobs = workflow.dag.needrun_jobs() if workflow.local_exec else []
+    needed = {job.params.get("python") for job in jobs}
+    for each in CONFIGS:
+        python = serving_python(each)
+        if python in needed and each.serving.server_url is None:
+            log = Path("logs", each.release, "imports.log")
+            return or_end(share_forks, Path(python), each.serving, log)
 
 
 def lacking_environments():
@@ -217,12 +315,15 @@ def lacking_environments():
     # After a plan all count as finished.
     dag, here = workflow.dag, workflow.local_exec
     jobs = list(dag.needrun_jobs(exclude_finished=False)) if here else []
-    own = CONFIG.serving.server_url is None
+    started = {job.params.get("python") for job in jobs}
     folders = {
-        SERVING_FOLDER: own and any(job.params.get("python") == SERVING_PYTHON for job in jobs),
-        EVALUATION_FOLDER: any(job.params.get("evaluator_python") for job in jobs),
+        serving_folder(each)
+        for each in CONFIGS
+        if each.serving.server_url is None and serving_python(each) in started
     }
-    needed = map(not_installed, [folder for folder, is_needed in folders.items() if is_needed])
+    if any(job.params.get("evaluator_python") for job in jobs):
+        folders.add(EVALUATION_FOLDER)
+    needed = map(not_installed, sorted(folders))
     return [lacking for lacking in needed if lacking is not None]
 
 
@@ -239,24 +340,31 @@ def tell_environments():
             print(f"warning: {lacking}", file=sys.stderr)
 
 
+def named_places(config):
+    """Key and location of all that a release names."""
+    return [*config.checkpoints(), *config.data()]
+
+
 def require_pinned_sources():
     """Refuse to run before every repository is named with its commit."""
-    for _, location in [*CONFIG.checkpoints(), *CONFIG.data()]:
+    for _, location in [place for each in CONFIGS for place in named_places(each)]:
         place = parse_location(location)
         if isinstance(place, HubRepository):
             or_end(place.require_pinned, CONFIG_FILES[0])
 
 
-def look_at_hub(planned):
+def look_at_hub(stage):
     """Say of repositories that are still to be fetched, in a second, what can't work."""
-    if not workflow.is_main_process or Path(planned.pointer).exists():
+    if not workflow.is_main_process:
         return
-    named = [*CONFIG.checkpoints(), *CONFIG.data()]
-    places = [parse_location(location) for _, location in named]
-    # A release can be planned before it is pinned.
-    if all(isinstance(place, LocalFolder) or place.is_pinned for place in places):
-        for line in or_end(check_sources, CONFIG, where=CONFIG_FILES[0], hub=True):
-            print(line, file=sys.stderr)
+    for each in CONFIGS:
+        if PLANS.plans[each.release].stages[stage].pointer.exists():
+            continue
+        places = [parse_location(location) for _, location in named_places(each)]
+        # A release can be planned before it is pinned.
+        if all(isinstance(place, LocalFolder) or place.is_pinned for place in places):
+            for line in or_end(check_sources, each, where=CONFIG_FILES[0], hub=True):
+                print(line, file=sys.stderr)
 
 
 def show_results():
@@ -265,7 +373,8 @@ def show_results():
     if workflow.executor_plugin is None or workflow.dryrun or workflow.touch:
         return
     try:
-        PLAN.show()
+        for each in PLANS:
+            each.show()
     except (ScionError, OSError) as error:
         print(f"error: the results can't be shown: {error}", file=sys.stderr)
 

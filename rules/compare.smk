@@ -1,6 +1,6 @@
 """Make several recipes of the source, and table them; not a part of the release.
 
-snakemake --cores all compare_recipes                          those of `comparison.variants`
+snakemake --cores all recipes                                  those of `comparison.variants`
 
 Input: the artifacts extract_text and fetch_donor, the data to calibrate and to measure with.
 Output: the artifact compare_recipes.
@@ -8,27 +8,32 @@ Output: the artifact compare_recipes.
 
 COMPARE_RECIPES = plan(
     "compare_recipes",
-    reads={"text": "extract_text", "donor": "fetch_donor"},
-    files={
-        "calibration": [*map(local_file, CALIBRATION_DATASETS)],
-        "chats": CONFIG.quality.chats,
-        "texts": CONFIG.quality.texts or [],
-        "prompts": CONFIG.measurement.prompts,
-        "tasks": AGENT_TASKS,
-    },
-    settings=settings(
-        quantization=CONFIG.quantization,
-        comparison=CONFIG.comparison,
-        serving=CONFIG.serving,
-        launch=LAUNCH,
+    lambda config: dict(
+        reads={"text": "extract_text", "donor": "fetch_donor"},
+        files={
+            "calibration": calibration_files(config),
+            "chats": config.quality.chats,
+            "texts": config.quality.texts or [],
+            "prompts": config.measurement.prompts,
+            "tasks": AGENT_TASKS,
+        },
+        settings=settings(
+            quantization=config.quantization,
+            comparison=config.comparison,
+            serving=config.serving,
+            launch=launch(config),
+        ),
+        environment=serving_environment(config),
+        # All there are: nothing may run beside what is timed.
+        threads=ALL_THREADS,
+        beside=server_options(config),
     ),
-    environment=SERVING_ENVIRONMENT,
 )
 
 
 rule compare_recipes:
     input:
-        **COMPARE_RECIPES.input,
+        unpack(COMPARE_RECIPES.input),
     output:
         pointer=COMPARE_RECIPES.pointer,
         picture=report(
@@ -41,14 +46,10 @@ rule compare_recipes:
         COMPARE_RECIPES.log,
     benchmark:
         COMPARE_RECIPES.benchmark
-    # All there are: nothing may run beside what is timed.
-    threads: ALL_THREADS
+    threads: COMPARE_RECIPES.threads
     params:
         **COMPARE_RECIPES.params,
-        # By a function, as in rules/card.smk.
-        copies=lambda wildcards: COMPARE_RECIPES.copies,
-        python=SERVING_PYTHON,
-        log_folder=f"logs/{RELEASE}",
+        copies=subpath(output.picture, parent=True),
     shell:
         r"""
         python -m scion.stages.compare_recipes \
@@ -69,3 +70,9 @@ rule compare_recipes:
             --progress {params.progress:q} \
             2>&1 | tee -i {log:q}
         """
+
+
+# Snakemake takes no rule with wildcards for a target.
+rule recipes:
+    input:
+        PLANS.asked_for("compare_recipes"),

@@ -6,15 +6,17 @@ Output: the artifact lint_source, a report; fix_keys and extract_text, bf16 chec
 
 LINT_SOURCE = plan(
     "lint_source",
-    reads={"source": "fetch_source"},
-    settings=settings(lint=CONFIG.lint),
-    environment=ROOT_ENVIRONMENT,
+    lambda config: dict(
+        reads={"source": "fetch_source"},
+        settings=settings(lint=config.lint),
+        environment=ROOT_ENVIRONMENT,
+    ),
 )
 
 
 rule lint_source:
     input:
-        **LINT_SOURCE.input,
+        unpack(LINT_SOURCE.input),
     output:
         LINT_SOURCE.pointer,
     log:
@@ -39,15 +41,18 @@ rule lint_source:
 
 FIX_KEYS = plan(
     "fix_keys",
-    # Nothing is read from lint_source: errors in the source stop the run before this.
-    reads={"source": "fetch_source", "lint": "lint_source"},
-    environment=ROOT_ENVIRONMENT,
+    lambda config: dict(
+        # Nothing is read from lint_source: errors in the source stop the run before this.
+        reads={"source": "fetch_source", "lint": "lint_source"},
+        environment=ROOT_ENVIRONMENT,
+        threads=8,
+    ),
 )
 
 
 rule fix_keys:
     input:
-        **FIX_KEYS.input,
+        unpack(FIX_KEYS.input),
     output:
         FIX_KEYS.pointer,
     log:
@@ -72,15 +77,18 @@ rule fix_keys:
 
 EXTRACT_TEXT = plan(
     "extract_text",
-    reads={"fixed": "fix_keys"},
-    text_only=str(CONFIG.text_only).lower(),
-    environment=ROOT_ENVIRONMENT,
+    lambda config: dict(
+        reads={"fixed": "fix_keys"},
+        text_only=str(config.text_only).lower(),
+        environment=ROOT_ENVIRONMENT,
+        threads=8,
+    ),
 )
 
 
 rule extract_text:
     input:
-        **EXTRACT_TEXT.input,
+        unpack(EXTRACT_TEXT.input),
     output:
         EXTRACT_TEXT.pointer,
     log:

@@ -6,33 +6,35 @@ Output: the artifact evaluate_quality.
 
 EVALUATE_QUALITY = plan(
     "evaluate_quality",
-    reads={
-        "release": "graft_mtp",
-        "fixed": "extract_text",
-        "source": "fetch_source",
-        **({"base": "fetch_base"} if CONFIG.quality.base else {}),
-        "verified": "verify_release",
-    },
-    files={"chats": CONFIG.quality.chats, "texts": CONFIG.quality.texts or []},
-    settings=settings(serving=CONFIG.serving, launch=LAUNCH, quality=CONFIG.quality),
-    environment=SERVING_ENVIRONMENT,
+    lambda config: dict(
+        reads={
+            "release": "graft_mtp",
+            "fixed": "extract_text",
+            "source": "fetch_source",
+            **({"base": "fetch_base"} if config.quality.base else {}),
+            "verified": "verify_release",
+        },
+        files={"chats": config.quality.chats, "texts": config.quality.texts or []},
+        settings=settings(serving=config.serving, launch=launch(config), quality=config.quality),
+        environment=serving_environment(config),
+        threads=server_threads(config),
+        beside=server_options(config),
+    ),
 )
 
 
 rule evaluate_quality:
     input:
-        **EVALUATE_QUALITY.input,
+        unpack(EVALUATE_QUALITY.input),
     output:
         EVALUATE_QUALITY.pointer,
     log:
         EVALUATE_QUALITY.log,
     benchmark:
         EVALUATE_QUALITY.benchmark
-    threads: SERVER_THREADS
+    threads: EVALUATE_QUALITY.threads
     params:
         **EVALUATE_QUALITY.params,
-        python=SERVING_PYTHON,
-        log_folder=f"logs/{RELEASE}",
     shell:
         r"""
         python -m scion.stages.evaluate_quality \
@@ -54,35 +56,34 @@ rule evaluate_quality:
         """
 
 
-EVALUATION_FOLDER = "envs/evaluate"
 EVALUATION_PYTHON = str(prefix(EVALUATION_FOLDER) / "bin/python")
-EVALUATION_ENVIRONMENT = environment(SERVING_FOLDER, EVALUATION_FOLDER)
 
 
 EVALUATE_IFEVAL = plan(
     "evaluate_ifeval",
-    reads={"release": "graft_mtp", "verified": "verify_release"},
-    files={"dataset": local_file(CONFIG.ifeval.dataset)},
-    settings=settings(launch=LAUNCH, serving=CONFIG.serving, ifeval=CONFIG.ifeval),
-    environment=EVALUATION_ENVIRONMENT,
+    lambda config: dict(
+        reads={"release": "graft_mtp", "verified": "verify_release"},
+        files={"dataset": local_file(config.ifeval.dataset)},
+        settings=settings(launch=launch(config), serving=config.serving, ifeval=config.ifeval),
+        environment=serving_environment(config, EVALUATION_FOLDER),
+        threads=server_threads(config),
+        beside={**server_options(config), "evaluator_python": EVALUATION_PYTHON},
+    ),
 )
 
 
 rule evaluate_ifeval:
     input:
-        **EVALUATE_IFEVAL.input,
+        unpack(EVALUATE_IFEVAL.input),
     output:
         EVALUATE_IFEVAL.pointer,
     log:
         EVALUATE_IFEVAL.log,
     benchmark:
         EVALUATE_IFEVAL.benchmark
-    threads: SERVER_THREADS
+    threads: EVALUATE_IFEVAL.threads
     params:
         **EVALUATE_IFEVAL.params,
-        python=SERVING_PYTHON,
-        evaluator_python=EVALUATION_PYTHON,
-        log_folder=f"logs/{RELEASE}",
     shell:
         r"""
         python -m scion.stages.evaluate_ifeval \
@@ -102,27 +103,28 @@ rule evaluate_ifeval:
 
 EVALUATE_BFCL = plan(
     "evaluate_bfcl",
-    reads={"release": "graft_mtp", "verified": "verify_release"},
-    settings=settings(launch=LAUNCH, serving=CONFIG.serving, bfcl=CONFIG.bfcl),
-    environment=EVALUATION_ENVIRONMENT,
+    lambda config: dict(
+        reads={"release": "graft_mtp", "verified": "verify_release"},
+        settings=settings(launch=launch(config), serving=config.serving, bfcl=config.bfcl),
+        environment=serving_environment(config, EVALUATION_FOLDER),
+        threads=server_threads(config),
+        beside={**server_options(config), "evaluator_python": EVALUATION_PYTHON},
+    ),
 )
 
 
 rule evaluate_bfcl:
     input:
-        **EVALUATE_BFCL.input,
+        unpack(EVALUATE_BFCL.input),
     output:
         EVALUATE_BFCL.pointer,
     log:
         EVALUATE_BFCL.log,
     benchmark:
         EVALUATE_BFCL.benchmark
-    threads: SERVER_THREADS
+    threads: EVALUATE_BFCL.threads
     params:
         **EVALUATE_BFCL.params,
-        python=SERVING_PYTHON,
-        evaluator_python=EVALUATION_PYTHON,
-        log_folder=f"logs/{RELEASE}",
     shell:
         r"""
         python -m scion.stages.evaluate_bfcl \

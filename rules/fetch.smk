@@ -7,16 +7,19 @@ mtp.* tensors).
 
 FETCH_SOURCE = plan(
     "fetch_source",
-    local=local_checkpoint(CONFIG.source),
-    location=CONFIG.source,
-    environment=ROOT_ENVIRONMENT,
+    lambda config: dict(
+        local=local_checkpoint(config.source),
+        location=config.source,
+        environment=ROOT_ENVIRONMENT,
+        threads=8,
+    ),
 )
-look_at_hub(FETCH_SOURCE)
+look_at_hub("fetch_source")
 
 
 rule fetch_source:
     input:
-        **FETCH_SOURCE.input,
+        unpack(FETCH_SOURCE.input),
     output:
         FETCH_SOURCE.pointer,
     log:
@@ -42,15 +45,17 @@ rule fetch_source:
 
 FETCH_DONOR = plan(
     "fetch_donor",
-    local=local_checkpoint(CONFIG.donor, usable_files),
-    location=CONFIG.donor,
-    environment=ROOT_ENVIRONMENT,
+    lambda config: dict(
+        local=local_checkpoint(config.donor, usable_files),
+        location=config.donor,
+        environment=ROOT_ENVIRONMENT,
+    ),
 )
 
 
 rule fetch_donor:
     input:
-        **FETCH_DONOR.input,
+        unpack(FETCH_DONOR.input),
     output:
         FETCH_DONOR.pointer,
     log:
@@ -73,36 +78,39 @@ rule fetch_donor:
         """
 
 
-if CONFIG.quality.base:
-
-    FETCH_BASE = plan(
-        "fetch_base",
-        local=local_checkpoint(CONFIG.quality.base),
-        location=CONFIG.quality.base,
+FETCH_BASE = plan(
+    "fetch_base",
+    lambda config: config.quality.base
+    and dict(
+        local=local_checkpoint(config.quality.base),
+        location=config.quality.base,
         environment=ROOT_ENVIRONMENT,
-    )
+        threads=8,
+    ),
+)
 
-    rule fetch_base:
-        input:
-            **FETCH_BASE.input,
-        output:
-            FETCH_BASE.pointer,
-        log:
-            FETCH_BASE.log,
-        benchmark:
-            FETCH_BASE.benchmark
-        threads: 8
-        params:
-            **FETCH_BASE.params,
-        shell:
-            r"""
-            python -m scion.stages.fetch_base \
-                --location {params.location:q} \
-                --planned {params.planned:q} \
-                --output {output:q} \
-                --store {params.store:q} \
-                --plan {params.plan:q} \
-                --environment {params.environment:q} \
-                --progress {params.progress:q} \
-                2>&1 | tee -i {log:q}
-            """
+
+rule fetch_base:
+    input:
+        unpack(FETCH_BASE.input),
+    output:
+        FETCH_BASE.pointer,
+    log:
+        FETCH_BASE.log,
+    benchmark:
+        FETCH_BASE.benchmark
+    threads: 8
+    params:
+        **FETCH_BASE.params,
+    shell:
+        r"""
+        python -m scion.stages.fetch_base \
+            --location {params.location:q} \
+            --planned {params.planned:q} \
+            --output {output:q} \
+            --store {params.store:q} \
+            --plan {params.plan:q} \
+            --environment {params.environment:q} \
+            --progress {params.progress:q} \
+            2>&1 | tee -i {log:q}
+        """

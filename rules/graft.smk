@@ -6,14 +6,16 @@ Output: the artifact graft_mtp, all that the release holds but its card.
 
 GRAFT_MTP = plan(
     "graft_mtp",
-    reads={"quantized": "quantize_nvfp4", "text": "extract_text", "donor": "fetch_donor"},
-    environment=ROOT_ENVIRONMENT,
+    lambda config: dict(
+        reads={"quantized": "quantize_nvfp4", "text": "extract_text", "donor": "fetch_donor"},
+        environment=ROOT_ENVIRONMENT,
+    ),
 )
 
 
 rule graft_mtp:
     input:
-        **GRAFT_MTP.input,
+        unpack(GRAFT_MTP.input),
     output:
         GRAFT_MTP.pointer,
     log:

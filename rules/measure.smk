@@ -6,32 +6,34 @@ Output: the artifacts measure_serving and run_agent_tasks.
 
 MEASURE_SERVING = plan(
     "measure_serving",
-    reads={"release": "graft_mtp", "verified": "verify_release"},
-    files={"prompts": CONFIG.measurement.prompts},
-    settings=settings(
-        serving=CONFIG.serving,
-        launches=MEASURED_LAUNCHES,
-        measurement=CONFIG.measurement,
+    lambda config: dict(
+        reads={"release": "graft_mtp", "verified": "verify_release"},
+        files={"prompts": config.measurement.prompts},
+        settings=settings(
+            serving=config.serving,
+            launches=[config.launch(name) for name in config.measurement.launches],
+            measurement=config.measurement,
+        ),
+        environment=serving_environment(config),
+        # All there are: nothing may run beside what is timed.
+        threads=ALL_THREADS,
+        beside=server_options(config),
     ),
-    environment=SERVING_ENVIRONMENT,
 )
 
 
 rule measure_serving:
     input:
-        **MEASURE_SERVING.input,
+        unpack(MEASURE_SERVING.input),
     output:
         MEASURE_SERVING.pointer,
     log:
         MEASURE_SERVING.log,
     benchmark:
         MEASURE_SERVING.benchmark
-    # All there are: nothing may run beside what is timed.
-    threads: ALL_THREADS
+    threads: MEASURE_SERVING.threads
     params:
         **MEASURE_SERVING.params,
-        python=SERVING_PYTHON,
-        log_folder=f"logs/{RELEASE}",
     shell:
         r"""
         python -m scion.stages.measure_serving \
@@ -51,27 +53,31 @@ rule measure_serving:
 
 RUN_AGENT_TASKS = plan(
     "run_agent_tasks",
-    reads={"release": "graft_mtp", "verified": "verify_release"},
-    files={"tasks": AGENT_TASKS},
-    settings=settings(serving=CONFIG.serving, launch=LAUNCH, agent_tasks=CONFIG.agent_tasks),
-    environment=SERVING_ENVIRONMENT,
+    lambda config: dict(
+        reads={"release": "graft_mtp", "verified": "verify_release"},
+        files={"tasks": AGENT_TASKS},
+        settings=settings(
+            serving=config.serving, launch=launch(config), agent_tasks=config.agent_tasks
+        ),
+        environment=serving_environment(config),
+        threads=server_threads(config),
+        beside=server_options(config),
+    ),
 )
 
 
 rule run_agent_tasks:
     input:
-        **RUN_AGENT_TASKS.input,
+        unpack(RUN_AGENT_TASKS.input),
     output:
         RUN_AGENT_TASKS.pointer,
     log:
         RUN_AGENT_TASKS.log,
     benchmark:
         RUN_AGENT_TASKS.benchmark
-    threads: SERVER_THREADS
+    threads: RUN_AGENT_TASKS.threads
     params:
         **RUN_AGENT_TASKS.params,
-        python=SERVING_PYTHON,
-        log_folder=f"logs/{RELEASE}",
     shell:
         r"""
         python -m scion.stages.run_agent_tasks \

@@ -5,20 +5,29 @@ scales are taken.
 Output: the artifact quantize_nvfp4.
 """
 
-SCALES = CONFIG.quantization.input_scales
+
+def input_scales(config):
+    """The files of the release whose activation scales are taken, if any are."""
+    scales = config.quantization.input_scales
+    return local_checkpoint(scales, usable_files) if scales else []
+
+
 QUANTIZE_NVFP4 = plan(
     "quantize_nvfp4",
-    reads={"text": "extract_text"},
-    files={"calibration": [*map(local_file, CALIBRATION_DATASETS)]},
-    local=local_checkpoint(SCALES, usable_files) if SCALES else [],
-    settings=settings(quantization=CONFIG.quantization),
-    environment=ROOT_ENVIRONMENT,
+    lambda config: dict(
+        reads={"text": "extract_text"},
+        files={"calibration": calibration_files(config)},
+        local=input_scales(config),
+        settings=settings(quantization=config.quantization),
+        environment=ROOT_ENVIRONMENT,
+        threads=8,
+    ),
 )
 
 
 rule quantize_nvfp4:
     input:
-        **QUANTIZE_NVFP4.input,
+        unpack(QUANTIZE_NVFP4.input),
     output:
         QUANTIZE_NVFP4.pointer,
     log:

@@ -6,15 +6,18 @@ Output: the artifact verify_release, a report.
 
 VERIFY_RELEASE = plan(
     "verify_release",
-    reads={"release": "graft_mtp", "text": "extract_text", "donor": "fetch_donor"},
-    settings=settings(lint=CONFIG.lint),
-    environment=ROOT_ENVIRONMENT,
+    lambda config: dict(
+        reads={"release": "graft_mtp", "text": "extract_text", "donor": "fetch_donor"},
+        settings=settings(lint=config.lint),
+        environment=ROOT_ENVIRONMENT,
+        threads=8,
+    ),
 )
 
 
 rule verify_release:
     input:
-        **VERIFY_RELEASE.input,
+        unpack(VERIFY_RELEASE.input),
     output:
         VERIFY_RELEASE.pointer,
     log:

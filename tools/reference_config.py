@@ -10,7 +10,7 @@ _HEAD = """\
 # The configuration
 
 Every key of a release's config file: what it is, what it may be, and its default. Generated from
-the models in `workflow/scion/config.py` by `make reference`.
+the models in `workflow/scion/config/release.py` by `make reference`.
 [config/default.yaml](../../config/default.yaml) is the same as a file, made by
 `scion config --write`; a release's own file names only what differs from it, such as
 [that of a 27B release](../../config/releases/carnice-v2-27b-nvfp4-text-mtp.yaml).
@@ -48,6 +48,9 @@ def _section(
         path = f"{name}.{key}" if name else key
         if (model := _model(value)) is not None:
             below.append((path, models[model], defaults[key]))
+        elif (model := _model(value.get("anyOf", [{}])[0])) is not None:
+            yield f"- `{key}`: {value['description']}. The keys below, or `null`, the default."
+            below.append((path, models[model], {}))
         elif (model := _model(value.get("items", {}))) is not None:
             yield f"- `{key}`: {value['description']}. A list, of which each has the keys below."
             below.append((f"{path}[]", models[model], {}))

@@ -37,7 +37,7 @@ def test_the_rule_makes_a_table_and_a_picture(tmp_path: Path) -> None:
     (tmp_path / "config/tiny.yaml").write_text(json.dumps(settings))
     options = ("--configfile", "config/tiny.yaml")
     assert "compare_recipes" not in project.planned(*options)
-    done = project.run("snakemake", "--cores", "all", "compare_recipes", *options)
+    done = project.run("snakemake", "--cores", "all", "recipes", *options)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-8000:]
     artifact = Artifact.open(tmp_path / "results" / RELEASE / "compare_recipes")
     assert artifact.check() == []

@@ -142,11 +142,14 @@ def snakemake(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Logg
         stream = io.StringIO()
         monkeypatch.setattr(plain, "stream", stream)
         shown = RunLog(plain, dryrun=bool(settings.get("dryrun")), quiet=False)
-        shown.plan, shown.logs = plan, ["logs/x"]
+        shown.plans, shown.logs = plan.together, ["logs/x"]
+        pointers = {planned.name: planned.pointer for planned in plan.stages.values()}
         shown._display = RunDisplay(stream)
         logger.handlers[:] = [shown]
 
         def log(event: LogEvent | None, text: str = "", level: int = logging.INFO, **extra: Any):
+            if "rule_name" in extra:
+                extra["output"] = [str(pointers.get(extra["rule_name"], "elsewhere"))]
             logger.log(level, text, extra={"event": event, **extra} if event else extra)
 
         return Logged(log=log, stream=stream, shown=shown, manager=manager)
@@ -304,10 +307,11 @@ def test_a_dry_run_tells_each_stage_in_the_order_of_the_plan(
 
 
 def test_a_dry_run_says_that_the_store_may_have_some_of_it(plan: Plan) -> None:
-    assert len(plan_lines(plan, ["fetch_source"])) == 3
+    running = [plan.stages["fetch_source"]]
+    assert len(plan_lines(plan.together, running)) == 3
     plan.store.records.mkdir(parents=True)
     (plan.store.records / "0.json").touch()
-    assert plan_lines(plan, ["fetch_source"])[2:] == [IN_STORE, DRY]
+    assert plan_lines(plan.together, running)[2:] == [IN_STORE, DRY]
 
 
 def test_what_is_no_run_is_snakemake_s(

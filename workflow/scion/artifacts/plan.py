@@ -9,12 +9,15 @@ A key differs from a recipe, which is known when a stage begins: a recipe names 
 A stage whose key is new but whose recipe is not finds its artifact in the store and only writes its
 pointer. The files of a local checkpoint are too large to be read for a plan: `Store.sources` says
 what they are called in one.
+
+Releases that are made in one run have a plan each, and their `Plans` in common. What two of them
+ask for under one key is one stage: it is run once, and belongs to the release that asked first.
 """
 
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +26,7 @@ from scion.artifacts.artifact import Artifact
 from scion.artifacts.code_digest import code_digest
 from scion.artifacts.making import Expectation
 from scion.artifacts.manifest import find_manifest
-from scion.artifacts.results import require_link, show_all
+from scion.artifacts.results import require_link, show_all, shown_in
 from scion.artifacts.store.store import POINTERS, Store
 from scion.common.digest import digest_json, hex_digits
 
@@ -32,7 +35,7 @@ _KEY_DIGITS = 16
 _DATE = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PlannedStage:
     """A stage of a plan.
 
@@ -40,7 +43,8 @@ class PlannedStage:
         name: Its name.
         key: Digest of all that decides what it makes.
         pointer: What its rule declares.
-        reads: The stages that it reads from, whose pointers are its rule's inputs.
+        reads: The stages that it reads from, whose pointers are its rule's inputs; by name, or
+            where they are of several releases, by `<release>/<name>`.
         expectation: What the stage must find of code and plain files when it runs, as JSON.
         asked: What the key is the digest of, less the stages that it reads from: `settings`,
             `files`, `code`, `environment`.
@@ -49,7 +53,7 @@ class PlannedStage:
     name: str
     key: str
     pointer: Path
-    reads: tuple["PlannedStage", ...]
+    reads: Mapping[str, "PlannedStage"]
     expectation: str
     asked: Mapping[str, Any]
 
@@ -57,6 +61,20 @@ class PlannedStage:
     def copies(self) -> Path:
         """A folder for what `snakemake --report` shows of the stage."""
         return self.pointer.with_suffix("")
+
+    @property
+    def release(self) -> str:
+        """The release that it belongs to: the first of those that ask for it."""
+        return shown_in(self.pointer).name
+
+    def with_reads(self) -> list["PlannedStage"]:
+        """The stage and all that it is made from, each once."""
+        found, left = {self: None}, [self]
+        while left:
+            new = [read for read in left.pop().reads.values() if read not in found]
+            found |= dict.fromkeys(new)
+            left += new
+        return list(found)
 
 
 @dataclass
@@ -67,17 +85,22 @@ class Plan:
         folder: `results/<release>`.
         store: What keeps the artifacts.
         stages: By name, those that were added.
+        together: The plans of all releases of the run; one that is alone has its own.
     """
 
     folder: Path
     store: Store
     stages: dict[str, PlannedStage] = field(default_factory=dict[str, PlannedStage])
+    together: "Plans" = field(default_factory=lambda: Plans())
+
+    def __post_init__(self) -> None:
+        self.together.plans[self.folder.name] = self
 
     def add(
         self,
         stage: str,
         *,
-        reads: Iterable[str] = (),
+        reads: Iterable[str] | Mapping[str, PlannedStage] = (),
         files: Iterable[Path] = (),
         settings: Mapping[str, Any],
         environment: str,
@@ -87,13 +110,18 @@ class Plan:
 
         Args:
             stage: Its name, and that of its module in `scion.stages`.
-            reads: The stages it reads from; they were added before.
+            reads: The stages it reads from, which were added before: of this release by their
+                names; or stages of any release by what it calls them.
             files: Plain files that it reads.
             settings: What else its command line says, JSON-able.
             environment: Identity of its environment.
             is_outdated: Whether what a manifest describes answers nothing any more.
         """
-        upstream = tuple(self.stages[name] for name in reads)
+        upstream = (
+            dict(reads)
+            if isinstance(reads, Mapping)
+            else {name: self.stages[name] for name in reads}
+        )
         # A file that is missing is for Snakemake to tell.
         sums = [(path, self._digest(path) if path.is_file() else None) for path in files]
         code = code_digest(f"scion.stages.{stage}")
@@ -103,15 +131,18 @@ class Plan:
             "code": code,
             "environment": environment,
         }
-        reads_from = {planned.name: planned.key for planned in upstream}
+        reads_from = {name: planned.key for name, planned in upstream.items()}
         key = digest_json({"stage": stage, "reads": reads_from, **asked})
         require_link(self.folder / stage)
-        name = f"{stage}-{hex_digits(key)[:_KEY_DIGITS]}"
-        expected = Expectation(code, tuple((path.name, sha256) for path, sha256 in sums))
-        pointer = self._pointer(stage, name, is_outdated)
-        planned = PlannedStage(stage, key, pointer, upstream, expected.to_json(), asked)
-        self.stages[stage] = planned
-        return planned
+        if key not in self.together.stages:
+            name = f"{stage}-{hex_digits(key)[:_KEY_DIGITS]}"
+            expected = Expectation(code, tuple((path.name, sha256) for path, sha256 in sums))
+            pointer = self._pointer(stage, name, is_outdated)
+            planned = PlannedStage(stage, key, pointer, upstream, expected.to_json(), asked)
+            self.together.stages[key] = planned
+            self.together.pointers[pointer] = planned
+        self.stages[stage] = self.together.stages[key]
+        return self.stages[stage]
 
     def _digest(self, path: Path) -> str:
         """The digest of a plain file; one that did not change since an earlier plan is not read."""
@@ -120,18 +151,29 @@ class Plan:
     def _pointer(
         self, stage: str, name: str, is_outdated: Callable[[Mapping[str, Any]], bool]
     ) -> Path:
-        """The pointer of a stage: the last one whose artifact is sound, or a new one.
+        """The pointer of a stage: a sound one of any release of the run, or a new one of this."""
+        folders = [self.folder, *(plan.folder for plan in self.together.plans.values())]
+        found = [self._last(stage, folder, name, is_outdated) for folder in dict.fromkeys(folders)]
+        return next((pointer for pointer, is_sound in found if is_sound), found[0][0])
+
+    def _last(
+        self, stage: str, folder: Path, name: str, is_outdated: Callable[[Mapping[str, Any]], bool]
+    ) -> tuple[Path, bool]:
+        """The last pointer in a release's folder whose artifact is sound, or a new one.
 
         One whose artifact is gone, damaged or outdated answers nothing; another store may have its
         artifact, so it stays, and the next name is taken.
+
+        Returns:
+            The pointer, and whether it is a sound one.
         """
-        pointer, number, sound = self.folder / POINTERS / f"{name}.json", 1, None
+        pointer, number, sound = folder / POINTERS / f"{name}.json", 1, None
         while pointer.is_file():
             if self._is_sound(stage, pointer, is_outdated):
                 sound = pointer
             number += 1
             pointer = pointer.with_name(f"{name}-{number}.json")
-        return sound or pointer
+        return sound or pointer, sound is not None
 
     def _is_sound(
         self, stage: str, pointer: Path, is_outdated: Callable[[Mapping[str, Any]], bool]
@@ -156,11 +198,9 @@ class Plan:
         return True
 
     def all_of(self, stage: str) -> list[PlannedStage]:
-        """A stage and all that it is made from, each once."""
-        found = {stage: self.stages[stage]}
-        for planned in found[stage].reads:
-            found |= {each.name: each for each in self.all_of(planned.name)}
-        return list(found.values())
+        """A stage and all that it is made from, each once; none if the release has no such."""
+        planned = self.stages.get(stage)
+        return planned.with_reads() if planned is not None else []
 
     def show(self) -> None:
         """Let the results folder show what this plan has, and nothing else."""
@@ -170,3 +210,31 @@ class Plan:
     def keep(self) -> None:
         """Keep everything that this plan points to until the process ends."""
         self.store.leases.take(str(planned.pointer.resolve()) for planned in self.stages.values())
+
+
+@dataclass
+class Plans:
+    """The plans of the releases of a run.
+
+    Attributes:
+        plans: By release.
+        stages: By key, each stage once, whichever releases ask for it.
+        pointers: The same, by their pointers.
+    """
+
+    plans: dict[str, Plan] = field(default_factory=dict[str, Plan])
+    stages: dict[str, PlannedStage] = field(default_factory=dict[str, PlannedStage])
+    pointers: dict[Path, PlannedStage] = field(default_factory=dict[Path, PlannedStage])
+
+    def __iter__(self) -> Iterator[Plan]:
+        return iter(self.plans.values())
+
+    def asked_for(self, stage: str) -> list[Path]:
+        """The pointers of a stage, of all releases; empty where none has it."""
+        return [pointer for pointer, planned in self.pointers.items() if planned.name == stage]
+
+    def releases(self, planned: PlannedStage) -> list[str]:
+        """The releases that ask for a stage."""
+        return [
+            name for name, plan in self.plans.items() if plan.stages.get(planned.name) is planned
+        ]

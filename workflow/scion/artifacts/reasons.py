@@ -31,16 +31,16 @@ def reason(plan: Plan, stage: str, running: Collection[str]) -> str:
     if shown is None or shown["stage"] != stage:
         return NOT_MADE
     parts = list(_own(planned, shown))
-    if above := _nearest(plan, planned, running):
+    if above := _nearest(planned, running):
         parts.append(f"after {', '.join(above)}")
     return "; ".join(parts) or _left(plan, planned, shown)
 
 
-def _nearest(plan: Plan, planned: PlannedStage, running: Collection[str]) -> list[str]:
+def _nearest(planned: PlannedStage, running: Collection[str]) -> list[str]:
     """The stages that would run before it, less those that another of them comes after."""
-    above = [read.name for read in planned.reads if read.name in running]
-    further = {each.name for name in above for each in plan.all_of(name) if each.name != name}
-    return [name for name in above if name not in further]
+    above = [read for read in planned.reads.values() if read.name in running]
+    further = {each for read in above for each in read.with_reads() if each is not read}
+    return list(dict.fromkeys(read.name for read in above if read not in further))
 
 
 def _own(planned: PlannedStage, shown: Mapping[str, Any]) -> Iterator[str]:
@@ -66,7 +66,7 @@ def _left(plan: Plan, planned: PlannedStage, shown: Mapping[str, Any]) -> str:
     if not plan.store.holds(shown["content"]):
         return "its artifact is gone"
     made_from = [entry["content"] for entry in shown["made_from"].values() if "content" in entry]
-    for read in planned.reads:
+    for read in planned.reads.values():
         there = find_manifest(read.pointer)
         if there is not None and there["content"] not in made_from:
             return f"another {read.name}"

@@ -5,7 +5,9 @@
     results/<release>/release/         the sealed release, a real folder, ready to upload
     results/<release>/.pointers/       the pointers, what rules declare; their names carry digests
 
-Links show what the last run made or found; the workflow never reads them.
+Links show what the last run made or found; the workflow never reads them. A pointer that a run of
+several releases wrote for one of them is copied to the others that have the stage in common, so
+that each folder is whole by itself.
 """
 
 import contextlib
@@ -53,6 +55,11 @@ def show_all(folder: Path, pointers: Mapping[str, Path], store: Store) -> None:
             manifest = find_manifest(pointer)
             if manifest is not None:
                 artifact = Artifact(store.place(manifest["content"]), manifest)
+                if shown_in(pointer) != folder:
+                    own = folder / POINTERS / pointer.name
+                    if find_manifest(own) != manifest:
+                        write_json(own, manifest)
+                    pointer = own
                 _show(pointer, artifact, store)
                 store.note_use(artifact)
                 continue

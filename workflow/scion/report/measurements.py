@@ -4,7 +4,7 @@ The card, its pictures, the summary, the comparison of releases and the workflow
 `MEASUREMENTS`. A stage that measures imports none of this, so that its artifact does not depend on
 how the card shows it. What a measurement needs beside its row: the stage, its rule, a section of
 the card in `workflow/templates/sections/<stage>.md.jinja`, and for each picture a caption in
-`workflow/report/<picture>.rst`.
+`workflow/report/pictures.rst`.
 """
 
 from collections.abc import Callable, Mapping

@@ -32,12 +32,14 @@ class RunningStage:
     Attributes:
         name: The stage.
         log: What it says.
+        of: The release, where a run has several; empty if not.
         begin: By the monotonic clock, in seconds.
         told: When a line was last written of it, by the same clock.
     """
 
     name: str
     log: Path | None
+    of: str = ""
     begin: float = field(default_factory=time.monotonic)
     told: float = field(default_factory=time.monotonic)
     _known: bool = False
@@ -54,6 +56,16 @@ class RunningStage:
             return State("ending" if self._known else "starting", time.time())
         self._known = True
         return state
+
+
+    def ended(self, result: str) -> str:
+        """Its line, once it has ended with this result."""
+        return stage_line(self.name, self.seconds, ": ".join(filter(None, (self.of, result))))
+
+    def progress(self) -> str:
+        """Its line while it is under way."""
+        name = f"{self.name} of {self.of}" if self.of else self.name
+        return progress_line(name, self.seconds, self.state())
 
 
 def stage_line(name: str, seconds: float, text: str) -> str:
@@ -89,14 +101,14 @@ class RunDisplay:
         self._closed = threading.Event()
         self._teller: threading.Thread | None = None
 
-    def start(self, job: int, name: str, log: Path | None) -> None:
-        """A stage begins."""
+    def start(self, job: int, name: str, log: Path | None, *, of: str = "") -> None:
+        """A stage begins, of the release `of` where there are several."""
         if log is not None:
             # What a run that was killed has left.
             with contextlib.suppress(OSError):
                 progress_file(log).unlink(missing_ok=True)
         with self._lock:
-            self._running[job] = RunningStage(name, log)
+            self._running[job] = RunningStage(name, log, of)
             if not self._quiet and self._live is None and self._teller is None:
                 self._begin()
 
@@ -110,7 +122,7 @@ class RunDisplay:
         with self._lock:
             stage = self._running.pop(job, None)
         if stage is not None and not self._quiet:
-            self.say(stage_line(stage.name, stage.seconds, printable(result(stage))))
+            self.say(stage.ended(printable(result(stage))))
         return stage
 
     def say(self, text: str) -> None:
@@ -156,7 +168,7 @@ class RunDisplay:
                 if now < stage.told + _LINE_SECONDS:
                     continue
                 stage.told = now
-                self.say(progress_line(stage.name, stage.seconds, stage.state()))
+                self.say(stage.progress())
 
     def _bars(self, width: int) -> "RenderableType":
         """The stages under way, a line each, on a terminal of so many columns."""
@@ -176,7 +188,7 @@ class RunDisplay:
             state = stage.state()
             share, left = state.share_at(now), state.left_at(now)
             known = share is not None and left is not None
-            words = [*([time_left_text(left or 0, state.why)] if known else []), state.doing]
+            words = [time_left_text(left or 0, state.why) if known else "", stage.of, state.doing]
             table.add_row(
                 stage.name,
                 ProgressBar(total=1, completed=share or 0, pulse=not known, width=bar),

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from scion.artifacts.plan import Plan
+from scion.artifacts.plan import Plan, PlannedStage, Plans
 from scion.artifacts.release_layout import RELEASE, SEALED
 from scion.common.errors import ScionError
 from scion.common.text import duration, printable
@@ -11,35 +11,42 @@ from scion.report.summary import summary
 
 
 def made_lines(
-    plan: Plan, finished: Sequence[str], seconds: float, logs: Sequence[object]
+    plans: Plans, finished: Sequence[PlannedStage], seconds: float, logs: Sequence[object]
 ) -> list[str]:
     """After a run in which all went well: the release if it was sealed, and where the logs are.
 
     Args:
-        plan: The plan.
+        plans: The plans.
         finished: The stages that ran.
         seconds: How long they took, from the first to the last.
         logs: Where the words of stages, servers and Snakemake are.
     """
     told = "1 stage" if len(finished) == 1 else f"{len(finished)} stages"
     lines = [f"made in {duration(seconds)}: {told}"]
-    if SEALED in finished:
-        try:
-            lines += summary(plan.folder)
-        except ScionError as error:
-            lines.append(f"the release can't be summed up: {error}")
+    sealed = [plan for plan in plans if plan.stages.get(SEALED) in finished]
+    try:
+        if len(plans.plans) == 1:
+            lines += [line for plan in sealed for line in summary(plan.folder)]
+        else:
+            lines += [f"release:     {plan.folder / RELEASE}" for plan in sealed]
+    except ScionError as error:
+        lines.append(f"what was made can't be summed up: {error}")
     return [*lines, f"logs:        {', '.join(map(printable, logs))}"]
 
 
-def nothing_line(plan: Plan) -> str:
-    """Where there was nothing to do."""
+def nothing_lines(plans: Plans) -> list[str]:
+    """Where there was nothing to do: a line for each release."""
+    return [_nothing_line(plan) for plan in plans]
+
+
+def _nothing_line(plan: Plan) -> str:
     sealed = plan.stages.get(SEALED)
     if sealed is not None and sealed.pointer.is_file():
         return f"nothing to do: {plan.folder / RELEASE} is what is asked for (scion summary tells)"
     return f"nothing to do: what is asked for is in {plan.folder}"
 
 
-def failure_lines(failed: Mapping[str, Sequence[Path]]) -> list[str]:
+def failure_lines(failed: Mapping[PlannedStage, Sequence[Path]]) -> list[str]:
     """What each stage that failed said last, and where the rest of it is.
 
     Args:
@@ -52,7 +59,7 @@ def failure_lines(failed: Mapping[str, Sequence[Path]]) -> list[str]:
         if found:
             lines.append(f"error: {error.rstrip()}")
         else:
-            lines.append(f"error: {stage} ended without a word of its own")
+            lines.append(f"error: {stage.name} ended without a word of its own")
             # Of an exception that nobody foresaw, say.
             lines += [f"  it said:  {printable(line)}" for line in said.split("\n")[-2:-1]]
         lines.append(f"  log:      {', '.join(map(str, logs))}")

@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,9 @@ from snakemake.common import NOTHING_TO_BE_DONE_MSG
 from snakemake.logging import get_event
 from snakemake_interface_logger_plugins.common import LogEvent
 
-from scion.artifacts.plan import Plan, PlannedStage
+from scion.artifacts.plan import PlannedStage, Plans
 from scion.report.run.display import RunDisplay, RunningStage
-from scion.report.run.ending import failure_lines, made_lines, nothing_line
+from scion.report.run.ending import failure_lines, made_lines, nothing_lines
 from scion.report.run.plan_lines import plan_lines
 from scion.report.run.results import stage_result
 
@@ -43,21 +43,22 @@ class RunLog(logging.Handler):
         quiet: Whether only what goes wrong is to be said.
 
     Attributes:
-        plan: The stages; None until the Snakefile knows them.
+        plans: The stages of all releases; None until the Snakefile knows them.
         logs: Where the words of stages, servers and Snakemake are.
     """
 
     def __init__(self, plain: logging.Handler, *, dryrun: bool, quiet: bool) -> None:
         super().__init__()
-        self.plan: Plan | None = None
+        self.plans: Plans | None = None
         self.logs: list[str] = []
         self._plain, self._dryrun, self._quiet = plain, dryrun, quiet
         self._display = RunDisplay(sys.stderr, quiet=quiet)
         self._runs = self._nothing = self._interrupted = self._wrong = False
         self._begin = time.monotonic()
-        self._planned: list[str] = []
-        self._finished: list[str] = []
-        self._failed: dict[str, list[Path]] = {}
+        self._jobs: dict[int, PlannedStage] = {}
+        self._planned: list[PlannedStage] = []
+        self._finished: list[PlannedStage] = []
+        self._failed: dict[PlannedStage, list[Path]] = {}
         self._events: dict[LogEvent, Callable[[Any], None]] = {
             LogEvent.RUN_INFO: self._counted,
             LogEvent.JOB_INFO: self._begins,
@@ -99,38 +100,53 @@ class RunLog(logging.Handler):
 
     def _counted(self, record: Any) -> None:
         """All jobs are known; `all` is none of the stages."""
-        count = sum(number for rule, number in record.stats.items() if rule in self._stages)
+        stages = {planned.name for planned in self.plans.stages.values()} if self.plans else ()
+        count = sum(number for rule, number in record.stats.items() if rule in stages)
         self._nothing = count == 0
         if count and not self._dryrun and not self._quiet:
             told = "1 stage" if count == 1 else f"{count} stages"
             self._display.say(f"running {told}; logs: {', '.join(self.logs)}")
 
-    @property
-    def _stages(self) -> Mapping[str, PlannedStage]:
-        return self.plan.stages if self.plan is not None else {}
-
     def _begins(self, record: Any) -> None:
-        if record.rule_name not in self._stages:
+        planned = self._stage(record)
+        if planned is None:
             return
+        self._jobs[record.jobid] = planned
         # It may be its second try.
-        self._failed.pop(record.rule_name, None)
+        self._failed.pop(planned, None)
         if self._dryrun:
-            self._planned.append(record.rule_name)
+            self._planned.append(planned)
         else:
             log = Path(record.log[0]) if record.log else None
-            self._display.start(record.jobid, record.rule_name, log)
+            self._display.start(record.jobid, planned.name, log, of=self._releases(planned))
+
+    def _stage(self, record: Any) -> PlannedStage | None:
+        """The stage of a job, by the first of its files."""
+        pointers = self.plans.pointers if self.plans is not None and record.output else {}
+        return pointers.get(Path(record.output[0])) if pointers else None
+
+    def _releases(self, planned: PlannedStage) -> str:
+        """Whose stage it is; empty where a run has one release."""
+        assert self.plans is not None
+        if len(self.plans.plans) == 1:
+            return ""
+        more = len(self.plans.releases(planned)) - 1
+        return f"{planned.release} and {more} more" if more else planned.release
 
     def _ends(self, record: Any) -> None:
-        ended = self._display.finish(record.job_id, self._result)
+        ended = self._display.finish(
+            record.job_id, lambda stage: self._result(self._jobs[record.job_id], stage)
+        )
         if ended is not None:
-            self._finished.append(ended.name)
+            self._finished.append(self._jobs[record.job_id])
 
-    def _result(self, stage: RunningStage) -> str:
-        assert self.plan is not None
-        return stage_result(self.plan.stages[stage.name].pointer, self.plan.store, log=stage.log)
+    def _result(self, planned: PlannedStage, stage: RunningStage) -> str:
+        store = next(iter(self.plans or ())).store
+        return stage_result(planned.pointer, store, log=stage.log)
 
     def _fails(self, record: Any) -> None:
-        self._failed[record.rule_name] = [Path(path) for path in record.log]
+        if (planned := self._jobs.get(record.jobid)) is not None:
+            self._failed[planned] = [Path(path) for path in record.log]
         self._display.finish(
             record.jobid, lambda stage: "interrupted" if self._interrupted else "failed"
         )
@@ -158,7 +174,7 @@ class RunLog(logging.Handler):
 
     def _last_words(self) -> None:
         self._display.close()
-        if self.plan is None or not self._runs or self._wrong:
+        if self.plans is None or not self._runs or self._wrong:
             return
         if self._interrupted:
             print("interrupted: finished stages are kept; run again to go on", file=sys.stderr)
@@ -167,9 +183,9 @@ class RunLog(logging.Handler):
         elif self._quiet:
             return
         elif self._planned:
-            print("\n".join(plan_lines(self.plan, self._planned)))
+            print("\n".join(plan_lines(self.plans, self._planned)))
         elif self._nothing:
-            print(nothing_line(self.plan))
+            print("\n".join(nothing_lines(self.plans)))
         elif self._finished:
             seconds = time.monotonic() - self._begin
-            print("\n".join(made_lines(self.plan, self._finished, seconds, self.logs)))
+            print("\n".join(made_lines(self.plans, self._finished, seconds, self.logs)))

@@ -24,6 +24,7 @@ from scion.common.strict_yaml import read_yaml
 from scion.engines.config import PICO_LAUNCH, Launch, Serving
 from scion.engines.vllm.cache_layout import require_context
 from scion.evaluation.agent.config import AgentTasks
+from scion.evaluation.family.config import ReleaseFamily
 from scion.evaluation.harness.config import Bfcl, Ifeval
 from scion.evaluation.quality.config import Quality
 from scion.evaluation.serving.config import Measurement
@@ -75,6 +76,11 @@ class Config(Section):
     ifeval: Ifeval = Ifeval()
     bfcl: Bfcl = Bfcl()
     comparison: Comparison = Comparison()
+    family: ReleaseFamily | None = Field(
+        default=None,
+        description="the family that the release is made and compared with: see "
+        "docs/guides/families.md; null: it is alone",
+    )
     card: Card = Card()
 
     @field_validator("store", mode="before")
@@ -275,7 +281,7 @@ def lacking_environment(config: Config) -> ScionError | None:
 def default_yaml() -> str:
     """The text of config/default.yaml: every key with its default and what it means."""
     lines = [
-        "# Generated from workflow/scion/config.py by `scion config --write`; don't edit.",
+        "# Generated from workflow/scion/config/release.py by `scion config --write`; don't edit.",
         "# A release's own file (config/releases/) names only what differs from this.",
     ]
     return "\n".join(lines + _yaml_lines(Config(), indent=0)) + "\n"
