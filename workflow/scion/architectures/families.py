@@ -88,7 +88,7 @@ QWEN3_NEXT = Family(
     kept=_KEPT_OF_DELTA_NET + _KEPT_OF_EXPERTS,
     zero_centred=_ZERO_CENTRED,
     chat=_CHAT,
-    # The 80B-A3B is published as Instruct and as Thinking; the parsers are the model card's.
+    # Its template has tool calls as JSON.
     parsers={
         "vllm": ServerParsers("hermes", "qwen3"),
         "sglang": ServerParsers("qwen", "qwen3"),
@@ -143,6 +143,15 @@ QWEN3_5_MOE = Family(
     zero_centred=_ZERO_CENTRED,
     chat=_CHAT,
     parsers=_PARSERS,
+    transformers=TransformersClasses(
+        modeling="transformers.models.qwen3_5_moe.modeling_qwen3_5_moe",
+        config="Qwen3_5MoeConfig",
+        text_model="Qwen3_5MoeTextModel",
+        layer="Qwen3_5MoeDecoderLayer",
+        norm="Qwen3_5MoeRMSNorm",
+        rotary="Qwen3_5MoeTextRotaryEmbedding",
+        delta_net="Qwen3_5MoeGatedDeltaNet",
+    ),
     released=True,
 )
 

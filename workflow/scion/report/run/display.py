@@ -57,7 +57,6 @@ class RunningStage:
         self._known = True
         return state
 
-
     def ended(self, result: str) -> str:
         """Its line, once it has ended with this result."""
         return stage_line(self.name, self.seconds, ": ".join(filter(None, (self.of, result))))
