@@ -100,7 +100,7 @@ def quantize(
     expected = inventory(checkpoint.config, where=source)
     chosen = recipe(name)
     quantized = chosen.quantized(expected)
-    tensors = planned(experts_apart(checkpoint, expected.stacked), quantized)
+    tensors = planned(experts_apart(checkpoint, expected.layer_stacks), quantized)
     plan = plan_shards(tensors, max_bytes=100_000)
     shards = PlannedShards(work, plan, request="sha256:test")
     target = QuantizationTarget(chosen, shards)

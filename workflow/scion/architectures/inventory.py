@@ -105,6 +105,13 @@ class Inventory:
         return stacks_of(self.tensors)
 
     @cached_property
+    def layer_stacks(self) -> dict[str, Stack]:
+        """Those of decoder layers, which quantizing takes apart; the head's stay as they are."""
+        return {
+            name: stack for name, stack in self.stacked.items() if stack.members[0] in self.language
+        }
+
+    @cached_property
     def storable(self) -> dict[str, Shape]:
         """Shape by name of all that a checkpoint in bf16 may hold: `tensors` and `stacked`."""
         return {**self.tensors, **{name: stack.shape for name, stack in self.stacked.items()}}

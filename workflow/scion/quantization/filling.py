@@ -80,7 +80,7 @@ def fill(
     """
     checkpoint = Checkpoint.open(text.folder)
     expected = inventory(checkpoint.config, where=text.folder / "config.json")
-    apart = experts_apart(checkpoint, expected.stacked)
+    apart = experts_apart(checkpoint, expected.layer_stacks)
     chosen = recipe(settings.recipe, keep_bf16=settings.keep_bf16, use_fp8=settings.use_fp8)
     require_recipe_fits(chosen.row, expected)
     device = device_named(settings.device, where="quantization.device")

@@ -61,7 +61,7 @@ def verify_checkpoint(
     recipe = recipe_row(recorded["name"])
     quantized = algorithms(expected, kept=recorded["kept"], fp8=recorded["fp8"])
     spelling = _spelling(checkpoint)
-    source = experts_apart(Checkpoint.open(text.folder), expected.stacked)
+    source = experts_apart(Checkpoint.open(text.folder), expected.layer_stacks)
     unchanged = _check_inventory(checkpoint, text, donor, source, quantized, spelling)
     digests = _digests(checkpoint)
     for name, wanted in unchanged.items():

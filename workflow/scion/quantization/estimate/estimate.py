@@ -177,7 +177,7 @@ def estimate(
     where = checkpoint.folder / CONFIG
     expected = inventory(checkpoint.config, where=where)
     require_recipe_fits(RECIPES[settings.recipe], expected)
-    checkpoint = experts_apart(checkpoint, expected.stacked)
+    checkpoint = experts_apart(checkpoint, expected.layer_stacks)
     kept, fp8 = projection_parents(settings.keep_bf16, settings.use_fp8)
     quantized = algorithms(expected, kept=kept, fp8=fp8)
     model = ModelShapes.of(checkpoint.config, expected, quantized, where=where)
