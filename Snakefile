@@ -24,6 +24,7 @@ include: "rules/graft.smk"
 include: "rules/verify.smk"
 include: "rules/measure.smk"
 include: "rules/evaluate.smk"
+include: "rules/family.smk"
 include: "rules/card.smk"
 include: "rules/compare.smk"
 
@@ -32,7 +33,12 @@ rule all:
     default_target: True
     input:
         # Each of them: one that is gone is made again, though the release may stand without it.
-        [planned.pointer for plan in PLANS for planned in plan.all_of("seal_release")],
+        [
+            planned.pointer
+            for plan in PLANS
+            for last in ("seal_release", "render_family")
+            for planned in plan.all_of(last)
+        ],
 
 
 onstart:

@@ -26,11 +26,12 @@ def evidence(config):
     stages = PLANS.plans[config.release].stages
     conversion = {"fetch_source", "fetch_donor", "fetch_base", "lint_source", "fix_keys"}
     conversion |= {"extract_text", "quantize_nvfp4", "verify_release"}
-    return [
+    own = [
         stages[name]
         for name in STAGES
         if name in stages and (name in conversion or measured(name, config))
     ]
+    return own + ([PLANS.plans[FAMILY.name].stages["compare_family"]] if FAMILY else [])
 
 
 RENDER_CARD = plan(
@@ -78,6 +79,8 @@ rule render_card:
         RENDER_CARD.log,
     benchmark:
         RENDER_CARD.benchmark
+    resources:
+        **RENDER_CARD.resources,
     params:
         **RENDER_CARD.params,
         copies=subpath(output.card, parent=True),
@@ -107,7 +110,6 @@ SEAL_RELEASE = plan(
         reads={"release": "graft_mtp", "card": "render_card", "evidence": evidence(config)},
         environment=ROOT_ENVIRONMENT,
         is_outdated=is_outdated,
-        threads=8,
     ),
 )
 
@@ -122,6 +124,8 @@ rule seal_release:
     benchmark:
         SEAL_RELEASE.benchmark
     threads: 8
+    resources:
+        **SEAL_RELEASE.resources,
     params:
         **SEAL_RELEASE.params,
     shell:

@@ -53,6 +53,7 @@ if workflow.is_main_process:
         or_end(check_sources, each, where=CONFIG_FILES[0], hub=False)
 STORE = or_end(Store.open, CONFIGS[0].store, begin=False)
 PLANS = Plans()
+SIZES = {}
 for each in CONFIGS:
     Plan(Path("results", each.release), STORE, together=PLANS)
 if SHOWN:
@@ -120,10 +121,17 @@ def serving_python(config):
 def server_threads(config):
     """How many of the cores given to Snakemake a stage with a server takes.
 
-    Answers do not depend on what runs beside a server, but a GPU's memory is one server's own.
+    Answers do not depend on what runs beside a server, but a GPU's memory is one server's own: so
+    it runs alone, unless `--resources gpu=N` says that there are GPUs for several.
     """
-    on_cpu = config.serving.environment == "serve-cpu"
-    return config.serving.cpu_threads if on_cpu else ALL_THREADS
+    if config.serving.environment == "serve-cpu":
+        return config.serving.cpu_threads
+    return 1 if "gpu" in workflow.global_resources else ALL_THREADS
+
+
+def timed_threads(config):
+    """As `server_threads`, for what is timed: on a CPU nothing may run beside it."""
+    return ALL_THREADS if config.serving.environment == "serve-cpu" else server_threads(config)
 
 
 def launch(config):
@@ -167,7 +175,8 @@ def plan(stage, ask, configs=CONFIGS):
     return SimpleNamespace(
         input=lambda wildcards: job(wildcards).input,
         params={name: parameter(job, name) for name in sorted(names)},
-        threads=lambda wildcards: job(wildcards).threads,
+        threads=lambda wildcards: job(wildcards).threads(),
+        resources={name: resource(job, stage, name) for name in resource_names(configs)},
         pointer=f"results/{{release}}/.pointers/{stage}-{{key}}.json",
         copies=f"results/{{release}}/.pointers/{stage}-{{key}}",
         log=f"logs/{{release}}/{stage}-{{key}}.log",
@@ -183,7 +192,7 @@ def plan_one(
     files=None,
     local=None,
     environment,
-    threads=1,
+    threads=None,
     beside=None,
     is_outdated=lambda manifest: False,
     **options,
@@ -198,7 +207,7 @@ def plan_one(
         files: By name of the input, plain files: a path or a list of paths.
         local: The files of a local checkpoint that the stage takes.
         environment: Identity of its environment.
-        threads: How many cores it takes.
+        threads: A function of the configuration that says how many cores it takes.
         beside: What its command line says by name, and no part of the plan.
         is_outdated: Whether what a manifest describes is made again all the same.
         options: What else its command line says, by name; all of it counts.
@@ -249,8 +258,34 @@ def plan_one(
             "plan": planned.expectation,
             **(beside or {}),
         },
-        threads=threads,
+        # Asked late: only then is it known what Snakemake was given.
+        threads=lambda: threads(config),
+        config=config,
     )
+
+
+def resource_names(configs):
+    """The resources that rules state; GPUs only where a release has any."""
+    on_gpu = any(
+        each.quantization.device == "cuda" or each.serving.environment == "serve-cuda"
+        for each in configs
+    )
+    return ["mem_mb", "disk_mb", "runtime", *(["gpu", "gpu_mem_mb"] if on_gpu else [])]
+
+
+def resource(job, stage, name):
+    """A resource of a rule, by the size of its release."""
+
+    def asked(wildcards):
+        # Half of what a plan imports, and only those who run or list jobs need it.
+        from scion.config.resources import ReleaseSize, stage_resources
+
+        config = job(wildcards).config
+        if config.release not in SIZES:
+            SIZES[config.release] = ReleaseSize.of(config)
+        return stage_resources(stage, config, SIZES[config.release]).get(name, 0)
+
+    return asked
 
 
 def parameter(job, name):

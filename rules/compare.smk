@@ -25,7 +25,7 @@ COMPARE_RECIPES = plan(
         ),
         environment=serving_environment(config),
         # All there are: nothing may run beside what is timed.
-        threads=ALL_THREADS,
+        threads=lambda config: ALL_THREADS,
         beside=server_options(config),
     ),
 )
@@ -47,6 +47,8 @@ rule compare_recipes:
     benchmark:
         COMPARE_RECIPES.benchmark
     threads: COMPARE_RECIPES.threads
+    resources:
+        **COMPARE_RECIPES.resources,
     params:
         **COMPARE_RECIPES.params,
         copies=subpath(output.picture, parent=True),

@@ -23,6 +23,8 @@ rule lint_source:
         LINT_SOURCE.log,
     benchmark:
         LINT_SOURCE.benchmark
+    resources:
+        **LINT_SOURCE.resources,
     params:
         **LINT_SOURCE.params,
     shell:
@@ -45,7 +47,6 @@ FIX_KEYS = plan(
         # Nothing is read from lint_source: errors in the source stop the run before this.
         reads={"source": "fetch_source", "lint": "lint_source"},
         environment=ROOT_ENVIRONMENT,
-        threads=8,
     ),
 )
 
@@ -60,6 +61,8 @@ rule fix_keys:
     benchmark:
         FIX_KEYS.benchmark
     threads: 8
+    resources:
+        **FIX_KEYS.resources,
     params:
         **FIX_KEYS.params,
     shell:
@@ -81,7 +84,6 @@ EXTRACT_TEXT = plan(
         reads={"fixed": "fix_keys"},
         text_only=str(config.text_only).lower(),
         environment=ROOT_ENVIRONMENT,
-        threads=8,
     ),
 )
 
@@ -96,6 +98,8 @@ rule extract_text:
     benchmark:
         EXTRACT_TEXT.benchmark
     threads: 8
+    resources:
+        **EXTRACT_TEXT.resources,
     params:
         **EXTRACT_TEXT.params,
     shell:

@@ -17,7 +17,7 @@ EVALUATE_QUALITY = plan(
         files={"chats": config.quality.chats, "texts": config.quality.texts or []},
         settings=settings(serving=config.serving, launch=launch(config), quality=config.quality),
         environment=serving_environment(config),
-        threads=server_threads(config),
+        threads=server_threads,
         beside=server_options(config),
     ),
 )
@@ -33,6 +33,8 @@ rule evaluate_quality:
     benchmark:
         EVALUATE_QUALITY.benchmark
     threads: EVALUATE_QUALITY.threads
+    resources:
+        **EVALUATE_QUALITY.resources,
     params:
         **EVALUATE_QUALITY.params,
     shell:
@@ -66,7 +68,7 @@ EVALUATE_IFEVAL = plan(
         files={"dataset": local_file(config.ifeval.dataset)},
         settings=settings(launch=launch(config), serving=config.serving, ifeval=config.ifeval),
         environment=serving_environment(config, EVALUATION_FOLDER),
-        threads=server_threads(config),
+        threads=server_threads,
         beside={**server_options(config), "evaluator_python": EVALUATION_PYTHON},
     ),
 )
@@ -82,6 +84,8 @@ rule evaluate_ifeval:
     benchmark:
         EVALUATE_IFEVAL.benchmark
     threads: EVALUATE_IFEVAL.threads
+    resources:
+        **EVALUATE_IFEVAL.resources,
     params:
         **EVALUATE_IFEVAL.params,
     shell:
@@ -107,7 +111,7 @@ EVALUATE_BFCL = plan(
         reads={"release": "graft_mtp", "verified": "verify_release"},
         settings=settings(launch=launch(config), serving=config.serving, bfcl=config.bfcl),
         environment=serving_environment(config, EVALUATION_FOLDER),
-        threads=server_threads(config),
+        threads=server_threads,
         beside={**server_options(config), "evaluator_python": EVALUATION_PYTHON},
     ),
 )
@@ -123,6 +127,8 @@ rule evaluate_bfcl:
     benchmark:
         EVALUATE_BFCL.benchmark
     threads: EVALUATE_BFCL.threads
+    resources:
+        **EVALUATE_BFCL.resources,
     params:
         **EVALUATE_BFCL.params,
     shell:

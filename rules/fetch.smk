@@ -11,7 +11,6 @@ FETCH_SOURCE = plan(
         local=local_checkpoint(config.source),
         location=config.source,
         environment=ROOT_ENVIRONMENT,
-        threads=8,
     ),
 )
 look_at_hub("fetch_source")
@@ -27,6 +26,8 @@ rule fetch_source:
     benchmark:
         FETCH_SOURCE.benchmark
     threads: 8
+    resources:
+        **FETCH_SOURCE.resources,
     params:
         **FETCH_SOURCE.params,
     shell:
@@ -62,6 +63,8 @@ rule fetch_donor:
         FETCH_DONOR.log,
     benchmark:
         FETCH_DONOR.benchmark
+    resources:
+        **FETCH_DONOR.resources,
     params:
         **FETCH_DONOR.params,
     shell:
@@ -85,7 +88,6 @@ FETCH_BASE = plan(
         local=local_checkpoint(config.quality.base),
         location=config.quality.base,
         environment=ROOT_ENVIRONMENT,
-        threads=8,
     ),
 )
 
@@ -100,6 +102,8 @@ rule fetch_base:
     benchmark:
         FETCH_BASE.benchmark
     threads: 8
+    resources:
+        **FETCH_BASE.resources,
     params:
         **FETCH_BASE.params,
     shell:

@@ -22,6 +22,8 @@ rule graft_mtp:
         GRAFT_MTP.log,
     benchmark:
         GRAFT_MTP.benchmark
+    resources:
+        **GRAFT_MTP.resources,
     params:
         **GRAFT_MTP.params,
     shell:

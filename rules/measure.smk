@@ -15,8 +15,7 @@ MEASURE_SERVING = plan(
             measurement=config.measurement,
         ),
         environment=serving_environment(config),
-        # All there are: nothing may run beside what is timed.
-        threads=ALL_THREADS,
+        threads=timed_threads,
         beside=server_options(config),
     ),
 )
@@ -32,6 +31,8 @@ rule measure_serving:
     benchmark:
         MEASURE_SERVING.benchmark
     threads: MEASURE_SERVING.threads
+    resources:
+        **MEASURE_SERVING.resources,
     params:
         **MEASURE_SERVING.params,
     shell:
@@ -60,7 +61,7 @@ RUN_AGENT_TASKS = plan(
             serving=config.serving, launch=launch(config), agent_tasks=config.agent_tasks
         ),
         environment=serving_environment(config),
-        threads=server_threads(config),
+        threads=server_threads,
         beside=server_options(config),
     ),
 )
@@ -76,6 +77,8 @@ rule run_agent_tasks:
     benchmark:
         RUN_AGENT_TASKS.benchmark
     threads: RUN_AGENT_TASKS.threads
+    resources:
+        **RUN_AGENT_TASKS.resources,
     params:
         **RUN_AGENT_TASKS.params,
     shell:

@@ -20,7 +20,6 @@ QUANTIZE_NVFP4 = plan(
         local=input_scales(config),
         settings=settings(quantization=config.quantization),
         environment=ROOT_ENVIRONMENT,
-        threads=8,
     ),
 )
 
@@ -35,6 +34,8 @@ rule quantize_nvfp4:
     benchmark:
         QUANTIZE_NVFP4.benchmark
     threads: 8
+    resources:
+        **QUANTIZE_NVFP4.resources,
     params:
         **QUANTIZE_NVFP4.params,
     shell:

@@ -10,7 +10,6 @@ VERIFY_RELEASE = plan(
         reads={"release": "graft_mtp", "text": "extract_text", "donor": "fetch_donor"},
         settings=settings(lint=config.lint),
         environment=ROOT_ENVIRONMENT,
-        threads=8,
     ),
 )
 
@@ -25,6 +24,8 @@ rule verify_release:
     benchmark:
         VERIFY_RELEASE.benchmark
     threads: 8
+    resources:
+        **VERIFY_RELEASE.resources,
     params:
         **VERIFY_RELEASE.params,
     shell:

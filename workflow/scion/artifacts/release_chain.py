@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, cast
 
 from scion.artifacts.release_layout import (
+    COMPARED,
     PROVENANCE,
     RENDERED,
     SEALED,
@@ -72,6 +73,12 @@ def _file(stage: str) -> str:
 def _input_problems(stage: str, manifest: Manifest, manifests: Manifests) -> Iterator[str]:
     """What is wrong with the artifacts that a stage names as its inputs."""
     inputs = {name: made for name, made in manifest["made_from"].items() if "stage" in made}
+    if stage == COMPARED:
+        # The other releases of a family have their manifests in folders of their own.
+        own = _names(manifests[WEIGHTS]) if WEIGHTS in manifests else {}
+        if not any(made.items() <= own.items() for made in inputs.values()):
+            yield f"{_file(stage)}: compares other releases than this"
+        return
     wanted = _wanted(stage, manifests)
     for name, source in wanted.items():
         if inputs.get(name, {}).get("stage") != source:

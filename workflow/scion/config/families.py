@@ -50,9 +50,7 @@ def load_configs(values: _Values, *, where: object) -> list[Config]:
         return [load_config(values, where=where)]
     shared = {key: value for key, value in values.items() if key != RELEASES}
     entries = _entries(values[RELEASES], where)
-    configs = [
-        load_config(_merged(shared, own), where=f"{where}: {name}") for name, own in entries
-    ]
+    configs = [load_config(_merged(shared, own), where=f"{where}: {name}") for name, own in entries]
     _refuse_twice([config.release for config in configs], [name for name, _ in entries], where)
     for (name, _), config in zip(entries, configs, strict=True):
         _require_shared(config, configs[0], where=f"{where}: {name}")
@@ -90,8 +88,9 @@ def _merged(shared: _Values, own: _Values) -> dict[str, Any]:
     result = dict(shared)
     for key, value in own.items():
         below = result.get(key)
-        both = isinstance(below, Mapping) and isinstance(value, Mapping)
-        result[key] = _merged(below, value) if both else value
+        if isinstance(below, dict) and isinstance(value, dict):
+            value = _merged(cast("_Values", below), cast("_Values", value))
+        result[key] = value
     return result
 
 

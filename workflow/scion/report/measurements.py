@@ -17,6 +17,7 @@ from scion.checkpoint.shards import read_json
 from scion.common.errors import ScionError
 from scion.common.text import Record
 from scion.evaluation.agent import config as agent
+from scion.evaluation.family import config as family
 from scion.evaluation.harness import config as harness
 from scion.evaluation.quality import config as quality
 from scion.evaluation.record_file import RecordFile
@@ -26,6 +27,7 @@ from scion.report.card import scores as tables
 from scion.report.card.scores import ScoreGroup
 from scion.report.card.serving import serving_values
 from scion.report.comparison.comparable import answer_of
+from scion.report.family import family_brief, family_lines, family_values
 
 if TYPE_CHECKING:
     from scion.report.pictures.style import Picture
@@ -95,6 +97,12 @@ def _speed(record: Record) -> "Picture":
     return speed_picture(record)
 
 
+def _family(record: Record) -> "Picture":
+    from scion.report.pictures.family import family_picture
+
+    return family_picture(record)
+
+
 def _quality(record: Record) -> "Picture":
     from scion.report.pictures.scores import quality_picture
 
@@ -149,6 +157,15 @@ _ROWS = (
         brief=lines.bfcl_brief,
         switch="bfcl.enabled",
         scores=tables.bfcl_scores,
+    ),
+    MeasuredStage(
+        family.RECORD,
+        card=family_values,
+        summary=family_lines,
+        brief=family_brief,
+        switch="family",
+        pictures=(CardPicture("family", _family),),
+        identities=(({"release"}, "{release}"),),
     ),
 )
 MEASUREMENTS: dict[str, MeasuredStage] = {row.record.stage: row for row in _ROWS}

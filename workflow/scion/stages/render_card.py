@@ -11,18 +11,16 @@ that was left out is not among the evidence, and its section says so.
 import importlib
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from huggingface_hub import ModelCardData
 
 from scion.artifacts.artifact import Artifact, Draft
 from scion.artifacts.making import Output, remake
 from scion.artifacts.release_layout import CARD, PICTURES
 from scion.artifacts.software import FACT, Software, is_outdated, this_software
-from scion.common.errors import ScionError
 from scion.common.section import Section
 from scion.common.text import hardware, size
 from scion.engines.config import Launch
@@ -37,6 +35,7 @@ from scion.report.card.typography import unbroken, without_tags
 from scion.report.config import Card
 from scion.report.measurements import MEASUREMENTS, read_records
 from scion.report.pictures.card_pictures import pictures
+from scion.report.template import render
 from scion.stages.common_options import (
     add_copies,
     add_file,
@@ -122,33 +121,6 @@ def render_card(
         quotes_manifests=True,
         is_outdated=lambda manifest: is_outdated(manifest, made_by),
     )
-
-
-def render(template: Path, values: Mapping[str, Any], sections: Iterable[Path] = ()) -> str:
-    """The text of a template, which may include those of `sections` by their file's name.
-
-    Raises:
-        ScionError: The template is faulty, or asks for a value that is not there.
-    """
-    environment = jinja2.Environment(
-        loader=jinja2.DictLoader({path.name: path.read_text() for path in sections}),
-        undefined=jinja2.StrictUndefined,
-        keep_trailing_newline=True,
-        autoescape=False,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    try:
-        return environment.from_string(template.read_text()).render(**values)
-    except jinja2.TemplateError as error:
-        raise ScionError(
-            "the card's template can't be rendered",
-            where=f"{getattr(error, 'name', None) or template}, line "
-            f"{getattr(error, 'lineno', None) or 'unknown'}",
-            expected="only values that the stages record",
-            found=error,
-            hint="compare the template with workflow/scion/stages/render_card.py",
-        ) from error
 
 
 def linked(software: Software) -> str:

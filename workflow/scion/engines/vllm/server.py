@@ -20,6 +20,7 @@ from scion.engines.processes import ForkServer, fork_server_socket, share, share
 from scion.engines.served_model import ServedModel
 from scion.engines.server import Command, Server, connect, free_port, running
 from scion.engines.vllm.command import ServerCommand, program, server_command, variables
+from scion.engines.vllm.gpu_slots import VARIABLE, own_gpus, visible
 from scion.engines.vllm.log import phase
 
 ALSO_RUNS = ("vllm_plugin/scion_vllm_plugin",)
@@ -184,31 +185,46 @@ def serve(
     stored = ServedModel.read(model)
     if text_only:
         stored = replace(stored, lost_tower=True)
-    what = command(
-        model,
-        name=name,
-        what=server_command(launch, stored, served, measuring=True),
-        port=port,
-        python=python,
-        inherited=os.environ,
-    )
-    # Nothing else could listen on a port that was named while a kept one does.
-    key = _key(model, name, what, python) if shared and serving.port is None else None
-    # A GPU's memory is one server's own.
-    alone = timed or serving.environment != "serve-cpu"
-    with running(
-        replace(what, key=key, fresh=timed, alone=alone),
-        forks=forks(python, serving, log.with_suffix(".imports.log")),
-        port=port,
-        log=log,
-        start_seconds=serving.start_seconds,
-    ) as server:
-        yield server
+    with _own_variables(launch, serving) as own:
+        what = command(
+            model,
+            name=name,
+            what=server_command(launch, stored, served, measuring=True),
+            port=port,
+            python=python,
+            inherited={**os.environ, **own},
+        )
+        # Nothing else could listen on a port that was named while a kept one does.
+        kept = shared and serving.port is None
+        key = _key(model, name, what, python, own) if kept else None
+        # A GPU's memory is one server's own.
+        alone = timed or serving.environment != "serve-cpu"
+        with running(
+            replace(what, key=key, fresh=timed, alone=alone),
+            forks=forks(python, serving, log.with_suffix(".imports.log")),
+            port=port,
+            log=log,
+            start_seconds=serving.start_seconds,
+        ) as server:
+            yield server
 
 
-def _key(model: Path, name: str, what: Command, python: Path) -> str:
+@contextlib.contextmanager
+def _own_variables(launch: Launch, serving: Serving) -> Generator[dict[str, str]]:
+    """What a server's environment says of the GPUs that are its own while the block lasts."""
+    gpus = visible(os.environ) if serving.environment == "serve-cuda" else []
+    if not gpus:
+        yield {}
+        return
+    with own_gpus(launch.tensor_parallel, gpus) as chosen:
+        yield {VARIABLE: ",".join(chosen)}
+
+
+def _key(model: Path, name: str, what: Command, python: Path, own: Mapping[str, str]) -> str:
     """What servers that are alike have in common."""
-    return digest_json([str(python.absolute()), str(model.absolute()), name, what.record])
+    return digest_json(
+        [str(python.absolute()), str(model.absolute()), name, what.record, dict(own)]
+    )
 
 
 def context(server: Server) -> int:

@@ -3,6 +3,7 @@
 from pydantic import Field
 
 from scion.common.section import Section
+from scion.engines.config import Launch
 from scion.evaluation.record_file import RecordFile
 
 RECORD = RecordFile("compare_family", "family.json")
@@ -25,3 +26,17 @@ class ReleaseFamily(Section):
         description="times that each release is served and timed, in turn; each time takes its "
         "share of measurement.repeats",
     )
+
+
+class FamilyMember(Section):
+    """A release as the comparison sees it.
+
+    Attributes:
+        name: As the configuration calls it.
+        repository: Where it is published.
+        launch: How it is served.
+    """
+
+    name: str
+    repository: str
+    launch: Launch

@@ -36,6 +36,23 @@ def serving_work(
     return work
 
 
+def family_work(repeats: Sequence[int], measurement: Measurement, prompts: int) -> dict[str, float]:
+    """The same of servers of which nothing but timed decodes is asked.
+
+    Args:
+        repeats: Of each server.
+        measurement: What each is asked, but for the number of repeats.
+        prompts: How many there are.
+    """
+    work: dict[str, float] = {_STARTS: len(repeats)}
+    for parallel in measurement.parallel_requests:
+        work[_warm_ups(parallel)] = len(repeats)
+        work[_decodes(parallel)] = 0
+    for wave in waves(measurement, prompts, range(sum(repeats))):
+        work[_decodes(len(wave.prompts))] += wave.tokens
+    return work
+
+
 def _warm_ups(parallel: int) -> str:
     return f"warm-ups of {parallel} at once"
 

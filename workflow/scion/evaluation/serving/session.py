@@ -120,6 +120,7 @@ def time_decodes(
     *,
     replies: Replies | None,
     path: Path,
+    repeats: Sequence[int] | None = None,
 ) -> ServerRun:
     """Time one server's decodes. Nothing may run beside it.
 
@@ -129,13 +130,14 @@ def time_decodes(
         measurement: What to ask.
         replies: What this launch has replied, if it was asked to.
         path: The prompts' file, for errors.
+        repeats: Which of the repeats; all if none are named.
 
     Raises:
         ScionError: The server is not the launch, a prompt does not fit, a request fails or is
             answered short.
     """
     prompts = _rendered(session, chats, measurement, path, replies=replies is not None)
-    timed = _decodes(session, prompts, waves(measurement, len(prompts)))
+    timed = _decodes(session, prompts, waves(measurement, len(prompts), repeats))
     found = capacity(session.server.log)
     return ServerRun(session.launch, session.server, prompts, replies, found, timed)
 
@@ -190,7 +192,7 @@ def _decodes(
 
     shortest = min(wave.tokens for wave in work)
     for wave in work:
-        if wave.repeat == 0 and wave.tokens == shortest:
+        if wave.repeat == work[0].repeat and wave.tokens == shortest:
             decode(wave)
             session.progress.warmed_up(len(wave.prompts))
     timed: list[tuple[Wave, Timing]] = []

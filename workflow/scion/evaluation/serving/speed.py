@@ -29,12 +29,15 @@ class Wave:
     prompts: tuple[int, ...]
 
 
-def waves(measurement: Measurement, prompts: int) -> list[Wave]:
+def waves(
+    measurement: Measurement, prompts: int, repeats: Sequence[int] | None = None
+) -> list[Wave]:
     """All decodes of one server, repeat by repeat, so that a machine's moods touch all lengths.
 
     Args:
         measurement: Lengths, numbers of parallel requests, repeats.
         prompts: How many prompts there are; they are used in turn.
+        repeats: Which of the repeats; all if none are named.
     """
     return [
         Wave(
@@ -42,7 +45,7 @@ def waves(measurement: Measurement, prompts: int) -> list[Wave]:
             tokens,
             tuple((repeat * parallel + place) % prompts for place in range(parallel)),
         )
-        for repeat in range(measurement.repeats)
+        for repeat in (range(measurement.repeats) if repeats is None else repeats)
         for parallel in measurement.parallel_requests
         for tokens in measurement.decode_tokens
     ]

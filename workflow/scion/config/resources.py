@@ -1,0 +1,136 @@
+"""What each rule takes of a machine, by the release's own size.
+
+Snakemake hands these to whatever runs the jobs: a cluster's scheduler asks for so much, and a run
+on one machine keeps to what `--resources` names. They are ceilings, not forecasts: memory and disk
+are those of `scion estimate`, minutes a multiple of what a slow disk or network needs.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from scion.checkpoint.shards import Checkpoint
+from scion.common.errors import ScionError
+from scion.config.release import Config
+from scion.quantization.estimate.estimate import Machine, ResourceEstimate, estimate
+from scion.quantization.estimate.memory import total
+from scion.quantization.estimate.source_headers import text_checkpoint
+
+Resources = dict[str, int]
+"""`mem_mb`, `disk_mb` (10^6 bytes) and `runtime` (minutes); where GPUs are used `gpu`, how many,
+and `gpu_mem_mb`, of each."""
+
+_MB = 1_000_000
+# Python with what stages import; a server's processes without its weights.
+_STAGE_MB, _SERVER_MB = 2_000, 12_000
+# Bytes a second of a slow network, and of a slow disk.
+_NETWORK, _DISK = 20_000_000, 100_000_000
+_LEAST_MINUTES = 10
+# Stages whose time depends on how much is asked, and how fast the engine is.
+_SERVER_MINUTES = 240
+_SAFETY = 4
+_ALL_GPU_MEMORY = 1 << 50
+
+
+@dataclass(frozen=True)
+class ReleaseSize:
+    """How large a release's checkpoints are.
+
+    Attributes:
+        source: Bytes of the source's weights; None while nobody can tell.
+        quantization: What quantizing takes; None likewise.
+    """
+
+    source: int | None
+    quantization: ResourceEstimate | None
+
+    @classmethod
+    def of(cls, config: Config) -> "ReleaseSize":
+        """Read it off the headers of the source: in its folder, or on the hub if that answers."""
+        try:
+            checkpoint = text_checkpoint(config.source, text_only=config.text_only)
+            source = sum(checkpoint.tensor(name).size for name in checkpoint.shard_of)
+            return cls(source, _quantization(config, checkpoint))
+        except (ScionError, OSError):
+            # What is wrong with the source is told by the stages that read it.
+            return cls(None, None)
+
+
+def _quantization(config: Config, checkpoint: Checkpoint) -> ResourceEstimate:
+    """With hidden states in host memory, the most that a run takes of it."""
+    lengths = [
+        [each.max_tokens]
+        for each in config.quantization.calibration.sets
+        for _ in range(each.samples)
+    ]
+    on_gpu = config.quantization.device == "cuda"
+    machine = Machine("any", 0 if on_gpu else None, _ALL_GPU_MEMORY)
+    return estimate(checkpoint, config.quantization, lengths, machine)
+
+
+def stage_resources(stage: str, config: Config, size: ReleaseSize) -> Resources:
+    """What a rule asks for.
+
+    Args:
+        stage: The stage.
+        config: The release's, or for a family's stages any release's.
+        size: How large it is.
+    """
+    return _ROWS.get(stage, _small)(config, size)
+
+
+def _small(config: Config, size: ReleaseSize) -> Resources:
+    return {"mem_mb": _STAGE_MB, "disk_mb": 100, "runtime": _LEAST_MINUTES}
+
+
+def _moved(rate: int) -> Callable[[Config, ReleaseSize], Resources]:
+    """A stage that moves the source's bytes, at most so slowly (bytes a second)."""
+
+    def row(config: Config, size: ReleaseSize) -> Resources:
+        moved = size.source or 0
+        minutes = _LEAST_MINUTES + _SAFETY * moved // rate // 60
+        return {"mem_mb": _STAGE_MB, "disk_mb": moved // _MB + 100, "runtime": minutes}
+
+    return row
+
+
+def _quantized(config: Config, size: ReleaseSize) -> Resources:
+    asked = _moved(_DISK)(config, size)
+    gpus = {"gpu": 1} if config.quantization.device == "cuda" else {}
+    taken = size.quantization
+    if taken is None:
+        return asked | gpus
+    asked |= {"mem_mb": total(taken.host) // _MB + _STAGE_MB, "disk_mb": total(taken.disk) // _MB}
+    # Samples pass through all layers; without a GPU that is what takes long.
+    work = sum(operation.count for operation in taken.operations) // 50_000_000_000 // 60
+    asked["runtime"] += _SAFETY * round(work / (100 if gpus else 1))
+    return asked | (gpus | {"gpu_mem_mb": total(taken.device) // _MB} if gpus else {})
+
+
+def _served(config: Config, size: ReleaseSize) -> Resources:
+    """A stage with servers of the release, or of the checkpoints that it is compared with."""
+    if config.serving.server_url is not None:
+        return {"mem_mb": _STAGE_MB, "disk_mb": 1_000, "runtime": _SERVER_MINUTES}
+    weights = (size.source or 0) // _MB
+    asked = {"disk_mb": 1_000, "runtime": _SERVER_MINUTES}
+    if config.serving.environment == "serve-cpu":
+        cache = config.serving.kv_cache_gigabytes * 1_074
+        return asked | {"mem_mb": _SERVER_MB + 2 * weights + cache}
+    launches = [config.launch(name) for name in config.measurement.launches]
+    gpus = max(launch.tensor_parallel for launch in launches)
+    return asked | {"mem_mb": _SERVER_MB + weights, "gpu": gpus, "gpu_mem_mb": weights // gpus}
+
+
+_ROWS: Mapping[str, Callable[[Config, ReleaseSize], Resources]] = {
+    **dict.fromkeys(("fetch_source", "fetch_base"), _moved(_NETWORK)),
+    **dict.fromkeys(
+        ("fix_keys", "extract_text", "graft_mtp", "verify_release", "seal_release"), _moved(_DISK)
+    ),
+    "quantize_nvfp4": _quantized,
+    **dict.fromkeys(
+        (
+            *("measure_serving", "run_agent_tasks", "evaluate_quality", "evaluate_ifeval"),
+            *("evaluate_bfcl", "compare_recipes", "compare_family"),
+        ),
+        _served,
+    ),
+}
