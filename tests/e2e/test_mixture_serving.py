@@ -1,5 +1,6 @@
 """The release of a mixture of experts on the real vLLM, beside the same numbers in torch."""
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from conversion import Conversion, Pico, convert
+from lint_checkpoints import drop_tensors
 from scion.checkpoint.shards import Checkpoint
 from scion.engines.config import Launch, Serving
 from scion.engines.server import Server
@@ -30,11 +32,17 @@ NEAR = 0.06
 
 @dataclass(frozen=True)
 class PicoMixture(Pico):
-    """pico-mixture, which is its own donor."""
+    """pico-mixture as a fine-tune without its head, and as its donor.
+
+    Attributes:
+        headless: The former.
+    """
+
+    headless: Path
 
     @property
     def agent(self) -> Path:
-        return self.folder / "pico-mixture"
+        return self.headless
 
     @property
     def base(self) -> Path:
@@ -46,7 +54,10 @@ def mixture(pico: Pico, tmp_path_factory: pytest.TempPathFactory) -> Conversion:
     """The artifacts of its conversion, made once."""
 
     def make(folder: Path) -> None:
-        convert(PicoMixture(pico.folder), folder)
+        headless = folder / "source"
+        shutil.copytree(pico.folder / "pico-mixture", headless)
+        drop_tensors(headless, lambda name: name.startswith("mtp."))
+        convert(PicoMixture(pico.folder, headless), folder)
 
     return Conversion.open(made_once(tmp_path_factory, "mixture", make))
 

@@ -1,7 +1,9 @@
 """Mixtures of experts: quantized layer by layer beside ModelOpt's own over the whole model."""
 
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,15 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from checkpoints import TEXT
+from conversion import Pico, convert
 from scion.architectures.inventory import inventory
 from scion.artifacts.making import Output
+from scion.artifacts.store.store import Store
 from scion.checkpoint.experts_apart import experts_apart
 from scion.checkpoint.shards import Checkpoint, plan_shards
 from scion.common.errors import ScionError
 from scion.formats.packing import pack as pack_alone
+from scion.lint.config import Lint
 from scion.quantization.calibration.batches import pack
 from scion.quantization.calibration.samples import Sample
 from scion.quantization.config import CalibrationSet
@@ -34,8 +39,10 @@ from scion.quantization.recipe_table import require_recipe_fits
 from scion.quantization.recipes import recipe
 from scion.stages.fetch_source import fetch_source
 from scion.stages.fix_keys import fix_keys
+from scion.stages.verify_release import verify_release
 
 CPU = torch.device("cpu")
+PICO = Path(__file__).parents[2] / "resources/pico"
 EXPERTS = 6
 LAYER = "model.language_model.layers.0"
 MIXTURE = {
@@ -62,17 +69,31 @@ QWEN3_NEXT = {
 }
 
 
-def write_source(folder: Path, config: dict[str, Any], *, stacked: bool) -> Path:
-    """A text model of random weights. The last expert of the first layer gets no token."""
+def write_source(
+    folder: Path,
+    config: dict[str, Any],
+    *,
+    stacked: bool,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+) -> Path:
+    """A text model of random weights. The last expert of the first layer gets no token.
+
+    Args:
+        folder: To be made.
+        config: Its config.json.
+        stacked: Whether experts are stacked.
+        shapes: Of its tensors, if not those of the language model.
+    """
     expected = inventory(config, where="tiny")
     generator = torch.Generator().manual_seed(0)
     tensors: dict[str, torch.Tensor] = {}
-    for name, shape in expected.language.items():
+    for name, shape in (shapes or expected.language).items():
         spread = 0.3 if "in_proj_z" in name or "up_proj" in name else 0.1
         tensors[name] = (spread * torch.randn(shape, generator=generator)).bfloat16()
-    # All tokens have this in common, and the expert's row of the router is against it.
-    tensors[f"{expected.family.embedding}.weight"][:, 0] = 3
-    tensors[f"{expected.family.prefix}layers.0.mlp.gate.weight"][-1, 0] = -9
+    if shapes is None:
+        # All tokens have this in common, and the expert's row of the router is against it.
+        tensors[f"{expected.family.embedding}.weight"][:, 0] = 3
+        tensors[f"{expected.family.prefix}layers.0.mlp.gate.weight"][-1, 0] = -9
     if stacked:
         for name, stack in expected.stacked.items():
             if stack.members[0] in tensors:
@@ -176,6 +197,54 @@ def test_qwen3_next_has_modelopts_bytes(samples: list[Sample], tmp_path: Path) -
     assert differing(ours, theirs) == []
     assert "model.layers.0.linear_attn.in_proj_qkvz.weight_scale_2" in ours
     assert not any(".in_proj_ba." in name or ".gate." in name for name in ours)
+
+
+@dataclass(frozen=True)
+class NextPair(Pico):
+    """A tiny Qwen3-Next as a fine-tune without a head, and the head as its donor."""
+
+    @property
+    def agent(self) -> Path:
+        return self.folder / "agent"
+
+    @property
+    def base(self) -> Path:
+        return self.folder / "base"
+
+    @property
+    def calibration(self) -> Path:
+        return PICO / "calibration.jsonl"
+
+
+def test_qwen3_next_passes_through_every_stage_with_its_head(tmp_path: Path) -> None:
+    # The published config.json has no key that counts the head's layers.
+    config = {key: value for key, value in QWEN3_NEXT.items() if key != "num_nextn_predict_layers"}
+    config |= {"vocab_size": 1024, "max_position_embeddings": 2048}
+    pair = NextPair(tmp_path)
+    expected = inventory(config, where="tiny")
+    write_source(pair.agent, config, stacked=False)
+    write_source(pair.base, config, stacked=False, shapes=expected.mtp)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(PICO / "pico-base" / name, pair.agent)
+    made = tmp_path / "made"
+    # SGLang's class takes a quantized head, and attention in bf16, whatever is declared.
+    with pytest.raises(ScionError, match=r"M304 .* Q403"):
+        convert(pair, made, samples=1)
+    store = Store.open([str(made / ".store")])
+    parts = {"release": "graft_mtp", "text": "extract_text", "donor": "fetch_donor"}
+    opened = {part: store.open_pointer(made / f"{stage}.json") for part, stage in parts.items()}
+    proven = verify_release(
+        **opened,
+        output=Output.at(made / "verify_release"),
+        settings=Lint(engines=("vllm==0.32.0", "vllm")),
+        environment="sha256:tests",
+    )
+    assert proven.facts["mtp_tensors"] == len(expected.mtp) == 4 + 8 + 3 * EXPERTS + 5
+    rows = opened["release"].tensors()
+    assert rows["mtp.layers.0.mlp.experts.3.up_proj.weight"]["dtype"] == "BF16"
+    assert rows["model.layers.1.mlp.experts.3.up_proj.weight"]["dtype"] == "U8"
+    assert rows["model.layers.0.linear_attn.in_proj_qkvz.weight"]["dtype"] == "U8"
+    assert rows["model.layers.0.linear_attn.in_proj_ba.weight"]["dtype"] == "BF16"
 
 
 def test_gate_and_up_share_a_scale_and_a_layers_experts_one_of_activations(
