@@ -26,7 +26,9 @@ from scion.formats.packing import pack as pack_alone
 from scion.lint.config import Lint
 from scion.quantization.calibration.batches import pack
 from scion.quantization.calibration.samples import Sample
-from scion.quantization.config import CalibrationSet
+from scion.quantization.config import CalibrationSet, Quantization
+from scion.quantization.estimate.estimate import Machine, estimate
+from scion.quantization.estimate.layer_shapes import ModelShapes
 from scion.quantization.expert_coverage import coverage
 from scion.quantization.layerwise.experts import pack_together
 from scion.quantization.layerwise.layer import load, named_alone
@@ -297,6 +299,41 @@ def test_experts_packed_together_have_the_bytes_of_each_alone() -> None:
         codes, blocks = pack_alone(weight, scales[number])
         assert torch.equal(codes, together[0][number])
         assert torch.equal(blocks.view(torch.uint8), together[1][number].view(torch.uint8))
+
+
+# Estimates
+
+
+def test_an_estimate_of_a_mixture_has_its_shards_and_the_experts_that_tokens_see(
+    source: Path, samples: list[Sample], tmp_path: Path
+) -> None:
+    made = estimate(
+        Checkpoint.open(source),
+        Quantization(recipe="local_hessian", device="cpu"),
+        [[sample.tokens] for sample in samples],
+        Machine("this CPU", None, 10**10),
+    )
+    written, _ = quantize(source, "nvfp4_default", samples, tmp_path / "work")
+    sizes = (path.stat().st_size for path in (tmp_path / "work").glob("*.safetensors"))
+    # Those of the test are smaller, so there are more headers.
+    assert written
+    assert made.shard_bytes == pytest.approx(sum(sizes), rel=0.05)
+    config = json.loads((source / "config.json").read_bytes())
+    expected = inventory(config, where="tiny")
+    quantized = dict.fromkeys(expected.quantized, "NVFP4")
+    shapes = ModelShapes.of(config, expected, quantized, where="tiny")
+    layer = shapes.layers[1]
+    expert, shared = 3 * 32 * 32, 3 * 32 * 32
+    attention = 32 * (2 * 32 + 16 + 16) + 32 * 32
+    routers = EXPERTS * 32 + 32
+    assert layer.matrix_parameters == 2 * expert + shared + attention + routers
+    assert layer.parameters > EXPERTS * expert
+    # Gate and up of an expert have one Hessian, those of the shared one have two.
+    assert len(layer.hessian_inputs) == 2 * EXPERTS + 3 + 4
+    with pytest.raises(ScionError, match="does not reach the experts"):
+        estimate(
+            Checkpoint.open(source), Quantization(recipe="gptq"), [[8]], Machine("x", None, 10**10)
+        )
 
 
 # Coverage
