@@ -22,7 +22,9 @@ RECORDS = PROJECT / "docs/measurements"
 STAGES = PROJECT / "workflow/scion/stages"
 
 PICO_BYTES = sum(
-    path.stat().st_size for path in (PROJECT / "resources/pico").glob("pico-*/*.safetensors")
+    path.stat().st_size
+    for name in ("pico-agent", "pico-base")
+    for path in (PROJECT / "resources/pico" / name).glob("*.safetensors")
 )
 FIGURES = {
     f"{PICO_BYTES / 1e6:.1f} MB",
