@@ -14,6 +14,8 @@ bench ends with an error if the bytes of quantized modules differ.
     python bench/streaming.py --shape qwen3.6-27b --device cuda --samples 20 --tokens 2048 \
         --repeat 1 --kill-after 5 --also local_hessian --folder /dev/shm/bench --results bench-out
 
+    python bench/streaming.py --shape qwen3.6-35b-a3b --layers 40 …          a mixture of experts
+
 Peak RSS counts pages of mapped files, which the kernel takes back when it needs them; `own` is what
 the process holds beside them. Calibration on a CPU runs on one thread on both sides, or sums would
 differ. The floor is `scion estimate`'s, at rates measured in the same process. Progress goes to

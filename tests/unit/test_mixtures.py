@@ -170,7 +170,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_source(tmp_path_factory.mktemp("mixture") / "text", QWEN3_5, stacked=True)
 
 
-@pytest.mark.parametrize("name", ["nvfp4_default", "four_over_six", "local_hessian"])
+@pytest.mark.parametrize("name", ["nvfp4_default", "local_hessian"])
 def test_a_mixture_has_modelopts_bytes(
     source: Path, samples: list[Sample], tmp_path: Path, name: str
 ) -> None:
