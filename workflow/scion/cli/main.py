@@ -79,11 +79,16 @@ def _add_summary(add_parser: _AddParser) -> None:
 
 
 def _summary(args: argparse.Namespace) -> None:
-    from scion.config import read_config
-    from scion.report.summary import summary
+    from scion.config import read_configs
+    from scion.report.summary import family_summary, summary
 
-    folder = args.results / read_config(args.config).release
-    print("\n".join(map(printable, summary(folder, config=args.config))))
+    configs = read_configs(args.config)
+    folders = [args.results / config.release for config in configs]
+    if configs[0].family is None:
+        lines = summary(*folders, config=args.config)
+    else:
+        lines = family_summary(folders, config=args.config)
+    print("\n".join(map(printable, lines)))
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -116,16 +121,24 @@ def _add_config(add_parser: _AddParser) -> None:
 
 def _config(args: argparse.Namespace) -> None:
     from scion.common.files import atomic_file
-    from scion.config import check_sources, default_yaml, lacking_environment, read_config
+    from scion.config import check_sources, default_yaml, lacking_environment, read_configs
 
     if args.check is not None:
-        config = read_config(args.check)
-        for line in check_sources(config, where=args.check, hub=True):
-            print(line, file=sys.stderr)
+        configs = read_configs(args.check)
+        told = [
+            line for each in configs for line in check_sources(each, where=args.check, hub=True)
+        ]
         # It may be meant for another machine.
-        if lacking := lacking_environment(config):
-            print(f"warning: serving.environment: {lacking}", file=sys.stderr)
-        print(f"{printable(args.check)}: sound, release {config.release}")
+        told += [
+            f"warning: serving.environment: {lacking}"
+            for each in configs
+            if (lacking := lacking_environment(each))
+        ]
+        for line in dict.fromkeys(told):
+            print(line, file=sys.stderr)
+        releases = "release" if len(configs) == 1 else f"{len(configs)} releases"
+        names = ", ".join(each.release for each in configs)
+        print(f"{printable(args.check)}: sound, {releases} {names}")
     elif args.write:
         with atomic_file(_DEFAULT) as file:
             file.write(default_yaml().encode())

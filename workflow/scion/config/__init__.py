@@ -12,14 +12,13 @@ To extend: a key stands in the `config.py` of the package that reads it; a new s
 `release.Config` more.
 """
 
-from scion.config.families import load_configs, read_configs
+from scion.config.families import load_configs, read_config, read_configs
 from scion.config.release import (
     Config,
     check_sources,
     default_yaml,
     lacking_environment,
     load_config,
-    read_config,
     read_values,
 )
 

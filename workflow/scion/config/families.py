@@ -36,6 +36,24 @@ def read_configs(path: Path) -> list[Config]:
     return load_configs(read_values(path), where=path)
 
 
+def read_config(path: Path) -> Config:
+    """The release of a YAML file that has one.
+
+    Raises:
+        ScionError: As `read_configs`, or the file has several.
+    """
+    configs = read_configs(path)
+    if len(configs) > 1:
+        raise ScionError(
+            "the configuration has several releases, and one is wanted",
+            where=path,
+            expected="the file of a single release, such as those in config/releases/",
+            found=f"{len(configs)}: {', '.join(config.release for config in configs)}",
+            hint="name the file of one of them",
+        )
+    return configs[0]
+
+
 def load_configs(values: _Values, *, where: object) -> list[Config]:
     """Check the values of a configuration of one release or several.
 

@@ -218,11 +218,6 @@ def load_config(values: Any, *, where: object) -> Config:
         ) from error
 
 
-def read_config(path: Path) -> Config:
-    """Read and check a YAML file; what it leaves out has the default's value."""
-    return load_config(read_values(path), where=path)
-
-
 def read_values(path: Path) -> dict[str, Any]:
     """The values of a YAML file, not yet checked.
 

@@ -1,12 +1,14 @@
 """What a finished run made, in a few lines for the terminal."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from scion.artifacts.artifact import Artifact
 from scion.artifacts.manifest import MANIFEST, find_manifest
 from scion.artifacts.release_layout import (
     CARD,
+    COMPARED,
     PROVENANCE,
     RELEASE,
     RENDERED,
@@ -29,11 +31,7 @@ def summary(results: Path, *, config: Path | None = None) -> list[str]:
     Raises:
         ScionError: The release is not finished, or a record in it is not what was sealed.
     """
-    if not os.path.lexists(results / RELEASE / MANIFEST):
-        raise _unfinished(results, config)
-    release = Artifact.open(results / RELEASE)
-    if release.stage != SEALED:
-        raise _damaged(release, MANIFEST, f"a manifest of {SEALED}", f"one of {release.stage}")
+    release = _open(results, config)
     lines = [
         f"release:     {release.folder}",
         f"card:        {release.folder / CARD}",
@@ -47,6 +45,33 @@ def summary(results: Path, *, config: Path | None = None) -> list[str]:
     if note := _note(release):
         lines.append(f"note:        {note}")
     return lines
+
+
+def family_summary(results: Sequence[Path], *, config: Path | None = None) -> list[str]:
+    """The releases of a family, a line each, and how they compare.
+
+    Args:
+        results: The folders of the releases' artifacts.
+        config: The family's config file, to name in errors.
+
+    Raises:
+        ScionError: As `summary`.
+    """
+    releases = [_open(folder, config) for folder in results]
+    lines = [f"release:     {release.folder}, root {release.root[:19]}…" for release in releases]
+    row = MEASUREMENTS[COMPARED]
+    notes = dict.fromkeys(note for release in releases if (note := _note(release)))
+    return lines + _measured(releases[0], row) + [f"note:        {note}" for note in notes]
+
+
+def _open(results: Path, config: Path | None) -> Artifact:
+    """The sealed release of a folder of results."""
+    if not os.path.lexists(results / RELEASE / MANIFEST):
+        raise _unfinished(results, config)
+    release = Artifact.open(results / RELEASE)
+    if release.stage != SEALED:
+        raise _damaged(release, MANIFEST, f"a manifest of {SEALED}", f"one of {release.stage}")
+    return release
 
 
 def _note(release: Artifact) -> str | None:

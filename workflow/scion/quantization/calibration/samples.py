@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import load_dataset  # pyright: ignore[reportUnknownVariableType]
-from datasets.exceptions import DatasetsError
 from transformers import AutoTokenizer
 
 from scion.architectures.inventory import inventory, language_keys
@@ -106,6 +104,10 @@ def _rows_of(wanted: CalibrationSet) -> Rows:
 
 
 def _hub_rows(location: HubRepository, wanted: CalibrationSet) -> Rows:
+    # Here, because it takes a second to import, and local files need none of it.
+    from datasets import load_dataset  # pyright: ignore[reportUnknownVariableType]
+    from datasets.exceptions import DatasetsError
+
     try:
         rows: Any = load_dataset(
             location.name,

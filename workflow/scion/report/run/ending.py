@@ -7,13 +7,13 @@ from scion.artifacts.plan import Plan, PlannedStage, Plans
 from scion.artifacts.release_layout import RELEASE, SEALED
 from scion.common.errors import ScionError
 from scion.common.text import duration, printable
-from scion.report.summary import summary
+from scion.report.summary import family_summary, summary
 
 
 def made_lines(
     plans: Plans, finished: Sequence[PlannedStage], seconds: float, logs: Sequence[object]
 ) -> list[str]:
-    """After a run in which all went well: the release if it was sealed, and where the logs are.
+    """After a run in which all went well: the releases that were sealed, and where the logs are.
 
     Args:
         plans: The plans.
@@ -27,8 +27,8 @@ def made_lines(
     try:
         if len(plans.plans) == 1:
             lines += [line for plan in sealed for line in summary(plan.folder)]
-        else:
-            lines += [f"release:     {plan.folder / RELEASE}" for plan in sealed]
+        elif sealed:
+            lines += family_summary([plan.folder for plan in plans if SEALED in plan.stages])
     except ScionError as error:
         lines.append(f"what was made can't be summed up: {error}")
     return [*lines, f"logs:        {', '.join(map(printable, logs))}"]
