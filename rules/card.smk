@@ -25,7 +25,7 @@ def evidence(config):
     """All that was made and measured of a release, but for the release itself."""
     stages = PLANS.plans[config.release].stages
     conversion = {"fetch_source", "fetch_donor", "fetch_base", "lint_source", "fix_keys"}
-    conversion |= {"extract_text", "quantize_nvfp4", "verify_release"}
+    conversion |= {"extract_text", "quantize_nvfp4", "respell", "verify_release"}
     own = [
         stages[name]
         for name in STAGES

@@ -1,13 +1,13 @@
 """Graft the donor's MTP head.
 
-Input: the artifacts quantize_nvfp4, extract_text and fetch_donor.
+Input: the artifacts quantize_nvfp4 or respell, extract_text and fetch_donor.
 Output: the artifact graft_mtp, all that the release holds but its card.
 """
 
 GRAFT_MTP = plan(
     "graft_mtp",
     lambda config: dict(
-        reads={"quantized": "quantize_nvfp4", "text": "extract_text", "donor": "fetch_donor"},
+        reads={"quantized": quantized(config), "text": "extract_text", "donor": "fetch_donor"},
         environment=ROOT_ENVIRONMENT,
     ),
 )

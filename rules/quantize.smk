@@ -1,9 +1,11 @@
-"""Quantize the text model to NVFP4.
+"""Quantize the text model to NVFP4, and write it in the spelling of the release.
 
 Input: the artifact extract_text and the local calibration sets, or a release whose activation
 scales are taken.
-Output: the artifact quantize_nvfp4.
+Output: the artifacts quantize_nvfp4, in ModelOpt's spelling, and respell, in another.
 """
+
+from scion.formats.spellings import DEFAULT_SPELLING
 
 
 def input_scales(config):
@@ -16,7 +18,7 @@ QUANTIZE_NVFP4 = plan(
     "quantize_nvfp4",
     lambda config: dict(
         reads={"text": "extract_text"},
-        files={"calibration": calibration_files(config)},
+        files={"calibration": calibration_files(config) if config.quantization.calibrated else []},
         local=input_scales(config),
         settings=settings(quantization=config.quantization),
         environment=ROOT_ENVIRONMENT,
@@ -43,6 +45,50 @@ rule quantize_nvfp4:
         python -m scion.stages.quantize_nvfp4 \
             --text {input.text:q} \
             --settings {params.settings:q} \
+            --output {output:q} \
+            --store {params.store:q} \
+            --plan {params.plan:q} \
+            --environment {params.environment:q} \
+            --progress {params.progress:q} \
+            2>&1 | tee -i {log:q}
+        """
+
+
+def quantized(config):
+    """The stage that makes the release's quantized checkpoint."""
+    return "quantize_nvfp4" if config.spelling == DEFAULT_SPELLING.name else "respell"
+
+
+RESPELL = plan(
+    "respell",
+    lambda config: quantized(config) == "respell"
+    and dict(
+        reads={"quantized": "quantize_nvfp4"},
+        spelling=config.spelling,
+        environment=ROOT_ENVIRONMENT,
+    ),
+)
+
+
+rule respell:
+    input:
+        unpack(RESPELL.input),
+    output:
+        RESPELL.pointer,
+    log:
+        RESPELL.log,
+    benchmark:
+        RESPELL.benchmark
+    threads: 8
+    resources:
+        **RESPELL.resources,
+    params:
+        **RESPELL.params,
+    shell:
+        r"""
+        python -m scion.stages.respell \
+            --quantized {input.quantized:q} \
+            --spelling {params.spelling:q} \
             --output {output:q} \
             --store {params.store:q} \
             --plan {params.plan:q} \

@@ -75,6 +75,16 @@ def mixed(pico: Pico, tmp_path_factory: pytest.TempPathFactory) -> Conversion:
 
 
 @pytest.fixture(scope="session")
+def weights_alone(pico: Pico, tmp_path_factory: pytest.TempPathFactory) -> Conversion:
+    """The same with NVFP4 of weights alone."""
+
+    def make(folder: Path) -> None:
+        convert(pico, folder, activations="bf16")
+
+    return Conversion.open(made_once(tmp_path_factory, "weights-alone", make))
+
+
+@pytest.fixture(scope="session")
 def sealed_release(conversion: Conversion, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sealed release of it, with measurements as they look. Read it."""
 

@@ -1,6 +1,8 @@
 """Sealed releases of the embedded pair: its own conversion, and measurements as they look."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import measured
@@ -30,7 +32,12 @@ def converted(conversion: Conversion) -> dict[str, Artifact]:
 
 
 def rendered(
-    conversion: Conversion, folder: Path, content: dict[str, Any], **card: Any
+    conversion: Conversion,
+    folder: Path,
+    content: dict[str, Any],
+    *,
+    beside: Mapping[str, Artifact] = MappingProxyType({}),
+    **card: Any,
 ) -> tuple[Artifact, dict[str, Artifact]]:
     """The card of a conversion that was measured so, and all that it quotes.
 
@@ -38,11 +45,11 @@ def rendered(
         conversion: The artifacts.
         folder: Where the card and the results go.
         content: The records, by stage.
+        beside: Stages that not every release has.
         card: Of the section of that name; and `launches`, `made_by`.
     """
-    evidence = converted(conversion) | measured.artifacts(
-        content, release=conversion.graft_mtp, folder=folder
-    )
+    made_so = {**converted(conversion), **beside}
+    evidence = made_so | measured.artifacts(content, release=conversion.graft_mtp, folder=folder)
     launches, made_by = card.pop("launches", (PICO_LAUNCH,)), card.pop("made_by", MADE_BY)
     made = render_card(
         release=conversion.graft_mtp,
@@ -58,9 +65,15 @@ def rendered(
     return made, evidence
 
 
-def sealed(conversion: Conversion, folder: Path, content: dict[str, Any]) -> Path:
+def sealed(
+    conversion: Conversion,
+    folder: Path,
+    content: dict[str, Any],
+    *,
+    beside: Mapping[str, Artifact] = MappingProxyType({}),
+) -> Path:
     """The release folder of a conversion that was measured so; `folder` gets its artifacts."""
-    card, evidence = rendered(conversion, folder, content)
+    card, evidence = rendered(conversion, folder, content, beside=beside)
     seal_release(
         release=conversion.graft_mtp,
         card=card,

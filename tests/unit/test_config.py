@@ -49,6 +49,12 @@ def test_the_27b_release_is_calibrated_with_the_set_it_was_published_with() -> N
         ),
         ({"quantization": {"calibration": {"pack_tokens": 0}}}, "calibration.pack_tokens"),
         ({"text_only": "perhaps"}, "text_only"),
+        ({"spelling": "gguf"}, "'modelopt' or 'compressed-tensors'"),
+        ({"spelling": ["modelopt"]}, "spelling"),
+        (
+            {"spelling": "compressed-tensors", "lint": {"engines": ["vllm", "tensorrt-llm"]}},
+            "tensorrt-llm 1.0.0 is not known to read compressed-tensors",
+        ),
         ({"quantization": []}, "quantization"),
         ({"release": "../elsewhere"}, "release"),
         ({"launches": [{"name": "a", "title": "b"}]}, "launches.0.max_model_len"),

@@ -158,6 +158,7 @@ WORKS = {
     "lint {release} --format sarif": (0, '"2.1.0"'),
     "check {release}": (0, "files are what the manifests say"),
     "compare {release} {release}": (0, "0 apart"),
+    "respell {release} --output {results}/respelled": (0, "compressed-tensors, 50 quantized"),
     "launch {release} --config {default} --gpu h100": (0, "verdict: fits"),
     "launch {release} --engine sglang": (0, "sglang"),
     "estimate {default} --gpu h100": (0, "bounded by"),

@@ -87,6 +87,7 @@ def test_a_release_is_made_by_it_and_verified(
             "compensated": False,
             "kept": [],
             "fp8": [],
+            "four_bits": "NVFP4",
         }
     assert made.verify_release.facts["quantized_modules"] > 0
     ours = made.verify_release.facts["relative_weight_error"]

@@ -30,7 +30,7 @@ from scion.architectures.inventory import inventory
 from scion.checkpoint.shards import Checkpoint, plan_shards
 from scion.common.errors import ScionError
 from scion.formats import fp8
-from scion.formats.modelopt import SUFFIXES
+from scion.formats.modelopt import SUFFIXES, W4A16, quantization_config
 from scion.formats.nvfp4 import dequantize
 from scion.quantization.calibration.batches import pack
 from scion.quantization.calibration.samples import Sample
@@ -156,7 +156,7 @@ def modelopts_own(
         model.config.architectures = ["Qwen3_5ForCausalLM"]
         export_hf_checkpoint(model, export_dir=target)
     exported = load_file(target / "model.safetensors")
-    quantized = {name.rpartition(".")[0] for name in exported if name.endswith(".input_scale")}
+    quantized = {name.rpartition(".")[0] for name in exported if name.endswith(".weight_scale")}
     return {name: it for name, it in exported.items() if name.rpartition(".")[0] in quantized}
 
 
@@ -206,6 +206,27 @@ def test_fp8_beside_nvfp4_has_modelopts_bytes(
     assert [t.dtype for t in ours.values()].count(torch.uint8) == 13 - eight_bits
     assert len(ours) == 3 * eight_bits + 4 * (13 - eight_bits)
     assert differing(ours, theirs) == []
+
+
+@pytest.mark.parametrize("name", ["nvfp4_default", "four_over_six", "local_hessian"])
+def test_nvfp4_of_weights_alone_has_modelopts_bytes(
+    source: Path, samples: list[Sample], tmp_path: Path, name: str
+) -> None:
+    chosen = recipe(name, four_bits=W4A16)
+    config: dict[str, Any] = chosen.config
+    if name == "nvfp4_default":
+        # ModelOpt has a configuration of that kind, and only for maximum scales.
+        config = mtq.W4A16_NVFP4_CFG
+    if name == "local_hessian":
+        config = {**config, "algorithm": {**config["algorithm"], "layerwise": {"enable": True}}}
+    ours = quantize(source, chosen, samples, tmp_path / "work")
+    theirs = modelopts_own(source, config, samples, tmp_path / "modelopt")
+    assert len(ours) == 3 * 13
+    assert differing(ours, theirs) == []
+    declared = json.loads((tmp_path / "modelopt/config.json").read_bytes())["quantization_config"]
+    own = quantization_config([], producer={}, algorithms={"any": W4A16})
+    for key in ("quant_method", "quant_algo", "config_groups"):
+        assert own[key] == declared[key]
 
 
 def test_a_shared_fp8_scale_is_nearer_than_the_second_rounding_of_engines(

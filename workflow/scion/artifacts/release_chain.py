@@ -24,6 +24,7 @@ from scion.common.digest import digest_json
 from scion.common.text import printable
 from scion.formats.spellings import SPELLINGS
 
+_QUANTIZED, _RESPELLED = "quantize_nvfp4", "respell"
 # The stages that every release is made by, and by the name of each input, where that comes from.
 CHAIN: Mapping[str, Mapping[str, str]] = {
     "fetch_source": {},
@@ -31,8 +32,8 @@ CHAIN: Mapping[str, Mapping[str, str]] = {
     "lint_source": {"source": "fetch_source"},
     "fix_keys": {"source": "fetch_source"},
     "extract_text": {"fixed": "fix_keys"},
-    "quantize_nvfp4": {"text": "extract_text"},
-    WEIGHTS: {"quantized": "quantize_nvfp4", "text": "extract_text", "donor": "fetch_donor"},
+    _QUANTIZED: {"text": "extract_text"},
+    WEIGHTS: {"quantized": _QUANTIZED, "text": "extract_text", "donor": "fetch_donor"},
     "verify_release": {"release": WEIGHTS, "text": "extract_text", "donor": "fetch_donor"},
 }
 # Fetched only to be measured beside the release.
@@ -44,6 +45,20 @@ _REWRITTEN = {
 }
 
 Manifests = Mapping[str, Manifest]
+
+
+def quantized_stage(manifests: Iterable[str]) -> str:
+    """The stage, of those of a release, whose shards the release has, spelled as they are there."""
+    return _RESPELLED if _RESPELLED in manifests else _QUANTIZED
+
+
+def _chain(manifests: Iterable[str]) -> Mapping[str, Mapping[str, str]]:
+    """The stages that a release must have, one of them only if it has another spelling."""
+    quantized = quantized_stage(manifests)
+    if quantized == _QUANTIZED:
+        return CHAIN
+    grafted = {**CHAIN[WEIGHTS], "quantized": quantized}
+    return {**CHAIN, quantized: {"quantized": _QUANTIZED}, WEIGHTS: grafted}
 
 
 def chain_problems(manifests: Manifests, sealed: Manifest) -> Iterator[str]:
@@ -84,7 +99,7 @@ def _input_problems(stage: str, manifest: Manifest, manifests: Manifests) -> Ite
         if inputs.get(name, {}).get("stage") != source:
             yield f"{_file(stage)}: its input {printable(name)} is not the artifact of {source}"
     for name, made in inputs.items():
-        if name not in wanted and (stage in CHAIN or stage in (SEALED, RENDERED)):
+        if name not in wanted and (stage in _chain(manifests) or stage in (SEALED, RENDERED)):
             yield f"{_file(stage)}: has an input {printable(name)} that the stage does not take"
         source = manifests.get(made["stage"])
         if source is None:
@@ -101,8 +116,8 @@ def _input_problems(stage: str, manifest: Manifest, manifests: Manifests) -> Ite
 
 def _wanted(stage: str, manifests: Manifests) -> Mapping[str, str]:
     """The artifacts that a stage is made from, by the name of the input."""
-    if stage in CHAIN:
-        return CHAIN[stage]
+    if stage in (chain := _chain(manifests)):
+        return chain[stage]
     if stage in (SEALED, RENDERED):
         return {name: name for name in manifests if name != stage}
     return {} if stage in _BESIDES else {"release": WEIGHTS}
@@ -120,7 +135,8 @@ def _fact_problems(manifests: Manifests, sealed: Manifest) -> Iterator[str]:
         (SEALED, "weights", WEIGHTS, "content"),
         (SEALED, "card", RENDERED, "content"),
         (SEALED, FACT, RENDERED, FACT),
-        (WEIGHTS, "recipe", "quantize_nvfp4", "recipe"),
+        (WEIGHTS, "recipe", _QUANTIZED, "recipe"),
+        (_RESPELLED, "recipe", _QUANTIZED, "recipe"),
         (WEIGHTS, "donor", "fetch_donor", "location"),
         (WEIGHTS, "mtp_tensors", "fetch_donor", "mtp_tensors"),
         (WEIGHTS, "mtp_bytes", "fetch_donor", "mtp_bytes"),
@@ -137,7 +153,7 @@ def _fact_problems(manifests: Manifests, sealed: Manifest) -> Iterator[str]:
 
 def _passed_on(manifests: Manifests) -> Iterator[str]:
     """Files that a stage of the chain has under the name of one of its input, and changed."""
-    for stage, inputs in CHAIN.items():
+    for stage, inputs in _chain(manifests).items():
         for source in inputs.values():
             if stage not in manifests or source not in manifests:
                 continue
@@ -161,11 +177,12 @@ def _told_rewritten(manifest: Manifest) -> Iterable[str]:
 
 def _weights(manifests: Manifests) -> Iterator[str]:
     """Whether the grafted shards are those of the quantized checkpoint and of the donor's head."""
-    stages = (WEIGHTS, "quantize_nvfp4", "fetch_donor")
+    made = quantized_stage(manifests)
+    stages = (WEIGHTS, made, "fetch_donor")
     if not all(stage in manifests for stage in stages):
         return
     grafted, quantized, donor = (_shards(manifests[stage]) for stage in stages)
-    for source, shards in (("quantize_nvfp4", quantized), ("fetch_donor", donor)):
+    for source, shards in ((made, quantized), ("fetch_donor", donor)):
         yield from (
             f"{_file(WEIGHTS)}: {printable(name)} is not that of {_file(source)}"
             for name, entry in shards.items()

@@ -5,6 +5,7 @@ the next, so that each tensor is followed to the source, whose checkpoint may be
 the donor; from them follows the origin that `tensors.json` has to say of each.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -13,6 +14,7 @@ from scion.artifacts.artifact import tensor_rows
 from scion.artifacts.file_check import FileCheck
 from scion.artifacts.file_tree import FileTree, read_object
 from scion.artifacts.origins import Rows, same_bytes, tensor_origins
+from scion.artifacts.release_chain import quantized_stage
 from scion.artifacts.release_layout import TENSORS, Manifest, table_file
 from scion.checkpoint.shards import INDEX, parse_weight_map
 from scion.common.errors import ScionError
@@ -20,7 +22,7 @@ from scion.common.text import printable
 
 # The checkpoints on the way to a release, of which it has the tables.
 _SOURCE, _FIXED, _TEXT = "fetch_source", "fix_keys", "extract_text"
-_QUANTIZED, _DONOR = "quantize_nvfp4", "fetch_donor"
+_QUANTIZED, _RESPELLED, _DONOR = "quantize_nvfp4", "respell", "fetch_donor"
 _ORIGIN = "origin"
 
 
@@ -131,8 +133,17 @@ def _chain(rows: Rows, tables: Mapping[str, Rows]) -> Iterator[str]:
         yield from _unequal(_SOURCE, source, _FIXED, fixed)
     if _FIXED in tables and _TEXT in tables:
         yield from _otherwise(_TEXT, tables[_TEXT], table_file(_FIXED), tables[_FIXED])
-    for stage in (_QUANTIZED, _DONOR):
+    if _QUANTIZED in tables and _RESPELLED in tables:
+        # Names are others, and single numbers may be reciprocals.
+        before, after = (_matrices(tables[stage]) for stage in (_QUANTIZED, _RESPELLED))
+        yield from _unequal(_RESPELLED, after, _QUANTIZED, before)
+        yield from _unequal(_QUANTIZED, before, _RESPELLED, after)
+    for stage in (quantized_stage(tables), _DONOR):
         yield from _otherwise(stage, tables.get(stage, {}), "the shards", rows)
+
+
+def _matrices(table: Rows) -> Rows:
+    return {name: row for name, row in table.items() if math.prod(row["shape"]) > 1}
 
 
 def _unequal(stage: str, table: Rows, other: str, given: Rows) -> Iterator[str]:

@@ -70,6 +70,9 @@ def add_estimate(
     changes.add_argument(
         "--use-fp8", metavar="NAME", help="quantization.use_fp8: none, linear_attention, …"
     )
+    changes.add_argument(
+        "--activations", metavar="NAME", help="quantization.activations: nvfp4 or bf16"
+    )
     changes.add_argument("--samples", type=_count, metavar="N", help="samples in all")
     changes.add_argument("--tokens", type=_count, metavar="N", help="tokens of each sample")
     changes.add_argument(
@@ -158,7 +161,8 @@ def _changed(settings: "Quantization", args: argparse.Namespace) -> "Quantizatio
 
     from scion.quantization.config import Quantization
 
-    changes = {"recipe": args.recipe, "keep_bf16": args.keep_bf16, "use_fp8": args.use_fp8}
+    options = ("recipe", "keep_bf16", "use_fp8", "activations")
+    changes = {option: getattr(args, option) for option in options}
     values = settings.model_dump() | {k: v for k, v in changes.items() if v is not None}
     if args.pack_tokens is not None:
         values["calibration"]["pack_tokens"] = args.pack_tokens
@@ -178,11 +182,13 @@ def _changed(settings: "Quantization", args: argparse.Namespace) -> "Quantizatio
 def _batches(
     args: argparse.Namespace, checkpoint: "Checkpoint", settings: "Quantization"
 ) -> list[list[int]]:
-    """Tokens of the samples of each forward pass, as long as they may be."""
+    """Tokens of the samples of each forward pass, as long as they may be; none if none is read."""
     from scion.architectures.inventory import inventory, language_keys
     from scion.checkpoint.shards import CONFIG
     from scion.quantization.calibration.batch_lengths import pack_lengths
 
+    if not settings.calibrated:
+        return []
     where = checkpoint.folder / CONFIG
     family = inventory(checkpoint.config, where=where).family
     text = language_keys(checkpoint.config, family, where=where)

@@ -14,6 +14,7 @@ from scion.cli.check import add_check
 from scion.cli.compare import add_compare
 from scion.cli.estimate import add_estimate
 from scion.cli.launch_options import add_launch
+from scion.cli.respell import add_respell
 from scion.cli.store import add_store
 from scion.cli.streams import lasting_streams
 from scion.common.errors import exit_on_error
@@ -57,6 +58,7 @@ def command_parser() -> argparse.ArgumentParser:
     add_estimate(commands.add_parser, _estimate)
     add_launch(commands.add_parser, _launch)
     add_compare(commands.add_parser, _compare)
+    add_respell(commands.add_parser, _respell)
     add_store(commands.add_parser, _store)
     return parser
 
@@ -174,6 +176,12 @@ def _compare(args: argparse.Namespace) -> int:
     from scion.cli.compare import compare_releases
 
     return compare_releases(args)
+
+
+def _respell(args: argparse.Namespace) -> None:
+    from scion.cli.respell import respell
+
+    respell(args)
 
 
 def _store(args: argparse.Namespace) -> int:

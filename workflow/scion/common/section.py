@@ -3,7 +3,14 @@
 from collections.abc import Mapping
 from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticKnownError
 
 MAX_NUMBER = 10**9
@@ -39,6 +46,20 @@ class Section(BaseModel):
         if field is not None and field.annotation is bool and not isinstance(value, bool):
             raise PydanticKnownError("bool_type")
         return value
+
+
+def named_in(table: Mapping[str, Any]) -> BeforeValidator:
+    """For a field that names a row of a table; the error is that of a choice, naming them all."""
+
+    def known(name: Any) -> Any:
+        if not isinstance(name, str) or name not in table:
+            *others, last = map(repr, table)
+            raise PydanticKnownError(
+                "literal_error", {"expected": f"{', '.join(others)} or {last}"}
+            )
+        return name
+
+    return BeforeValidator(known)
 
 
 def _fault(value: Any) -> str:

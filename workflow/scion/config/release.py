@@ -8,7 +8,7 @@ neither another section's value nor its code changes what the stage has made.
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -18,7 +18,7 @@ from scion.checkpoint.hub.location import HubRepository, LocalFolder, parse_loca
 from scion.checkpoint.places import Rows, check_places, of_key
 from scion.checkpoint.preview import Preview
 from scion.common.errors import ScionError
-from scion.common.section import Section
+from scion.common.section import Section, named_in
 from scion.common.section_errors import section_errors
 from scion.common.strict_yaml import read_yaml
 from scion.engines.config import PICO_LAUNCH, Launch, Serving
@@ -28,11 +28,15 @@ from scion.evaluation.family.config import ReleaseFamily
 from scion.evaluation.harness.config import Bfcl, Ifeval
 from scion.evaluation.quality.config import Quality
 from scion.evaluation.serving.config import Measurement
+from scion.formats.modelopt import NVFP4
+from scion.formats.spellings import DEFAULT_SPELLING, SPELLINGS
 from scion.lint.config import Lint
 from scion.quantization.config import Quantization
 from scion.quantization.variants_config import Comparison
 from scion.report.config import Card
 
+SpellingName = Annotated[str, named_in(SPELLINGS)]
+_ENGINES = Lint.model_fields["engines"].default
 _PICO = "resources/pico/"
 # What a card says of the embedded pair, and nothing else can be.
 _OF_CARD = ("title", "repository", "summary", "parent", "base", "hardware_target")
@@ -62,6 +66,11 @@ class Config(Section):
         default="resources/pico/pico-base", description="checkpoint that the MTP tensors come from"
     )
     text_only: bool = Field(default=True, description="strip the vision tower")
+    spelling: SpellingName = Field(
+        default=DEFAULT_SPELLING.name,
+        description="how the release names and declares its quantized tensors: modelopt, which all "
+        "engines read, or compressed-tensors, which vLLM and SGLang read; the numbers are the same",
+    )
     lint: Lint = Lint()
     quantization: Quantization = Quantization()
     launches: tuple[Launch, ...] = Field(
@@ -111,6 +120,18 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _spell_for_engines(self) -> "Config":
+        kinds = self.quantization.algorithms
+        if (self.spelling, kinds, self.lint.engines) == (DEFAULT_SPELLING.name, (NVFP4,), _ENGINES):
+            return self
+        # Late: every plan reads a configuration, and most are of what all these engines read.
+        from scion.engines.registry.spellings import unread
+
+        if refusals := unread(SPELLINGS[self.spelling], kinds, self.lint.engines):
+            raise ValueError(f"spelling {self.spelling}: {'; '.join(refusals)}")
+        return self
+
+    @model_validator(mode="after")
     def _name_places(self) -> "Config":
         for key, location in self.checkpoints():
             place = _place(key, location)
@@ -157,7 +178,7 @@ class Config(Section):
     def data(self) -> list[tuple[str, str]]:
         """Key and location of all data that the model is calibrated, measured and scored with."""
         quantization = self.quantization
-        sets = () if quantization.input_scales else quantization.calibration.sets
+        sets = quantization.calibration.sets if quantization.calibrated else ()
         data = [
             (f"quantization.calibration.sets.{number}.dataset", each.dataset)
             for number, each in enumerate(sets)

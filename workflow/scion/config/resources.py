@@ -123,7 +123,8 @@ def _served(config: Config, size: ReleaseSize) -> Resources:
 _ROWS: Mapping[str, Callable[[Config, ReleaseSize], Resources]] = {
     **dict.fromkeys(("fetch_source", "fetch_base"), _moved(_NETWORK)),
     **dict.fromkeys(
-        ("fix_keys", "extract_text", "graft_mtp", "verify_release", "seal_release"), _moved(_DISK)
+        ("fix_keys", "extract_text", "respell", "graft_mtp", "verify_release", "seal_release"),
+        _moved(_DISK),
     ),
     "quantize_nvfp4": _quantized,
     **dict.fromkeys(

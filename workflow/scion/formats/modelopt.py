@@ -5,17 +5,34 @@ only where that is absent; both are written here from one list, so they can't dr
 torch: the numbers themselves are `scion.formats.nvfp4`'s.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 from scion.architectures.family import Family
+from scion.common.errors import ScionError
 
 BLOCK = 16
 NVFP4, FP8 = "NVFP4", "FP8"
+W4A16 = "W4A16_NVFP4"
+"""NVFP4 of weights alone: the same weights, and activations that stay as they are."""
 MIXED = "MIXED_PRECISION"
 SUFFIXES = ("weight", "weight_scale", "weight_scale_2", "input_scale")
 HF_QUANT_CONFIG = "hf_quant_config.json"
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What a declaration says beside the algorithms of modules.
+
+    Attributes:
+        exclude: The modules that stay as they are, as `declared_exclusions` names them.
+        producer: `name` and `version` of the quantizer.
+    """
+
+    exclude: list[str]
+    producer: Mapping[str, str]
 
 
 def declared_exclusions(
@@ -55,12 +72,13 @@ def quantization_config(
     Args:
         exclude: The list that `declared_exclusions` gives.
         producer: `name` and `version` of the quantizer.
-        algorithms: NVFP4 or FP8 by quantized module; may be left out where all are NVFP4.
+        algorithms: That of each quantized module; may be left out where all are NVFP4.
     """
     mixed = FP8 in algorithms.values()
+    alone = next(iter(algorithms.values()), NVFP4)
     groups = {
         f"group_{number}": {
-            "input_activations": _numbers(algorithm),
+            **({} if algorithm == W4A16 else {"input_activations": _numbers(algorithm)}),
             "weights": _numbers(algorithm),
             "targets": [module for module, stored in algorithms.items() if stored == algorithm]
             if mixed
@@ -70,7 +88,7 @@ def quantization_config(
     }
     declared: dict[str, Any] = {
         "quant_method": "modelopt",
-        "quant_algo": MIXED if mixed else NVFP4,
+        "quant_algo": MIXED if mixed else alone,
         "group_size": BLOCK,
         "config_groups": groups,
         "ignore": exclude,
@@ -85,8 +103,49 @@ def quantization_config(
     return declared
 
 
+def read_declaration(
+    declared: Mapping[str, Any], plain: Collection[str], *, where: object
+) -> Declared:
+    """What a `quantization_config` says beside the algorithms, which the tensors tell as well.
+
+    A name that is only a part of others, such as a layer's, excludes these in vLLM: they are named.
+
+    Args:
+        declared: It.
+        plain: The modules that are stored as they are.
+        where: The file to name in errors.
+
+    Raises:
+        ScionError: It is of an algorithm that `quantization_config` does not write.
+    """
+    layers = declared.get("quantized_layers") or {}
+    entries = (declared, *layers.values())
+    named = {str(entry.get("quant_algo")) for entry in entries}
+    unknown = sorted(named - {NVFP4, W4A16, FP8, MIXED})
+    if unknown or named == {FP8} or declared.get("kv_cache_scheme"):
+        raise ScionError(
+            "the release is not of a format that has another spelling",
+            where=f"{where}: quantization_config",
+            expected=f"quant_algo {NVFP4}, {W4A16} or {MIXED} of these and {FP8}, and no "
+            "kv_cache_scheme",
+            found=", ".join(unknown) or (FP8 if named == {FP8} else "a kv_cache_scheme"),
+            hint="scales of a cache, and other formats, are spelled by their own quantizers alone",
+        )
+    excluded = [name for entry in declared.get("ignore") or [] for name in _excluded(entry, plain)]
+    return Declared(list(dict.fromkeys(excluded)), declared.get("producer") or _UNKNOWN)
+
+
+def _excluded(entry: str, plain: Collection[str]) -> list[str]:
+    """What an entry covers: itself, or where it is no module, those that it is a part of."""
+    below = [] if "*" in entry or entry in plain else [name for name in plain if entry in name]
+    return below or [entry]
+
+
+# Readers of hf_quant_config.json want its name.
+_UNKNOWN = {"name": "modelopt", "version": "unknown"}
 _LAYER: dict[str, dict[str, Any]] = {
     NVFP4: {"quant_algo": NVFP4, "group_size": BLOCK},
+    W4A16: {"quant_algo": W4A16, "group_size": BLOCK},
     FP8: {"quant_algo": FP8},
 }
 

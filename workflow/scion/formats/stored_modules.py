@@ -6,7 +6,7 @@ Needs no torch: the numbers themselves are `scion.formats.nvfp4`'s and `scion.fo
 from collections.abc import Iterable, Sequence
 
 from scion.architectures.inventory import Inventory
-from scion.formats.modelopt import BLOCK, FP8, NVFP4
+from scion.formats.modelopt import BLOCK, FP8, NVFP4, W4A16
 
 # The modules that `quantization.keep_bf16` and `use_fp8` mean: the ends of their parents' names.
 _PARENTS: dict[str, tuple[str, ...]] = {
@@ -17,17 +17,20 @@ _PARENTS: dict[str, tuple[str, ...]] = {
 Layout = dict[str, tuple[str, tuple[int, ...]]]
 
 
-def algorithms(expected: Inventory, *, kept: Iterable[str], fp8: Iterable[str]) -> dict[str, str]:
+def algorithms(
+    expected: Inventory, *, kept: Iterable[str], fp8: Iterable[str], four_bits: str = NVFP4
+) -> dict[str, str]:
     """The algorithm of each module that is quantized, in layer order.
 
     Args:
         expected: The tensors that config.json implies.
         kept: Ends of the names of parents whose projections stay bf16, such as `linear_attn`.
         fp8: Those of parents whose projections are in FP8.
+        four_bits: What the others are in: NVFP4 or W4A16.
     """
     modules = expected.quantized_outside(kept)
-    four_bits = set(expected.quantized_outside((*kept, *fp8)))
-    return {module: NVFP4 if module in four_bits else FP8 for module in modules}
+    others = set(expected.quantized_outside((*kept, *fp8)))
+    return {module: four_bits if module in others else FP8 for module in modules}
 
 
 def projection_parents(keep_bf16: str, use_fp8: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -40,8 +43,8 @@ def layout(algorithm: str, shape: Sequence[int]) -> Layout:
     """Dtype and shape of a module's tensors, by suffix.
 
     Args:
-        algorithm: NVFP4 or FP8.
-        shape: [N, K] of the weight; for NVFP4, K is a multiple of 16.
+        algorithm: NVFP4, W4A16 or FP8.
+        shape: [N, K] of the weight; K is a multiple of 16 but for FP8.
     """
     rows, columns = shape
     if algorithm == FP8:
@@ -50,9 +53,9 @@ def layout(algorithm: str, shape: Sequence[int]) -> Layout:
             "weight_scale": ("F32", ()),
             "input_scale": ("F32", ()),
         }
-    return {
+    weights: Layout = {
         "weight": ("U8", (rows, columns // 2)),
         "weight_scale": ("F8_E4M3", (rows, columns // BLOCK)),
         "weight_scale_2": ("F32", ()),
-        "input_scale": ("F32", ()),
     }
+    return weights if algorithm == W4A16 else {**weights, "input_scale": ("F32", ())}

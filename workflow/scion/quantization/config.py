@@ -1,23 +1,14 @@
 """Configuration of quantize_nvfp4."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
-from pydantic_core import PydanticKnownError
+from pydantic import Field, model_validator
 
-from scion.common.section import Section
+from scion.common.section import Section, named_in
+from scion.formats.modelopt import FP8, NVFP4, W4A16
 from scion.quantization.recipe_table import RECIPES
 
-
-def _known_recipe(name: Any) -> Any:
-    """The name of a recipe in the table; the error is that of a choice, which names them all."""
-    if not isinstance(name, str) or name not in RECIPES:
-        *others, last = map(repr, RECIPES)
-        raise PydanticKnownError("literal_error", {"expected": f"{', '.join(others)} or {last}"})
-    return name
-
-
-RecipeName = Annotated[str, BeforeValidator(_known_recipe)]
+RecipeName = Annotated[str, named_in(RECIPES)]
 Projections = Literal["none", "linear_attention", "attention"]
 
 
@@ -86,6 +77,12 @@ class Quantization(Section):
         description="projections in FP8, weights and activations, instead of NVFP4: of the gated "
         "delta nets, or of all attention; those that keep_bf16 names stay bf16",
     )
+    activations: Literal["nvfp4", "bf16"] = Field(
+        default="nvfp4",
+        description="what NVFP4 modules multiply their weights with: nvfp4 rounds their inputs as "
+        "well (W4A4), with scales that are calibrated; bf16 leaves them as they are (W4A16), for "
+        "GPUs without FP4 units",
+    )
     calibration: Calibration = Calibration()
     input_scales: str | None = Field(
         default=None,
@@ -102,6 +99,22 @@ class Quantization(Section):
         description="a shard is closed before it would grow past this (10^6 bytes)",
     )
 
+    @property
+    def four_bits(self) -> str:
+        """The algorithm of modules in NVFP4."""
+        return W4A16 if self.activations == "bf16" else NVFP4
+
+    @property
+    def algorithms(self) -> tuple[str, ...]:
+        """Those that modules of the release have."""
+        return (self.four_bits, *([FP8] if self.use_fp8 != "none" else []))
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether samples decide about anything."""
+        needed = RECIPES[self.recipe].needs_samples or self.use_fp8 != "none"
+        return needed or (self.activations == "nvfp4" and self.input_scales is None)
+
     @model_validator(mode="after")
     def _need_no_samples(self) -> "Quantization":
         if self.input_scales is not None and RECIPES[self.recipe].needs_samples:
@@ -112,6 +125,8 @@ class Quantization(Section):
             )
         if self.input_scales is not None and self.use_fp8 != "none":
             raise ValueError("input_scales: they are those of NVFP4, and use_fp8 needs others")
+        if self.input_scales is not None and self.activations == "bf16":
+            raise ValueError("input_scales: activations bf16 have no scales")
         return self
 
     @model_validator(mode="after")

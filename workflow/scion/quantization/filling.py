@@ -19,7 +19,6 @@ from scion.checkpoint.shards import INDEX, Checkpoint
 from scion.common.devices import device_named
 from scion.common.errors import NoRoomError, ScionError
 from scion.formats.modelopt import FP8
-from scion.formats.spellings import Spelling
 from scion.quantization.calibration.batches import pack
 from scion.quantization.calibration.samples import read_samples, summary
 from scion.quantization.config import Quantization
@@ -61,7 +60,6 @@ def fill(
     settings: Quantization,
     *,
     given: dict[str, torch.Tensor] | None,
-    spelling: Spelling,
     watch: Watching | None,
 ) -> None:
     """Quantize a checkpoint into a draft.
@@ -70,8 +68,8 @@ def fill(
         draft: The artifact in the making; finished layers go into its `work`.
         text: The bf16 checkpoint, of sound keys.
         settings: Recipe, calibration sets, device, shard size.
-        given: Activation scales to take instead of calibrating.
-        spelling: How tensors are named, and the scheme declared.
+        given: Activation scales to take instead of calibrating, none for activations that stay as
+            they are; None to calibrate.
         watch: Is told how the run goes.
 
     Raises:
@@ -81,10 +79,15 @@ def fill(
     checkpoint = Checkpoint.open(text.folder)
     expected = inventory(checkpoint.config, where=text.folder / "config.json")
     apart = experts_apart(checkpoint, expected.layer_stacks)
-    chosen = recipe(settings.recipe, keep_bf16=settings.keep_bf16, use_fp8=settings.use_fp8)
+    chosen = recipe(
+        settings.recipe,
+        keep_bf16=settings.keep_bf16,
+        use_fp8=settings.use_fp8,
+        four_bits=settings.four_bits,
+    )
     require_recipe_fits(chosen.row, expected)
     device = device_named(settings.device, where="quantization.device")
-    samples = [] if given else read_samples(checkpoint, settings.calibration)
+    samples = [] if given is not None else read_samples(checkpoint, settings.calibration)
     batches = pack(samples, settings.calibration.pack_tokens)
     if watch is not None and given is None:
         lengths = [batch.lengths for batch in batches]
@@ -97,7 +100,6 @@ def fill(
         draft.work,
         request=draft.recipe,
         max_megabytes=settings.max_shard_megabytes,
-        spelling=spelling,
     )
     with _kept_if_stopped(shards):
         copied = copy_kept(apart, quantized, shards)
@@ -113,7 +115,7 @@ def fill(
         checksums = {module: shards.checksums[module] for module in chosen.unproven(quantized)}
         experts = coverage(shards.tokens)
     draft.link_all(text, but={"config.json", INDEX, *checkpoint.headers})
-    exclude = write_configs(draft.folder, checkpoint, expected, quantized, spelling)
+    exclude = write_configs(draft.folder, checkpoint, expected, quantized)
     draft.facts |= {
         "quantizer": {"name": MODELOPT, "version": importlib.metadata.version(MODELOPT)},
         "recipe": chosen.record(),
@@ -123,7 +125,7 @@ def fill(
         "excluded": exclude,
         "calibration": summary(samples),
         **({"experts": experts} if experts else {}),
-        "input_scales": None if given is None else scales_digest(given),
+        "input_scales": scales_digest(given) if given else None,
     }
     if watch is not None:
         watch.after()

@@ -9,7 +9,7 @@ from scion.architectures.inventory import Inventory
 from scion.checkpoint.shards import CONFIG, Checkpoint, plan_shards
 from scion.common.files import write_json
 from scion.formats.modelopt import declared_exclusions
-from scion.formats.spellings import DEFAULT_SPELLING, Spelling
+from scion.formats.spellings import DEFAULT_SPELLING
 from scion.quantization.layerwise.layer import refuse_not_finite
 from scion.quantization.planned_shards import PlannedShards
 from scion.quantization.planned_tensors import planned
@@ -25,24 +25,22 @@ def lay_out(
     *,
     request: str,
     max_megabytes: int,
-    spelling: Spelling = DEFAULT_SPELLING,
 ) -> PlannedShards:
     """The release's shards, to be filled.
 
     Args:
         checkpoint: The bf16 source.
-        quantized: NVFP4 or FP8 by module.
+        quantized: The algorithm by module.
         folder: Where the shards are in the meantime.
         request: Identity of what is asked for.
         max_megabytes: A shard is closed before it would grow past this.
-        spelling: How the release names the tensors of quantized modules.
 
     Raises:
         ScionError: A matrix can't be cut into blocks, or the disk has no room.
     """
-    tensors = planned(checkpoint, quantized, spelling)
+    tensors = planned(checkpoint, quantized)
     plan = plan_shards(tensors, max_bytes=max_megabytes * 1_000_000)
-    return PlannedShards(folder, plan, request=request, spelled=spelling.all_tensors(quantized))
+    return PlannedShards(folder, plan, request=request)
 
 
 def copy_kept(
@@ -62,9 +60,8 @@ def write_configs(
     checkpoint: Checkpoint,
     expected: Inventory,
     quantized: Mapping[str, str],
-    spelling: Spelling = DEFAULT_SPELLING,
 ) -> list[str]:
-    """Write config.json and the spelling's sidecar files from one list; returns that list."""
+    """Write config.json and hf_quant_config.json from one list; returns that list."""
     left = set(expected.quantized) - set(quantized)
     exclude = declared_exclusions(
         expected.family,
@@ -73,8 +70,8 @@ def write_configs(
         vision=bool(expected.vision),
     )
     producer = {"name": "modelopt", "version": importlib.metadata.version(MODELOPT)}
-    scheme = spelling.declaration(exclude, producer=producer, algorithms=quantized)
+    scheme = DEFAULT_SPELLING.declaration(exclude, producer=producer, algorithms=quantized)
     write_json(folder / CONFIG, {**checkpoint.config, "quantization_config": scheme})
-    for name, content in spelling.sidecars.items():
+    for name, content in DEFAULT_SPELLING.sidecars.items():
         write_json(folder / name, content(scheme))
     return exclude

@@ -25,7 +25,6 @@ from scion.checkpoint.shards import Piece, index_headers, shard_header
 from scion.common.digest import digest_file, in_parallel
 from scion.common.errors import NoRoomError
 from scion.common.files import link_or_copy
-from scion.formats.spellings import SpelledTensor
 
 _JOURNAL = "layers.jsonl"
 _WINDOW = 16 << 20
@@ -40,8 +39,6 @@ class PlannedShards:
         folder: Where they are; it outlives an interrupted run.
         plan: By shard name its tensors, as `scion.checkpoint.shards.plan_shards` gives them.
         request: Identity of what is asked for. What a run for another request has left is removed.
-        spelled: How tensors are stored that have another name in the plan than `write` is given, or
-            other numbers; by the name that it is given.
 
     Attributes:
         folder: Where they are.
@@ -59,11 +56,9 @@ class PlannedShards:
         plan: Mapping[str, list[Tensor]],
         *,
         request: str,
-        spelled: Mapping[str, SpelledTensor] = MappingProxyType({}),
     ) -> None:
         self.folder = folder
         self._plan = plan
-        self._spelled = spelled
         self._place: dict[str, tuple[str, Tensor, int]] = {}
         for shard, tensors in plan.items():
             start = len(shard_header(tensors))
@@ -134,18 +129,18 @@ class PlannedShards:
 
         Args:
             part: Its name in the journal.
-            tensors: CPU tensors by name, those of quantized modules under the names of
-                `scion.formats.stored_modules.layout`; nobody may change them any more.
+            tensors: CPU tensors by name; nobody may change them any more.
             checksums: Of block scales that a search found, by module.
             tokens: As the attribute has them.
 
         Returns:
             Done when the part is in the journal; its exception is a NoRoomError on a full disk.
         """
-        stored = dict(self._stored(name, tensor) for name, tensor in tensors.items())
-        writes = [self._pool.submit(self._write, name, tensor) for name, tensor in stored.items()]
+        writes = {
+            name: self._pool.submit(self._write, name, tensor) for name, tensor in tensors.items()
+        }
         noted = {"checksums": dict(checksums), "tokens": dict(tokens)}
-        return self._note(part, dict(zip(stored, writes, strict=True)), noted)
+        return self._note(part, writes, noted)
 
     def copy(self, part: str, pieces: Iterable[Piece], check: Check) -> Future[None]:
         """Copy stored tensors as they are; in the background.
@@ -159,11 +154,6 @@ class PlannedShards:
             piece.tensor.name: self._pool.submit(self._copy, piece, check) for piece in pieces
         }
         return self._note(part, writes, {"checksums": {}, "tokens": {}})
-
-    def _stored(self, name: str, tensor: torch.Tensor) -> tuple[str, torch.Tensor]:
-        """A tensor's name and numbers in the shards."""
-        spelled = self._spelled.get(name, SpelledTensor(name))
-        return spelled.name, spelled.converted(tensor)
 
     def _note(
         self, part: str, writes: Mapping[str, Future[str]], noted: Mapping[str, dict[str, Any]]

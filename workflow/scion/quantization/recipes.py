@@ -19,7 +19,7 @@ import modelopt.torch.quantization as mtq
 from modelopt.torch.quantization.utils.shared_input import SHARED_PATTERNS
 
 from scion.architectures.inventory import Inventory
-from scion.formats.modelopt import NVFP4
+from scion.formats.modelopt import FP8, NVFP4, W4A16
 from scion.formats.stored_modules import algorithms, projection_parents
 from scion.quantization.config import Projections
 from scion.quantization.recipe_table import RecipeRow, recipe_row
@@ -49,12 +49,14 @@ class Recipe:
         config: ModelOpt's configuration.
         kept: Parents whose projections stay bf16, such as `linear_attn`.
         fp8: Parents whose projections become FP8.
+        four_bits: What all others become: NVFP4 or W4A16.
     """
 
     row: RecipeRow
     config: dict[str, Any]
     kept: tuple[str, ...] = ()
     fp8: tuple[str, ...] = ()
+    four_bits: str = NVFP4
 
     @property
     def name(self) -> str:
@@ -68,13 +70,11 @@ class Recipe:
 
     def quantized(self, expected: Inventory) -> dict[str, str]:
         """What becomes of the modules that do not stay bf16, by stored name, in layer order."""
-        return algorithms(expected, kept=self.kept, fp8=self.fp8)
+        return algorithms(expected, kept=self.kept, fp8=self.fp8, four_bits=self.four_bits)
 
     def unproven(self, modules: Mapping[str, str]) -> list[str]:
         """Those of some quantized modules whose scales nothing in a release proves."""
-        return [
-            m for m, algorithm in modules.items() if algorithm == NVFP4 and self.row.bounds.open
-        ]
+        return [m for m, algorithm in modules.items() if algorithm != FP8 and self.row.bounds.open]
 
     def record(self) -> dict[str, Any]:
         """What a manifest says of the recipe."""
@@ -85,6 +85,7 @@ class Recipe:
             "compensated": self.row.compensated,
             "kept": list(self.kept),
             "fp8": list(self.fp8),
+            "four_bits": self.four_bits,
         }
 
 
@@ -98,13 +99,20 @@ def _config(row: RecipeRow) -> dict[str, Any]:
     return {**config, "algorithm": algorithm}
 
 
-def recipe(name: str, *, keep_bf16: Projections = "none", use_fp8: Projections = "none") -> Recipe:
+def recipe(
+    name: str,
+    *,
+    keep_bf16: Projections = "none",
+    use_fp8: Projections = "none",
+    four_bits: str = NVFP4,
+) -> Recipe:
     """The recipe of that name, but for some projections.
 
     Args:
         name: The recipe's.
         keep_bf16: Projections that stay bf16.
         use_fp8: Projections that become FP8, unless they stay bf16.
+        four_bits: NVFP4, or W4A16, which leaves the inputs of the others as they are.
 
     Raises:
         ScionError: There is no such recipe.
@@ -113,6 +121,8 @@ def recipe(name: str, *, keep_bf16: Projections = "none", use_fp8: Projections =
     kept, fp8 = projection_parents(keep_bf16, use_fp8)
     config = _config(row)
     # The last entry that matches a quantizer holds.
+    if four_bits == W4A16:
+        config["quant_cfg"].append({"quantizer_name": "*input_quantizer", "enable": False})
     config["quant_cfg"] += [{"quantizer_name": f"*{parent}.*", "enable": False} for parent in kept]
     config["quant_cfg"] += [
         {"quantizer_name": f"*{parent}.{projection}.{kind}_quantizer", "cfg": _FP8_QUANTIZER}
@@ -120,4 +130,4 @@ def recipe(name: str, *, keep_bf16: Projections = "none", use_fp8: Projections =
         for projection in _PROJECTIONS[parent]
         for kind in ("weight", "input")
     ]
-    return Recipe(row, config, kept, fp8)
+    return Recipe(row, config, kept, fp8, four_bits)

@@ -59,7 +59,12 @@ def verify_checkpoint(
     expected = inventory(checkpoint.config, where=release.folder / "config.json")
     recorded = release.facts["recipe"]
     recipe = recipe_row(recorded["name"])
-    quantized = algorithms(expected, kept=recorded["kept"], fp8=recorded["fp8"])
+    quantized = algorithms(
+        expected,
+        kept=recorded["kept"],
+        fp8=recorded["fp8"],
+        four_bits=recorded["four_bits"],
+    )
     spelling = _spelling(checkpoint)
     source = experts_apart(Checkpoint.open(text.folder), expected.layer_stacks)
     unchanged = _check_inventory(checkpoint, text, donor, source, quantized, spelling)

@@ -135,4 +135,4 @@ def _open(checkpoint: Checkpoint, name: str) -> Any:
 def _weight_scale(checkpoint: Checkpoint, module: str, spelling: Spelling) -> torch.Tensor:
     spelled = spelling.tensor(module, FP8, "weight_scale")
     with _open(checkpoint, spelled.name) as file:
-        return spelled.converted(file.get_tensor(spelled.name))
+        return torch.tensor(spelled.meant(file.get_tensor(spelled.name).item()))

@@ -16,7 +16,7 @@ import torch
 
 from scion.checkpoint.shards import Checkpoint
 from scion.common.errors import ScionError
-from scion.formats.modelopt import NVFP4, SUFFIXES
+from scion.formats.modelopt import W4A16
 from scion.formats.nvfp4 import (
     dequantize,
     maximum_scales,
@@ -47,12 +47,14 @@ def row_blocks(
     checkpoint: Checkpoint, source: Checkpoint, module: str, spelling: Spelling
 ) -> Iterator[Rows]:
     """A module of a release beside its source, a window of rows at a time."""
-    spelled = {suffix: spelling.tensor(module, NVFP4, suffix) for suffix in SUFFIXES}
+    # What is verified is the weight; activations may have a scale beside it.
+    spelled = {s: spelling.tensor(module, W4A16, s) for s in spelling.tensors[W4A16]}
     weight = StoredRows(source.piece(f"{module}.weight"))
     packed = StoredRows(checkpoint.piece(spelled["weight"].name))
     scale = StoredRows(checkpoint.piece(spelled["weight_scale"].name))
-    global_scale = StoredRows(checkpoint.piece(spelled["weight_scale_2"].name))
-    scale_2 = spelled["weight_scale_2"].converted(global_scale.whole())
+    shared = spelled["weight_scale_2"]
+    global_scale = StoredRows(checkpoint.piece(shared.name)).whole()
+    scale_2 = torch.tensor(shared.meant(global_scale.item()))
     for first in range(0, weight.count, _ROWS):
         window = range(first, min(first + _ROWS, weight.count))
         yield weight.read(window), packed.read(window), scale.read(window), scale_2

@@ -54,10 +54,14 @@ def read_input_scales(folder: Path, modules: Sequence[str]) -> dict[str, torch.T
         if name not in release.shard_of:
             raise _unusable(folder, name, "no such tensor")
         with safe_open(folder / release.shard_of[name], "pt") as file:
-            scale: torch.Tensor = spelled.converted(file.get_tensor(name))
-        if scale.dtype != torch.float32 or scale.dim() or not 0 < scale.item() < float("inf"):
-            raise _unusable(folder, name, f"{scale}")
-        scales[module] = scale
+            stored: torch.Tensor = file.get_tensor(name)
+        if (
+            stored.dtype != torch.float32
+            or stored.numel() != 1
+            or not 0 < stored.item() < float("inf")
+        ):
+            raise _unusable(folder, name, f"{stored}")
+        scales[module] = torch.tensor(spelled.meant(stored.item()))
     return scales
 
 
@@ -75,11 +79,13 @@ def pack_all(
 ) -> None:
     """Write every module in NVFP4, with maximum scales as `nvfp4_default` has them.
 
+    Nothing is calibrated: a module has the activation scale that it is given, if any.
+
     Args:
         checkpoint: The bf16 source.
         modules: Stored names of the modules.
         groups: Those of them that engines load as one: they get one global scale.
-        input_scales: Activation scale by module.
+        input_scales: Activation scale by module; empty where activations stay as they are.
         shards: Where they go; groups that it has already are left out.
 
     Raises:
@@ -167,8 +173,9 @@ def _pack_group(
             f"{module}.weight": packed,
             f"{module}.weight_scale": scale,
             f"{module}.weight_scale_2": scale_2,
-            f"{module}.input_scale": input_scales[module],
         }
+        if input_scales:
+            tensors[f"{module}.input_scale"] = input_scales[module]
     return tensors
 
 

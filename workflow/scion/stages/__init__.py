@@ -3,6 +3,7 @@
 A stage turns artifacts into an artifact. Rule, module, log and benchmark have the stage's name:
 
     fetch_source, lint_source, fix_keys, extract_text, quantize_nvfp4      the source, to NVFP4
+    respell                                                                in another spelling
     fetch_donor, graft_mtp, verify_release                                 its head, and the proof
     measure_serving, run_agent_tasks, evaluate_quality, evaluate_ifeval,
     evaluate_bfcl, fetch_base                                              what it can do

@@ -181,7 +181,15 @@ def compare_recipes(
         inputs=inputs,
         settings={
             "quantization": settings.quantization.model_dump(
-                mode="json", exclude={"device", "recipe", "keep_bf16", "use_fp8", "input_scales"}
+                mode="json",
+                exclude={
+                    "device",
+                    "recipe",
+                    "keep_bf16",
+                    "use_fp8",
+                    "activations",
+                    "input_scales",
+                },
             ),
             "comparison": comparison.model_dump(mode="json"),
             "serving": recorded(settings.serving),

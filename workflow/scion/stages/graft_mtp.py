@@ -85,7 +85,7 @@ def main() -> int:
     parser = stage_parser(
         __doc__,
         inputs={
-            "quantized": "pointer of quantize_nvfp4",
+            "quantized": "pointer of quantize_nvfp4 or respell",
             "text": "pointer of extract_text",
             "donor": "pointer of fetch_donor",
         },

@@ -24,7 +24,6 @@ from scion.artifacts.artifact import Artifact, Draft
 from scion.artifacts.making import Output, remake
 from scion.checkpoint.shards import CONFIG, read_object
 from scion.common.section import Section
-from scion.formats.spellings import DEFAULT_SPELLING, Spelling
 from scion.quantization.config import Quantization
 from scion.stages.common_options import add_settings, read_settings, run_stage, stage_parser
 
@@ -47,7 +46,6 @@ def quantize_nvfp4(
     settings: Quantization,
     environment: str,
     watch: "Callable[[], Watching] | None" = None,
-    spelling: Spelling = DEFAULT_SPELLING,
 ) -> Artifact:
     """Make the NVFP4 checkpoint of a bf16 one.
 
@@ -58,7 +56,6 @@ def quantize_nvfp4(
         environment: Identity of the locked environment.
         watch: Makes what is told how the run goes, if there is something to do; nothing in the
             artifact depends on it.
-        spelling: How tensors are named, and the scheme declared.
 
     Returns:
         The artifact; its facts name quantizer, recipe, calibration and the number of modules.
@@ -69,24 +66,25 @@ def quantize_nvfp4(
     """
     inputs: dict[str, Artifact | Path] = {"text": text}
     request = settings.model_dump(mode="json", exclude={"device"})
-    if spelling != DEFAULT_SPELLING:
-        request["spelling"] = spelling.name
     given = _given_scales(text, settings)
     if given is None:
         for number, each in enumerate(settings.calibration.sets, start=1):
             if (local := Path(each.dataset)).is_file():
                 inputs[f"calibration_{number}"] = local
     else:
-        # Their values count, not where they were found; and no sample is read.
+        # No sample is read.
+        request["calibration"] = None
+    if given:
+        # Their values count, not where they were found.
         from scion.quantization.weights_only import scales_digest
 
-        request |= {"input_scales": scales_digest(given), "calibration": None}
+        request["input_scales"] = scales_digest(given)
 
     def build(draft: Draft) -> None:
         # Here, because ModelOpt takes seconds to import, and the store may have the artifact.
         from scion.quantization.filling import fill
 
-        fill(draft, text, settings, given=given, spelling=spelling, watch=watch and watch())
+        fill(draft, text, settings, given=given, watch=watch and watch())
 
     return remake(
         output,
@@ -99,9 +97,11 @@ def quantize_nvfp4(
 
 
 def _given_scales(text: Artifact, settings: Quantization) -> "dict[str, torch.Tensor] | None":
-    """The activation scales that the configuration names instead of samples."""
-    if settings.input_scales is None:
+    """The activation scales that stand in for samples; None where samples decide."""
+    if settings.calibrated:
         return None
+    if settings.input_scales is None:
+        return {}
     from scion.quantization.recipes import recipe
     from scion.quantization.weights_only import read_input_scales
 

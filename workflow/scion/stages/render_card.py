@@ -26,7 +26,8 @@ from scion.common.text import hardware, size
 from scion.engines.config import Launch
 from scion.evaluation.agent.tasks import read_tasks
 from scion.evaluation.serving.config import RECORD as SERVING
-from scion.formats.modelopt import BLOCK
+from scion.formats.modelopt import BLOCK, W4A16
+from scion.formats.spellings import DEFAULT_SPELLING
 from scion.report.card.glance import measured_lines
 from scion.report.card.hermes import hermes_values
 from scion.report.card.launches import launch_values
@@ -144,6 +145,9 @@ def card_values(
         "metadata": _metadata(settings.card),
         "block": BLOCK,
         **_formats(evidence["quantize_nvfp4"].facts["recipe"]),
+        "spelling": evidence["respell"].facts["spelling"]
+        if "respell" in evidence
+        else DEFAULT_SPELLING.name,
         "size": size,
         "text_only": text_only,
         "source": evidence["fetch_source"].facts,
@@ -181,11 +185,18 @@ def _sections(
     ]
 
 
-def _formats(recipe: Mapping[str, Any]) -> dict[str, str]:
-    """In words: what of the release is quantized, and what of that is in FP8; that may be empty."""
+def _formats(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """In words what of the release is quantized, and what of that is in FP8, which may be empty.
+
+    And whether the rest is in NVFP4 with its weights alone.
+    """
     quantized = [words for parent, words in _PARTS.items() if parent not in recipe["kept"]]
     eight_bits = [words for parent, words in _PARTS.items() if parent in recipe["fp8"]]
-    return {"quantized_parts": ", ".join(quantized), "fp8": " and ".join(eight_bits)}
+    return {
+        "quantized_parts": ", ".join(quantized),
+        "fp8": " and ".join(eight_bits),
+        "weights_alone": recipe["four_bits"] == W4A16,
+    }
 
 
 def _metadata(card: Card) -> str:

@@ -10,6 +10,10 @@ the checkpoint's `input_scale`, then both sides are multiplied in bf16. So what 
 measured on a CPU shows the errors that a Blackwell GPU's FP4 units make, where GPUs without such
 units (Hopper and older) keep activations in bf16. Its speed says nothing about any GPU.
 
+Releases of weights alone (W4A16) are multiplied in bf16 without that rounding. For those vLLM asks
+no registry: it takes Marlin's kernel by its name where it knows of none that is better, and so that
+name stands for a kernel in software here.
+
 For mixtures of experts vLLM has an emulation in Triton alone; `scion_vllm_plugin.experts` is the
 same in torch.
 
@@ -27,19 +31,20 @@ its processes, and `cpu_platform` through `vllm.platform_plugins`; the latter of
 
 
 def register_nvfp4_on_cpu() -> None:
-    """Offer the emulation kernel to the CPU platform."""
+    """Offer the emulation kernels to the CPU platform."""
     # Here, not above: vLLM imports this module while it still decides on a platform.
     from vllm.platforms import PlatformEnum, current_platform
 
     if not current_platform.is_cpu():
         return
-    from vllm.model_executor.kernels.linear import register_linear_kernel
+    from vllm.model_executor.kernels import linear
 
     from scion_vllm_plugin.delta_net import use_one_arithmetic
     from scion_vllm_plugin.experts import offer_experts
-    from scion_vllm_plugin.kernel import KeptWeightsNvFp4LinearKernel
+    from scion_vllm_plugin.kernel import KeptWeightsNvFp4LinearKernel, WeightOnlyNvFp4LinearKernel
 
-    register_linear_kernel(KeptWeightsNvFp4LinearKernel, PlatformEnum.CPU, "nvfp4")
+    linear.register_linear_kernel(KeptWeightsNvFp4LinearKernel, PlatformEnum.CPU, "nvfp4")
+    linear.MarlinNvFp4LinearKernel = WeightOnlyNvFp4LinearKernel
     offer_experts()
     use_one_arithmetic()
 

@@ -60,6 +60,11 @@ class KeptWeightsNvFp4LinearKernel(EmulationNvFp4LinearKernel):
             x: Activations [tokens, K].
             bias: [N], or None.
         """
+        return self._multiply(layer, round_to_nvfp4(x, layer.input_global_scale_inv), bias)
+
+    def _multiply(
+        self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None
+    ) -> torch.Tensor:
         if self._weight is None or self._weight.dtype != x.dtype:
             self._weight = dequantize_to_dtype(
                 layer.weight.data.view(torch.uint8),
@@ -69,5 +74,21 @@ class KeptWeightsNvFp4LinearKernel(EmulationNvFp4LinearKernel):
                 BLOCK,
                 swizzle=False,
             )
-        out = torch.matmul(round_to_nvfp4(x, layer.input_global_scale_inv), self._weight.t())
+        out = torch.matmul(x, self._weight.t())
         return out if bias is None else out + bias
+
+
+class WeightOnlyNvFp4LinearKernel(KeptWeightsNvFp4LinearKernel):
+    """The same weights with activations as they are (W4A16), as Marlin multiplies on a GPU."""
+
+    def apply_weights(
+        self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Multiply; such a layer has no scale of its inputs.
+
+        Args:
+            layer: Its packed weight [N, K/2], scales [N, K/16] and the global scale.
+            x: Activations [tokens, K].
+            bias: [N], or None.
+        """
+        return self._multiply(layer, x, bias)

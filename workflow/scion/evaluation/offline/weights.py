@@ -4,6 +4,7 @@ Tensors go to the device one by one, so beside the model there is never more tha
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -22,7 +23,9 @@ from scion.common.errors import ScionError
 from scion.evaluation.offline.experts import NvFp4Experts
 from scion.evaluation.offline.linear import Fp8Linear, NvFp4Linear
 from scion.formats.fp8 import dequantize
-from scion.formats.modelopt import FP8, HF_QUANT_CONFIG, MIXED, NVFP4
+from scion.formats.modelopt import FP8, HF_QUANT_CONFIG, MIXED, NVFP4, W4A16
+from scion.formats.spellings import DEFAULT_SPELLING, Spelling, declared_spelling
+from scion.quantization.respelling import stored_algorithms
 
 Activations = Literal["nvfp4", "bf16"]
 _BF16 = torch.bfloat16
@@ -44,11 +47,11 @@ class Weights:
     Args:
         checkpoint: The release.
         device: Where tensors go.
-        activations: Whether NVFP4 layers round their input.
+        activations: Whether NVFP4 layers round their input; those of weights alone never do.
 
     Raises:
         ScionError: Another architecture than dense Qwen3.5/3.6, no MTP head or one of several
-            layers, or another quantization than ModelOpt's NVFP4, alone or beside FP8.
+            layers, or another quantization than NVFP4, alone or beside FP8.
     """
 
     def __init__(
@@ -56,9 +59,11 @@ class Weights:
     ) -> None:
         self.checkpoint, self.device = checkpoint, device
         self.inventory = _inventory(checkpoint)
-        algorithms = _algorithms(checkpoint)
-        self.activations: Activations = activations if algorithms is not None else "bf16"
-        self._fp8 = {name for name, algorithm in (algorithms or {}).items() if algorithm == FP8}
+        quantized = _quantized(checkpoint)
+        rounding = quantized is not None and not quantized.weights_alone
+        self.activations: Activations = activations if rounding else "bf16"
+        self._fp8 = quantized.fp8 if quantized else frozenset[str]()
+        self._spelling = quantized.spelling if quantized else DEFAULT_SPELLING
         self._group = {name: group for group in self.inventory.groups for name in group}
 
     def tensor(self, name: str) -> Tensor:
@@ -112,8 +117,7 @@ class Weights:
 
         def projections(part: str, rows: int, columns: int) -> list[NvFp4Linear]:
             modules = [f"{name}.{number}.{part}" for number in range(experts.num_experts)]
-            scales = [self.tensor(f"{module}.input_scale") for module in modules] if rounded else []
-            shared = torch.stack(scales).max() if scales else None
+            shared = self._most(modules, NVFP4, "input_scale") if rounded else None
             return [self._nvfp4(module, rows, columns, input_scale=shared) for module in modules]
 
         _, hidden, inner = experts.down_proj.shape
@@ -126,24 +130,23 @@ class Weights:
 
     def _linear(self, name: str, linear: nn.Linear) -> NvFp4Linear:
         rounded = self.activations == "nvfp4"
-        scale = self._largest(name, "input_scale") if rounded else None
+        scale = self._largest(name, NVFP4, "input_scale") if rounded else None
         return self._nvfp4(name, linear.out_features, linear.in_features, input_scale=scale)
 
     def _nvfp4(
         self, name: str, rows: int, columns: int, *, input_scale: Tensor | None
     ) -> NvFp4Linear:
-        packed, scale = self.tensor(f"{name}.weight"), self.tensor(f"{name}.weight_scale")
+        stored = self._spelling.tensor(name, NVFP4, "weight").name
+        packed, scale = self.tensor(stored), self.tensor(f"{name}.weight_scale")
         if packed.dtype != torch.uint8 or packed.shape != (rows, columns // 2):
-            raise _wrong(
-                self.checkpoint, f"{name}.weight", f"uint8 [{rows}, {columns // 2}]", packed
-            )
+            raise _wrong(self.checkpoint, stored, f"uint8 [{rows}, {columns // 2}]", packed)
         if scale.dtype != torch.float8_e4m3fn or scale.shape != (rows, columns // 16):
             wanted = f"float8_e4m3fn [{rows}, {columns // 16}]"
             raise _wrong(self.checkpoint, f"{name}.weight_scale", wanted, scale)
         return NvFp4Linear(
             packed,
             scale,
-            self._largest(name, "weight_scale_2"),
+            self._largest(name, NVFP4, "weight_scale_2"),
             input_scale=input_scale,
             # A CPU would spend most of its time on decoding, and has memory.
             keep=self.device.type == "cpu",
@@ -155,16 +158,20 @@ class Weights:
         if weight.dtype != torch.float8_e4m3fn or weight.shape != shape:
             wanted = f"float8_e4m3fn {list(shape)}"
             raise _wrong(self.checkpoint, f"{name}.weight", wanted, weight)
-        shared = self._largest(name, "weight_scale")
-        if not torch.equal(scale, shared):
+        shared = self._largest(name, FP8, "weight_scale")
+        if scale.item() != shared.item():
             weight = (dequantize(weight, scale) / shared).to(torch.float8_e4m3fn)
         # GPUs without FP4 units have FP8 ones, so inputs are rounded whatever `activations` says.
-        input_scale = self._largest(name, "input_scale")
+        input_scale = self._largest(name, FP8, "input_scale")
         return Fp8Linear(weight, shared, input_scale, keep=self.device.type == "cpu")
 
-    def _largest(self, name: str, scale: str) -> Tensor:
-        group = self._group.get(name, (name,))
-        return torch.stack([self.tensor(f"{module}.{scale}").float() for module in group]).max()
+    def _largest(self, name: str, algorithm: str, scale: str) -> Tensor:
+        return self._most(self._group.get(name, (name,)), algorithm, scale)
+
+    def _most(self, modules: Iterable[str], algorithm: str, scale: str) -> Tensor:
+        spelled = [self._spelling.tensor(module, algorithm, scale) for module in modules]
+        largest = max(each.meant(self.tensor(each.name).item()) for each in spelled)
+        return torch.tensor(largest, device=self.device)
 
 
 def _inventory(checkpoint: Checkpoint) -> Inventory:
@@ -203,21 +210,51 @@ def _inventory(checkpoint: Checkpoint) -> Inventory:
     return expected
 
 
-def _algorithms(checkpoint: Checkpoint) -> dict[str, str] | None:
-    """What is declared module by module; empty where all are in NVFP4, None for a bf16 release."""
+@dataclass(frozen=True)
+class _Quantized:
+    """What a release declares.
+
+    Attributes:
+        spelling: How it names tensors.
+        fp8: The modules in FP8; all others that are quantized are in NVFP4.
+        weights_alone: Whether their inputs stay as they are.
+    """
+
+    spelling: Spelling
+    fp8: frozenset[str]
+    weights_alone: bool
+
+
+def _quantized(checkpoint: Checkpoint) -> _Quantized | None:
+    """What is declared; None for a bf16 release."""
     declared: Any = checkpoint.config.get("quantization_config")
     file = checkpoint.folder / HF_QUANT_CONFIG
     if declared is None and file.exists():
         declared = {"quant_method": "modelopt", **read_object(file).get("quantization", {})}
     if declared is None:
         return None
+    spelling = declared_spelling({"quantization_config": declared})
+    if spelling not in (None, DEFAULT_SPELLING):
+        spelling.reading(declared, (), where=checkpoint.folder / CONFIG)
+        algorithms = stored_algorithms(checkpoint, spelling)
+    else:
+        algorithms = _modelopts(checkpoint, declared)
+    return _Quantized(
+        spelling or DEFAULT_SPELLING,
+        frozenset(name for name, algorithm in algorithms.items() if algorithm == FP8),
+        W4A16 in algorithms.values(),
+    )
+
+
+def _modelopts(checkpoint: Checkpoint, declared: Any) -> dict[str, str]:
+    """What ModelOpt's scheme declares module by module; `*` stands for all."""
     method, algorithm = declared.get("quant_method"), declared.get("quant_algo")
     layers: Any = declared.get("quantized_layers") if algorithm == MIXED else {}
     algorithms = {
         name: str(entry.get("quant_algo")).upper() for name, entry in (layers or {}).items()
     }
-    mixed = bool(algorithms) and {NVFP4, FP8}.issuperset(algorithms.values())
-    known = algorithm == NVFP4 or mixed
+    mixed = bool(algorithms) and {NVFP4, W4A16, FP8}.issuperset(algorithms.values())
+    known = algorithm in (NVFP4, W4A16) or mixed
     if method != "modelopt" or not known:
         also = (
             f", {', '.join(sorted(set(algorithms.values())))} in its layers" if algorithms else ""
@@ -225,12 +262,12 @@ def _algorithms(checkpoint: Checkpoint) -> dict[str, str] | None:
         raise ScionError(
             "this quantization can't be measured offline",
             where=checkpoint.folder / CONFIG,
-            expected="no quantization_config (bf16), or ModelOpt's with quant_algo NVFP4 or with "
-            "NVFP4 and FP8 in mixed precision",
+            expected=f"no quantization_config (bf16), or ModelOpt's with quant_algo {NVFP4}, "
+            f"{W4A16} or with these and FP8 in mixed precision",
             found=f"quant_method {method!r}, quant_algo {algorithm!r}{also}",
             hint="measure it on a vLLM server, or measure the bf16 checkpoint that it was made of",
         )
-    return algorithms
+    return algorithms or {"*": algorithm}
 
 
 def _missing(checkpoint: Checkpoint, names: Iterable[str]) -> ScionError:
@@ -241,7 +278,7 @@ def _missing(checkpoint: Checkpoint, names: Iterable[str]) -> ScionError:
     if head is not None:
         hint = f"graft them with the workflow's stage graft_mtp; {hint}"
     elif first.endswith(".input_scale"):
-        hint = "a release of weights alone (W4A16) is measured with --activations bf16"
+        hint = "a release of weights alone declares W4A16_NVFP4; else measure --activations bf16"
     return ScionError(
         "the MTP head is not in this folder" if head else "a tensor is not in this folder",
         where=checkpoint.folder,

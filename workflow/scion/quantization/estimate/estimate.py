@@ -168,7 +168,7 @@ def estimate(
     Args:
         checkpoint: The bf16 source, as quantize_nvfp4 gets it.
         settings: The section of the configuration.
-        batches: Tokens of the samples of each forward pass.
+        batches: Tokens of the samples of each forward pass; none if nothing is calibrated.
         machine: Where it shall run.
 
     Raises:
@@ -179,11 +179,12 @@ def estimate(
     require_recipe_fits(RECIPES[settings.recipe], expected)
     checkpoint = experts_apart(checkpoint, expected.layer_stacks)
     kept, fp8 = projection_parents(settings.keep_bf16, settings.use_fp8)
-    quantized = algorithms(expected, kept=kept, fp8=fp8)
+    quantized = algorithms(expected, kept=kept, fp8=fp8, four_bits=settings.four_bits)
     model = ModelShapes.of(checkpoint.config, expected, quantized, where=where)
     work = RECIPES[settings.recipe].work
     lengths = [length for batch in batches for length in batch]
-    tokens, on_gpu = sum(lengths), machine.gpu_bytes is not None
+    # Where nothing is calibrated, no layer runs, and weights are packed on the CPU.
+    tokens, on_gpu = sum(lengths), machine.gpu_bytes is not None and bool(lengths)
     place = choose(tokens, model.hidden, gpu_bytes=machine.gpu_bytes, free_bytes=machine.free_bytes)
     shards = _shard_bytes(checkpoint, quantized, settings)
     beside = beside_layers(model, work, batches, on_gpu=on_gpu)
@@ -197,7 +198,7 @@ def estimate(
         batches=tuple(tuple(batch) for batch in batches),
         place=place,
         layers=len(model.layers),
-        passes=work.passes,
+        passes=work.passes if lengths else 0,
         read=_read(checkpoint, expected, quantized, model, work, states, place),
         written=_written(shards, model, work, states, place),
         disk=_on_disk(shards, model, states, place),
@@ -303,7 +304,7 @@ def _on_disk(shards: int, model: ModelShapes, states: int, place: Place) -> tupl
     parts = [Part("shards", shards, "exact; the artifact links them")]
     if place == "disk":
         parts.append(hidden_part(model, states // (2 * model.hidden)))
-    if len(model.layers) > 1:
+    if states and len(model.layers) > 1:
         # The one before is replaced when the new one is whole.
         parts.append(
             Part("saved states", 2 * states, "to go on from, once a minute; two for a while")

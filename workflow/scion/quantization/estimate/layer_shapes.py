@@ -145,7 +145,7 @@ class ModelShapes:
         Args:
             config: Its config.json.
             expected: The tensors that it implies.
-            quantized: NVFP4 or FP8 by stored name of a module.
+            quantized: The algorithm by stored name of a module.
             where: The file to name in errors.
 
         Raises:
@@ -162,7 +162,9 @@ class ModelShapes:
             tensors.setdefault(int(number), {})[inside] = shape
             algorithm = quantized.get(name.removesuffix(".weight"))
             if algorithm is not None:
-                modules = matrices[algorithm].setdefault(int(number), {})
+                # Weights alone are the same weights.
+                kind = FP8 if algorithm == FP8 else NVFP4
+                modules = matrices[kind].setdefault(int(number), {})
                 modules[inside.removesuffix(".weight")] = (shape[0], shape[1])
         sparse = bool(expected.stacked)
         return cls(

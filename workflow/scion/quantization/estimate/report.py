@@ -42,8 +42,8 @@ def lines(made: ResourceEstimate, rates: Rates | None) -> list[str]:
     ]
     said = [
         f"estimate for {made.recipe} on {made.machine.name}: {made.samples} samples, "
-        f"{made.tokens:,} tokens, {made.layers} layers, {_times(made.passes, 'pass', 'passes')}; "
-        f"hidden states {_PLACES[made.place]}",
+        f"{made.tokens:,} tokens, {made.layers} layers, {_times(made.passes, 'pass', 'passes')}"
+        + (f"; hidden states {_PLACES[made.place]}" if made.samples else ""),
     ]
     for name, parts in sums:
         if parts:

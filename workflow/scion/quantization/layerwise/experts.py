@@ -132,8 +132,11 @@ def export_experts(experts: Any, *, name: str) -> Iterator[tuple[str, dict[str, 
         weights: Tensor = getattr(experts, part).detach()
         quantizers, input_quantizer = _weight_quantizers(experts, part), _input(experts, part)
         _require_scales(quantizers, input_quantizer, where=f"{name}.{part}")
-        scale: Any = NVFP4QTensor.get_activation_scaling_factor(input_quantizer)
-        input_scale = scale.squeeze().cpu()
+        activations: dict[str, Tensor] = {}
+        # It is off where weights alone are quantized.
+        if input_quantizer.is_enabled:
+            scale: Any = NVFP4QTensor.get_activation_scaling_factor(input_quantizer)
+            activations = {"input_scale": scale.squeeze().cpu()}
         step = EXPERTS_AT_ONCE if weights.is_cuda else 1
         for first in range(0, len(weights), step):
             group = slice(first, first + step)
@@ -147,7 +150,7 @@ def export_experts(experts: Any, *, name: str) -> Iterator[tuple[str, dict[str, 
                             "weight": packed[window],
                             "weight_scale": blocks[window],
                             "weight_scale_2": scale_2,
-                            "input_scale": input_scale,
+                            **activations,
                         },
                     )
 
@@ -212,5 +215,5 @@ def _require_scales(quantizers: Sequence[Any], input_quantizer: Any, *, where: s
     inputs = input_quantizer.amax
     if dead:
         raise no_scale(f"{where}, expert {dead[0]}", largest[dead[0]], inputs)
-    if inputs is None or not inputs.max() > 0:
+    if input_quantizer.is_enabled and (inputs is None or not inputs.max() > 0):
         raise no_scale(where, largest.max(), inputs)

@@ -15,7 +15,7 @@ from typing import Any
 
 import modelopt.torch.quantization as mtq
 import torch
-from modelopt.torch.export.model_config import QUANTIZATION_FP8
+from modelopt.torch.export.model_config import QUANTIZATION_FP8, QUANTIZATION_W4A16_NVFP4
 from modelopt.torch.export.quant_utils import (
     get_activation_scaling_factor,
     get_quantization_format,
@@ -224,8 +224,8 @@ def export(
         name: The layer's stored name.
 
     Returns:
-        CPU tensors by module and suffix: `weight`, `weight_scale`, `input_scale` each, and of NVFP4
-        `weight_scale_2`.
+        CPU tensors by module and suffix: `weight`, `weight_scale` each, of NVFP4 `weight_scale_2`,
+        and `input_scale` where inputs are quantized.
 
     Raises:
         ScionError: A module has no scale: its weights or all its inputs are zero.
@@ -253,22 +253,29 @@ def export(
 def _export_module(module: Any, stored: str) -> dict[str, Tensor]:
     weight, quantizer = module.weight.detach(), module.weight_quantizer
     amax, input_amax = quantizer.amax, module.input_quantizer.amax
-    if amax is None or input_amax is None or not amax.max() > 0 or not input_amax.max() > 0:
+    form = get_quantization_format(module)
+    inputs = form != QUANTIZATION_W4A16_NVFP4
+    if not _positive(amax) or (inputs and not _positive(input_amax)):
         raise no_scale(stored, amax, input_amax)
+    if not inputs:
+        return _four_bits(module, weight)
     input_scale = get_activation_scaling_factor(module).squeeze()
-    if get_quantization_format(module) == QUANTIZATION_FP8:
+    if form == QUANTIZATION_FP8:
         # A scalar, as in ModelOpt's export: the quotient then has the weight's dtype, not float32.
         scale = get_weight_scaling_factor(module).squeeze()
         packed = to_quantized_weight(weight, scale, QUANTIZATION_FP8)
         return {"weight": packed, "weight_scale": scale, "input_scale": input_scale}
+    return {**_four_bits(module, weight), "input_scale": input_scale}
+
+
+def _four_bits(module: Any, weight: Tensor) -> dict[str, Tensor]:
     scale_2 = get_weight_scaling_factor_2(module).squeeze()
     packed, scale = _pack(module, weight, scale_2)
-    return {
-        "weight": packed,
-        "weight_scale": scale,
-        "weight_scale_2": scale_2,
-        "input_scale": input_scale,
-    }
+    return {"weight": packed, "weight_scale": scale, "weight_scale_2": scale_2}
+
+
+def _positive(amax: Tensor | None) -> bool:
+    return amax is not None and bool(amax.max() > 0)
 
 
 def _pack(module: Any, weight: Tensor, scale_2: Tensor) -> tuple[Tensor, Tensor]:

@@ -52,6 +52,7 @@ _OF_FACTS: dict[str, Callable[[_Facts], str]] = {
     "quantize_nvfp4": lambda facts: (
         f"{facts['quantized_modules']} modules, {facts['recipe']['name']}"
     ),
+    "respell": lambda facts: f"{facts['quantized_modules']} modules, {facts['spelling']}",
     "graft_mtp": lambda facts: f"{facts['mtp_tensors']} tensors of {facts['donor']}",
     "verify_release": _verified,
 }
