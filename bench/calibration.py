@@ -71,7 +71,11 @@ def source(folder: Path) -> tuple[Artifact, Artifact]:
     )
     fixed = fix_keys(source=fetched, output=Output.at(folder / "fixed"), environment=_ENVIRONMENT)
     text = extract_text(
-        fixed=fixed, output=Output.at(folder / "text"), text_only=True, environment=_ENVIRONMENT
+        fixed=fixed,
+        output=Output.at(folder / "text"),
+        text_only=True,
+        head="absent",
+        environment=_ENVIRONMENT,
     )
     donor = fetch_donor(
         location=str(PICO / "pico-base"),

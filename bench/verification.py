@@ -146,7 +146,11 @@ def main() -> int:
         )
         fixed = fix_keys(source=source, output=output("fix_keys"), environment=env)
         text = extract_text(
-            fixed=fixed, output=output("extract_text"), text_only=True, environment=env
+            fixed=fixed,
+            output=output("extract_text"),
+            text_only=True,
+            head="absent",
+            environment=env,
         )
         samples = CalibrationSet(dataset=str(PICO / "calibration.jsonl"), samples=args.samples)
         for recipe in RECIPES.values():

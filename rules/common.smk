@@ -144,6 +144,11 @@ def server_options(config):
     return {"python": serving_python(config), "log_folder": f"logs/{config.release}"}
 
 
+def donor(config):
+    """The stage that the head of a donor is read from; None where there is no donor."""
+    return "fetch_donor" if config.donor else None
+
+
 def calibration_files(config):
     """The calibration sets that lie here."""
     return [local_file(each.dataset) for each in config.quantization.calibration.sets]
@@ -203,7 +208,8 @@ def plan_one(
         stage: Name of the stage.
         config: The release's.
         reads: By name of the input, the stage that it comes from; or a list of planned stages, of
-            any releases, which are read together.
+            any releases, which are read together; None where this release has none, and the option
+            on the stage's command line no value.
         files: By name of the input, plain files: a path or a list of paths.
         local: The files of a local checkpoint that the stage takes.
         environment: Identity of its environment.
@@ -214,7 +220,7 @@ def plan_one(
     """
     own, files = PLANS.plans[config.release], dict(files or {})
     upstream = {
-        name: [own.stages[read]] if isinstance(read, str) else read
+        name: [own.stages[read]] if isinstance(read, str) else list(read or [])
         for name, read in (reads or {}).items()
     }
     paths = {

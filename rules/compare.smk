@@ -2,14 +2,15 @@
 
 snakemake --cores all recipes                                  those of `comparison.variants`
 
-Input: the artifacts extract_text and fetch_donor, the data to calibrate and to measure with.
+Input: the artifacts extract_text and, where there is a donor, fetch_donor; the data to calibrate
+and to measure with.
 Output: the artifact compare_recipes.
 """
 
 COMPARE_RECIPES = plan(
     "compare_recipes",
     lambda config: dict(
-        reads={"text": "extract_text", "donor": "fetch_donor"},
+        reads={"text": "extract_text", "donor": donor(config)},
         files={
             "calibration": calibration_files(config),
             "chats": config.quality.chats,

@@ -83,6 +83,7 @@ EXTRACT_TEXT = plan(
     lambda config: dict(
         reads={"fixed": "fix_keys"},
         text_only=str(config.text_only).lower(),
+        head=config.mtp.own_head,
         environment=ROOT_ENVIRONMENT,
     ),
 )
@@ -107,6 +108,7 @@ rule extract_text:
         python -m scion.stages.extract_text \
             --fixed {input.fixed:q} \
             --text-only {params.text_only:q} \
+            --head {params.head:q} \
             --output {output:q} \
             --store {params.store:q} \
             --plan {params.plan:q} \

@@ -11,7 +11,7 @@ EVALUATE_QUALITY = plan(
             "release": "graft_mtp",
             "fixed": "extract_text",
             "source": "fetch_source",
-            **({"base": "fetch_base"} if config.quality.base else {}),
+            "base": "fetch_base" if config.quality.base else None,
             "verified": "verify_release",
         },
         files={"chats": config.quality.chats, "texts": config.quality.texts or []},

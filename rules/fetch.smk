@@ -1,8 +1,8 @@
 """Fetch the source checkpoint, the donor's MTP head, and the base model if it is compared with.
 
 Input: a local folder, or a repository of the hub at a commit.
-Output: the artifacts fetch_source and fetch_base (whole checkpoints) and fetch_donor (config and
-mtp.* tensors).
+Output: the artifacts fetch_source and fetch_base (whole checkpoints) and fetch_donor (config, mtp.*
+tensors and a sample of other weights).
 """
 
 FETCH_SOURCE = plan(
@@ -46,7 +46,8 @@ rule fetch_source:
 
 FETCH_DONOR = plan(
     "fetch_donor",
-    lambda config: dict(
+    lambda config: config.donor
+    and dict(
         local=local_checkpoint(config.donor, usable_files),
         location=config.donor,
         environment=ROOT_ENVIRONMENT,

@@ -7,7 +7,8 @@ Output: the artifact graft_mtp, all that the release holds but its card.
 GRAFT_MTP = plan(
     "graft_mtp",
     lambda config: dict(
-        reads={"quantized": quantized(config), "text": "extract_text", "donor": "fetch_donor"},
+        reads={"quantized": quantized(config), "text": "extract_text", "donor": donor(config)},
+        trusted_donor=config.mtp.trusted_donor or [],
         environment=ROOT_ENVIRONMENT,
     ),
 )
@@ -32,6 +33,7 @@ rule graft_mtp:
             --quantized {input.quantized:q} \
             --text {input.text:q} \
             --donor {input.donor:q} \
+            --trusted-donor {params.trusted_donor:q} \
             --output {output:q} \
             --store {params.store:q} \
             --plan {params.plan:q} \

@@ -1,13 +1,13 @@
 """Verify the grafted checkpoint against what it was made from.
 
-Input: the artifacts graft_mtp, extract_text and fetch_donor.
+Input: the artifacts graft_mtp, extract_text and, where there is a donor, fetch_donor.
 Output: the artifact verify_release, a report.
 """
 
 VERIFY_RELEASE = plan(
     "verify_release",
     lambda config: dict(
-        reads={"release": "graft_mtp", "text": "extract_text", "donor": "fetch_donor"},
+        reads={"release": "graft_mtp", "text": "extract_text", "donor": donor(config)},
         settings=settings(lint=config.lint),
         environment=ROOT_ENVIRONMENT,
     ),

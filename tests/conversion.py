@@ -3,11 +3,14 @@
 import shutil
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scion.artifacts.artifact import Artifact
 from scion.artifacts.making import Output
 from scion.artifacts.store.store import Store
+
+if TYPE_CHECKING:
+    from scion.checkpoint.own_head import OwnHead
 
 ENVIRONMENT = "sha256:tests"
 SAMPLES = 4
@@ -67,13 +70,46 @@ def copied(artifact: Artifact, folder: Path) -> Artifact:
 
 
 def convert(pico: Pico, folder: Path, *, samples: int = SAMPLES, **quantization: Any) -> Conversion:
-    """Run the conversion stages in this process, with `samples` calibration samples.
+    """Run the conversion stages over the pair, with `samples` calibration samples.
 
     Args:
         pico: The pair.
         folder: Where artifacts go.
         samples: Of the pair's own calibration set.
         quantization: Further settings of the section.
+    """
+    made = convert_stages(
+        pico.agent,
+        folder,
+        donor=pico.base,
+        head="absent",
+        calibration=(str(pico.calibration), samples),
+        **quantization,
+    )
+    return Conversion(folder, **made)
+
+
+def convert_stages(
+    source: Path,
+    folder: Path,
+    *,
+    donor: Path | None,
+    head: "OwnHead",
+    calibration: tuple[str, int],
+    **quantization: Any,
+) -> dict[str, Artifact]:
+    """Run the conversion stages in this process.
+
+    Args:
+        source: The bf16 checkpoint.
+        folder: Where artifacts go, each under its stage's name.
+        donor: Where the MTP head comes from, unless it is the source's own or there is none.
+        head: What becomes of the source's own; see `scion.checkpoint.own_head.OwnHead`.
+        calibration: A set, and the number of its samples.
+        quantization: Further settings of the section.
+
+    Returns:
+        The artifacts by stage; without a donor there is no fetch_donor.
     """
     # Importing ModelOpt takes seconds, which tests without it need not wait.
     from scion.lint.config import Lint
@@ -87,41 +123,55 @@ def convert(pico: Pico, folder: Path, *, samples: int = SAMPLES, **quantization:
     from scion.stages.quantize_nvfp4 import quantize_nvfp4
     from scion.stages.verify_release import verify_release
 
-    calibration_set = CalibrationSet(dataset=str(pico.calibration), samples=samples)
-    calibration = Calibration(sets=(calibration_set,))
+    dataset, samples = calibration
+    sets = Calibration(sets=(CalibrationSet(dataset=dataset, samples=samples),))
     # Not the default recipe: tests of the other stages need not wait for a search.
-    wanted = {"recipe": "nvfp4_default", "calibration": calibration, "device": "cpu"}
+    wanted = {"recipe": "nvfp4_default", "calibration": sets, "device": "cpu"}
     settings = Quantization.model_validate({**wanted, "max_shard_megabytes": 1, **quantization})
-    env = ENVIRONMENT
-    source = fetch_source(
-        location=str(pico.agent), output=Output.at(folder / "fetch_source"), environment=env
+    env, made = ENVIRONMENT, dict[str, Artifact]()
+
+    def output(stage: str) -> Output:
+        return Output.at(folder / stage)
+
+    made["fetch_source"] = fetch_source(
+        location=str(source), output=output("fetch_source"), environment=env
     )
-    donor = fetch_donor(
-        location=str(pico.base), output=Output.at(folder / "fetch_donor"), environment=env
-    )
-    found = lint_source(
-        source=source, output=Output.at(folder / "lint_source"), settings=Lint(), environment=env
-    )
-    fixed = fix_keys(source=source, output=Output.at(folder / "fix_keys"), environment=env)
-    text = extract_text(
-        fixed=fixed, output=Output.at(folder / "extract_text"), text_only=True, environment=env
-    )
-    quantized = quantize_nvfp4(
-        text=text, output=Output.at(folder / "quantize_nvfp4"), settings=settings, environment=env
-    )
-    release = graft_mtp(
-        quantized=quantized,
-        text=text,
-        donor=donor,
-        output=Output.at(folder / "graft_mtp"),
-        environment=env,
-    )
-    report = verify_release(
-        release=release,
-        text=text,
-        donor=donor,
-        output=Output.at(folder / "verify_release"),
+    if donor is not None:
+        made["fetch_donor"] = fetch_donor(
+            location=str(donor), output=output("fetch_donor"), environment=env
+        )
+    made["lint_source"] = lint_source(
+        source=made["fetch_source"],
+        output=output("lint_source"),
         settings=Lint(),
         environment=env,
     )
-    return Conversion(folder, source, donor, found, fixed, text, quantized, release, report)
+    made["fix_keys"] = fix_keys(
+        source=made["fetch_source"], output=output("fix_keys"), environment=env
+    )
+    made["extract_text"] = text = extract_text(
+        fixed=made["fix_keys"],
+        output=output("extract_text"),
+        text_only=True,
+        head=head,
+        environment=env,
+    )
+    made["quantize_nvfp4"] = quantize_nvfp4(
+        text=text, output=output("quantize_nvfp4"), settings=settings, environment=env
+    )
+    made["graft_mtp"] = graft_mtp(
+        quantized=made["quantize_nvfp4"],
+        text=text,
+        donor=made.get("fetch_donor"),
+        output=output("graft_mtp"),
+        environment=env,
+    )
+    made["verify_release"] = verify_release(
+        release=made["graft_mtp"],
+        text=text,
+        donor=made.get("fetch_donor"),
+        output=output("verify_release"),
+        settings=Lint(),
+        environment=env,
+    )
+    return made

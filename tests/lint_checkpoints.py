@@ -263,7 +263,6 @@ def _quantize(
     exclude = declared_exclusions(
         FAMILIES[config["model_type"]],
         kept,
-        head="lm_head.weight" in tensors,
         vision="vision_config" in config,
     )
     if spelling == "compressed-tensors":

@@ -309,6 +309,52 @@ def bfcl() -> dict[str, Any]:
     }
 
 
+def family(weights: str = "sha256:aa", *, releases: int = 3) -> dict[str, Any]:
+    """`family.json`: a baseline without drafts, and releases beside it.
+
+    Args:
+        weights: Digest of the second release's.
+        releases: How many there are.
+    """
+    chance = random.Random(11)
+    rates = _rates(chance, (0, 3), (1, 2), 6)
+    scored = quality()
+    shown = [model for model in scored["models"] if model["name"] in ("release", "fixed")]
+    rows = [
+        {
+            "release": f"release-{place}",
+            "repository": f"owner/Release-{place}",
+            "weights": weights if place == 1 else f"sha256:{place}",
+            "bytes": 4_000_000 + place,
+            "algorithm": "NVFP4",
+            "spelling": "modelopt" if place else "compressed-tensors",
+            "launch": "pico",
+            "speculative_tokens": 3 if place else 0,
+            "speed": _speed(rates, 3 if place else 0),
+            "acceptance": _acceptance(chance, 3)[-1] if place else None,
+            "agent_tasks": {"passed": 107, "total": 110, "rate": proportion(107, 110).record()},
+            "quality": {"reference": scored["reference"], "models": shown},
+        }
+        for place in range(releases)
+    ]
+    return {
+        "family": {
+            "name": "tiny",
+            "title": "The tiny family",
+            "baseline": "release-0",
+            "rounds": 2,
+        },
+        "engine": _ENGINE,
+        "hardware": CPU,
+        "prompts": {
+            "file": "prompts.jsonl",
+            "sha256": _DIGEST,
+            "sets": dict.fromkeys(_ACCEPTED, 4),
+        },
+        "releases": rows,
+    }
+
+
 def results() -> dict[str, Any]:
     """All of them, by stage."""
     return {

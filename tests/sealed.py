@@ -1,6 +1,7 @@
-"""Sealed releases of the embedded pair: its own conversion, and measurements as they look."""
+"""Sealed releases: conversions of the embedded pair, and measurements as they look."""
 
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -9,7 +10,7 @@ import measured
 from conversion import ENVIRONMENT, Conversion
 from scion.artifacts.artifact import Artifact
 from scion.artifacts.making import Output
-from scion.artifacts.release_layout import RELEASE
+from scion.artifacts.release_layout import RELEASE, WEIGHTS
 from scion.artifacts.software import Software
 from scion.engines.config import PICO_LAUNCH
 from scion.report.config import Card
@@ -26,13 +27,26 @@ _STAGES = (
 )
 
 
-def converted(conversion: Conversion) -> dict[str, Artifact]:
-    """What the conversion leaves for the card, by stage."""
-    return {stage: getattr(conversion, stage) for stage in _STAGES}
+Made = Conversion | Mapping[str, Artifact]
+"""The artifacts of the conversion stages, by stage; without a donor there is no fetch_donor."""
+
+
+def by_stage(made: Made) -> Mapping[str, Artifact]:
+    """All that a conversion has made."""
+    if not isinstance(made, Conversion):
+        return made
+    stages = [field.name for field in fields(made) if field.name != "folder"]
+    return {stage: getattr(made, stage) for stage in stages}
+
+
+def converted(made: Made) -> dict[str, Artifact]:
+    """What it leaves for the card beside the release, by stage."""
+    artifacts = by_stage(made)
+    return {stage: artifacts[stage] for stage in _STAGES if stage in artifacts}
 
 
 def rendered(
-    conversion: Conversion,
+    conversion: Made,
     folder: Path,
     content: dict[str, Any],
     *,
@@ -48,11 +62,12 @@ def rendered(
         beside: Stages that not every release has.
         card: Of the section of that name; and `launches`, `made_by`.
     """
+    release = by_stage(conversion)[WEIGHTS]
     made_so = {**converted(conversion), **beside}
-    evidence = made_so | measured.artifacts(content, release=conversion.graft_mtp, folder=folder)
+    evidence = made_so | measured.artifacts(content, release=release, folder=folder)
     launches, made_by = card.pop("launches", (PICO_LAUNCH,)), card.pop("made_by", MADE_BY)
     made = render_card(
-        release=conversion.graft_mtp,
+        release=release,
         evidence=evidence,
         template=TEMPLATE,
         sections=SECTIONS,
@@ -66,17 +81,18 @@ def rendered(
 
 
 def sealed(
-    conversion: Conversion,
+    conversion: Made,
     folder: Path,
     content: dict[str, Any],
     *,
     beside: Mapping[str, Artifact] = MappingProxyType({}),
+    **card: Any,
 ) -> Path:
     """The release folder of a conversion that was measured so; `folder` gets its artifacts."""
-    card, evidence = rendered(conversion, folder, content, beside=beside)
+    made, evidence = rendered(conversion, folder, content, beside=beside, **card)
     seal_release(
-        release=conversion.graft_mtp,
-        card=card,
+        release=by_stage(conversion)[WEIGHTS],
+        card=made,
         evidence=evidence,
         output=Output.at(folder / "seal_release"),
         environment=ENVIRONMENT,

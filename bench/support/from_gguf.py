@@ -15,11 +15,14 @@ def main() -> None:
     """Decode the first argument into the second."""
     file, folder = Path(sys.argv[1]), Path(sys.argv[2])
     tokenizer: Any = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-    tokenizer.save_pretrained(folder)
     model: Any = AutoModelForCausalLM.from_pretrained(
         file.parent, gguf_file=file.name, dtype=torch.bfloat16
     )
     model.save_pretrained(folder)
+    # Of SmolLM2's file transformers takes the token that begins a turn for the one that ends it.
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(model.config.eos_token_id)
+    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.save_pretrained(folder)
 
 
 if __name__ == "__main__":

@@ -342,7 +342,7 @@ def test_without_tower_or_head_their_tensors_are_not_expected() -> None:
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"model_type": "llama"}, "architecture is not known"),
+        ({"model_type": "mistral"}, "architecture is not known"),
         ({"model_type": "qwen3_moe"}, "architecture is not known"),
         ({"model_type": ["qwen3_5"]}, "architecture is not known"),
         ({"model_type": None}, "architecture is not known"),
@@ -422,10 +422,15 @@ def test_a_hostile_config_is_refused_or_understood(model_type: str) -> None:
 
 
 def test_what_stands_around_answers_is_asked_of_the_row() -> None:
-    assert chat_marks(of("qwen3_5"), where="x").answer == "<|im_start|>assistant\n"
-    with pytest.raises(ScionError, match="not known where answers begin"):
-        chat_marks(of("llama"), where="x")
+    chatml = "<|im_start|>assistant\n"
+    assert chat_marks(of("qwen3_5"), "…<|im_end|>…", where="x").answer == chatml
+    # Of the forms that a family's fine-tunes bring, the template's.
+    assert chat_marks(of("llama"), "…<|im_end|>…", where="x").answer == chatml
+    assert chat_marks(of("llama"), "…<|eot_id|>…", where="x").end == "<|eot_id|>"
+    for model_type, template in (("llama", "[INST]"), ("qwen3_moe", "…<|im_end|>…")):
+        with pytest.raises(ScionError, match="not known where answers begin"):
+            chat_marks(of(model_type), template, where="x")
     for unknown in ({"model_type": "mamba"}, {}):
         with pytest.raises(ScionError, match="architecture is not known") as caught:
-            chat_marks(unknown, where="x")
+            chat_marks(unknown, "", where="x")
         assert "architectures/families.py" in caught.value.hint

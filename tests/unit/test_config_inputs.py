@@ -159,7 +159,7 @@ def own(folder: Path, **values: object) -> str:
     """A release of one's own, whose source, donor and data lie in a folder."""
     for name in ("source", "donor"):
         if not (folder / name).exists():
-            write_checkpoint(folder / name, tiny_config())
+            write_checkpoint(folder / name, tiny_config(), mtp=name == "donor")
     (folder / "data.jsonl").write_text("{}\n" * 20)
     places = {"source": folder / "source", "donor": folder / "donor", "data": folder / "data.jsonl"}
     return OWN.format(**{**places, **values})

@@ -85,6 +85,14 @@ def test_the_bytes_of_the_shards_are_exact(conversion: Conversion, pico: Pico) -
     assert estimate(text_checkpoint(str(pico.agent)), SETTINGS, [[8]], CPU).shard_bytes == written
 
 
+def test_a_head_that_the_source_keeps_counts(pico: Pico) -> None:
+    without, kept = (text_checkpoint(str(pico.base), keep_head=keep) for keep in (False, True))
+    head = kept.shard_of.keys() - without.shard_of.keys()
+    assert len(head) == 15
+    more, less = (estimate(each, SETTINGS, [[8]], CPU).shard_bytes for each in (kept, without))
+    assert more - less >= sum(kept.tensor(name).size for name in head)
+
+
 def test_each_weight_is_read_once_and_what_stays_is_copied(text: Checkpoint) -> None:
     made = estimate(text, SETTINGS, [[8]], CPU)
     sizes = {name: text.tensor(name).size for name in text.shard_of}

@@ -22,7 +22,11 @@ def extract(folder: Path, *, text_only: bool) -> tuple[Artifact, Artifact]:
     )
     output = folder.parent / "text"
     text = extract_text(
-        fixed=fixed, output=Output.at(output), text_only=text_only, environment=ENVIRONMENT
+        fixed=fixed,
+        output=Output.at(output),
+        text_only=text_only,
+        head="removed",
+        environment=ENVIRONMENT,
     )
     return fixed, text
 

@@ -5,10 +5,14 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from scion.checkpoint.config import Mtp
+
 PACKAGE = Path(__file__).parents[2] / "workflow/scion"
 ROWS = PACKAGE / "architectures/families.py"
-# `model-mtp.safetensors` and `graft_mtp.json` are names of Scion's own.
-LITERAL = re.compile(r"(?<![\w-])mtp\.|qwen3_5", re.IGNORECASE)
+# `model-mtp.safetensors` and `graft_mtp.json` are names of Scion's own, as are the configuration's
+# `mtp.origin` and its like.
+_KEYS = "|".join(Mtp.model_fields)
+LITERAL = re.compile(rf"(?<![\w-])mtp\.(?!{_KEYS})|qwen3_5", re.IGNORECASE)
 # What a statement about an engine's source links to.
 LINK = re.compile(r"https://|^/models/\w+\.py$")
 

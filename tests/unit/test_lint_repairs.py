@@ -344,10 +344,18 @@ def test_a_tower_that_is_missing_is_taken_out_of_config_json(tmp_path: Path) -> 
     assert result.stage == "extract_text"
     keys = fixed(folder)
     output = at(folder, "text")
-    text = extract_text(fixed=keys, output=output, text_only=True, environment=ENVIRONMENT)
+    text = extract_text(
+        fixed=keys, output=output, text_only=True, head="kept", environment=ENVIRONMENT
+    )
     assert lint(text.folder).keys() == ONLY_FOR_PICTURES
     with pytest.raises(ScionError, match="no vision tower to keep"):
-        extract_text(fixed=keys, output=at(folder, "all"), text_only=False, environment=ENVIRONMENT)
+        extract_text(
+            fixed=keys,
+            output=at(folder, "all"),
+            text_only=False,
+            head="kept",
+            environment=ENVIRONMENT,
+        )
 
 
 def fixed(folder: Path) -> Artifact:
@@ -363,7 +371,9 @@ def at(folder: Path, name: str) -> Output:
 
 
 def test_a_command_is_told_only_where_the_workflow_takes_the_checkpoint(tmp_path: Path) -> None:
-    folder = sound(tmp_path / "model", config=llama())
+    experts = {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 32}
+    classes = {"model_type": "qwen3_moe", "architectures": ["Qwen3MoeForCausalLM"]}
+    folder = sound(tmp_path / "model", config=llama(**classes, **experts))
     rename_tensors(folder, lambda name: f"model.{name}")
     result = lint(folder)["N201"]
     assert (result.command, result.stage) == (None, None)

@@ -43,6 +43,7 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
             fixed=fixed,
             output=Output.at(results / f"{name}_text"),
             text_only=True,
+            head="removed",
             environment=ENVIRONMENT,
         )
     fetch_donor(
@@ -55,6 +56,7 @@ def commands(begun: Path, stage: str) -> tuple[list[str], list[str]]:
     """A command line of the stage, and that of another configuration."""
     # It names no class, and has neither a tokenizer nor a head of the right name.
     lint = json.dumps({"lint": {"ignore": ["C804", "M302", "T601", "T623"]}})
+    text = ["--text-only", "true", "--head", "removed"]
     by_stage: dict[str, tuple[list[str], list[str]]] = {
         "fetch_source": (
             ["--location", str(begun / "source")],
@@ -70,8 +72,8 @@ def commands(begun: Path, stage: str) -> tuple[list[str], list[str]]:
         ),
         "fix_keys": (["--source", "RESULTS/source.json"], ["--source", "RESULTS/other.json"]),
         "extract_text": (
-            ["--fixed", "RESULTS/source_fixed.json", "--text-only", "true"],
-            ["--fixed", "RESULTS/other_fixed.json", "--text-only", "true"],
+            ["--fixed", "RESULTS/source_fixed.json", *text],
+            ["--fixed", "RESULTS/other_fixed.json", *text],
         ),
     }
     common = ["--store", "RESULTS/.store", "--output", "RESULTS/made.json"]

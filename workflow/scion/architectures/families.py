@@ -21,13 +21,15 @@ from scion.architectures.family import (
 )
 from scion.common.errors import ScionError
 
-# What the chat templates of this maker write around turns, and what takes their answers apart.
-_CHAT = ChatMarks("<|im_start|>assistant\n", "<|im_end|>")
+# What takes the answers of Qwen3.5 to 3.8 apart.
 _PARSERS = {
     "vllm": ServerParsers("qwen3_xml", "qwen3"),
     "sglang": ServerParsers("qwen3_coder", "qwen3"),
 }
 _ALL_ENGINES = ("vllm", "sglang", "tensorrt-llm")
+_CHATML = ChatMarks("<|im_start|>assistant\n", "<|im_end|>")
+_LLAMA_3 = ChatMarks("<|start_header_id|>assistant<|end_header_id|>\n\n", "<|eot_id|>")
+_TAGGED = "JSON in tags"
 # What NVFP4_DEFAULT_CFG leaves in bf16 inside a decoder layer: the convolution and the thin
 # projections of the delta net, the router, the gate of the shared expert.
 _KEPT_OF_DELTA_NET = (
@@ -49,20 +51,36 @@ LLAMA = Family(
     title="Llama",
     decoder=Decoder(mlp_bias=True, derived=("head_dim", "num_key_value_heads")),
     architecture="LlamaForCausalLM",
+    # Fine-tunes bring either form, and their own way to write tool calls: vLLM stops where a parser
+    # does not find its tokens, so none is the family's.
+    chats=(_LLAMA_3, _CHATML),
+    released=True,
     plain_engines=_ALL_ENGINES,
 )
 QWEN2 = Family(
     model_type="qwen2",
-    title="Qwen2",
+    title="Qwen2 and 2.5",
     decoder=Decoder(attention_bias="qkv", derived=("head_dim",)),
     architecture="Qwen2ForCausalLM",
+    chats=(_CHATML,),
+    parsers={
+        "vllm": ServerParsers("hermes", None, _TAGGED),
+        "sglang": ServerParsers("qwen", None, _TAGGED),
+    },
+    released=True,
     plain_engines=_ALL_ENGINES,
 )
 QWEN3 = Family(
     model_type="qwen3",
-    title="Qwen3",
+    title="dense Qwen3",
     decoder=Decoder(qk_norm=True),
     architecture="Qwen3ForCausalLM",
+    chats=(_CHATML,),
+    parsers={
+        "vllm": ServerParsers("hermes", "qwen3", _TAGGED),
+        "sglang": ServerParsers("qwen", "qwen3", _TAGGED),
+    },
+    released=True,
     plain_engines=_ALL_ENGINES,
 )
 QWEN3_MOE = Family(
@@ -87,7 +105,7 @@ QWEN3_NEXT = Family(
     head=Head("mtp.", "num_nextn_predict_layers", default=1),
     kept=_KEPT_OF_DELTA_NET + _KEPT_OF_EXPERTS,
     zero_centred=_ZERO_CENTRED,
-    chat=_CHAT,
+    chats=(_CHATML,),
     # Its template has tool calls as JSON.
     parsers={
         "vllm": ServerParsers("hermes", "qwen3"),
@@ -109,7 +127,7 @@ QWEN3_5 = Family(
     fused={**FUSED_ATTENTION, **FUSED_MLP, **FUSED_DELTA_NET},
     kept=_KEPT_OF_DELTA_NET,
     zero_centred=_ZERO_CENTRED,
-    chat=_CHAT,
+    chats=(_CHATML,),
     parsers=_PARSERS,
     transformers=TransformersClasses(
         modeling="transformers.models.qwen3_5.modeling_qwen3_5",
@@ -141,7 +159,7 @@ QWEN3_5_MOE = Family(
     fused={**FUSED_ATTENTION, **FUSED_MLP, **FUSED_DELTA_NET},
     kept=_KEPT_OF_DELTA_NET + _KEPT_OF_EXPERTS,
     zero_centred=_ZERO_CENTRED,
-    chat=_CHAT,
+    chats=(_CHATML,),
     parsers=_PARSERS,
     transformers=TransformersClasses(
         modeling="transformers.models.qwen3_5_moe.modeling_qwen3_5_moe",
@@ -224,28 +242,32 @@ def offline_families() -> list[Family]:
     return [row for row in FAMILIES.values() if row.released and row.head and row.transformers]
 
 
-def chat_marks(config: Mapping[str, Any], *, where: object) -> ChatMarks:
+def chat_marks(config: Mapping[str, Any], template: str, *, where: object) -> ChatMarks:
     """What stands around the turns of a chat in a checkpoint's family.
 
     Args:
         config: Parsed config.json.
+        template: The checkpoint's chat template, which tells the family's forms apart.
         where: The file to name in errors.
 
     Raises:
-        ScionError: The family is not known, or its row has no marks.
+        ScionError: The family is not known, or no form of its row's is the template's.
     """
     family = family_of(config)
     if family is None:
         raise unknown_family(config, where=where)
-    if family.chat is None:
+    marks = next((each for each in family.chats if each.end in template), None)
+    if marks is None:
         raise ScionError(
-            "it is not known where answers begin and end in this family's chats",
+            "it is not known where answers begin and end in this checkpoint's chats",
             where=where,
-            expected="`chat` in its row of workflow/scion/architectures/families.py",
-            found=f"none for {family.title}",
-            hint="add the marks that the family's chat template writes around a turn",
+            expected="a chat template with "
+            f"{' or '.join(each.end for each in family.chats) or 'marks that are known'}",
+            found=f"another, of {family.title}",
+            hint="add the marks that the chat template writes around a turn to `chats` in the "
+            "family's row of workflow/scion/architectures/families.py",
         )
-    return family.chat
+    return marks
 
 
 def parsers_of(family: Family | None, engine: str) -> ServerParsers | None:

@@ -94,11 +94,13 @@ class ServerParsers:
 
     Attributes:
         tools: The parser of tool calls.
-        reasoning: The parser that splits the reasoning off.
+        reasoning: The parser that splits the reasoning off; None where the family has none.
+        calls: How the model writes tool calls, in words.
     """
 
     tools: str
-    reasoning: str
+    reasoning: str | None
+    calls: str = "XML functions"
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,7 @@ class Family:
         zero_centred: Ends of the names of norms that multiply by 1 + w, and so hold numbers near 0.
         embeddings: Ends of the names of tables that rows are looked up in: of two dimensions, but
             no weights to multiply with.
-        chat: What stands around turns; None where no release of the family is made.
+        chats: What stands around turns, in each form that the family's chat templates write.
         parsers: The servers' parsers, by engine.
         transformers: The classes that it is measured with; None where it is not.
         released: Whether the workflow makes releases of it.
@@ -177,7 +179,7 @@ class Family:
     kept: tuple[str, ...] = ()
     zero_centred: tuple[str, ...] = ()
     embeddings: tuple[str, ...] = ("embed_tokens", "pos_embed")
-    chat: ChatMarks | None = None
+    chats: tuple[ChatMarks, ...] = ()
     parsers: Mapping[str, ServerParsers] = field(default_factory=dict)
     transformers: TransformersClasses | None = None
     released: bool = False

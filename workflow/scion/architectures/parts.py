@@ -5,6 +5,7 @@ Each function reads the sizes that it needs and returns shapes by name; linear w
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from scion.architectures.config_keys import Keys
 from scion.architectures.family import Decoder, Head
@@ -155,13 +156,37 @@ def _layer(decoder: Decoder, text: Keys, *, mixer: str, sparse: bool) -> Shapes:
     }
 
 
+@dataclass(frozen=True)
+class AttentionHeads:
+    """The heads of full attention.
+
+    Attributes:
+        queries: Heads of the queries.
+        keys: Heads of keys and values.
+        size: Elements of each.
+    """
+
+    queries: int
+    keys: int
+    size: int
+
+    @classmethod
+    def of(cls, decoder: Decoder, text: Keys) -> "AttentionHeads":
+        """Read the language model's keys; those that the family derives may be missing."""
+        hidden, heads = text.size("hidden_size"), text.size("num_attention_heads")
+        derived = {"head_dim": hidden // heads, "num_key_value_heads": heads}
+        defaults = {key: derived[key] for key in decoder.derived}
+        return cls(
+            queries=heads,
+            keys=text.size("num_key_value_heads", default=defaults.get("num_key_value_heads")),
+            size=text.size("head_dim", default=defaults.get("head_dim")),
+        )
+
+
 def _attention(decoder: Decoder, text: Keys) -> Shapes:
-    hidden, heads = text.size("hidden_size"), text.size("num_attention_heads")
-    head = text.size("head_dim", default=hidden // heads if "head_dim" in decoder.derived else None)
-    kv_heads = text.size(
-        "num_key_value_heads", default=heads if "num_key_value_heads" in decoder.derived else None
-    )
-    queries, keys = heads * head, kv_heads * head
+    hidden, heads = text.size("hidden_size"), AttentionHeads.of(decoder, text)
+    head = heads.size
+    queries, keys = heads.queries * head, heads.keys * head
     always = decoder.attention_bias == "qkv"
     bias = always or text.flag("attention_bias")
     shapes = {

@@ -24,17 +24,18 @@ from scion.common.digest import digest_json
 from scion.common.text import printable
 from scion.formats.spellings import SPELLINGS
 
-_QUANTIZED, _RESPELLED = "quantize_nvfp4", "respell"
-# The stages that every release is made by, and by the name of each input, where that comes from.
+_QUANTIZED, _RESPELLED, _DONOR = "quantize_nvfp4", "respell", "fetch_donor"
+# The stages that every release with a grafted head is made by, and by the name of each input, where
+# that comes from. Another has no donor, and the stages that read it have one input fewer.
 CHAIN: Mapping[str, Mapping[str, str]] = {
     "fetch_source": {},
-    "fetch_donor": {},
+    _DONOR: {},
     "lint_source": {"source": "fetch_source"},
     "fix_keys": {"source": "fetch_source"},
     "extract_text": {"fixed": "fix_keys"},
     _QUANTIZED: {"text": "extract_text"},
-    WEIGHTS: {"quantized": _QUANTIZED, "text": "extract_text", "donor": "fetch_donor"},
-    "verify_release": {"release": WEIGHTS, "text": "extract_text", "donor": "fetch_donor"},
+    WEIGHTS: {"quantized": _QUANTIZED, "text": "extract_text", "donor": _DONOR},
+    "verify_release": {"release": WEIGHTS, "text": "extract_text", "donor": _DONOR},
 }
 # Fetched only to be measured beside the release.
 _BESIDES = ("fetch_base",)
@@ -52,13 +53,21 @@ def quantized_stage(manifests: Iterable[str]) -> str:
     return _RESPELLED if _RESPELLED in manifests else _QUANTIZED
 
 
-def _chain(manifests: Iterable[str]) -> Mapping[str, Mapping[str, str]]:
-    """The stages that a release must have, one of them only if it has another spelling."""
-    quantized = quantized_stage(manifests)
-    if quantized == _QUANTIZED:
-        return CHAIN
-    grafted = {**CHAIN[WEIGHTS], "quantized": quantized}
-    return {**CHAIN, quantized: {"quantized": _QUANTIZED}, WEIGHTS: grafted}
+def _chain(manifests: Manifests) -> dict[str, dict[str, str]]:
+    """The stages that this release is made by.
+
+    Without a donor where no manifest knows of one, and with `respell` where there is its manifest.
+    """
+    chain = {stage: dict(inputs) for stage, inputs in CHAIN.items()}
+    grafted = manifests.get(WEIGHTS)
+    if grafted is not None and _DONOR not in manifests and "donor" not in grafted["made_from"]:
+        del chain[_DONOR]
+        for inputs in chain.values():
+            inputs.pop("donor", None)
+    if quantized_stage(manifests) == _RESPELLED:
+        chain[_RESPELLED] = {"quantized": _QUANTIZED}
+        chain[WEIGHTS]["quantized"] = _RESPELLED
+    return chain
 
 
 def chain_problems(manifests: Manifests, sealed: Manifest) -> Iterator[str]:
@@ -68,7 +77,7 @@ def chain_problems(manifests: Manifests, sealed: Manifest) -> Iterator[str]:
         manifests: By stage, as `provenance/` has them; each of sound form and digests.
         sealed: That of the release.
     """
-    for stage in (*CHAIN, RENDERED):
+    for stage in (*_chain(manifests), RENDERED):
         if stage not in manifests:
             yield f"{_file(stage)}: missing: every release has this stage"
     for stage, manifest in manifests.items():
@@ -99,7 +108,7 @@ def _input_problems(stage: str, manifest: Manifest, manifests: Manifests) -> Ite
         if inputs.get(name, {}).get("stage") != source:
             yield f"{_file(stage)}: its input {printable(name)} is not the artifact of {source}"
     for name, made in inputs.items():
-        if name not in wanted and (stage in _chain(manifests) or stage in (SEALED, RENDERED)):
+        if name not in wanted and (stage in (*CHAIN, _RESPELLED, SEALED, RENDERED)):
             yield f"{_file(stage)}: has an input {printable(name)} that the stage does not take"
         source = manifests.get(made["stage"])
         if source is None:
@@ -116,8 +125,8 @@ def _input_problems(stage: str, manifest: Manifest, manifests: Manifests) -> Ite
 
 def _wanted(stage: str, manifests: Manifests) -> Mapping[str, str]:
     """The artifacts that a stage is made from, by the name of the input."""
-    if stage in (chain := _chain(manifests)):
-        return chain[stage]
+    if stage in CHAIN or stage == _RESPELLED:
+        return _chain(manifests).get(stage, {})
     if stage in (SEALED, RENDERED):
         return {name: name for name in manifests if name != stage}
     return {} if stage in _BESIDES else {"release": WEIGHTS}
@@ -137,9 +146,9 @@ def _fact_problems(manifests: Manifests, sealed: Manifest) -> Iterator[str]:
         (SEALED, FACT, RENDERED, FACT),
         (WEIGHTS, "recipe", _QUANTIZED, "recipe"),
         (_RESPELLED, "recipe", _QUANTIZED, "recipe"),
-        (WEIGHTS, "donor", "fetch_donor", "location"),
-        (WEIGHTS, "mtp_tensors", "fetch_donor", "mtp_tensors"),
-        (WEIGHTS, "mtp_bytes", "fetch_donor", "mtp_bytes"),
+        (WEIGHTS, "donor", _DONOR, "location"),
+        (WEIGHTS, "mtp_tensors", _DONOR, "mtp_tensors"),
+        (WEIGHTS, "mtp_bytes", _DONOR, "mtp_bytes"),
     )
     for stage, fact, source, key in quotes:
         quoting = sealed if stage == SEALED else manifests.get(stage)
@@ -176,21 +185,22 @@ def _told_rewritten(manifest: Manifest) -> Iterable[str]:
 
 
 def _weights(manifests: Manifests) -> Iterator[str]:
-    """Whether the grafted shards are those of the quantized checkpoint and of the donor's head."""
-    made = quantized_stage(manifests)
-    stages = (WEIGHTS, made, "fetch_donor")
-    if not all(stage in manifests for stage in stages):
+    """Whether the release's shards are those of the quantized checkpoint and of a donor's head."""
+    sources = _chain(manifests)[WEIGHTS]
+    stages = [sources[name] for name in ("quantized", "donor") if name in sources]
+    if not all(stage in manifests for stage in (WEIGHTS, *stages)):
         return
-    grafted, quantized, donor = (_shards(manifests[stage]) for stage in stages)
-    for source, shards in ((made, quantized), ("fetch_donor", donor)):
+    shards = _shards(manifests[WEIGHTS])
+    before = {stage: _shards(manifests[stage]) for stage in stages}
+    for source, given in before.items():
         yield from (
             f"{_file(WEIGHTS)}: {printable(name)} is not that of {_file(source)}"
-            for name, entry in shards.items()
-            if grafted.get(name) != entry
+            for name, entry in given.items()
+            if shards.get(name) != entry
         )
     yield from (
         f"{_file(WEIGHTS)}: {printable(name)} is of no stage before"
-        for name in grafted.keys() - quantized.keys() - donor.keys()
+        for name in shards.keys() - set[str]().union(*before.values())
     )
 
 

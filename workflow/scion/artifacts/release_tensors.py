@@ -2,7 +2,7 @@
 
 `tensors.json` is held against the shards. The tables in `provenance/tensors/` are held one against
 the next, so that each tensor is followed to the source, whose checkpoint may be elsewhere, and to
-the donor; from them follows the origin that `tensors.json` has to say of each.
+the donor if there is one; from them follows the origin that `tensors.json` has to say of each.
 """
 
 import math
@@ -63,7 +63,7 @@ def tensor_problems(
     if index is not None and index != {name: row["file"] for name, row in rows.items()}:
         yield f"{INDEX}: does not name the tensors of the shards"
     yield from _chain(rows, {stage: read for stage, read in tables.items() if read is not None})
-    text, donor = tables.get(_TEXT), tables.get(_DONOR)
+    text, donor = tables.get(_TEXT), tables.get(_DONOR) if _DONOR in manifests else {}
     if table is not None and text is not None and donor is not None:
         yield from _origin_problems(table, tensor_origins(rows, text=text, donor=donor))
 

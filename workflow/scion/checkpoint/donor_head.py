@@ -8,8 +8,8 @@ from typing import Any
 from scion.architectures.family import Head
 from scion.architectures.inventory import inventory
 from scion.checkpoint.safetensors_file import Tensor, encode_header, packed
-from scion.checkpoint.shards import CONFIG, INDEX, SINGLE, parse_object, parse_weight_map
-from scion.checkpoint.source import Source
+from scion.checkpoint.shards import CONFIG, INDEX, SINGLE, parse_object
+from scion.checkpoint.source import Source, tensor_shards
 from scion.common.errors import ScionError
 from scion.common.progress import progress
 
@@ -129,11 +129,11 @@ def _require(source: Source, name: str, location: str) -> None:
 
 def _shards(source: Source, location: str) -> dict[str, str]:
     """Shard by name of each tensor."""
-    if INDEX not in source.files:
+    if INDEX in source.files:
+        _small(source, INDEX, location)
+    else:
         _require(source, SINGLE, location)
-        return dict.fromkeys(source.headers([SINGLE])[SINGLE].tensors, SINGLE)
-    where = f"{location}/{INDEX}"
-    return parse_weight_map(parse_object(_small(source, INDEX, location), where=where), where=where)
+    return tensor_shards(source, location)
 
 
 def _refuse_quantized(tensors: Sequence[Tensor], location: str) -> None:

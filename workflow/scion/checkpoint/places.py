@@ -10,7 +10,7 @@ from pathlib import Path
 
 from scion.checkpoint.donor_head import find_head
 from scion.checkpoint.hub.location import HubRepository, parse_location
-from scion.checkpoint.preview import Preview, open_pinned, preview
+from scion.checkpoint.preview import Preview, preview
 from scion.common.errors import ScionError, of_system
 from scion.common.jsonl import count_json_lines
 
@@ -28,7 +28,7 @@ def check_places(
     where: object,
     hub: bool,
     rows: Mapping[str, Rows] | None = None,
-    judge: Callable[[Preview], None] = lambda seen: None,
+    judge: Callable[[Mapping[str, Preview]], None] = lambda seen: None,
 ) -> list[str]:
     """Look at all places, as far as that moves next to nothing.
 
@@ -41,7 +41,8 @@ def check_places(
         hub: Whether repositories count too: that they are pinned, and, if the hub can be reached,
             what they hold. Folders and files of this machine always do.
         rows: By key of data, the rows that a file must have.
-        judge: What else is asked of the source; raises a `ScionError`.
+        judge: What else is asked of the checkpoints that could be looked at, by their keys; raises
+            a `ScionError`.
 
     Returns:
         A line for each place that could not be looked at.
@@ -52,6 +53,7 @@ def check_places(
             head; a file has too few rows.
     """
     unseen = list[str]()
+    seen = dict[str, Preview]()
     for key, location in checkpoints:
         with of_key(key):
             if isinstance(place := parse_location(location), HubRepository):
@@ -61,14 +63,13 @@ def check_places(
                 if not _hub_answers():
                     unseen.append(f"{key}: {location} was not looked at: no hub can be reached")
                     continue
-            seen = preview(location)
+            seen[key] = preview(location)
             if key == "source":
-                _require_license(license, seen)
+                _require_license(license, seen[key])
             # Of a repository that takes the headers of its shards, which are larger.
             if key == "donor" and not isinstance(place, HubRepository):
-                find_head(open_pinned(location), location)
-        if key == "source":
-            judge(seen)
+                find_head(seen[key].source, location)
+    judge(seen)
     for key, location in data:
         with of_key(key):
             if isinstance(place := parse_location(location), HubRepository):

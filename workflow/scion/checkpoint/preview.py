@@ -23,13 +23,15 @@ class Preview:
 
     Attributes:
         location: Where it is.
-        family: Title of its architecture's family.
+        source: Its files.
+        expected: The tensors that its config.json implies.
         text: The language model's keys of its config.json.
         license: What its README.md declares; None where it says nothing.
     """
 
     location: str
-    family: str
+    source: Source
+    expected: Inventory
     text: Keys
     license: str | None
 
@@ -42,8 +44,8 @@ def preview(location: str) -> Preview:
             architecture is not one that releases are made of.
     """
     source = open_pinned(location)
-    supported, text = _supported(source)
-    return Preview(location, supported.family.title, text, _license(source))
+    expected, text = _supported(source)
+    return Preview(location, source, expected, text, _license(source))
 
 
 def open_pinned(location: str) -> Source:

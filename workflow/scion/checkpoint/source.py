@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from scion.checkpoint.safetensors_file import Header, Tensor
+from scion.checkpoint.shards import INDEX, parse_object, parse_weight_map
 
 
 @dataclass(frozen=True)
@@ -112,3 +113,22 @@ class EmptySource:
     def stream(self, name: str, begin: int, size: int) -> Iterator[bytes]:
         """No bytes."""
         return iter(())
+
+
+def tensor_shards(source: Source, location: str) -> dict[str, str]:
+    """Shard by name of every tensor: by the index, or by the headers where there is none.
+
+    Args:
+        source: The checkpoint.
+        location: What errors call it.
+
+    Raises:
+        ScionError: The index or a header can't be used.
+    """
+    raw = source.read(INDEX) if INDEX in source.files else None
+    if raw is not None:
+        where = f"{location}/{INDEX}"
+        return parse_weight_map(parse_object(raw, where=where), where=where)
+    shards = [name for name in source.files if name.endswith(".safetensors")]
+    headers = source.headers(shards)
+    return {name: shard for shard in shards for name in headers[shard].tensors}

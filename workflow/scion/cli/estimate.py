@@ -151,7 +151,9 @@ def _asked(args: argparse.Namespace) -> "tuple[Checkpoint, Quantization]":
     is_config = args.source.endswith((".yaml", ".yml"))
     config = read_config(Path(args.source)) if is_config else Config()
     checkpoint = text_checkpoint(
-        config.source if is_config else args.source, text_only=config.text_only
+        config.source if is_config else args.source,
+        text_only=config.text_only,
+        keep_head=config.mtp.own_head == "kept",
     )
     return checkpoint, _changed(config.quantization, args)
 

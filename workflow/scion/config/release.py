@@ -6,7 +6,7 @@ neither another section's value nor its code changes what the stage has made.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +14,8 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from scion.artifacts.environments import VARIABLE, not_installed
+from scion.checkpoint.config import Mtp
+from scion.checkpoint.head_check import check_head
 from scion.checkpoint.hub.location import HubRepository, LocalFolder, parse_location
 from scion.checkpoint.places import Rows, check_places, of_key
 from scion.checkpoint.preview import Preview
@@ -62,9 +64,11 @@ class Config(Section):
         default="resources/pico/pico-agent",
         description="bf16 checkpoint: a local folder, or hf://owner/name@<40-digit commit>",
     )
-    donor: str = Field(
-        default="resources/pico/pico-base", description="checkpoint that the MTP tensors come from"
+    donor: str | None = Field(
+        default="resources/pico/pico-base",
+        description="checkpoint that the MTP tensors come from; null where mtp.origin is not donor",
     )
+    mtp: Mtp = Mtp()
     text_only: bool = Field(default=True, description="strip the vision tower")
     spelling: SpellingName = Field(
         default=DEFAULT_SPELLING.name,
@@ -144,6 +148,37 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _name_one_head(self) -> "Config":
+        faults = self.mtp.faults(self.donor)
+        if self.mtp.origin == "donor" and self.card.base is None:
+            faults.append("card.base: null, and mtp.origin is donor: name the head's repository")
+        if self.mtp.origin != "donor" and self.card.base is not None:
+            faults.append(
+                f"card.base: {self.card.base} is named, and mtp.origin is {self.mtp.origin}: no "
+                "head comes from it; set `base: null`"
+            )
+        faults += self._drafts() if self.mtp.origin == "none" else []
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
+    def _drafts(self) -> Iterator[str]:
+        """Where a release without a head is to draft."""
+        for number, launch in enumerate(self.launches):
+            if launch.speculative_tokens:
+                yield (
+                    f"launches.{number}.speculative_tokens: {launch.speculative_tokens}, and "
+                    "mtp.origin is none: without a head nothing drafts; set 0"
+                )
+        if any(self.measurement.speculative_tokens):
+            yield (
+                "measurement.speculative_tokens: drafts are asked for, and mtp.origin is none; "
+                "set [0]"
+            )
+        if self.comparison.acceptance_prompts is not None:
+            yield "comparison.acceptance_prompts: mtp.origin is none: nothing drafts; set null"
+
+    @model_validator(mode="after")
     def _name_its_own(self) -> "Config":
         if self.source.startswith(_PICO):
             return self
@@ -161,10 +196,11 @@ class Config(Section):
         embedded = Card()
         for key in _OF_CARD:
             value = getattr(self.card, key)
-            yield f"card.{key}", value == getattr(embedded, key) or value.startswith("example/")
+            its_own = value is not None and value.startswith("example/")
+            yield f"card.{key}", value == getattr(embedded, key) or its_own
         note = self.card.harness_only_note
         yield "card.harness_only_note", note == embedded.harness_only_note
-        yield "donor", self.donor.startswith(_PICO)
+        yield "donor", (self.donor or "").startswith(_PICO)
         # Where scores are said to prove nothing of the model, any data will do.
         if note is None:
             for key, location in (("quality.base", self.quality.base), *self.data()):
@@ -263,11 +299,12 @@ def read_values(path: Path) -> dict[str, Any]:
 def check_sources(config: Config, *, where: object, hub: bool) -> list[str]:
     """As `scion.checkpoint.places.check_places`, of all that a configuration names."""
 
-    def judge(source: Preview) -> None:
-        if not config.serving.stretches_context():
+    def judge(seen: Mapping[str, Preview]) -> None:
+        check_head(seen, config.mtp)
+        if "source" in seen and not config.serving.stretches_context():
             for number, launch in enumerate(config.launches):
                 with of_key(f"launches.{number}.max_model_len"):
-                    require_context(launch, source.text, hint="lower it to {longest}")
+                    require_context(launch, seen["source"].text, hint="lower it to {longest}")
 
     return check_places(
         config.checkpoints(),

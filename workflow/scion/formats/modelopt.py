@@ -35,25 +35,22 @@ class Declared:
     producer: Mapping[str, str]
 
 
-def declared_exclusions(
-    family: Family, kept: Iterable[str], *, head: bool, vision: bool
-) -> list[str]:
+def declared_exclusions(family: Family, kept: Iterable[str], *, vision: bool) -> list[str]:
     """The exclusion list of a release, in a form that vLLM and SGLang match alike.
 
     vLLM tries an exact name with its fused layers expanded, then a substring, then `fnmatch`, so
     each module is named in full: `*in_proj_a*` beside `*in_proj_b*` would miss the fused
     `in_proj_ba`, and `layers.1` would also take layers 10 to 19. `mtp*` covers `mtp.fc`, which
     `mtp.layers.0*` misses (https://github.com/vllm-project/vllm/issues/38650); it is listed whether
-    there is a head yet or not.
+    there is a head yet or not. So is `lm_head`: where it is the embeddings and has no tensor of its
+    own, vLLM builds one all the same, quantized unless it is named here, and stops.
 
     Args:
         family: The row of the checkpoint's architecture.
         kept: Full names of the decoder layers' modules that stay unquantized.
-        head: Whether there is an `lm_head` (not tied to the embeddings).
         vision: Whether the vision tower is part of the release.
     """
-    names = ["lm_head"] if head else []
-    names += [family.embedding, *kept]
+    names = ["lm_head", family.embedding, *kept]
     names += [family.vision_pattern] if vision else []
     return names + ([family.head.pattern] if family.head else [])
 

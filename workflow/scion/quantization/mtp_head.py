@@ -11,6 +11,14 @@ from scion.architectures.inventory import (
     with_mtp_layers,
 )
 from scion.artifacts.artifact import Artifact
+from scion.checkpoint.folder_source import FolderSource
+from scion.checkpoint.kinship import (
+    SAMPLE,
+    compare_samples,
+    require_kin,
+    sample_weights,
+    tokens_of,
+)
 from scion.checkpoint.shards import Checkpoint, index_headers, read_json
 from scion.common.errors import ScionError
 from scion.common.files import symlink_or_copy, write_json
@@ -46,6 +54,26 @@ def declare_head(config: Mapping[str, Any], donor: Artifact, *, where: Path) -> 
     declared = with_mtp_layers(config, _declared_layers(donor))
     _check_donor(donor, inventory(declared, where=where))
     return declared
+
+
+def donor_kinship(text: Artifact, donor: Artifact, *, trusted: bool) -> dict[str, Any]:
+    """How near the text model's weights are to the donor's, as manifests have it.
+
+    Args:
+        text: The bf16 text model, of sound keys.
+        donor: The MTP head with a sample of its model's weights, as `fetch_donor` leaves them.
+        trusted: Whether the configuration takes it, kin or not.
+
+    Raises:
+        ScionError: It is no kin, and not trusted.
+    """
+    sample: dict[str, tuple[float, ...]] = {
+        label: tuple(numbers) for label, numbers in donor.read_json(SAMPLE).items()
+    }
+    own = sample_weights(FolderSource(text.folder), str(text.folder), tokens=tokens_of(sample))
+    found = compare_samples(own, sample, trusted=trusted)
+    require_kin(found, donor=donor.facts["location"])
+    return found.record()
 
 
 def head_shards(donor: Artifact) -> list[str]:

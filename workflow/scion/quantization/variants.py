@@ -36,7 +36,7 @@ class VariantSource:
 
     Attributes:
         text: The bf16 checkpoint.
-        donor: The MTP head.
+        donor: The MTP head; None where the text model has its own, or there is none.
         checkpoint: The headers of `text`.
         expected: The tensors that its config.json implies.
         batches: The calibration samples.
@@ -47,7 +47,7 @@ class VariantSource:
     """
 
     text: Artifact
-    donor: Artifact
+    donor: Artifact | None
     checkpoint: Checkpoint
     expected: Inventory
     batches: Sequence[PackedBatch]
@@ -150,7 +150,8 @@ def _assemble(
     shards.link_into(folder)
     _link(source.text, folder, but={CONFIG, INDEX, *source.checkpoint.headers})
     write_configs(folder, source.checkpoint, source.expected, quantized)
-    add_head(folder, source.donor)
+    if source.donor is not None:
+        add_head(folder, source.donor)
     shards.discard()
     return folder
 
@@ -160,10 +161,11 @@ def bf16(source: VariantSource) -> Path:
     return with_head(source.text, source.donor, source.work / "source")
 
 
-def with_head(artifact: Artifact, donor: Artifact, folder: Path) -> Path:
-    """A checkpoint with the MTP head grafted on, in a folder that is made anew; files are links."""
+def with_head(artifact: Artifact, donor: Artifact | None, folder: Path) -> Path:
+    """A checkpoint with a donor's head if there is one, in a folder made anew; files are links."""
     _link(artifact, _empty(folder), but=set())
-    add_head(folder, donor)
+    if donor is not None:
+        add_head(folder, donor)
     return folder
 
 

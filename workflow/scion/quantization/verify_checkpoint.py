@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
+from scion.architectures.families import in_head
 from scion.architectures.inventory import inventory
 from scion.artifacts.artifact import Artifact
 from scion.checkpoint.experts_apart import experts_apart
@@ -36,14 +37,14 @@ _LARGEST_ERROR = 0.5
 
 
 def verify_checkpoint(
-    release: Artifact, text: Artifact, donor: Artifact, settings: Lint
+    release: Artifact, text: Artifact, donor: Artifact | None, settings: Lint
 ) -> dict[str, Any]:
     """Check a grafted release, and report.
 
     Args:
-        release: The NVFP4 checkpoint with its MTP head.
+        release: The NVFP4 checkpoint, with its MTP head if it has one.
         text: The bf16 text model that was quantized.
-        donor: The MTP tensors.
+        donor: The MTP tensors; None where the head is the source's own, or there is none.
         settings: Engines to judge the release for, and rules to leave out.
 
     Returns:
@@ -72,7 +73,8 @@ def verify_checkpoint(
     for name, wanted in unchanged.items():
         if digests[name] != wanted:
             raise _wrong(release, name, "a tensor is not its original", wanted, digests[name])
-    _check_finite(checkpoint, donor)
+    if donor is not None:
+        _check_finite(checkpoint, donor)
     checksums = release.facts["scale_checksums"]
     errors = _check_weights(checkpoint, source, quantized, recipe, spelling, checksums)
     eight_bits = [module for module, algorithm in quantized.items() if algorithm == FP8]
@@ -80,7 +82,7 @@ def verify_checkpoint(
     return {
         "tensors": len(digests),
         "unchanged_tensors": len(unchanged),
-        "mtp_tensors": len(donor.tensors()),
+        "mtp_tensors": sum(map(in_head, digests)),
         "quantized_modules": len(errors),
         "fp8_modules": len(eight_bits),
         "bytes": sum(header.data_start for header in checkpoint.headers.values())
@@ -113,7 +115,7 @@ def _spelling(checkpoint: Checkpoint) -> Spelling:
 def _check_inventory(
     checkpoint: Checkpoint,
     text: Artifact,
-    donor: Artifact,
+    donor: Artifact | None,
     source: Checkpoint,
     quantized: Mapping[str, str],
     spelling: Spelling,
@@ -123,7 +125,7 @@ def _check_inventory(
     Args:
         checkpoint: The release.
         text: The bf16 text model.
-        donor: The MTP tensors.
+        donor: The MTP tensors, if they were grafted.
         source: The bf16 text model's headers, experts one by one.
         quantized: NVFP4 or FP8 by module; all else must be as it was.
         spelling: How the release names tensors.
@@ -137,7 +139,8 @@ def _check_inventory(
         name: row
         for name, row in text.tensors().items()
         if name in source.shard_of and name not in weights
-    } | donor.tensors()
+    }
+    unchanged |= donor.tensors() if donor else {}
     wanted = {name: (row["dtype"], tuple(row["shape"])) for name, row in unchanged.items()}
     for module, algorithm in quantized.items():
         parts = spelling.layout(algorithm, source.tensor(f"{module}.weight").shape)

@@ -35,10 +35,10 @@ class Card(Section):
         pattern=_REPOSITORY,
         description="repository that the weights come from",
     )
-    base: str = Field(
+    base: str | None = Field(
         default="example/pico-base",
         pattern=_REPOSITORY,
-        description="repository that the MTP head comes from",
+        description="repository that the MTP head comes from; null where mtp.origin is not donor",
     )
     tags: tuple[str, ...] = Field(
         default=("nvfp4", "modelopt", "mtp", "speculative-decoding", "text-only", "tool-calling"),

@@ -18,7 +18,8 @@ def serving_lines(serving: Record) -> list[str]:
     """MTP acceptance and decode speed: the content of `serving.json`."""
     runs = serving["runs"]
     acceptance = [f"{_name(run)}{_acceptance(run)}" for run in runs if run["acceptance"]]
-    drafting = [run for run in runs if run["speculative_tokens"]]
+    # A release without a head has its speed alone.
+    drafting = [run for run in runs if run["speculative_tokens"]] or runs
     return acceptance + [f"{_name(run)}{line}" for run in drafting for line in _speed(run)]
 
 

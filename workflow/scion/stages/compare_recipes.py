@@ -1,8 +1,8 @@
 """Makes several recipes of one source, and measures each beside the bf16 source.
 
 Recipes that only choose scales are made in one run over the layers, those that move weights (GPTQ)
-in one each. Every variant gets the donor's MTP head, is measured, and is removed; at most, the
-variants of one run are on the disk at the same time.
+in one each. Every variant gets the donor's MTP head, where there is one, is measured, and is
+removed; at most, the variants of one run are on the disk at the same time.
 
 - Quality runs in torch, over the whole vocabulary: weights and activations in NVFP4 with the
   arithmetic of vLLM's emulation (`scion.evaluation.offline`). All variants read the same held-out
@@ -100,7 +100,7 @@ class RecipeComparisonSettings(Section):
 def compare_recipes(
     *,
     text: Artifact,
-    donor: Artifact,
+    donor: Artifact | None,
     chats: Path,
     texts: Path | None,
     prompts: Path,
@@ -115,7 +115,7 @@ def compare_recipes(
 
     Args:
         text: The bf16 checkpoint that is quantized.
-        donor: The MTP head.
+        donor: The MTP head, if it is grafted.
         chats: JSONL of held-out chats.
         texts: JSONL of held-out plain texts, if there are to be any.
         prompts: JSONL of chats to count acceptance on.
@@ -130,7 +130,8 @@ def compare_recipes(
         ScionError: A file can't be used; a variant can't be made, or the engine does not load it.
     """
     comparison = settings.comparison
-    inputs: dict[str, Artifact | Path] = {"text": text, "donor": donor, "chats": chats}
+    inputs: dict[str, Artifact | Path] = {"text": text, "chats": chats}
+    inputs |= {"donor": donor} if donor else {}
     inputs |= {"texts": texts} if texts else {}
     inputs |= {"prompts": prompts, "tasks": tasks}
     for number, each in enumerate(settings.quantization.calibration.sets, start=1):
@@ -212,7 +213,7 @@ def _check_server(settings: RecipeComparisonSettings) -> None:
 
 
 def _source(
-    text: Artifact, donor: Artifact, settings: RecipeComparisonSettings, draft: Draft
+    text: Artifact, donor: Artifact | None, settings: RecipeComparisonSettings, draft: Draft
 ) -> tuple[VariantSource, list[Sample]]:
     checkpoint = Checkpoint.open(text.folder)
     quantization = settings.quantization
@@ -365,12 +366,9 @@ def _say(what: str) -> None:
 def main() -> int:
     """Parse the command line and run the stage."""
     parser = stage_parser(
-        __doc__,
-        inputs={
-            "text": "pointer of the bf16 checkpoint that is quantized",
-            "donor": "pointer of fetch_donor",
-        },
+        __doc__, inputs={"text": "pointer of the bf16 checkpoint that is quantized"}
     )
+    add_optional(parser, "donor", "POINTER", "pointer of fetch_donor")
     add_file(parser, "chats", "JSONL of held-out chats")
     add_optional(parser, "texts", "FILE", "JSONL of held-out plain texts")
     add_file(parser, "prompts", "JSONL of chats to count acceptance on")
@@ -385,7 +383,7 @@ def main() -> int:
     def command(output: Output) -> Artifact:
         artifact = compare_recipes(
             text=output.store.open_pointer(arguments.text),
-            donor=output.store.open_pointer(arguments.donor),
+            donor=output.store.open_pointer(arguments.donor) if arguments.donor else None,
             chats=arguments.chats,
             texts=arguments.texts,
             prompts=arguments.prompts,

@@ -37,10 +37,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scion.architectures.families import chat_marks
 from scion.artifacts.artifact import Artifact, Draft
 from scion.artifacts.making import Output, remake
-from scion.checkpoint.shards import CONFIG, read_object
 from scion.common.errors import ScionError
 from scion.common.files import write_json
 from scion.common.progress import progress
@@ -51,6 +49,7 @@ from scion.evaluation.quality.config import RECORD, Quality
 from scion.evaluation.quality.documents import (
     Document,
     Text,
+    answer_marks,
     dataset_record,
     read_texts,
     request_predictions,
@@ -180,8 +179,7 @@ def _measure(
         Engine and hardware; the documents; by model its predictions, none for a source that was
         not scored; and what the engine said if it refused that one.
     """
-    config = models["release"].folder / CONFIG
-    marks = chat_marks(read_object(config), where=config)
+    marks = answer_marks(models["release"].folder)
     with engine.serve("release", models["release"]) as server:
         about = server_record(server, engine.serving, engine.launch, engine.python)
         documents = tokenize_documents(server, contents, marks=marks, limit=quality.max_tokens)

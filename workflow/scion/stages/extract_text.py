@@ -1,17 +1,21 @@
 """Strip the vision tower: its tensors, its part of config.json, its processor files.
 
 Shards without vision tensors are hard-linked under their new number; the others are copied without
-the tower's ranges, inside the kernel. A source's own MTP tensors go too, and config.json no longer
-declares them: `graft_mtp` puts the donor's in their place. With `text_only: false` the tower stays.
-What configs say of code to load (`auto_map`) goes in any case: no code travels with a release.
+the tower's ranges, inside the kernel. With `text_only: false` the tower stays. Of an MTP head the
+configuration says what becomes of it (`mtp`): the source's own stays as it is, bit for bit; or it
+goes, and config.json no longer declares one, until `graft_mtp` puts the donor's in its place. What
+configs say of code to load (`auto_map`) goes in any case: no code travels with a release.
 """
 
 import sys
+from typing import get_args
 
+from scion.architectures.families import in_head
 from scion.architectures.inventory import Inventory, inventory
 from scion.architectures.text_only import text_config
 from scion.artifacts.artifact import Artifact, Draft
 from scion.artifacts.making import Output, remake
+from scion.checkpoint.own_head import OwnHead, own_head, require_own_head
 from scion.checkpoint.release_files import (
     NAMING_CODE,
     PROCESSOR_FILES,
@@ -35,20 +39,29 @@ from scion.common.text import printable
 from scion.stages.common_options import run_stage, stage_parser
 
 
-def extract_text(*, fixed: Artifact, output: Output, text_only: bool, environment: str) -> Artifact:
+def extract_text(
+    *,
+    fixed: Artifact,
+    output: Output,
+    text_only: bool,
+    head: OwnHead,
+    environment: str,
+) -> Artifact:
     """Keep what the text model needs.
 
     Args:
         fixed: A checkpoint with sound keys.
         output: Where the artifact goes.
         text_only: False keeps the vision tower.
+        head: What becomes of the source's own MTP head.
         environment: Identity of the locked environment.
 
     Returns:
         The artifact; its facts count removed tensors and bytes.
 
     Raises:
-        ScionError: The tower shall stay, and is not there.
+        ScionError: Tower or head shall stay, and is not there; or there is a head, and nothing
+            says that it may go.
     """
 
     def build(draft: Draft) -> None:
@@ -56,13 +69,11 @@ def extract_text(*, fixed: Artifact, output: Output, text_only: bool, environmen
         expected = inventory(checkpoint.config, where=fixed.folder / CONFIG)
         if not text_only:
             _require_tower(checkpoint, expected)
+        found = own_head(checkpoint.shard_of, expected)
+        require_own_head(head, found, expected, where=fixed.folder)
         vision = set(expected.vision) if text_only else set[str]()
-        head = {
-            name
-            for name in checkpoint.shard_of
-            if not expected.mtp.keys().isdisjoint(expected.represented([name]))
-        }
-        removed = (vision & set(checkpoint.shard_of)) | head
+        mtp = {name for name in checkpoint.shard_of if head != "kept" and in_head(name)}
+        removed = (vision & set(checkpoint.shard_of)) | mtp
         rewritten = {checkpoint.shard_of[name] for name in removed}
         files = {*(PROCESSOR_FILES if text_only else ())}
         configs = {
@@ -71,18 +82,25 @@ def extract_text(*, fixed: Artifact, output: Output, text_only: bool, environmen
             if name in fixed.files and name not in files
         }
         code = {name: keys for name in configs if (keys := code_references(configs[name]))}
-        configs[CONFIG] = text_config(configs[CONFIG], text_only=text_only)
+        configs[CONFIG] = text_config(
+            configs[CONFIG], text_only=text_only, keep_head=head == "kept"
+        )
         draft.link_all(fixed, but={*files, *code, CONFIG, *checkpoint.headers, INDEX})
         _write_shards(draft, fixed, checkpoint, removed)
         for name in sorted({*code, CONFIG}):
             write_json(draft.folder / name, without_code(configs[name]))
+        nothing = _not_applicable(expected)
+        for part, reason in nothing.items():
+            print(f"{part}: {reason}", file=sys.stderr)
         for name, keys in code.items():
             print(f"{name}: {', '.join(keys)} left out: no code travels along", file=sys.stderr)
         draft.facts |= {
             "text_only": text_only,
             "vision_tensors_removed": len(vision & removed),
             "vision_bytes_removed": sum(checkpoint.tensor(name).size for name in vision & removed),
-            "mtp_tensors_removed": len(head),
+            "mtp_tensors_removed": len(mtp),
+            "mtp_tensors_kept": len(found) if head == "kept" else 0,
+            "not_applicable": nothing,
             "shards_rewritten": len(rewritten),
             "code_references_removed": code,
             "files_removed": sorted(name for name in fixed.files if name in PROCESSOR_FILES)
@@ -94,10 +112,18 @@ def extract_text(*, fixed: Artifact, output: Output, text_only: bool, environmen
         output,
         stage="extract_text",
         inputs={"fixed": fixed},
-        settings={"text_only": text_only},
+        settings={"text_only": text_only, "head": head},
         environment=environment,
         build=build,
     )
+
+
+def _not_applicable(expected: Inventory) -> dict[str, str]:
+    """The parts that there is nothing to do about, each with the reason."""
+    family = expected.family
+    parts = {"vision tower": family.nested, "MTP head": family.head is not None}
+    reason = f"the architecture, {family.title}, has none"
+    return {part: reason for part, there in parts.items() if not there}
 
 
 def _require_tower(checkpoint: Checkpoint, expected: Inventory) -> None:
@@ -138,6 +164,12 @@ def main() -> int:
     """Parse arguments and run the stage."""
     parser = stage_parser(__doc__, inputs={"fixed": "pointer of fix_keys"})
     parser.add_argument("--text-only", choices=("true", "false"), required=True, help="strip it?")
+    parser.add_argument(
+        "--head",
+        choices=get_args(OwnHead),
+        required=True,
+        help="what becomes of the source's own MTP head: it has none, it is kept, it is removed",
+    )
     args = parser.parse_args()
     return run_stage(
         args,
@@ -145,6 +177,7 @@ def main() -> int:
             fixed=output.store.open_pointer(args.fixed),
             output=output,
             text_only=args.text_only == "true",
+            head=args.head,
             environment=args.environment,
         ),
     )

@@ -1,7 +1,9 @@
-"""Fetch the donor's MTP head, and nothing else of it: config.json and the ranges of `mtp.*`.
+"""Fetch the donor's MTP head, and next to nothing else of it: config.json, the ranges of `mtp.*`.
 
 Of a 55 GB checkpoint that moves the headers of the shards in question and 0.8 GB. The tensors
-become one safetensors file, which `graft_mtp` links into the release as it is.
+become one safetensors file, which `graft_mtp` links into the release as it is. A few rows of the
+embeddings and norms come along in `kinship.json`: by them `graft_mtp` sees whether the source was
+fine-tuned from the donor (`scion.checkpoint.kinship`).
 """
 
 import sys
@@ -12,10 +14,12 @@ from scion.artifacts.making import Output, remake
 from scion.artifacts.store.known_files import KnownFiles
 from scion.checkpoint.donor_head import DonorHead, find_head
 from scion.checkpoint.hub.location import HubRepository, parse_location
+from scion.checkpoint.kinship import SAMPLE, sample_weights
 from scion.checkpoint.local_files import usable_files
 from scion.checkpoint.preview import open_pinned
 from scion.checkpoint.shards import CONFIG
 from scion.common.digest import digest_json
+from scion.common.files import write_json
 from scion.stages.common_options import run_stage, stage_parser
 from scion.stages.fetch_source import add_location, planned_source
 
@@ -30,7 +34,7 @@ def fetch_donor(
 
     Args:
         location: A local folder, or `hf://owner/name@<commit>`.
-        output: Where the artifact goes: config.json and `model-mtp.safetensors`.
+        output: Where the artifact goes: config.json, `model-mtp.safetensors`, `kinship.json`.
         environment: Identity of the locked environment.
         planned: What the plan of this run calls the files of a local folder, and how they looked.
 
@@ -41,15 +45,18 @@ def fetch_donor(
     place = parse_location(location)
     settings: dict[str, object] = {"location": location}
     # A repository counts by its commit, a local folder by what is taken of it.
-    local, sums = None, dict[str, str]()
+    local, sums, sample = None, dict[str, str](), None
     if not isinstance(place, HubRepository):
         local = find_head(open_pinned(location), location)
+        sample = sample_weights(local.source, location)
         sums = _digests(local, output.store.known)
         settings["head"] = digest_json({CONFIG: sha256(local.config).hexdigest(), **sums})
+        settings["sample"] = digest_json(sample)
 
     def build(draft: Draft) -> None:
         head = local or find_head(open_pinned(location), location)
         (draft.folder / CONFIG).write_bytes(head.config)
+        write_json(draft.folder / SAMPLE, sample or sample_weights(head.source, location))
         head.write(draft.folder / MTP_SHARD)
         draft.known_tensors |= sums
         size = sum(tensor.size for _, tensor in head.tensors)

@@ -28,6 +28,7 @@ from scion.evaluation.agent.tasks import read_tasks
 from scion.evaluation.serving.config import RECORD as SERVING
 from scion.formats.modelopt import BLOCK, W4A16
 from scion.formats.spellings import DEFAULT_SPELLING
+from scion.report.card.architecture import head_values, part_values
 from scion.report.card.glance import measured_lines
 from scion.report.card.hermes import hermes_values
 from scion.report.card.launches import launch_values
@@ -49,8 +50,6 @@ from scion.stages.seal_release import add_evidence, open_evidence
 
 # The task whose request the card shows as a command.
 CURL_TASK = "parallel_tool_calls"
-# What a release quantizes, by the parent of the modules.
-_PARTS = {"self_attn": "attention", "linear_attn": "gated delta net", "mlp": "MLP"}
 _SECTION = ".md.jinja"
 
 
@@ -139,22 +138,25 @@ def card_values(
     """All that the template may quote, but for pictures, example request and `made_by`."""
     text_only = evidence["extract_text"].facts["text_only"]
     serving = records[SERVING.stage]
+    fix, text = evidence["fix_keys"].facts, evidence["extract_text"].facts
     steps = {**evidence, "graft_mtp": release}
     return {
         "card": _without_tags(settings.card),
         "metadata": _metadata(settings.card),
         "block": BLOCK,
-        **_formats(evidence["quantize_nvfp4"].facts["recipe"]),
+        **part_values(release.folder, recipe=release.facts["recipe"]),
+        "weights_alone": release.facts["recipe"]["four_bits"] == W4A16,
         "spelling": evidence["respell"].facts["spelling"]
         if "respell" in evidence
         else DEFAULT_SPELLING.name,
         "size": size,
         "text_only": text_only,
         "source": evidence["fetch_source"].facts,
-        "fix": evidence["fix_keys"].facts,
-        "text": evidence["extract_text"].facts,
+        "fix": fix,
+        "text": text,
         "quantize": evidence["quantize_nvfp4"].facts,
         "graft": release.facts,
+        "head": head_values(settings.card, release.facts, fix=fix, text=text),
         "verify": evidence["verify_release"].facts,
         "weights": release.content,
         "steps": [{"name": name, "content": made.content} for name, made in steps.items()],
@@ -183,20 +185,6 @@ def _sections(
         }
         for stage, row in MEASUREMENTS.items()
     ]
-
-
-def _formats(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """In words what of the release is quantized, and what of that is in FP8, which may be empty.
-
-    And whether the rest is in NVFP4 with its weights alone.
-    """
-    quantized = [words for parent, words in _PARTS.items() if parent not in recipe["kept"]]
-    eight_bits = [words for parent, words in _PARTS.items() if parent in recipe["fp8"]]
-    return {
-        "quantized_parts": ", ".join(quantized),
-        "fp8": " and ".join(eight_bits),
-        "weights_alone": recipe["four_bits"] == W4A16,
-    }
 
 
 def _metadata(card: Card) -> str:

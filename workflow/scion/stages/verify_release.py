@@ -4,11 +4,12 @@ Nothing is taken from the release's own index or table: the tensors that must be
 the *source's* inventory, and every digest is taken anew. What is checked:
 
 - inventory: each tensor of the text model is there, unchanged or as four NVFP4 tensors or three of
-  FP8; the MTP head is there; nothing else is;
+  FP8; the MTP head is there, or no tensor of one where the release has none; nothing else is;
 - scheme: `scion lint` has no error to report, for the engines that are to serve the release: each
   builds every module as it is stored, both config files say the same, fused groups share their
   scales, and every global scale is finite and positive;
-- unchanged tensors equal the source's, and the MTP tensors the donor's, bit for bit;
+- unchanged tensors equal the source's, its own MTP head's among them if that was kept, and a
+  grafted head's the donor's, bit for bit;
 - quantized weights decode to within one rounding of the source's, or, where a recipe chooses scales
   or moves weights, to what it may make of them (`scion.quantization.verify_nvfp4`); no row has
   vanished; scales of FP8 are those of the largest number of their group; and every number of the
@@ -22,7 +23,13 @@ from scion.artifacts.making import Output, remake
 from scion.common.files import write_json
 from scion.lint.config import Lint
 from scion.lint.gate import LintSettings
-from scion.stages.common_options import add_settings, read_settings, run_stage, stage_parser
+from scion.stages.common_options import (
+    add_optional,
+    add_settings,
+    read_settings,
+    run_stage,
+    stage_parser,
+)
 
 REPORT = "verification.json"
 
@@ -31,7 +38,7 @@ def verify_release(
     *,
     release: Artifact,
     text: Artifact,
-    donor: Artifact,
+    donor: Artifact | None,
     output: Output,
     settings: Lint,
     environment: str,
@@ -39,9 +46,9 @@ def verify_release(
     """Check a grafted release against the checkpoints it was made from.
 
     Args:
-        release: The NVFP4 checkpoint with its MTP head.
+        release: The NVFP4 checkpoint, with its MTP head if it has one.
         text: The bf16 text model that was quantized.
-        donor: The MTP tensors.
+        donor: The MTP tensors; None where the head is the source's own, or there is none.
         output: Folder of the artifact to make; it holds the report, not the weights.
         settings: Engines to judge the release for, and rules to leave out.
         environment: Identity of the locked environment.
@@ -62,7 +69,7 @@ def verify_release(
     return remake(
         output,
         stage="verify_release",
-        inputs={"release": release, "text": text, "donor": donor},
+        inputs={"release": release, "text": text, **({"donor": donor} if donor else {})},
         settings={"lint": settings.model_dump(mode="json")},
         environment=environment,
         build=build,
@@ -76,9 +83,9 @@ def main() -> int:
         inputs={
             "release": "pointer of graft_mtp",
             "text": "pointer of extract_text",
-            "donor": "pointer of fetch_donor",
         },
     )
+    add_optional(parser, "donor", "POINTER", "pointer of fetch_donor")
     add_settings(parser, LintSettings)
     args = parser.parse_args()
     return run_stage(
@@ -86,7 +93,7 @@ def main() -> int:
         lambda output: verify_release(
             release=output.store.open_pointer(args.release),
             text=output.store.open_pointer(args.text),
-            donor=output.store.open_pointer(args.donor),
+            donor=output.store.open_pointer(args.donor) if args.donor else None,
             output=output,
             settings=read_settings(args.settings, LintSettings).lint,
             environment=args.environment,

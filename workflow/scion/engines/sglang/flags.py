@@ -43,16 +43,19 @@ def flags(launch: "Launch", model: ServedModel) -> list[Flag]:
             )
         )
     if parsers := parsers_of(model.family, "sglang"):
-        chosen += [
+        chosen.append(
             Flag(
                 ("--tool-call-parser", parsers.tools),
-                "the model writes tool calls as XML functions, which this parser reads",
-            ),
-            Flag(
-                ("--reasoning-parser", parsers.reasoning),
-                "splits the `<think>` part off the answer",
-            ),
-        ]
+                f"the family writes tool calls as {parsers.calls}, which this parser reads",
+            )
+        )
+        if parsers.reasoning is not None:
+            chosen.append(
+                Flag(
+                    ("--reasoning-parser", parsers.reasoning),
+                    "splits the `<think>` part off the answer",
+                )
+            )
     chosen.append(Flag(("--context-length", str(launch.max_model_len)), "context in tokens"))
     if launch.max_num_seqs is not None:
         chosen.append(

@@ -1,9 +1,10 @@
-"""How vLLM lays out the cache of a hybrid model, and the two numbers that it prints about it.
+"""How vLLM lays out the cache of a model, and the two numbers that it prints about it.
 
-A Qwen3.5/3.6 model keeps keys and values in its full-attention layers, which grow by the token,
-and a state in each delta-net layer (a convolution's window and a matrix for each value head),
-which a sequence needs once, and once more for each drafted token, since a rejected draft must be
-undone. Both lie in one pool of equal blocks:
+A plain decoder keeps keys and values alone, in equal blocks of a few tokens. A Qwen3.5/3.6 model
+keeps them in its full-attention layers, which grow by the token, and a state in each delta-net
+layer (a convolution's window and a matrix for each value head), which a sequence needs once, and
+once more for each drafted token, since a rejected draft must be undone. Both lie in one pool of
+equal blocks:
 
 - The attention block takes so many tokens that its page holds a whole state; the state is padded
   to that page (`Setting attention block size to 1600 tokens…`).
@@ -25,6 +26,7 @@ from typing import Any, Literal
 
 from scion.architectures.config_keys import Keys
 from scion.architectures.inventory import inventory, language_keys
+from scion.architectures.parts import AttentionHeads
 from scion.common.errors import ScionError
 from scion.engines.config import Launch
 from scion.engines.releases import EngineRelease, affects
@@ -43,7 +45,7 @@ Platform = Literal["cuda", "cpu"]
 
 @dataclass(frozen=True)
 class ModelSizes:
-    """The sizes of a Qwen3.5/3.6 config.json that memory follows from.
+    """The sizes of a config.json that memory follows from; those of delta nets are 0 without any.
 
     Attributes:
         attention_layers: Full-attention layers, without the MTP layer.
@@ -89,8 +91,14 @@ class ModelSizes:
         expected = inventory(config, where=where)
         tensors = expected.language
         text = language_keys(config, expected.family, where=where)
-        key_width = text.size("linear_key_head_dim") * text.size("linear_num_key_heads")
-        value_width = text.size("linear_value_head_dim") * text.size("linear_num_value_heads")
+        attention = AttentionHeads.of(expected.family.decoder, text)
+        hybrid = expected.family.decoder.delta_net != "none"
+
+        def of_state(key: str) -> int:
+            return text.size(key) if hybrid else 0
+
+        key_width = of_state("linear_key_head_dim") * of_state("linear_num_key_heads")
+        value_width = of_state("linear_value_head_dim") * of_state("linear_num_value_heads")
         kept = text.values.get("mamba_ssm_dtype")
         if kept is not None and not (isinstance(kept, str) and kept in _FLOAT_BYTES):
             raise text.unusable("mamba_ssm_dtype", wanted=" or ".join(_FLOAT_BYTES))
@@ -98,12 +106,12 @@ class ModelSizes:
         return cls(
             attention_layers=sum(name.endswith(".self_attn.q_proj.weight") for name in tensors),
             state_layers=sum(name.endswith(".linear_attn.conv1d.weight") for name in tensors),
-            kv_heads=text.size("num_key_value_heads"),
-            head_dim=text.size("head_dim"),
+            kv_heads=attention.keys,
+            head_dim=attention.size,
             conv_channels=2 * key_width + value_width,
-            conv_window=text.size("linear_conv_kernel_dim") - 1,
+            conv_window=text.size("linear_conv_kernel_dim") - 1 if hybrid else 0,
             value_width=value_width,
-            state_elements=value_width * text.size("linear_key_head_dim"),
+            state_elements=value_width * of_state("linear_key_head_dim"),
             # Without the key vLLM keeps states in the model's dtype.
             state_bytes=_FLOAT_BYTES[kept or "bfloat16"],
             hidden=text.size("hidden_size"),
@@ -111,9 +119,9 @@ class ModelSizes:
             vocabulary=text.size("vocab_size"),
             context=longest_context(text),
             heads=(
-                text.size("num_attention_heads"),
-                text.size("linear_num_key_heads"),
-                text.size("linear_num_value_heads"),
+                attention.queries,
+                of_state("linear_num_key_heads"),
+                of_state("linear_num_value_heads"),
             ),
             experts_per_token=per_token,
         )

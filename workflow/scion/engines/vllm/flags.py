@@ -38,23 +38,31 @@ def flags(launch: "Launch", model: ServedModel) -> list[Flag]:
             )
         )
     if parsers := parsers_of(model.family, "vllm"):
-        chosen += [
+        chosen.append(
             Flag(
                 ("--enable-auto-tool-choice", "--tool-call-parser", parsers.tools),
-                "the model writes tool calls as XML functions, not as JSON in tags",
-            ),
-            Flag(
-                ("--reasoning-parser", parsers.reasoning),
-                "splits the `<think>` part off the answer",
-            ),
-        ]
+                f"the family writes tool calls as {parsers.calls}, which this parser reads",
+            )
+        )
+        if parsers.reasoning is not None:
+            chosen.append(
+                Flag(
+                    ("--reasoning-parser", parsers.reasoning),
+                    "splits the `<think>` part off the answer",
+                )
+            )
     chosen.append(Flag(("--max-model-len", str(launch.max_model_len)), "context in tokens"))
     if launch.max_num_seqs is not None:
         chosen.append(
             Flag(
                 ("--max-num-seqs", str(launch.max_num_seqs)),
-                "requests decoded at once; each holds its own recurrent state and graph memory, "
-                "so more of them need more memory than the KV cache shows",
+                "requests decoded at once"
+                + (
+                    "; each holds its own recurrent state and graph memory, so more of them need "
+                    "more memory than the KV cache shows"
+                    if model.family is not None and model.family.decoder.delta_net != "none"
+                    else ""
+                ),
             )
         )
     if launch.tensor_parallel > 1:

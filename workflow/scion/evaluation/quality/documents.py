@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from scion.architectures.families import chat_marks
 from scion.architectures.family import ChatMarks
 from scion.artifacts.artifact import Artifact
-from scion.checkpoint.shards import read_object
+from scion.checkpoint.shards import CONFIG, read_object
 from scion.common.digest import digest_file
 from scion.common.errors import ScionError
 from scion.common.jsonl import read_json_lines
@@ -85,6 +86,21 @@ def _unusable(where: object, fault: object) -> ScionError:
         found=fault,
         hint="name another file in quality.texts, or set it to null",
     )
+
+
+def answer_marks(folder: Path) -> ChatMarks:
+    """What stands around answers in a checkpoint's chats, by its family and its chat template.
+
+    Raises:
+        ScionError: The family is not known, or its template writes other marks.
+    """
+    file = folder / "chat_template.jinja"
+    settings = folder / "tokenizer_config.json"
+    if file.exists():
+        template = file.read_text(errors="replace")
+    else:
+        template = str(read_object(settings).get("chat_template")) if settings.exists() else ""
+    return chat_marks(read_object(folder / CONFIG), template, where=folder)
 
 
 def tokenize_documents(

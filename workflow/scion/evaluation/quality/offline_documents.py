@@ -4,12 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from scion.architectures.families import chat_marks
-from scion.checkpoint.shards import CONFIG, read_object
 from scion.common.errors import ScionError
 from scion.evaluation.chats import Chat
 from scion.evaluation.offline.prompts import load_tokenizer, prompt_ids
-from scion.evaluation.quality.documents import Document, Text
+from scion.evaluation.quality.documents import Document, Text, answer_marks
 from scion.evaluation.quality.top_k_scores import assistant_mask
 
 
@@ -28,7 +26,7 @@ def read_documents(
             nothing to predict.
     """
     tokenizer = load_tokenizer(folder)
-    marks = chat_marks(read_object(folder / CONFIG), where=folder / CONFIG)
+    marks = answer_marks(folder)
     header = _plain_ids(tokenizer, marks.answer)
     (end,) = _plain_ids(tokenizer, marks.end)
     documents: list[Document] = []

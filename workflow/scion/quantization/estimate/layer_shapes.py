@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from scion.architectures.inventory import Inventory, Shape, language_keys
+from scion.architectures.parts import AttentionHeads
 from scion.architectures.stacks import EXPERTS
 from scion.formats.modelopt import FP8, NVFP4
 from scion.quantization.layerwise.placing import EXPERTS_AT_ONCE
@@ -120,8 +121,8 @@ class ModelShapes:
     Attributes:
         layers: The decoder layers in order.
         hidden: Width of what layers hand on.
-        key_head: Size of a key head of the delta net.
-        value_head: Size of a value head of the delta net.
+        key_head: Size of a key head of the delta net; 0 without one.
+        value_head: Size of a value head of the delta net; 0 without one.
         rotary: Numbers of a token's rotary embedding.
     """
 
@@ -140,7 +141,7 @@ class ModelShapes:
         *,
         where: object,
     ) -> "ModelShapes":
-        """The shapes of a model with delta nets, dense or a mixture of experts.
+        """The shapes of a model, dense or a mixture of experts.
 
         Args:
             config: Its config.json.
@@ -152,6 +153,8 @@ class ModelShapes:
             ScionError: A size is missing or unusable.
         """
         text = language_keys(config, expected.family, where=where)
+        decoder = expected.family.decoder
+        delta_net = decoder.delta_net != "none"
         tensors: dict[int, dict[str, Shape]] = {}
         matrices: dict[str, dict[int, dict[str, tuple[int, int]]]] = {NVFP4: {}, FP8: {}}
         for name, shape in expected.language.items():
@@ -180,8 +183,8 @@ class ModelShapes:
                 for n in sorted(tensors)
             ),
             hidden=text.size("hidden_size"),
-            key_head=text.size("linear_key_head_dim"),
-            value_head=text.size("linear_value_head_dim"),
+            key_head=text.size("linear_key_head_dim") if delta_net else 0,
+            value_head=text.size("linear_value_head_dim") if delta_net else 0,
             # All of a head: of how much of it is turned, configurations say in several ways.
-            rotary=text.size("head_dim"),
+            rotary=AttentionHeads.of(decoder, text).size,
         )

@@ -19,12 +19,15 @@ from scion.formats.modelopt import HF_QUANT_CONFIG
 from scion.lint.subject import Subject
 
 
-def text_checkpoint(location: str, *, text_only: bool = True) -> Checkpoint:
+def text_checkpoint(
+    location: str, *, text_only: bool = True, keep_head: bool = False
+) -> Checkpoint:
     """What `location` will be when it is quantized.
 
     Args:
         location: A folder, or `hf://owner/name[@revision]`.
         text_only: False keeps the vision tower.
+        keep_head: Whether the source's own MTP head stays.
 
     Returns:
         A checkpoint whose headers can be asked for names and sizes. Its data can't be read by them
@@ -42,7 +45,7 @@ def text_checkpoint(location: str, *, text_only: bool = True) -> Checkpoint:
     expected = inventory(subject.config, where=folder / CONFIG)
     tensors = {name: shard for shard in subject.shards for name in subject.headers[shard].tensors}
     names = sound_names(tensors, expected, where=folder)
-    out = {*expected.mtp, *(expected.vision if text_only else ())}
+    out = {*(() if keep_head else expected.mtp), *(expected.vision if text_only else ())}
     headers: dict[str, Header] = {}
     for shard in subject.shards:
         header = subject.headers[shard]
@@ -54,7 +57,8 @@ def text_checkpoint(location: str, *, text_only: bool = True) -> Checkpoint:
         if kept:
             headers[shard] = replace(header, tensors=kept)
     shard_of = {name: shard for shard, header in headers.items() for name in header.tensors}
-    return Checkpoint(folder, headers, shard_of, text_config(subject.config, text_only=text_only))
+    config = text_config(subject.config, text_only=text_only, keep_head=keep_head)
+    return Checkpoint(folder, headers, shard_of, config)
 
 
 def _require_plain(subject: Subject, folder: Path) -> None:

@@ -31,8 +31,20 @@ def _fixed(facts: _Facts) -> str:
 
 
 def _extracted(facts: _Facts) -> str:
-    removed = facts["vision_tensors_removed"]
-    return f"{removed} tensors of the vision tower left out" if removed else "nothing left out"
+    removed = {
+        "the vision tower": facts["vision_tensors_removed"],
+        "the MTP head": facts["mtp_tensors_removed"],
+    }
+    words = [f"{count} tensors of {part}" for part, count in removed.items() if count]
+    said = f"{' and '.join(words)} left out" if words else "nothing left out"
+    reasons = [f"{part}: {reason}" for part, reason in facts["not_applicable"].items()]
+    return "; ".join([said, *reasons])
+
+
+def _grafted(facts: _Facts) -> str:
+    if facts["mtp_origin"] == "none":
+        return "a release without an MTP head"
+    return f"{facts['mtp_tensors']} tensors of {facts['donor'] or 'the source'}"
 
 
 def _verified(facts: _Facts) -> str:
@@ -53,7 +65,7 @@ _OF_FACTS: dict[str, Callable[[_Facts], str]] = {
         f"{facts['quantized_modules']} modules, {facts['recipe']['name']}"
     ),
     "respell": lambda facts: f"{facts['quantized_modules']} modules, {facts['spelling']}",
-    "graft_mtp": lambda facts: f"{facts['mtp_tensors']} tensors of {facts['donor']}",
+    "graft_mtp": _grafted,
     "verify_release": _verified,
 }
 

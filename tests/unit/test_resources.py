@@ -1,0 +1,74 @@
+"""What rules ask a scheduler for: by the size of the release."""
+
+from pathlib import Path
+
+import pytest
+
+from scion.config import Config
+from scion.config.resources import ReleaseSize, stage_resources
+from scion.quantization.estimate.estimate import Machine, estimate
+from scion.quantization.estimate.memory import total
+from scion.quantization.estimate.source_headers import text_checkpoint
+
+PROJECT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def config() -> Config:
+    return Config().model_copy(update={"source": str(PROJECT / "resources/pico/pico-agent")})
+
+
+def on_gpu(config: Config) -> Config:
+    quantization = config.quantization.model_copy(update={"device": "cuda"})
+    serving = config.serving.model_copy(update={"environment": "serve-cuda"})
+    launches = tuple(launch.model_copy(update={"tensor_parallel": 2}) for launch in config.launches)
+    changed = {"quantization": quantization, "serving": serving, "launches": launches}
+    return config.model_copy(update=changed)
+
+
+def test_disk_and_memory_are_those_of_the_estimate(config: Config) -> None:
+    size = ReleaseSize.of(config)
+    checkpoint = text_checkpoint(config.source)
+    assert size.source == sum(checkpoint.tensor(name).size for name in checkpoint.shard_of)
+    lengths = [
+        [each.max_tokens]
+        for each in config.quantization.calibration.sets
+        for _ in range(each.samples)
+    ]
+    machine = Machine("any", None, 1 << 50)
+    expected = estimate(checkpoint, config.quantization, lengths, machine)
+    asked = stage_resources("quantize_nvfp4", config, size)
+    assert asked["mem_mb"] >= total(expected.host) / 1e6
+    assert asked["disk_mb"] >= total(expected.disk) // 10**6
+    assert "gpu" not in asked
+
+
+def test_a_gpu_is_asked_for_where_the_configuration_names_one(config: Config) -> None:
+    config = on_gpu(config)
+    size = ReleaseSize.of(config)
+    quantized = stage_resources("quantize_nvfp4", config, size)
+    assert quantized["gpu"] == 1
+    assert quantized["gpu_mem_mb"] > 0
+    served = stage_resources("measure_serving", config, size)
+    assert served["gpu"] == 2
+    assert "gpu" not in stage_resources("fix_keys", config, size)
+
+
+def test_a_larger_source_asks_for_more(config: Config) -> None:
+    small, large = (ReleaseSize(size, None) for size in (10**9, 54 * 10**9))
+    for stage in ("fetch_source", "extract_text", "graft_mtp"):
+        asked = [stage_resources(stage, config, size) for size in (small, large)]
+        assert asked[1]["disk_mb"] > 50 * asked[0]["disk_mb"] - 10_000
+        assert asked[1]["runtime"] > asked[0]["runtime"]
+    # A slow network takes longer than a slow disk.
+    assert (
+        stage_resources("fetch_source", config, large)["runtime"]
+        > stage_resources("fix_keys", config, large)["runtime"]
+    )
+
+
+def test_a_source_that_nobody_can_read_yet_asks_for_the_least(config: Config) -> None:
+    size = ReleaseSize.of(config.model_copy(update={"source": "nowhere"}))
+    assert size == ReleaseSize(None, None)
+    assert stage_resources("quantize_nvfp4", config, size)["mem_mb"] > 0
+    assert stage_resources("render_card", config, size).keys() == {"mem_mb", "disk_mb", "runtime"}

@@ -1,0 +1,101 @@
+"""What the card says of a release's parts: which are quantized, which stay, whose its head is."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from scion.architectures.inventory import Inventory, inventory
+from scion.checkpoint.shards import CONFIG, read_object
+from scion.common.text import size
+from scion.report.config import Card
+
+# What a release quantizes, by the parent of the modules.
+_PARTS = {"self_attn": "attention", "linear_attn": "gated delta net", "mlp": "MLP"}
+_DELTA_NET = "linear_attn"
+
+
+def part_values(release: Path, *, recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """What the template says of a release's parts.
+
+    Args:
+        release: The checkpoint's folder.
+        recipe: The fact of quantize_nvfp4.
+    """
+    expected = inventory(read_object(release / CONFIG), where=release / CONFIG)
+    held = [parent for parent in _PARTS if any(f".{parent}." in name for name in expected.linear)]
+    return {
+        "family": expected.family.title,
+        "quantized_parts": ", ".join(
+            _PARTS[parent] for parent in held if parent not in recipe["kept"]
+        ),
+        "fp8": " and ".join(_PARTS[parent] for parent in held if parent in recipe["fp8"]),
+        "kept_parts": ", ".join(_kept(expected, recipe)),
+        "delta_net": _DELTA_NET in held,
+        "nested": expected.family.nested,
+    }
+
+
+def _kept(expected: Inventory, recipe: Mapping[str, Any]) -> list[str]:
+    """What stays in bf16, with the reasons."""
+    tables = "`lm_head` and the embeddings" + (", which are one table" if expected.tied else "")
+    kept = [f"the projections of `{parent}`" for parent in recipe["kept"]]
+    kept.append(f"{tables} (each token's own row; errors there reach every output)")
+    ends = {end for module in expected.kept for end in expected.family.kept if module.endswith(end)}
+    small = [f"`{end}`" for end in expected.family.kept if end in ends]
+    if small:
+        state = " in the recurrent state" if any(_DELTA_NET in end for end in ends) else ""
+        kept.append(f"{', '.join(small)} (small, and their errors pile up{state})")
+    biases = any(name.endswith(".bias") for name in expected.language)
+    kept.append("all norms and biases" if biases else "all norms")
+    if expected.mtp:
+        kept.append("the MTP head (engines load it unquantized)")
+    return kept
+
+
+def head_values(
+    card: Card, graft: Mapping[str, Any], *, fix: Mapping[str, Any], text: Mapping[str, Any]
+) -> dict[str, str]:
+    """Where the MTP head comes from: in a few words, and how it was made.
+
+    Args:
+        card: The configuration's section.
+        graft: The facts of graft_mtp.
+        fix: Those of fix_keys.
+        text: Those of extract_text.
+    """
+    count = f"{graft['mtp_tensors']} tensors ({size(graft['mtp_bytes'])})"
+    if graft["mtp_origin"] == "source":
+        return {
+            "brief": "with its own bf16 multi-token-prediction (MTP) head",
+            "made": f"the parent's own, the {count}, bit for bit",
+        }
+    if graft["mtp_origin"] == "none":
+        lost = text["mtp_tensors_removed"]
+        had = "announces one and holds none" if fix["mtp_missing"] else "has none"
+        made = f"none; the parent's {lost} tensors were left out" if lost else f"the parent {had}"
+        return {
+            "brief": "without a multi-token-prediction (MTP) head",
+            "made": text["not_applicable"].get("MTP head", made),
+        }
+    page = f"[{card.base}](https://huggingface.co/{card.base})"
+    parents = "missing" if fix["mtp_missing"] else "replaced"
+    return {
+        "brief": f"with the bf16 multi-token-prediction (MTP) head of {page}",
+        "made": f"`{graft['donor']}`, the {count}, bit for bit; the parent's was {parents}. "
+        f"{_kinship(graft['kinship'])}",
+    }
+
+
+def _kinship(kinship: Mapping[str, Any]) -> str:
+    """How near source and donor are."""
+    rows, norms = kinship["rows"], kinship["norms"]
+    if not rows or not norms:
+        return "The donor has no other weights to compare with the parent's, and is trusted by name"
+    # Kin or not: a donor that is trusted by name is taken by that word.
+    said = "The donor is trusted by name" if kinship["trusted"] else "Donor and parent are kin"
+    return (
+        f"{said}: median correlation {kinship['row_correlation']:.3f} over {rows} "
+        f"rows of the embeddings (relative distance {kinship['row_distance']:.3f}), "
+        f"{kinship['norm_correlation']:.3f} over {norms} norms ({kinship['norm_distance']:.3f}); "
+        f"{kinship['least_correlation']} is asked for"
+    )
