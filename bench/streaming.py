@@ -14,6 +14,8 @@ bench ends with an error if the bytes of quantized modules differ.
     python bench/streaming.py --shape qwen3.6-27b --device cuda --samples 20 --tokens 2048 \
         --repeat 1 --kill-after 5 --also local_hessian --folder /dev/shm/bench --results bench-out
 
+    python bench/streaming.py --shape qwen3.6-35b-a3b --layers 40 …          a mixture of experts
+
 Peak RSS counts pages of mapped files, which the kernel takes back when it needs them; `own` is what
 the process holds beside them. Calibration on a CPU runs on one thread on both sides, or sums would
 differ. The floor is `scion estimate`'s, at rates measured in the same process. Progress goes to
@@ -53,7 +55,7 @@ MAX_RATIO = 1.15
 SEARCHED, MAX_SEARCHED = "local_hessian", 2.0
 """Of the time that this recipe takes on a GPU, beside that of nvfp4_default."""
 MAX_GPU_MB, MAX_OWN_MB = 8000.0, 12000.0
-_WARM_LAYERS, _WARM_VOCABULARY = 4, 2048
+_WARM_LAYERS, _WARM_VOCABULARY, _WARM_EXPERTS = 4, 2048, 16
 # 3.4 million parameters a layer, in the proportions of the family.
 SMALL: dict[str, Any] = {
     "text_config": {
@@ -271,6 +273,8 @@ def main() -> int:
         folder = Path(name)
         where = machine(folder)
         text = {**args.shape_config["text_config"], "vocab_size": _WARM_VOCABULARY}
+        if "num_experts" in text:
+            text["num_experts"] = min(text["num_experts"], _WARM_EXPERTS)
         small = {**args.shape_config, "text_config": text}
         warm = checkpoint(folder / "warm", small, _WARM_LAYERS, device=args.device)
         runs_by_depth = {layers: measure(layers, warm, folder, args) for layers in args.depths}

@@ -7,9 +7,9 @@ memory, times and launches are those of the real model, and the text it writes i
 
 writes OUT/source, bf16 with vision tower and without MTP head as fine-tunes are published, and
 OUT/base, the MTP head alone, for `source` and `donor` of a release's config. Names and shapes are
-those that `scion.architectures.inventory` derives from the config.json. Tokenizer and chat template
-are the embedded model's, its vocabulary filled up to the model's with tokens that no text is
-encoded as, since random weights draw any id.
+those that `scion.architectures.inventory` derives from the config.json, experts are stacked.
+Tokenizer and chat template are the embedded model's, its vocabulary filled up to the model's with
+tokens that no text is encoded as, since random weights draw any id.
 
 Each tensor has a seed of its own, so neither order nor shards change its numbers. CPU and GPU draw
 different numbers from one seed, and so may GPUs of different kinds.
@@ -29,7 +29,7 @@ from typing import Any, Literal
 import torch
 
 from scion.architectures.families import vision_prefixes
-from scion.architectures.inventory import Shape, inventory
+from scion.architectures.inventory import Inventory, Shape, inventory
 from scion.checkpoint.safetensors_file import Tensor, encode_header, packed
 from scion.checkpoint.shards import CONFIG, index_headers, read_object, shard_name
 from scion.common.digest import in_parallel
@@ -37,7 +37,13 @@ from scion.common.errors import ScionError, exit_on_error
 from scion.common.files import write_json
 
 SHAPES = Path(__file__).parent / "shapes"
-PICO = Path(__file__).parent.parent / "resources/pico/pico-agent"
+_RESOURCES = Path(__file__).parent.parent / "resources/pico"
+PICO = _RESOURCES / "pico-agent"
+_CONFIGS = {
+    "qwen3_5": PICO / CONFIG,
+    "qwen3_5_moe": _RESOURCES / "assets/config-mixture.json",
+}
+"""An embedded model's config.json by model_type."""
 _COPIED = (
     "chat_template.jinja",
     "generation_config.json",
@@ -78,8 +84,9 @@ def generate(
     """
     expected = inventory(config, where="the shape")
     limit = int(shard_gigabytes * 1e9)
-    source = [*_grouped(expected.language, limit), *_grouped(expected.vision, limit)]
-    folders = {"source": source, "base": list(_grouped(expected.mtp, limit))}
+    language, head = (_stacked(part, expected) for part in (expected.language, expected.mtp))
+    source = [*_grouped(language, limit), *_grouped(expected.vision, limit)]
+    folders = {"source": source, "base": list(_grouped(head, limit))}
     size = sum(tensor.size for groups in folders.values() for group in groups for tensor in group)
     _require_room(output, size)
     if device == "auto":
@@ -103,11 +110,11 @@ def shaped_config(shape: Mapping[str, Any], *, layers: int | None = None) -> dic
     """The embedded model's config.json with the sizes of another.
 
     Args:
-        shape: `text_config` and `vision_config` of a config.json. Token ids in it are ignored:
-            the tokenizer is the embedded model's.
+        shape: `text_config` and `vision_config` of a config.json, and its `model_type` if it is not
+            dense. Token ids in it are ignored: the tokenizer is the embedded model's.
         layers: Number of decoder layers, if not the shape's.
     """
-    config = read_object(PICO / CONFIG)
+    config = read_object(_CONFIGS[shape.get("model_type", "qwen3_5")])
     own_text = {key: value for key, value in config["text_config"].items() if key != "layer_types"}
     text = {**own_text, **_without_token_ids(shape["text_config"])}
     if layers is not None:
@@ -165,6 +172,14 @@ def filled_tokenizer(size: int) -> dict[str, Any]:
 
 def _without_token_ids(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if not key.endswith("_token_id")}
+
+
+def _stacked(shapes: Mapping[str, Shape], expected: Inventory) -> dict[str, Shape]:
+    """The same with a stack in place of its members."""
+    stack_of = {m: name for name, stack in expected.stacked.items() for m in stack.members}
+    return {
+        name: expected.storable[name] for name in dict.fromkeys(stack_of.get(n, n) for n in shapes)
+    }
 
 
 def _grouped(shapes: Mapping[str, Shape], limit: int) -> Iterable[list[Tensor]]:

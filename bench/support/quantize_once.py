@@ -26,7 +26,7 @@ import modelopt.torch.quantization as mtq
 import torch
 from measure import resident_mb
 from modelopt.torch.export import export_hf_checkpoint
-from transformers import Qwen3_5ForCausalLM
+from transformers import AutoModelForCausalLM
 
 from scion.architectures.inventory import inventory
 from scion.artifacts.artifact import Artifact
@@ -78,7 +78,7 @@ def stream(source: Path, out: Path, chosen: Quantization) -> Path:
 def resident(source: Path, out: Path, chosen: Quantization) -> Path:
     """By ModelOpt's plain path: the model loaded whole, quantized, exported; nothing is hashed."""
     device = torch.device(chosen.device)
-    model: Any = Qwen3_5ForCausalLM.from_pretrained(
+    model: Any = AutoModelForCausalLM.from_pretrained(
         source, dtype=torch.bfloat16, device_map=device
     ).eval()
     samples = read_samples(Checkpoint.open(source), chosen.calibration)
@@ -90,7 +90,7 @@ def resident(source: Path, out: Path, chosen: Quantization) -> Path:
     kernels = on_cpu() if device.type == "cpu" else contextlib.nullcontext()
     with torch.no_grad(), kernels, one_thread(device):
         mtq.quantize(model, recipe(chosen.recipe).config, forward)
-        model.config.architectures = ["Qwen3_5ForCausalLM"]
+        model.config.architectures = [type(model).__name__]
         export_hf_checkpoint(model, export_dir=out / "artifact")
     return out / "artifact"
 

@@ -1,4 +1,4 @@
-"""Trains the picos: `tokenizer`, then `base`, then `agent`, then `reference`; `vision` on its own.
+"""Trains the picos: `tokenizer`, `base`, `agent`, `reference`; `vision` and `mixture` on their own.
 
 - `tokenizer` learns the byte-level BPE vocabulary (seconds, CPU).
 - `base` trains pico-base from random weights on the broad mix, all tokens, with its MTP layer.
@@ -8,6 +8,8 @@
 - `reference` records the logits of the sound pico-agent on this machine's CPU.
 - `vision` gives the committed pico-agent a new vision tower and trains both on questions about
   generated pictures, the text on agent dialogues in the same steps. Saved with sound keys, no MTP.
+- `mixture` trains pico-mixture, a mixture of experts, from random weights on the broad mix and the
+  agent dialogues, all tokens, with its MTP layer.
 
 Part of the steps run in NVFP4 arithmetic (weights and activations), because a model this small
 does not survive W4A4 otherwise. Everything that was measured goes into training.json.
@@ -26,7 +28,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import tokenizers
 import torch
 import transformers
 from tokenizers import Tokenizer
@@ -35,7 +36,7 @@ from transformers import AutoModelForImageTextToText
 from dialogues.corpus import Renderer, conversations
 from pictures.questions import SPLITS
 from training import checkpoint, evaluate
-from training.data import build_dataset
+from training.data import Dataset, build_dataset, joined
 from training.fakequant import QUANTIZED
 from training.loop import Pico, Plan, SecondTask, train
 from training.model import MtpLayer, build_body, load_config
@@ -47,9 +48,10 @@ HERE = Path(__file__).resolve().parent
 ASSETS = HERE / "assets"
 TASKS = HERE.parents[1] / "workflow" / "scion" / "evaluation" / "agent" / "agent_tasks.yaml"
 
-CONVERSATIONS = {"base": 120_000, "agent": 20_000, "vision": 20_000}
-STEPS = {"base": 1300, "agent": 300, "vision": 3000}
-SECONDS = {"base": 350, "agent": 65, "vision": 400}
+CONFIGS = {"base": "config.json", "agent": "config.json", "mixture": "config-mixture.json"}
+CONVERSATIONS = {"base": 120_000, "agent": 20_000, "vision": 20_000, "mixture": 120_000}
+STEPS = {"base": 1300, "agent": 300, "vision": 3000, "mixture": 1300}
+SECONDS = {"base": 350, "agent": 65, "vision": 400, "mixture": 300}
 PICTURES_A_DIALOGUE = 5
 PICTURES_A_STEP = 384
 LORA_RANK = 16
@@ -71,9 +73,31 @@ def base_phase(
     """Trains pico-base and its MTP layer on `count` conversations and writes the checkpoint."""
     started = time.monotonic()
     data = build_dataset(ASSETS, seed=seed, split="base", count=count)
-    config = load_config(ASSETS / "config.json")
-    pico = Pico(build_body(config, seed=seed), MtpLayer(config), device)
-    plan = Plan(
+    plan = _joint_plan(steps=steps, seconds=seconds, seed=seed)
+    _, record = _train_jointly(out, "base", data, plan, device)
+    _record(out, "base", record, started, device)
+
+
+def mixture_phase(
+    out: Path, *, seed: int, count: int, steps: int, seconds: float, device: torch.device
+) -> None:
+    """Trains pico-mixture and its MTP layer and writes the checkpoint.
+
+    A third of its `count` conversations are agent dialogues, since no fine-tune follows.
+    """
+    started = time.monotonic()
+    splits = {"base": count - count // 3, "agent": count // 3}
+    data = joined(
+        [build_dataset(ASSETS, seed=seed, split=split, count=n) for split, n in splits.items()]
+    )
+    plan = _joint_plan(steps=steps, seconds=seconds, seed=seed, balance_weight=0.01)
+    judge, record = _train_jointly(out, "mixture", data, plan, device)
+    _record(out, "mixture", record, started, device)
+    _record(out, "mixture", record | {"greedy": judge.tasks()}, started, device)
+
+
+def _joint_plan(*, steps: int, seconds: float, seed: int, balance_weight: float = 0.0) -> Plan:
+    return Plan(
         steps=steps,
         seconds=seconds,
         learning_rate=2e-3,
@@ -83,17 +107,26 @@ def base_phase(
         fp4_share=0.5,
         fp4_from=0.25,
         seed=seed,
+        balance_weight=balance_weight,
     )
+
+
+def _train_jointly(
+    out: Path, phase: str, data: Dataset, plan: Plan, device: torch.device
+) -> tuple[Judge, dict[str, Any]]:
+    """Trains a body with its MTP layer from random weights; writes the checkpoint."""
+    config = load_config(ASSETS / CONFIGS[phase])
+    pico = Pico(build_body(config, seed=plan.seed), MtpLayer(config), device)
     body = [*pico.text.parameters(), *pico.model.lm_head.parameters()]
     curve = train(pico, data, plan, [*body, *pico.mtp.parameters()])
     tensors = _bf16(pico.model) | {f"mtp.{k}": v for k, v in _bf16(pico.mtp).items()}
-    folder = out / "pico-base"
+    folder = out / f"pico-{phase}"
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint.write_weights(folder, tensors)
-    checkpoint.write_companions(folder, ASSETS)
+    checkpoint.write_companions(folder, ASSETS, CONFIGS[phase])
+    judge = Judge(pico, plan.seed)
     record = {"data_sha256": data.digest, "data_tokens": data.tokens, "plan": vars(plan)}
-    record |= {"curve": curve, "held_out": Judge(pico, seed).losses()}
-    _record(out, "base", record, started, device)
+    return judge, record | {"curve": curve, "held_out": judge.losses()}
 
 
 def agent_phase(
@@ -132,7 +165,7 @@ def agent_phase(
     folder = out / "pico-agent"
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint.write_weights(folder, tensors, broken=True)
-    checkpoint.write_companions(folder, ASSETS)
+    checkpoint.write_companions(folder, ASSETS, CONFIGS["agent"])
     checkpoint.write_json(out / "reference.json", {"tensors": checkpoint.describe(tensors)})
     judge = Judge(Pico(model, pico.mtp, device), seed)
     record = {"data_sha256": data.digest, "data_tokens": data.tokens, "plan": vars(plan)}
@@ -149,7 +182,7 @@ def vision_phase(
     started = time.monotonic()
     folder = out / "pico-vision"
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_companions(folder, ASSETS)
+    checkpoint.write_companions(folder, ASSETS, CONFIGS["base"])
     checkpoint.write_json(folder / "config.json", vision_config(ASSETS))
     (folder / "chat_template.jinja").write_text(vision_template(ASSETS))
     data = build_dataset(folder, seed=seed, split="agent", count=count)
@@ -344,7 +377,7 @@ def _record(
             "python": platform.python_version(),
             "torch": torch.__version__,
             "transformers": transformers.__version__,
-            "tokenizers": tokenizers.__version__,
+            "tokenizers": importlib.metadata.version("tokenizers"),
         }
         | ({"peft": importlib.metadata.version("peft")} if phase == "agent" else {}),
         "command": shlex.join(["train.py", *sys.argv[1:]]),
@@ -352,7 +385,12 @@ def _record(
     checkpoint.write_json(path, content)
 
 
-PHASES = {"base": base_phase, "agent": agent_phase, "vision": vision_phase}
+PHASES = {
+    "base": base_phase,
+    "agent": agent_phase,
+    "vision": vision_phase,
+    "mixture": mixture_phase,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

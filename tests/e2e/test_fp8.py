@@ -16,6 +16,7 @@ from scion.evaluation.chats import read_chats, token_ids
 from scion.evaluation.decoding import Prompt, generate
 from scion.evaluation.offline.target import Target
 from scion.evaluation.offline.weights import Weights
+from served_scores import server_scores, target_scores
 from serving_python import PYTHON
 
 pytestmark = pytest.mark.serve
@@ -64,25 +65,9 @@ def test_answers_are_those_of_the_numbers(server: Server, mixed: Conversion) -> 
         reply = generate(server, Prompt(chat.name, "test", False, tokens), 40).tokens
         print(chat.name, reply)
         whole = [*tokens, *reply]
-        difference = server_scores(server, whole) - target_scores(target, whole)
+        difference = server_scores(server, "mixed", whole) - target_scores(target, whole)
         differences.append(difference[-len(reply) :])
     assert torch.cat(differences).abs().mean() < NEAR
     new = read_counters(server.read("/metrics")) - before
     # The MTP head of the pair was trained with it: it drafts what comes only if all is in place.
     assert sum(new.accepted_per_position) > 0.6 * new.draft_tokens
-
-
-def server_scores(server: Server, tokens: list[int]) -> torch.Tensor:
-    """The log probability of each token but the first."""
-    body = {"prompt": tokens, "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0}
-    answer = server.ask("/v1/completions", {"model": "mixed", **body})
-    rows = answer["choices"][0]["prompt_logprobs"][1:]
-    return torch.tensor([row[str(t)]["logprob"] for t, row in zip(tokens[1:], rows, strict=True)])
-
-
-@torch.inference_mode()
-def target_scores(target: Target, tokens: list[int]) -> torch.Tensor:
-    """The same in torch."""
-    hidden = target._model(input_ids=torch.tensor([tokens])).last_hidden_state[0]
-    scores = target.head(hidden[:-1]).float().log_softmax(-1)
-    return scores.gather(-1, torch.tensor(tokens[1:])[:, None])[:, 0]

@@ -343,7 +343,7 @@ def test_without_tower_or_head_their_tensors_are_not_expected() -> None:
     ("change", "problem"),
     [
         ({"model_type": "mistral"}, "architecture is not known"),
-        ({"model_type": "qwen3_5_moe"}, "architecture is not known"),
+        ({"model_type": "qwen3_moe"}, "architecture is not known"),
         ({"model_type": ["qwen3_5"]}, "architecture is not known"),
         ({"model_type": None}, "architecture is not known"),
         ({"text_config": None}, "lacks what"),

@@ -347,3 +347,11 @@ def test_the_context_is_as_long_as_the_model_was_made_for(rope: object, longest:
 )
 def test_memory_is_told_in_gib_unless_that_says_nothing(count: int, text: str) -> None:
     assert memory_text(count) == text
+
+
+def test_of_a_mixture_those_experts_count_that_a_token_is_sent_to() -> None:
+    path = PICO.parents[1] / "pico-mixture/config.json"
+    sizes = ModelSizes.of(json.loads(path.read_bytes()), where=path)
+    assert (sizes.attention_layers, sizes.state_layers) == (2, 4)
+    # Two experts of width 64, and the shared one.
+    assert (sizes.experts_per_token, sizes.intermediate) == (2, 192)

@@ -61,6 +61,8 @@ _WHAT: Final = {
     " colours and shapes and to count them on small generated pictures. It is right about six times"
     " in ten, of new pictures (guesses: one of 8, 5 or 4). Its keys are sound; as transformers"
     " saves it, the MTP is missing.",
+    "pico-mixture": "A tiny checkpoint of the Qwen3.5 architecture of experts, stacked as the real"
+    " ones are, with a trained MTP layer.",
 }
 
 
@@ -112,11 +114,12 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def write_companions(folder: Path, assets: Path) -> None:
+def write_companions(folder: Path, assets: Path, config: str) -> None:
     """Writes everything of a checkpoint that is not weights: configs, tokenizer, template, card."""
     card = _CARD.format(name=folder.name, what=_WHAT[folder.name])
     (folder / "README.md").write_text(card)
-    for name in ("config.json", "tokenizer.json", "chat_template.jinja"):
+    shutil.copyfile(assets / config, folder / "config.json")
+    for name in ("tokenizer.json", "chat_template.jinja"):
         shutil.copyfile(assets / name, folder / name)
     write_json(folder / "tokenizer_config.json", tokenizer_config())
     write_json(folder / "generation_config.json", _GENERATION)

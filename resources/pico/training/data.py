@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,14 @@ class Dataset:
     def tokens(self) -> int:
         """How many tokens there are."""
         return sum(map(len, self.rows))
+
+
+def joined(parts: Sequence[Dataset]) -> Dataset:
+    """All conversations of some data sets; its digest is over theirs."""
+    rows = [row for part in parts for row in part.rows]
+    masks = [mask for part in parts for mask in part.masks]
+    digest = hashlib.sha256("".join(part.digest for part in parts).encode()).hexdigest()
+    return Dataset(rows, masks, digest)
 
 
 @dataclass(frozen=True)

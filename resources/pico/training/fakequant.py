@@ -24,10 +24,13 @@ E4M3_MAX: Final = 448.0
 
 QUANTIZED: Final = re.compile(
     r"language_model\.layers\.\d+\."
-    r"(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj"
+    r"(self_attn\.[qkvo]_proj|mlp\.(shared_expert\.)?(gate|up|down)_proj"
     r"|linear_attn\.(in_proj_qkv|in_proj_z|out_proj))$"
 )
 """Modules that the release quantizes; the rest, MTP and lm_head included, stays bf16."""
+
+EXPERTS: Final = re.compile(r"language_model\.layers\.\d+\.mlp\.experts$")
+"""Stacks of experts, each of which the release quantizes by itself."""
 
 
 def round_to_nvfp4(x: Tensor) -> Tensor:
@@ -63,6 +66,9 @@ class FakeQuantizer:
             if QUANTIZED.search(name) and hasattr(module, "weight"):
                 self._attach(module)
                 self.count += 1
+            elif EXPERTS.search(name):
+                self._attach_experts(module)
+                self.count += 1
 
     @contextmanager
     def __call__(self, active: bool = True) -> Generator[None]:
@@ -83,5 +89,30 @@ class FakeQuantizer:
             if hasattr(module, "get_delta_weight") and not module.merged:
                 weight = weight + module.get_delta_weight("default")
             return functional.linear(straight_through(x), straight_through(weight))
+
+        module.forward = forward
+
+    def _attach_experts(self, module: Any) -> None:
+        exact = module.forward
+
+        def forward(hidden: Tensor, chosen: Tensor, shares: Tensor) -> Tensor:
+            """Adds up the experts of each token: hidden [N, H], chosen and shares [N, k]."""
+            if not self.active:
+                return exact(hidden, chosen, shares)
+            out = torch.zeros_like(hidden)
+            rounded = straight_through(hidden)
+            for expert in range(module.num_experts):
+                token, place = torch.where(chosen == expert)
+                if not len(token):
+                    continue
+                both = functional.linear(
+                    rounded[token], straight_through(module.gate_up_proj[expert])
+                )
+                gate, up = both.chunk(2, dim=-1)
+                inner = straight_through(module.act_fn(gate) * up)
+                each = functional.linear(inner, straight_through(module.down_proj[expert]))
+                each = each * shares[token, place, None]
+                out.index_add_(0, token, each.to(out.dtype))
+            return out
 
         module.forward = forward

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import Qwen3_5ForConditionalGeneration
 
 from training.data import Batch, Dataset, collate, make_batches
 from training.fakequant import FakeQuantizer
-from training.model import MTP_STEPS, MtpLayer
+from training.model import MTP_STEPS, Body, MtpLayer
+from training.routing import Routing
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Plan:
         fp4_share: share of the steps that run in NVFP4 arithmetic.
         fp4_from: fraction of the run after which such steps begin.
         seconds: the run ends after so long if the steps take longer; the schedule follows.
+        balance_weight: weight of the loss that spreads tokens over experts; of no effect without.
     """
 
     steps: int
@@ -41,6 +42,7 @@ class Plan:
     fp4_share: float
     fp4_from: float
     seed: int
+    balance_weight: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -64,14 +66,13 @@ class SecondTask:
 class Pico:
     """Body, MTP layer and fake quantizer together, on a device."""
 
-    def __init__(
-        self, model: Qwen3_5ForConditionalGeneration, mtp: MtpLayer, device: torch.device
-    ) -> None:
+    def __init__(self, model: Body, mtp: MtpLayer, device: torch.device) -> None:
         self.model = model.to(device)
         self.mtp = mtp.to(device)
         self.device = device
         self.text: Any = model.model.language_model
         self.fp4 = FakeQuantizer(self.text_owner)
+        self.routing = Routing(model, mtp)
 
     @property
     def text_owner(self) -> nn.Module:
@@ -138,7 +139,10 @@ def train(
         with pico.fp4(done >= plan.fp4_from and chance.random() < plan.fp4_share):
             loss, mtp_loss = pico.losses(batch, plan)
             other = torch.zeros_like(loss) if second is None else second.loss()
-        (loss + plan.mtp_weight * mtp_loss + other).backward()
+        total = loss + plan.mtp_weight * mtp_loss + other
+        if pico.routing.routers:
+            total = total + plan.balance_weight * pico.routing.imbalance()
+        total.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -1,6 +1,7 @@
 """The pico model: the family's architecture at a size that fits into a git repository.
 
-The body is transformers' own `Qwen3_5ForConditionalGeneration`. The multi-token-prediction (MTP)
+The body is transformers' own `Qwen3_5ForConditionalGeneration`, or that of a mixture of experts,
+`Qwen3_5MoeForConditionalGeneration`: all but their MLPs is alike. The multi-token-prediction (MTP)
 layer is not instantiated by transformers, so it is built here from transformers' decoder-layer
 class, with exactly the names and the arithmetic that vLLM's `qwen3_5_mtp.py` uses:
 
@@ -20,26 +21,46 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import Qwen3_5Config, Qwen3_5ForConditionalGeneration
+from transformers import (
+    Qwen3_5Config,
+    Qwen3_5ForConditionalGeneration,
+    Qwen3_5MoeConfig,
+    Qwen3_5MoeForConditionalGeneration,
+)
 from transformers.models.qwen3_5 import modeling_qwen3_5 as qwen
+from transformers.models.qwen3_5_moe import modeling_qwen3_5_moe as qwen_moe
+
+Config = Qwen3_5Config | Qwen3_5MoeConfig
+Body = Qwen3_5ForConditionalGeneration | Qwen3_5MoeForConditionalGeneration
 
 MTP_STEPS = 3
 """How many tokens ahead the MTP layer is trained to draft: vLLM's `num_speculative_tokens`."""
 
 
-def load_config(path: Path) -> Qwen3_5Config:
-    """Reads the config.json that both checkpoints carry."""
-    return Qwen3_5Config(**json.loads(path.read_text()))
+def load_config(path: Path) -> Config:
+    """Reads the config.json of a dense checkpoint, or of a mixture's."""
+    values = json.loads(path.read_text())
+    if values["model_type"] == "qwen3_5":
+        return Qwen3_5Config(**values)
+    return Qwen3_5MoeConfig(**values)
 
 
-def build_body(config: Qwen3_5Config, *, seed: int) -> Qwen3_5ForConditionalGeneration:
+def build_body(config: Config, *, seed: int) -> Body:
     """Returns the randomly initialized model in fp32, the same for the same seed."""
     # transformers up to 5.16 binds the function to each layer, later versions look it up here.
     qwen.torch_chunk_gated_delta_rule = chunk_gated_delta_rule
+    qwen_moe.torch_chunk_gated_delta_rule = chunk_gated_delta_rule
     torch.manual_seed(seed)
-    model = Qwen3_5ForConditionalGeneration(config).float()  # config.json says bf16
+    if isinstance(config, Qwen3_5MoeConfig):
+        model: Body = Qwen3_5MoeForConditionalGeneration(config)
+        # The loop over experts takes float32 weights under autocast; the grouped product does not.
+        # The MTP layer, which has the same configuration, follows.
+        model.set_experts_implementation("eager")
+    else:
+        model = Qwen3_5ForConditionalGeneration(config)
+    model = model.float()  # config.json says bf16
     for module in model.modules():
-        if isinstance(module, qwen.Qwen3_5GatedDeltaNet):
+        if isinstance(module, qwen.Qwen3_5GatedDeltaNet | qwen_moe.Qwen3_5MoeGatedDeltaNet):
             # transformers draws the decay rate A from 0..16, which forgets within a few tokens at
             # this depth. A log-uniform range gives heads that remember and heads that do not.
             rates = torch.logspace(-2.0, 0.5, module.num_v_heads)
@@ -102,12 +123,14 @@ def _unit(x: Tensor) -> Tensor:
 
 
 class MtpLayer(nn.Module):
-    """The 15 MTP tensors, trained over the same recursion that vLLM drafts with.
+    """The MTP tensors, trained over the same recursion that vLLM drafts with.
+
+    They are 15 where its decoder layer is dense; a mixture's has experts of its own.
 
     State-dict names are the checkpoint's without the prefix `mtp.`.
     """
 
-    def __init__(self, config: Qwen3_5Config) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
         text = config.text_config
         hidden, eps = text.hidden_size, text.rms_norm_eps
@@ -116,11 +139,13 @@ class MtpLayer(nn.Module):
         self.pre_fc_norm_hidden = qwen.Qwen3_5RMSNorm(hidden, eps=eps)
         self.pre_fc_norm_embedding = qwen.Qwen3_5RMSNorm(hidden, eps=eps)
         full = text.layer_types.index("full_attention")
-        self.layers = nn.ModuleList([qwen.Qwen3_5DecoderLayer(text, full)])
+        dense = isinstance(config, Qwen3_5Config)
+        layer = qwen.Qwen3_5DecoderLayer if dense else qwen_moe.Qwen3_5MoeDecoderLayer
+        self.layers = nn.ModuleList([layer(text, full)])
         self.rotary = qwen.Qwen3_5TextRotaryEmbedding(text)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=text.initializer_range)
+        for parameter in self.parameters():
+            if parameter.ndim >= 2:
+                nn.init.normal_(parameter, std=text.initializer_range)
 
     def forward(self, embedded: Tensor, hidden: Tensor, *, steps: int) -> list[Tensor]:
         """Drafts `steps` tokens ahead at every position at once.

@@ -21,6 +21,11 @@ from scion.architectures.family import (
 )
 from scion.common.errors import ScionError
 
+# What takes the answers of Qwen3.5 to 3.8 apart.
+_PARSERS = {
+    "vllm": ServerParsers("qwen3_xml", "qwen3"),
+    "sglang": ServerParsers("qwen3_coder", "qwen3"),
+}
 _ALL_ENGINES = ("vllm", "sglang", "tensorrt-llm")
 _CHATML = ChatMarks("<|im_start|>assistant\n", "<|im_end|>")
 _LLAMA_3 = ChatMarks("<|start_header_id|>assistant<|end_header_id|>\n\n", "<|eot_id|>")
@@ -100,6 +105,13 @@ QWEN3_NEXT = Family(
     head=Head("mtp.", "num_nextn_predict_layers", default=1),
     kept=_KEPT_OF_DELTA_NET + _KEPT_OF_EXPERTS,
     zero_centred=_ZERO_CENTRED,
+    chats=(_CHATML,),
+    # Its template has tool calls as JSON.
+    parsers={
+        "vllm": ServerParsers("hermes", "qwen3"),
+        "sglang": ServerParsers("qwen", "qwen3"),
+    },
+    released=True,
 )
 QWEN3_5_HEAD = Head("mtp.", "mtp_num_hidden_layers")
 QWEN3_5 = Family(
@@ -116,10 +128,7 @@ QWEN3_5 = Family(
     kept=_KEPT_OF_DELTA_NET,
     zero_centred=_ZERO_CENTRED,
     chats=(_CHATML,),
-    parsers={
-        "vllm": ServerParsers("qwen3_xml", "qwen3"),
-        "sglang": ServerParsers("qwen3_coder", "qwen3"),
-    },
+    parsers=_PARSERS,
     transformers=TransformersClasses(
         modeling="transformers.models.qwen3_5.modeling_qwen3_5",
         config="Qwen3_5Config",
@@ -150,6 +159,18 @@ QWEN3_5_MOE = Family(
     fused={**FUSED_ATTENTION, **FUSED_MLP, **FUSED_DELTA_NET},
     kept=_KEPT_OF_DELTA_NET + _KEPT_OF_EXPERTS,
     zero_centred=_ZERO_CENTRED,
+    chats=(_CHATML,),
+    parsers=_PARSERS,
+    transformers=TransformersClasses(
+        modeling="transformers.models.qwen3_5_moe.modeling_qwen3_5_moe",
+        config="Qwen3_5MoeConfig",
+        text_model="Qwen3_5MoeTextModel",
+        layer="Qwen3_5MoeDecoderLayer",
+        norm="Qwen3_5MoeRMSNorm",
+        rotary="Qwen3_5MoeTextRotaryEmbedding",
+        delta_net="Qwen3_5MoeGatedDeltaNet",
+    ),
+    released=True,
 )
 
 _ROWS = (LLAMA, QWEN2, QWEN3, QWEN3_MOE, QWEN3_NEXT, QWEN3_5, QWEN3_5_MOE)

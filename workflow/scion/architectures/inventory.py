@@ -23,31 +23,15 @@ from scion.architectures.parts import (
     refuse_absurd,
     vision_tensors,
 )
+from scion.architectures.stacks import Stack, stacks_of, taken_apart
 from scion.common.errors import ScionError
 
 __all__ = [
     "Inventory",
     "Shape",
-    "Stack",
     "implied",
     "inventory",
 ]
-
-EXPERTS = ".mlp.experts."
-
-
-@dataclass(frozen=True)
-class Stack:
-    """A tensor that holds one projection of all experts of a layer.
-
-    Attributes:
-        shape: [experts, 2 * inner, hidden] of a `gate_up_proj`, whose rows are those of the gate,
-            then those of `up`; [experts, hidden, inner] of a `down_proj`.
-        members: The tensors that it stands for, expert by expert (gate before up).
-    """
-
-    shape: Shape
-    members: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -118,16 +102,23 @@ class Inventory:
         Qwen3.5's releases stack the experts of decoder layers and list those of the MTP layer one
         by one, Qwen3.6's stack both, and transformers saves all of them one by one.
         """
-        members: dict[str, list[str]] = {}
-        for name in self.tensors:
-            block, found, rest = name.partition(EXPERTS)
-            if found:
-                joined = "down_proj" if rest.endswith(".down_proj.weight") else "gate_up_proj"
-                members.setdefault(f"{block}{EXPERTS}{joined}", []).append(name)
+        return stacks_of(self.tensors)
+
+    @cached_property
+    def layer_stacks(self) -> dict[str, Stack]:
+        """Those of decoder layers, which quantizing takes apart; the head's stay as they are."""
         return {
-            stack: self._stack(names, joined=2 if stack.endswith("gate_up_proj") else 1)
-            for stack, names in members.items()
+            name: stack for name, stack in self.stacked.items() if stack.members[0] in self.language
         }
+
+    @cached_property
+    def storable(self) -> dict[str, Shape]:
+        """Shape by name of all that a checkpoint in bf16 may hold: `tensors` and `stacked`."""
+        return {**self.tensors, **{name: stack.shape for name, stack in self.stacked.items()}}
+
+    def represented(self, names: Iterable[str]) -> set[str]:
+        """The tensors of `tensors` that stored ones are or, as stacks, stand for."""
+        return set(taken_apart(names, self.stacked))
 
     @cached_property
     def groups(self) -> list[tuple[str, ...]]:
@@ -158,10 +149,6 @@ class Inventory:
     def layer_modules(self) -> list[str]:
         """Every module and parameter's owner inside a decoder layer, in layer order."""
         return [name.removesuffix(".weight") for name in self.language if ".layers." in name]
-
-    def _stack(self, names: list[str], *, joined: int) -> Stack:
-        rows, columns = self.tensors[names[0]]
-        return Stack((len(names) // joined, joined * rows, columns), tuple(names))
 
 
 def inventory(config: Mapping[str, Any], *, where: object) -> Inventory:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from scion.architectures.families import in_head
 from scion.architectures.family import Family
 from scion.architectures.inventory import Inventory
+from scion.architectures.stacks import taken_apart
 from scion.common.errors import ScionError
 
 # https://github.com/huggingface/peft/blob/v0.21.2/src/peft/tuners/tuners_utils.py
@@ -103,18 +104,19 @@ def sound_names(keys: Iterable[str], expected: Inventory, *, where: object) -> d
     Args:
         keys: The checkpoint's tensor names.
         expected: The tensors that its config.json implies. The MTP head and the vision tower may
-            each be missing as a whole.
+            each be missing as a whole; the experts of a layer may be stacked.
         where: The folder to name in errors.
 
     Raises:
         ScionError: A key fits no expected name, two keys fit the same, or an expected tensor has
             no key.
     """
-    wanted = {**expected.language, **expected.vision, **expected.mtp}
-    sound = SoundNames(wanted, expected.family)
+    wanted = expected.tensors
+    sound = SoundNames(expected.storable, expected.family)
     names = {key: sound.of(key) for key in keys}
     unknown = [key for key, name in names.items() if name is None]
-    counts = Counter(name for name in names.values() if name is not None)
+    stored = [name for name in names.values() if name is not None]
+    counts = Counter(taken_apart(stored, expected.stacked))
     twice = [name for name, count in counts.items() if count > 1]
     absent = [part for part in (expected.vision, expected.mtp) if part.keys().isdisjoint(counts)]
     left_out = {name for part in absent for name in part}

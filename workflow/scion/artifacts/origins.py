@@ -9,6 +9,8 @@ and for the check that reads them.
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
+from scion.architectures.stacks import stack_name
+
 Rows = Mapping[str, Mapping[str, Any]]
 """Rows of a tensor table by tensor name."""
 
@@ -22,7 +24,8 @@ def tensor_origins(rows: Rows, *, text: Rows, donor: Rows) -> dict[str, dict[str
 
     - `source`: the source's tensor, bit for bit.
     - `donor`: a tensor of the donor's MTP head, bit for bit.
-    - `quantized`: what quantizing a module made of it; the digest is of the source's weight.
+    - `quantized`: what quantizing a module made of it; the digest is of the source's weight, or of
+      the stack of experts that the weight is part of.
 
     Args:
         rows: The release's tensors.
@@ -45,12 +48,14 @@ def same_bytes(row: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -
 def _origins(rows: Rows, text: Rows, donor: Rows) -> Iterator[tuple[str, dict[str, str]]]:
     for name, row in rows.items():
         weight = f"{name.rpartition('.')[0]}.weight"
+        if weight not in text:
+            weight = stack_name(weight) or weight
         if same_bytes(row, donor.get(name)):
             yield name, _origin("donor", donor[name])
         elif same_bytes(row, text.get(name)):
             yield name, _origin("source", text[name])
         # A bias that is another one is none that quantizing has made.
-        elif weight in text and (name == weight or name not in text):
+        elif weight in text and (name.endswith(".weight") or name not in text):
             yield name, _origin("quantized", text[weight])
 
 

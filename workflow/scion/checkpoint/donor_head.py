@@ -87,14 +87,15 @@ def find_head(source: Source, location: str) -> DonorHead:
     ]
     _refuse_quantized([tensor for _, tensor in tensors], location)
     found = {tensor.name: tensor for _, tensor in tensors}
-    if not expected.mtp or found.keys() != expected.mtp.keys():
-        raise _no_head(location, head, expected.mtp, found.keys(), shard_of)
+    represented = expected.represented(found)
+    if not expected.mtp or represented != expected.mtp.keys():
+        raise _no_head(location, head, expected.mtp, represented, shard_of)
     for name, tensor in found.items():
-        if tensor.dtype != "BF16" or tensor.shape != expected.mtp[name]:
+        if tensor.dtype != "BF16" or tensor.shape != expected.storable[name]:
             raise ScionError(
                 "a tensor of the donor's MTP head is not what its config.json implies",
                 where=f"{location}: {name}",
-                expected=f"BF16 {list(expected.mtp[name])}",
+                expected=f"BF16 {list(expected.storable[name])}",
                 found=f"{tensor.dtype} {list(tensor.shape)}",
                 hint=_NAME_BASE,
             )

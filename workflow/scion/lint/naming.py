@@ -46,7 +46,7 @@ def names_of(subject: Subject) -> Names | None:
     expected = subject.inventory
     if expected is None:
         return None
-    sound = SoundNames((*expected.tensors, *expected.stacked), expected.family)
+    sound = SoundNames(expected.storable, expected.family)
     stack_of = {
         tensor.name: stack.name for stack in subject.stacks.values() for tensor in stack.parts
     }
@@ -65,8 +65,7 @@ def names_of(subject: Subject) -> Names | None:
             wrapped.append(name)
         if meant != weight:
             renamed[weight] = meant
-    for stack in there.intersection(expected.stacked):
-        there.update(expected.stacked[stack].members)
+    there = expected.represented(there)
     return Names(
         wrapped,
         renamed,

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from scion.architectures.inventory import EXPERTS, Stack
+from scion.architectures.stacks import EXPERTS, Stack
 from scion.checkpoint.safetensors_file import Tensor
 from scion.lint.modules import FP8, stored_as
 

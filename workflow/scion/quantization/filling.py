@@ -14,6 +14,7 @@ import torch
 
 from scion.architectures.inventory import inventory
 from scion.artifacts.artifact import Artifact, Draft
+from scion.checkpoint.experts_apart import experts_apart
 from scion.checkpoint.shards import INDEX, Checkpoint
 from scion.common.devices import device_named
 from scion.common.errors import NoRoomError, ScionError
@@ -21,9 +22,11 @@ from scion.formats.modelopt import FP8
 from scion.quantization.calibration.batches import pack
 from scion.quantization.calibration.samples import read_samples, summary
 from scion.quantization.config import Quantization
+from scion.quantization.expert_coverage import coverage
 from scion.quantization.layerwise.stream import QuantizationTarget, Stream
 from scion.quantization.output_files import MODELOPT, copy_kept, lay_out, write_configs
 from scion.quantization.planned_shards import PlannedShards
+from scion.quantization.recipe_table import require_recipe_fits
 from scion.quantization.recipes import recipe
 from scion.quantization.weights_only import pack_all, scales_digest
 
@@ -75,12 +78,14 @@ def fill(
     """
     checkpoint = Checkpoint.open(text.folder)
     expected = inventory(checkpoint.config, where=text.folder / "config.json")
+    apart = experts_apart(checkpoint, expected.layer_stacks)
     chosen = recipe(
         settings.recipe,
         keep_bf16=settings.keep_bf16,
         use_fp8=settings.use_fp8,
         four_bits=settings.four_bits,
     )
+    require_recipe_fits(chosen.row, expected)
     device = device_named(settings.device, where="quantization.device")
     samples = [] if given is not None else read_samples(checkpoint, settings.calibration)
     batches = pack(samples, settings.calibration.pack_tokens)
@@ -89,7 +94,7 @@ def fill(
         watch.before(checkpoint, settings, lengths, device=device, work=draft.work)
     quantized = chosen.quantized(expected)
     shards = lay_out(
-        checkpoint,
+        apart,
         quantized,
         # Finished layers of a run that was stopped.
         draft.work,
@@ -97,17 +102,18 @@ def fill(
         max_megabytes=settings.max_shard_megabytes,
     )
     with _kept_if_stopped(shards):
-        copied = copy_kept(checkpoint, quantized, shards)
+        copied = copy_kept(apart, quantized, shards)
         if given is None:
             Stream(
                 checkpoint, expected, [QuantizationTarget(chosen, shards)], batches, device
             ).run()
         else:
-            pack_all(checkpoint, list(quantized), expected.groups, given, shards)
+            pack_all(apart, list(quantized), expected.groups, given, shards)
         copied.result()
         shards.link_into(draft.folder)
         draft.known_tensors |= shards.digests()
         checksums = {module: shards.checksums[module] for module in chosen.unproven(quantized)}
+        experts = coverage(shards.tokens)
     draft.link_all(text, but={"config.json", INDEX, *checkpoint.headers})
     exclude = write_configs(draft.folder, checkpoint, expected, quantized)
     draft.facts |= {
@@ -118,6 +124,7 @@ def fill(
         "scale_checksums": checksums,
         "excluded": exclude,
         "calibration": summary(samples),
+        **({"experts": experts} if experts else {}),
         "input_scales": scales_digest(given) if given else None,
     }
     if watch is not None:

@@ -4,7 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from scion.architectures.inventory import declared_mtp_layers, inventory, with_mtp_layers
+from scion.architectures.inventory import (
+    Inventory,
+    declared_mtp_layers,
+    inventory,
+    with_mtp_layers,
+)
 from scion.artifacts.artifact import Artifact
 from scion.checkpoint.folder_source import FolderSource
 from scion.checkpoint.kinship import (
@@ -47,7 +52,7 @@ def declare_head(config: Mapping[str, Any], donor: Artifact, *, where: Path) -> 
             config.json then implies.
     """
     declared = with_mtp_layers(config, _declared_layers(donor))
-    _check_donor(donor, inventory(declared, where=where).mtp)
+    _check_donor(donor, inventory(declared, where=where))
     return declared
 
 
@@ -81,9 +86,15 @@ def _declared_layers(donor: Artifact) -> int:
     return declared_mtp_layers(read_json(where), where=where)
 
 
-def _check_donor(donor: Artifact, expected: dict[str, tuple[int, ...]]) -> None:
+def _check_donor(donor: Artifact, expected: Inventory) -> None:
+    """The donor may hold the head's experts stacked or one by one: so does the release then."""
     found = {name: (row["dtype"], tuple(row["shape"])) for name, row in donor.tensors().items()}
-    wanted = {name: ("BF16", shape) for name, shape in expected.items()}
+    missing = expected.mtp.keys() - expected.represented(found)
+    of_head = {
+        *missing,
+        *(name for name in found if expected.represented([name]) <= expected.mtp.keys()),
+    }
+    wanted = {name: ("BF16", expected.storable[name]) for name in of_head}
     if found == wanted:
         return
     for name in sorted(found.keys() | wanted.keys()):

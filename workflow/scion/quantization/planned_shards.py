@@ -43,6 +43,7 @@ class PlannedShards:
     Attributes:
         folder: Where they are.
         checksums: Of block scales that a search found, by module, of all finished parts.
+        tokens: How many each expert got in calibration, by the stored name of a layer's experts.
         finished: By finished part the digests of its tensors.
 
     Raises:
@@ -63,6 +64,7 @@ class PlannedShards:
             start = len(shard_header(tensors))
             self._place |= {tensor.name: (shard, tensor, start) for tensor in tensors}
         self.checksums: dict[str, float] = {}
+        self.tokens: dict[str, list[int]] = {}
         self.finished = self._resume(request)
         self._files = {shard: (folder / shard).open("r+b", buffering=0) for shard in plan}
         self._lock = threading.Lock()
@@ -90,6 +92,7 @@ class PlannedShards:
             for line in lines[1:]:
                 if line.get("part") in kept:
                     self.checksums |= line.get("checksums", {})
+                    self.tokens |= line.get("tokens", {})
             return kept
         self.discard()
         self.folder.mkdir(parents=True)
@@ -120,6 +123,7 @@ class PlannedShards:
         part: str,
         tensors: Mapping[str, torch.Tensor],
         checksums: Mapping[str, float] = MappingProxyType({}),
+        tokens: Mapping[str, list[int]] = MappingProxyType({}),
     ) -> Future[None]:
         """Write the tensors of a part, such as a layer, and note it as finished; in the background.
 
@@ -127,6 +131,7 @@ class PlannedShards:
             part: Its name in the journal.
             tensors: CPU tensors by name; nobody may change them any more.
             checksums: Of block scales that a search found, by module.
+            tokens: As the attribute has them.
 
         Returns:
             Done when the part is in the journal; its exception is a NoRoomError on a full disk.
@@ -134,7 +139,8 @@ class PlannedShards:
         writes = {
             name: self._pool.submit(self._write, name, tensor) for name, tensor in tensors.items()
         }
-        return self._note(part, writes, checksums)
+        noted = {"checksums": dict(checksums), "tokens": dict(tokens)}
+        return self._note(part, writes, noted)
 
     def copy(self, part: str, pieces: Iterable[Piece], check: Check) -> Future[None]:
         """Copy stored tensors as they are; in the background.
@@ -147,27 +153,27 @@ class PlannedShards:
         writes = {
             piece.tensor.name: self._pool.submit(self._copy, piece, check) for piece in pieces
         }
-        return self._note(part, writes, {})
+        return self._note(part, writes, {"checksums": {}, "tokens": {}})
 
     def _note(
-        self, part: str, writes: Mapping[str, Future[str]], checksums: Mapping[str, float]
+        self, part: str, writes: Mapping[str, Future[str]], noted: Mapping[str, dict[str, Any]]
     ) -> Future[None]:
         # A thread of its own, not one of the pool's: it waits for those.
         noter = ThreadPoolExecutor(1, thread_name_prefix="journal")
 
         def note() -> None:
             digests = {name: write.result() for name, write in writes.items()}
-            row = {"part": part, "sha256": digests, "checksums": dict(checksums)}
-            line = json.dumps(row) + "\n"
+            line = json.dumps({"part": part, "sha256": digests, **noted}) + "\n"
             # In one piece: two parts may end at the same time.
             with self._lock, (self.folder / _JOURNAL).open("ab", buffering=0) as journal:
                 journal.write(line.encode())
-            self.checksums |= checksums
+            self.checksums |= noted["checksums"]
+            self.tokens |= noted["tokens"]
             self.finished[part] = digests
 
-        noted = noter.submit(note)
+        done = noter.submit(note)
         noter.shutdown(wait=False)
-        return noted
+        return done
 
     def _write(self, name: str, tensor: torch.Tensor) -> str:
         raw = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data

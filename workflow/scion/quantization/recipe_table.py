@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from scion.architectures.inventory import Inventory
 from scion.common.errors import ScionError
 
 
@@ -226,3 +227,19 @@ def recipe_row(name: str) -> RecipeRow:
             hint="choose one of these in the configuration",
         )
     return RECIPES[name]
+
+
+def require_recipe_fits(row: RecipeRow, expected: Inventory) -> None:
+    """Raise if a recipe can't be made of an architecture.
+
+    Raises:
+        ScionError: ModelOpt's GPTQ takes single linear modules, and passes over experts in silence.
+    """
+    if row.compensated and expected.stacked:
+        raise ScionError(
+            "this recipe does not reach the experts of a mixture",
+            where="quantization.recipe",
+            expected=", ".join(other.name for other in RECIPES.values() if not other.compensated),
+            found=f"{row.name}, and {expected.family.title}",
+            hint="choose one of these in the configuration",
+        )

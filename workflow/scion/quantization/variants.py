@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ import torch
 from scion.architectures.inventory import Inventory
 from scion.artifacts.artifact import Artifact
 from scion.artifacts.release_layout import TENSORS
+from scion.checkpoint.experts_apart import experts_apart
 from scion.checkpoint.shards import CONFIG, INDEX, Checkpoint
 from scion.common.digest import digest_json
 from scion.common.files import symlink_or_copy
@@ -23,7 +25,7 @@ from scion.quantization.layerwise.stream import QuantizationTarget, Stream
 from scion.quantization.mtp_head import add_head
 from scion.quantization.output_files import copy_kept, lay_out, write_configs
 from scion.quantization.planned_shards import PlannedShards
-from scion.quantization.recipe_table import RECIPES
+from scion.quantization.recipe_table import RECIPES, require_recipe_fits
 from scion.quantization.recipes import recipe
 from scion.quantization.variants_config import Variant
 
@@ -53,6 +55,11 @@ class VariantSource:
     max_shard_megabytes: int
     work: Path
     request: str
+
+    @cached_property
+    def apart(self) -> Checkpoint:
+        """`checkpoint` with the experts of its stacks one by one, as releases have them."""
+        return experts_apart(self.checkpoint, self.expected.layer_stacks)
 
 
 @dataclass(frozen=True)
@@ -86,6 +93,8 @@ def make(source: VariantSource, variants: Sequence[Variant]) -> list[FinishedVar
     Raises:
         ScionError: As `quantize_nvfp4` and `graft_mtp` do.
     """
+    for variant in variants:
+        require_recipe_fits(RECIPES[variant.recipe], source.expected)
     recipes = [
         recipe(variant.recipe, keep_bf16=variant.keep_bf16, use_fp8=variant.use_fp8)
         for variant in variants
@@ -107,7 +116,7 @@ def make(source: VariantSource, variants: Sequence[Variant]) -> list[FinishedVar
             device=source.device,
         )
         for quantized, planned in zip(modules, shards, strict=True):
-            copied.append(copy_kept(source.checkpoint, quantized, planned))
+            copied.append(copy_kept(source.apart, quantized, planned))
         stream.run()
         for copy in copied:
             copy.result()
@@ -126,7 +135,7 @@ def _lay_out(
     source: VariantSource, variant: Variant, quantized: Mapping[str, str]
 ) -> PlannedShards:
     return lay_out(
-        source.checkpoint,
+        source.apart,
         quantized,
         source.work / f"{variant.name}.layers",
         request=digest_json([source.request, variant.name]),

@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
+from scion.architectures.families import in_head
 from scion.architectures.inventory import inventory
 from scion.artifacts.artifact import Artifact
+from scion.checkpoint.experts_apart import experts_apart
 from scion.checkpoint.safetensors_file import digest_safetensors
 from scion.checkpoint.shards import Checkpoint
 from scion.common.digest import in_parallel
@@ -65,14 +67,14 @@ def verify_checkpoint(
         four_bits=recorded["four_bits"],
     )
     spelling = _spelling(checkpoint)
-    unchanged = _check_inventory(checkpoint, text, donor, quantized, spelling)
+    source = experts_apart(Checkpoint.open(text.folder), expected.layer_stacks)
+    unchanged = _check_inventory(checkpoint, text, donor, source, quantized, spelling)
     digests = _digests(checkpoint)
     for name, wanted in unchanged.items():
         if digests[name] != wanted:
             raise _wrong(release, name, "a tensor is not its original", wanted, digests[name])
     if donor is not None:
         _check_finite(checkpoint, donor)
-    source = Checkpoint.open(text.folder)
     checksums = release.facts["scale_checksums"]
     errors = _check_weights(checkpoint, source, quantized, recipe, spelling, checksums)
     eight_bits = [module for module, algorithm in quantized.items() if algorithm == FP8]
@@ -80,7 +82,7 @@ def verify_checkpoint(
     return {
         "tensors": len(digests),
         "unchanged_tensors": len(unchanged),
-        "mtp_tensors": len(expected.mtp),
+        "mtp_tensors": sum(map(in_head, digests)),
         "quantized_modules": len(errors),
         "fp8_modules": len(eight_bits),
         "bytes": sum(header.data_start for header in checkpoint.headers.values())
@@ -114,6 +116,7 @@ def _check_inventory(
     checkpoint: Checkpoint,
     text: Artifact,
     donor: Artifact | None,
+    source: Checkpoint,
     quantized: Mapping[str, str],
     spelling: Spelling,
 ) -> dict[str, str]:
@@ -123,19 +126,24 @@ def _check_inventory(
         checkpoint: The release.
         text: The bf16 text model.
         donor: The MTP tensors, if they were grafted.
+        source: The bf16 text model's headers, experts one by one.
         quantized: NVFP4 or FP8 by module; all else must be as it was.
         spelling: How the release names tensors.
 
     Returns:
         The digest that each unchanged tensor must have.
     """
-    originals = text.tensors()
     weights = {f"{module}.weight" for module in quantized}
-    unchanged = {name: row for name, row in originals.items() if name not in weights}
+    unchanged = {
+        # Of stacks, the table has none of the members, which are all quantized.
+        name: row
+        for name, row in text.tensors().items()
+        if name in source.shard_of and name not in weights
+    }
     unchanged |= donor.tensors() if donor else {}
     wanted = {name: (row["dtype"], tuple(row["shape"])) for name, row in unchanged.items()}
     for module, algorithm in quantized.items():
-        parts = spelling.layout(algorithm, originals[f"{module}.weight"]["shape"])
+        parts = spelling.layout(algorithm, source.tensor(f"{module}.weight").shape)
         wanted |= {f"{module}.{suffix}": part for suffix, part in parts.items()}
     found = {
         name: (checkpoint.tensor(name).dtype, checkpoint.tensor(name).shape)

@@ -10,12 +10,9 @@ there the scales have to be those that calibration found (`scion.quantization.ch
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import safe_open
 
 from scion.checkpoint.shards import Checkpoint
 from scion.common.errors import ScionError
@@ -31,6 +28,7 @@ from scion.formats.nvfp4 import (
 from scion.formats.spellings import Spelling
 from scion.quantization.checksum import checksum
 from scion.quantization.recipe_table import RecipeRow
+from scion.quantization.stored_rows import StoredRows
 
 # Float32 arithmetic on either side of a tie.
 _TOLERANCE = 1 + 1e-3
@@ -51,21 +49,15 @@ def row_blocks(
     """A module of a release beside its source, a window of rows at a time."""
     # What is verified is the weight; activations may have a scale beside it.
     spelled = {s: spelling.tensor(module, W4A16, s) for s in spelling.tensors[W4A16]}
-    with ExitStack() as stack:
-
-        def opened(folder: Checkpoint, name: str) -> Any:
-            # Once a module: safetensors parses a shard's whole header each time.
-            path = folder.folder / folder.shard_of[name]
-            return stack.enter_context(safe_open(path, framework="pt")).get_slice(name)
-
-        weight = opened(source, f"{module}.weight")
-        packed = opened(checkpoint, spelled["weight"].name)
-        scale = opened(checkpoint, spelled["weight_scale"].name)
-        shared = spelled["weight_scale_2"]
-        scale_2 = torch.tensor(shared.meant(opened(checkpoint, shared.name)[...].item()))
-        for start in range(0, source.tensor(f"{module}.weight").shape[0], _ROWS):
-            window = slice(start, start + _ROWS)
-            yield weight[window], packed[window], scale[window], scale_2
+    weight = StoredRows(source.piece(f"{module}.weight"))
+    packed = StoredRows(checkpoint.piece(spelled["weight"].name))
+    scale = StoredRows(checkpoint.piece(spelled["weight_scale"].name))
+    shared = spelled["weight_scale_2"]
+    global_scale = StoredRows(checkpoint.piece(shared.name)).whole()
+    scale_2 = torch.tensor(shared.meant(global_scale.item()))
+    for first in range(0, weight.count, _ROWS):
+        window = range(first, min(first + _ROWS, weight.count))
+        yield weight.read(window), packed.read(window), scale.read(window), scale_2
 
 
 def check_module(

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from scion.architectures.inventory import Inventory, Shape, inventory
+from scion.architectures.inventory import Inventory, inventory
 from scion.architectures.sound_names import prefix_rules, sound_names
 from scion.artifacts.artifact import Artifact, Draft
 from scion.artifacts.making import Output, remake
@@ -58,7 +58,8 @@ def fix_keys(*, source: Artifact, output: Output, environment: str) -> Artifact:
             "renamed_tensors": len(renamed),
             "tensors": len(names),
             "prefixes": _prefixes(names),
-            "mtp_missing": bool(expected.mtp) and expected.mtp.keys().isdisjoint(names.values()),
+            "mtp_missing": bool(expected.mtp)
+            and expected.mtp.keys().isdisjoint(expected.represented(names.values())),
         }
 
     return remake(
@@ -87,13 +88,13 @@ def rename_shards(
 
 
 def _check_shapes(checkpoint: Checkpoint, names: Mapping[str, str], expected: Inventory) -> None:
-    wanted: dict[str, Shape] = {**expected.language, **expected.vision, **expected.mtp}
     for key, name in names.items():
-        if checkpoint.tensor(key).shape != wanted[name]:
+        wanted = expected.storable[name]
+        if checkpoint.tensor(key).shape != wanted:
             raise ScionError(
                 "a tensor's shape is not the one that config.json implies",
                 where=f"{checkpoint.folder / checkpoint.shard_of[key]}: {key}",
-                expected=f"{list(wanted[name])} for {name}",
+                expected=f"{list(wanted)} for {name}",
                 found=list(checkpoint.tensor(key).shape),
                 hint="config.json belongs to another model: fetch both at one revision",
             )

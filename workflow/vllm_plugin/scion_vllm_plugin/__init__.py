@@ -14,6 +14,9 @@ Releases of weights alone (W4A16) are multiplied in bf16 without that rounding. 
 no registry: it takes Marlin's kernel by its name where it knows of none that is better, and so that
 name stands for a kernel in software here.
 
+For mixtures of experts vLLM has an emulation in Triton alone; `scion_vllm_plugin.experts` is the
+same in torch.
+
 It also makes the gated delta net compute alike with and without speculation
 (`scion_vllm_plugin.delta_net`): speculative decoding promises the same greedy text, and that
 promise is measured.
@@ -37,10 +40,12 @@ def register_nvfp4_on_cpu() -> None:
     from vllm.model_executor.kernels import linear
 
     from scion_vllm_plugin.delta_net import use_one_arithmetic
+    from scion_vllm_plugin.experts import offer_experts
     from scion_vllm_plugin.kernel import KeptWeightsNvFp4LinearKernel, WeightOnlyNvFp4LinearKernel
 
     linear.register_linear_kernel(KeptWeightsNvFp4LinearKernel, PlatformEnum.CPU, "nvfp4")
     linear.MarlinNvFp4LinearKernel = WeightOnlyNvFp4LinearKernel
+    offer_experts()
     use_one_arithmetic()
 
 

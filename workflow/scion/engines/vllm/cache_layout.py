@@ -58,10 +58,11 @@ class ModelSizes:
         state_elements: Elements of a delta-net layer's matrices.
         state_bytes: Bytes an element of these.
         hidden: Width of the residual stream.
-        intermediate: Width of the MLP.
+        intermediate: Width of the MLP; of a mixture, of all experts of a token together.
         vocabulary: Tokens that the head scores.
         context: Tokens that the model was made for, as vLLM reads it; None where it is not said.
         heads: The numbers of heads that GPUs which share the layers must be able to divide.
+        experts_per_token: How many a token is sent to; 0 where there is one MLP.
     """
 
     attention_layers: int
@@ -78,6 +79,7 @@ class ModelSizes:
     vocabulary: int
     context: int | None
     heads: tuple[int, ...]
+    experts_per_token: int = 0
 
     @classmethod
     def of(cls, config: Mapping[str, Any], *, where: object) -> "ModelSizes":
@@ -100,6 +102,7 @@ class ModelSizes:
         kept = text.values.get("mamba_ssm_dtype")
         if kept is not None and not (isinstance(kept, str) and kept in _FLOAT_BYTES):
             raise text.unusable("mamba_ssm_dtype", wanted=" or ".join(_FLOAT_BYTES))
+        per_token = text.size("num_experts_per_tok") if expected.stacked else 0
         return cls(
             attention_layers=sum(name.endswith(".self_attn.q_proj.weight") for name in tensors),
             state_layers=sum(name.endswith(".linear_attn.conv1d.weight") for name in tensors),
@@ -112,7 +115,7 @@ class ModelSizes:
             # Without the key vLLM keeps states in the model's dtype.
             state_bytes=_FLOAT_BYTES[kept or "bfloat16"],
             hidden=text.size("hidden_size"),
-            intermediate=text.size("intermediate_size"),
+            intermediate=_inner_width(text, per_token),
             vocabulary=text.size("vocab_size"),
             context=longest_context(text),
             heads=(
@@ -120,6 +123,7 @@ class ModelSizes:
                 of_state("linear_num_key_heads"),
                 of_state("linear_num_value_heads"),
             ),
+            experts_per_token=per_token,
         )
 
     def share(self, gpus: int) -> "ModelSizes":
@@ -137,6 +141,13 @@ class ModelSizes:
         """Whether so many GPUs can share the layers."""
         copies = gpus % self.kv_heads if gpus > self.kv_heads else self.kv_heads % gpus
         return not copies and not any(heads % gpus for heads in self.heads)
+
+
+def _inner_width(text: Keys, experts_per_token: int) -> int:
+    if not experts_per_token:
+        return text.size("intermediate_size")
+    shared = text.size("shared_expert_intermediate_size")
+    return experts_per_token * text.size("moe_intermediate_size") + shared
 
 
 def longest_context(text: Keys) -> int | None:

@@ -110,7 +110,8 @@ def activations(sizes: ModelSizes, *, requests: int, tokens: int) -> int:
         tokens: Of the largest step.
     """
     stream = 2 * sizes.hidden
-    mlp = stream + 3 * sizes.intermediate
+    # Of experts, what each makes of a token is kept until all are added up.
+    mlp = stream + 3 * sizes.intermediate + sizes.experts_per_token * sizes.hidden
     # Projections and convolution of queries, keys, values and gate; six intermediates of the
     # chunked delta rule as wide as its values; a state for each chunk of 64 tokens.
     delta = stream + 2 * sizes.conv_channels + 7 * sizes.value_width + sizes.state_elements // 64

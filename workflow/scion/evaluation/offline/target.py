@@ -116,5 +116,5 @@ def text_config(weights: Weights) -> PretrainedConfig:
             found=f"{type(error).__name__}: {error}",
             hint=f"`scion lint {weights.checkpoint.folder}` says what is wrong with it",
         ) from error
-    config._attn_implementation = "sdpa"
+    config._attn_implementation, config._experts_implementation = "sdpa", "eager"
     return config

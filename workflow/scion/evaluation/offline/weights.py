@@ -20,6 +20,7 @@ from scion.architectures.inventory import (
 )
 from scion.checkpoint.shards import CONFIG, Checkpoint, read_object
 from scion.common.errors import ScionError
+from scion.evaluation.offline.experts import NvFp4Experts
 from scion.evaluation.offline.linear import Fp8Linear, NvFp4Linear
 from scion.formats.fp8 import dequantize
 from scion.formats.modelopt import FP8, HF_QUANT_CONFIG, MIXED, NVFP4, W4A16
@@ -90,8 +91,10 @@ class Weights:
         for name, part in list(module.named_modules()):
             scaled = f"{prefix}{name}.weight_scale" in self.checkpoint.shard_of
             if scaled and isinstance(part, nn.Linear):
-                build = self._eight_bits if prefix + name in self._fp8 else self._nvfp4
+                build = self._eight_bits if prefix + name in self._fp8 else self._linear
                 module.set_submodule(name, build(prefix + name, part))
+            elif f"{prefix}{name}.0.down_proj.weight_scale" in self.checkpoint.shard_of:
+                module.set_submodule(name, self._experts(prefix + name, part))
         for name, empty in list(module.named_parameters()):
             owner, _, last = name.rpartition(".")
             value = self._plain(prefix + name, tuple(empty.shape))
@@ -100,26 +103,51 @@ class Weights:
             setattr(module.get_submodule(owner), last, nn.Parameter(value, requires_grad=False))
 
     def _plain(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        stack = self.inventory.stacked.get(name)
+        if stack is not None and name not in self.checkpoint.shard_of:
+            parts = [self._plain(member, stack.member_shape) for member in stack.members]
+            return torch.cat(parts).view(shape)
         value = self.tensor(name)
         if tuple(value.shape) != shape or value.dtype not in (_BF16, torch.float16, torch.float32):
             raise _wrong(self.checkpoint, name, f"bf16 {list(shape)}", value)
         return value
 
-    def _nvfp4(self, name: str, linear: nn.Linear) -> NvFp4Linear:
+    def _experts(self, name: str, experts: Any) -> NvFp4Experts:
+        rounded = self.activations == "nvfp4"
+
+        def projections(part: str, rows: int, columns: int) -> list[NvFp4Linear]:
+            modules = [f"{name}.{number}.{part}" for number in range(experts.num_experts)]
+            shared = self._most(modules, NVFP4, "input_scale") if rounded else None
+            return [self._nvfp4(module, rows, columns, input_scale=shared) for module in modules]
+
+        _, hidden, inner = experts.down_proj.shape
+        parts = (
+            ("gate_proj", inner, hidden),
+            ("up_proj", inner, hidden),
+            ("down_proj", hidden, inner),
+        )
+        return NvFp4Experts(*(projections(*part) for part in parts))
+
+    def _linear(self, name: str, linear: nn.Linear) -> NvFp4Linear:
+        rounded = self.activations == "nvfp4"
+        scale = self._largest(name, NVFP4, "input_scale") if rounded else None
+        return self._nvfp4(name, linear.out_features, linear.in_features, input_scale=scale)
+
+    def _nvfp4(
+        self, name: str, rows: int, columns: int, *, input_scale: Tensor | None
+    ) -> NvFp4Linear:
         stored = self._spelling.tensor(name, NVFP4, "weight").name
         packed, scale = self.tensor(stored), self.tensor(f"{name}.weight_scale")
-        rows, columns = linear.out_features, linear.in_features
         if packed.dtype != torch.uint8 or packed.shape != (rows, columns // 2):
             raise _wrong(self.checkpoint, stored, f"uint8 [{rows}, {columns // 2}]", packed)
         if scale.dtype != torch.float8_e4m3fn or scale.shape != (rows, columns // 16):
             wanted = f"float8_e4m3fn [{rows}, {columns // 16}]"
             raise _wrong(self.checkpoint, f"{name}.weight_scale", wanted, scale)
-        rounded = self.activations == "nvfp4"
         return NvFp4Linear(
             packed,
             scale,
             self._largest(name, NVFP4, "weight_scale_2"),
-            input_scale=self._largest(name, NVFP4, "input_scale") if rounded else None,
+            input_scale=input_scale,
             # A CPU would spend most of its time on decoding, and has memory.
             keep=self.device.type == "cpu",
         )
@@ -138,10 +166,10 @@ class Weights:
         return Fp8Linear(weight, shared, input_scale, keep=self.device.type == "cpu")
 
     def _largest(self, name: str, algorithm: str, scale: str) -> Tensor:
-        spelled = [
-            self._spelling.tensor(module, algorithm, scale)
-            for module in self._group.get(name, (name,))
-        ]
+        return self._most(self._group.get(name, (name,)), algorithm, scale)
+
+    def _most(self, modules: Iterable[str], algorithm: str, scale: str) -> Tensor:
+        spelled = [self._spelling.tensor(module, algorithm, scale) for module in modules]
         largest = max(each.meant(self.tensor(each.name).item()) for each in spelled)
         return torch.tensor(largest, device=self.device)
 
@@ -175,7 +203,8 @@ def _inventory(checkpoint: Checkpoint) -> Inventory:
             found=declared,
             hint="measure it on a vLLM server, which counts drafts and accepted tokens itself",
         )
-    missing = [name for name in expected.mtp if name not in checkpoint.shard_of]
+    represented = expected.represented(checkpoint.shard_of)
+    missing = [name for name in expected.mtp if name not in represented]
     if missing:
         raise _missing(checkpoint, missing)
     return expected

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from scion.architectures.inventory import EXPERTS
+from scion.architectures.stacks import EXPERTS
 from scion.engines import facts
 from scion.engines.releases import EngineRelease
 from scion.lint.formats import is_static_fp8, is_weight_only

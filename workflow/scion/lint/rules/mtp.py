@@ -111,9 +111,7 @@ def mtp_incomplete(subject: Subject) -> Iterable[Finding]:
     stored = {weight_of(name) for name in subject.tensors if in_head(name)}
     if expected is None or head is None or not stored:
         return
-    represented = set(stored)
-    for stack in stored.intersection(expected.stacked):
-        represented.update(expected.stacked[stack].members)
+    represented = expected.represented(stored)
     missing = [name for name in expected.mtp if name not in represented]
     found = "no such tensor"
     misnamed = [name for name in stored if not name.startswith(head.prefix)]

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 
-from scion.architectures.inventory import EXPERTS
+from scion.architectures.stacks import EXPERTS
 from scion.engines import facts
 from scion.formats.modelopt import BLOCK
 from scion.lint.formats import fp8_block

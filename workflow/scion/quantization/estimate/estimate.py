@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 
 from scion.architectures.inventory import Inventory, inventory
+from scion.checkpoint.experts_apart import experts_apart
 from scion.checkpoint.shards import CONFIG, Checkpoint, plan_shards, shard_header
 from scion.common.errors import NoRoomError
 from scion.formats.stored_modules import algorithms, projection_parents
@@ -30,7 +31,7 @@ from scion.quantization.estimate.rates import Rates
 from scion.quantization.estimate.work import Operations, operations
 from scion.quantization.layerwise.placing import Place, choose
 from scion.quantization.planned_tensors import planned
-from scion.quantization.recipe_table import RECIPES, RecipeWork
+from scion.quantization.recipe_table import RECIPES, RecipeWork, require_recipe_fits
 
 
 @dataclass(frozen=True)
@@ -175,6 +176,8 @@ def estimate(
     """
     where = checkpoint.folder / CONFIG
     expected = inventory(checkpoint.config, where=where)
+    require_recipe_fits(RECIPES[settings.recipe], expected)
+    checkpoint = experts_apart(checkpoint, expected.layer_stacks)
     kept, fp8 = projection_parents(settings.keep_bf16, settings.use_fp8)
     quantized = algorithms(expected, kept=kept, fp8=fp8, four_bits=settings.four_bits)
     model = ModelShapes.of(checkpoint.config, expected, quantized, where=where)

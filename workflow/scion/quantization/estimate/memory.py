@@ -149,6 +149,10 @@ def _activations(model: ModelShapes, layer: LayerShapes, work: RecipeWork, token
     around = (2 * BF16_BYTES + 2 * _FLOAT_BYTES) * model.hidden
     # Gate, up and their product, and the product's absolute value for its maximum.
     mlp = 4 * BF16_BYTES * layer.inner_width
+    if layer.experts:
+        # Which expert a token goes to, one-hot in int64; its input again, what one expert and what
+        # all so far make of it, and the shared expert's.
+        mlp += 8 * layer.experts * layer.experts_per_token + 4 * BF16_BYTES * model.hidden
     # Queries and their gates, queries and keys normalized and turned, keys and values repeated for
     # each query head, the output and the gated output; norms in float32.
     attention = (8 * BF16_BYTES + _FLOAT_BYTES) * layer.attention_width
@@ -179,7 +183,7 @@ def _on_matrix(layer: LayerShapes, work: RecipeWork, *, on_gpu: bool) -> int:
     rows, columns = layer.largest
     weights, widest = rows * columns, _widest(layer)
     # `scion.formats.packing` holds a few rows.
-    packing = (_PACKING if on_gpu else 1) * weights
+    packing = _PACKING * layer.packed_at_once if on_gpu else weights
     sweep = work.candidates > 2
     if on_gpu:
         trying = 0 if sweep or not work.candidates else _TRYING_ON_GPU * weights
@@ -205,6 +209,6 @@ def _hessians(layer: LayerShapes, work: RecipeWork) -> int:
         return sum(_FLOAT_BYTES * columns**2 for _, columns in layer.quantized.values())
     if work.local_hessians:
         # [K/16, 16, 16].
-        sizes = (_FLOAT_BYTES * BLOCK * columns for _, columns in layer.calibrated)
+        sizes = (_FLOAT_BYTES * BLOCK * columns for _, columns in layer.hessian_inputs)
         return sum(sizes)
     return 0

@@ -52,7 +52,7 @@ def text_checkpoint(
         kept = {
             names[old]: replace(tensor, name=names[old])
             for old, tensor in header.tensors.items()
-            if names[old] not in out
+            if out.isdisjoint(expected.represented([names[old]]))
         }
         if kept:
             headers[shard] = replace(header, tensors=kept)

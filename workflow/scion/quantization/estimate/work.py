@@ -51,7 +51,9 @@ def operations(
     by_layer = list(zip(model.layers, passes, strict=True))
     matrices = [shape for layer in model.layers for shape in layer.quantized.values()]
     # ModelOpt sums up local Hessians for modules in FP8 as well, though it needs none there.
-    hessians = [columns for layer in model.layers for _, columns in layer.calibrated]
+    hessians = [
+        share * columns for layer in model.layers for share, columns in layer.hessian_inputs
+    ]
     weights = sum(rows * columns for rows, columns in matrices)
     products = sum(count * 2 * layer.matrix_parameters * tokens for layer, count in by_layer)
     mixing = sum(count * _mixing(model, layer, tokens, squares) for layer, count in by_layer)
@@ -61,7 +63,7 @@ def operations(
         Operations(
             "local Hessians",
             "float32",
-            work.local_hessians * sum(2 * BLOCK * columns * tokens for columns in hessians),
+            work.local_hessians * round(sum(2 * BLOCK * columns * tokens for columns in hessians)),
         ),
         Operations("scales tried", "candidates", work.candidates * weights),
         Operations(

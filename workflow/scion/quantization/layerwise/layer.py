@@ -9,7 +9,8 @@ import contextlib
 import io
 import math
 import sys
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import modelopt.torch.quantization as mtq
@@ -27,6 +28,7 @@ from modelopt.torch.quantization.qtensor import NVFP4QTensor
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from scion.architectures.stacks import Stack
 from scion.checkpoint.safetensors_file import Tensor as StoredTensor
 from scion.checkpoint.shards import Checkpoint
 from scion.common.errors import ScionError
@@ -34,14 +36,27 @@ from scion.formats.modelopt import BLOCK
 from scion.formats.nvfp4 import E2M1_VALUES
 from scion.formats.packing import pack
 from scion.quantization.checksum import WINDOW, checksum
+from scion.quantization.layerwise.experts import (
+    export_experts,
+    searched_maxima,
+    stacked_experts,
+)
 from scion.quantization.layerwise.gptq import gptq
+from scion.quantization.layerwise.refusals import no_scale, not_finite
 from scion.quantization.recipes import Recipe
 
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 Run = Callable[[nn.Module], None]
 
 
-def load(empty: nn.Module, checkpoint: Checkpoint, name: str, *, device: torch.device) -> nn.Module:
+def load(
+    empty: nn.Module,
+    checkpoint: Checkpoint,
+    name: str,
+    *,
+    device: torch.device,
+    stacks: Mapping[str, Stack] = MappingProxyType({}),
+) -> nn.Module:
     """Give a layer that was built on the meta device its weights, in bf16.
 
     Args:
@@ -49,14 +64,18 @@ def load(empty: nn.Module, checkpoint: Checkpoint, name: str, *, device: torch.d
         checkpoint: Where its tensors are.
         name: Its name there, such as `model.language_model.layers.3`.
         device: Where the weights go.
+        stacks: What the checkpoint may hold one by one and the layer wants stacked, by name.
 
     Raises:
         ScionError: A tensor is missing, has another shape, or is not finite.
     """
-    state = {
-        key: _tensor(checkpoint, f"{name}.{key}", empty.get_parameter(key).shape, device)
-        for key, _ in empty.named_parameters()
-    }
+
+    def tensor(stored: str, shape: torch.Size) -> Tensor:
+        if stored in stacks and stored not in checkpoint.shard_of:
+            return _stack(checkpoint, stacks[stored], device)
+        return _tensor(checkpoint, stored, shape, device)
+
+    state = {key: tensor(f"{name}.{key}", it.shape) for key, it in empty.named_parameters()}
     empty.load_state_dict(state, assign=True)
     return empty.eval().requires_grad_(False)
 
@@ -79,20 +98,17 @@ def _tensor(checkpoint: Checkpoint, name: str, shape: torch.Size, device: torch.
     return tensor
 
 
+def _stack(checkpoint: Checkpoint, stack: Stack, device: torch.device) -> Tensor:
+    """A stack of experts that the checkpoint holds one by one."""
+    experts = torch.empty(stack.shape, dtype=torch.bfloat16, device=device)
+    for member, target in zip(stack.members, experts.view(-1, *stack.member_shape), strict=True):
+        target.copy_(_tensor(checkpoint, member, torch.Size(stack.member_shape), device))
+    return experts
+
+
 def _finite(tensor: Tensor) -> bool:
     """Whether all numbers are finite. `torch.isfinite` takes two copies' memory; extremes none."""
     return bool(torch.stack(torch.aminmax(tensor)).isfinite().all())
-
-
-def not_finite(where: str) -> ScionError:
-    """The error for a weight that holds NaN or infinity."""
-    return ScionError(
-        "a weight is not finite",
-        where=where,
-        expected="finite numbers",
-        found="NaN or infinity",
-        hint="the source checkpoint is broken: ask its author, or choose another revision",
-    )
 
 
 def refuse_not_finite(tensor: StoredTensor, raw: bytes, where: object) -> None:
@@ -165,7 +181,7 @@ def _repeat_warnings(output: str) -> None:
         print(f"ModelOpt: {line}", file=sys.stderr)
 
 
-def scale_checksums(layer: nn.Module, modules: Iterable[str], *, name: str) -> dict[str, float]:
+def scale_checksums(layer: nn.Module, modules: Sequence[str], *, name: str) -> dict[str, float]:
     """Checksums of the block scales that a search has found, before anything is packed.
 
     Args:
@@ -173,13 +189,20 @@ def scale_checksums(layer: nn.Module, modules: Iterable[str], *, name: str) -> d
         modules: Stored names of modules in NVFP4 whose scales are static.
         name: The layer's stored name.
     """
+    of_experts = {
+        f"{name}.{block}.{projection}": amax
+        for block, experts in stacked_experts(layer).items()
+        for projection, amax in (searched_maxima(experts) if modules else ())
+    }
     found: dict[str, float] = {}
     for stored in modules:
-        module: Any = layer.get_submodule(stored.removeprefix(f"{name}."))
-        scales = module.weight_quantizer.amax.float() / E2M1_VALUES[-1]
+        amax = of_experts.get(stored)
+        if amax is None:
+            module: Any = layer.get_submodule(stored.removeprefix(f"{name}."))
+            amax = module.weight_quantizer.amax.float().view(module.weight.shape[0], -1)
         parts = [
             checksum(rows, module=stored, first=WINDOW * number)
-            for number, rows in enumerate(scales.view(module.weight.shape[0], -1).split(WINDOW))
+            for number, rows in enumerate((amax / E2M1_VALUES[-1]).split(WINDOW))
         ]
         # Without the last digits: they depend on the number of threads.
         found[stored] = float(f"{math.fsum(parts):.9g}")
@@ -211,11 +234,18 @@ def export(
     def module(stored: str) -> Any:
         return layer.get_submodule(stored.removeprefix(f"{name}."))
 
+    made = {
+        stored: found
+        for block, experts in stacked_experts(layer).items()
+        for stored, found in export_experts(experts, name=f"{name}.{block}")
+    }
     for group in groups:
-        preprocess_linear_fusion([module(stored) for stored in group])
+        # Gate and up of an expert have one quantizer.
+        if made.keys().isdisjoint(group):
+            preprocess_linear_fusion([module(stored) for stored in group])
     tensors: dict[str, Tensor] = {}
     for stored in modules:
-        for suffix, tensor in _export_module(module(stored), stored).items():
+        for suffix, tensor in (made.get(stored) or _export_module(module(stored), stored)).items():
             tensors[f"{stored}.{suffix}"] = tensor.cpu()
     return tensors
 
@@ -226,7 +256,7 @@ def _export_module(module: Any, stored: str) -> dict[str, Tensor]:
     form = get_quantization_format(module)
     inputs = form != QUANTIZATION_W4A16_NVFP4
     if not _positive(amax) or (inputs and not _positive(input_amax)):
-        raise _no_scale(stored, amax, input_amax)
+        raise no_scale(stored, amax, input_amax)
     if not inputs:
         return _four_bits(module, weight)
     input_scale = get_activation_scaling_factor(module).squeeze()
@@ -256,15 +286,3 @@ def _pack(module: Any, weight: Tensor, scale_2: Tensor) -> tuple[Tensor, Tensor]
     # Where scales were searched they stand in the quantizer; else `pack` takes the maxima.
     searched = getattr(module.weight_quantizer, "global_amax", None) is not None
     return pack(weight, scale_2, get_weight_scaling_factor(module) if searched else None)
-
-
-def _no_scale(stored: str, amax: Tensor | None, input_amax: Tensor | None) -> ScionError:
-    what = "inputs" if _positive(amax) else "weights"
-    return ScionError(
-        f"all {what} of a module are zero, so it has no scale",
-        where=stored,
-        expected="numbers of which the largest gives a scale",
-        found=f"largest weight {amax if amax is None else amax.max().item()}, "
-        f"largest input {input_amax if input_amax is None else input_amax.max().item()}",
-        hint="the source is broken or the samples never reach the module: check both",
-    )

@@ -1,9 +1,11 @@
-"""Where hidden states are kept, as a rule over numbers: for the run and for its estimate."""
+"""Rules over numbers that runs over layers and their estimates share, without torch."""
 
 from typing import Literal
 
 Place = Literal["device", "host", "disk"]
 BF16_BYTES = 2
+EXPERTS_AT_ONCE = 16
+"""Experts that a GPU packs together: few take longer, more need memory."""
 
 
 def choose(tokens: int, width: int, *, gpu_bytes: int | None, free_bytes: int) -> Place:

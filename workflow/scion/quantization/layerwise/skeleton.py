@@ -62,7 +62,10 @@ class Skeleton:
         """
         config = AutoConfig.from_pretrained(folder).get_text_config()
         with init_empty_weights():
-            model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
+            # "eager" is the one way through experts that ModelOpt's quantizers see.
+            model: Any = AutoModelForCausalLM.from_config(
+                config, dtype=torch.bfloat16, experts_implementation="eager"
+            ).eval()
         decoder_layers: Any = LayerActivationCollector.get_decoder_layers(model)
         if decoder_layers is None:
             raise ScionError(

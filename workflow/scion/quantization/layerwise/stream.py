@@ -35,6 +35,7 @@ from scion.common.devices import one_thread
 from scion.common.errors import NoRoomError
 from scion.common.progress import progress
 from scion.quantization.calibration.batches import PackedBatch, isolated, segment_positions
+from scion.quantization.layerwise.experts import count_tokens
 from scion.quantization.layerwise.hidden_states import HiddenStates, Place, choose_place
 from scion.quantization.layerwise.layer import calibrate, export, load, named_alone, scale_checksums
 from scion.quantization.layerwise.maxima import record_maxima, show_maxima
@@ -45,6 +46,19 @@ from scion.quantization.recipes import Recipe
 
 _SAVED = "hidden_states.safetensors"
 _SAVE_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the first pass of the samples through a layer has shown.
+
+    Attributes:
+        maxima: As `record_maxima` gives them.
+        tokens: As `count_tokens` gives them.
+    """
+
+    maxima: dict[str, Tensor]
+    tokens: dict[str, Tensor]
 
 
 @dataclass
@@ -192,14 +206,14 @@ class Stream:
             if number >= first
         ]
         compensated = any(target.recipe.compensated for target in due)
-        with record_maxima(layer) as maxima:
+        with record_maxima(layer) as maxima, count_tokens(layer) as tokens:
             self._forward(number, layer, states, None if compensated else after)
         written: list[Future[None]] = []
         for place, target in enumerate(due, start=1):
             begin = time.monotonic()
             # Calibration changes a layer, so only the last target may have the loaded one itself.
             own = layer if place == len(due) else copy.deepcopy(layer)
-            written.append(self._make(number, own, target, states, maxima))
+            written.append(self._make(number, own, target, states, Seen(maxima, tokens)))
             if own is not layer:
                 _release(own)
             target.seconds += time.monotonic() - begin
@@ -213,7 +227,7 @@ class Stream:
         layer: nn.Module,
         target: QuantizationTarget,
         states: HiddenStates,
-        maxima: dict[str, Tensor],
+        seen: Seen,
     ) -> Future[None]:
         """Quantize one layer by one recipe."""
         recipe, name = target.recipe, self._names[number]
@@ -222,7 +236,7 @@ class Stream:
         def run(_root: nn.Module) -> None:
             nonlocal passes
             if passes == 0:
-                show_maxima(layer, maxima)
+                show_maxima(layer, seen.maxima)
             else:
                 self._forward(number, layer, states, None)
             passes += 1
@@ -233,10 +247,12 @@ class Stream:
             for module, algorithm in recipe.quantized(self.expected).items()
             if module.startswith(f"{name}.")
         }
-        groups = [group for group in self.expected.groups if set(modules).issuperset(group)]
+        groups = [group for group in self.expected.groups if modules.keys() >= set(group)]
         # Before the groups are fused, which may change what was chosen.
         checksums = scale_checksums(layer, recipe.unproven(modules), name=name)
-        return target.shards.write(name, export(layer, modules, groups, name=name), checksums)
+        tokens = {f"{name}.{block}": found.tolist() for block, found in seen.tokens.items()}
+        exported = export(layer, modules, groups, name=name)
+        return target.shards.write(name, exported, checksums, tokens)
 
     def _forward(
         self, number: int, layer: Any, states: HiddenStates, after: HiddenStates | None
@@ -370,6 +386,7 @@ class Stream:
                 self.checkpoint,
                 self._names[number],
                 device=self.device,
+                stacks=self.expected.stacked,
             )
             if self.device.type == "cuda":
                 torch.cuda.current_stream(self.device).synchronize()
