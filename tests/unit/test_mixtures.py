@@ -92,10 +92,9 @@ def write_source(
     for name, shape in (shapes or expected.language).items():
         spread = 0.3 if "in_proj_z" in name or "up_proj" in name else 0.1
         tensors[name] = (spread * torch.randn(shape, generator=generator)).bfloat16()
-    if shapes is None:
-        # All tokens have this in common, and the expert's row of the router is against it.
-        tensors[f"{expected.family.embedding}.weight"][:, 0] = 3
-        tensors[f"{expected.family.prefix}layers.0.mlp.gate.weight"][-1, 0] = -9
+    # All tokens have this in common, and the expert's row of the router is against it.
+    tensors[f"{expected.family.embedding}.weight"][:, 0] = 3
+    tensors[f"{expected.family.prefix}layers.0.mlp.gate.weight"][-1, 0] = -9
     if stacked:
         for name, stack in expected.stacked.items():
             if stack.members[0] in tensors:
@@ -203,7 +202,7 @@ def test_qwen3_next_has_modelopts_bytes(samples: list[Sample], tmp_path: Path) -
 
 @dataclass(frozen=True)
 class NextPair(Pico):
-    """A tiny Qwen3-Next as a fine-tune without a head, and the head as its donor."""
+    """A tiny Qwen3-Next without its head, and with it as the donor."""
 
     @property
     def agent(self) -> Path:
@@ -225,7 +224,7 @@ def test_qwen3_next_passes_through_every_stage_with_its_head(tmp_path: Path) -> 
     pair = NextPair(tmp_path)
     expected = inventory(config, where="tiny")
     write_source(pair.agent, config, stacked=False)
-    write_source(pair.base, config, stacked=False, shapes=expected.mtp)
+    write_source(pair.base, config, stacked=False, shapes=expected.tensors)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copy(PICO / "pico-base" / name, pair.agent)
     made = tmp_path / "made"
