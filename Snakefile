@@ -17,6 +17,7 @@ configfile: "config/default.yaml"
 
 
 include: "rules/common.smk"
+include: "rules/hooks.smk"
 include: "rules/fetch.smk"
 include: "rules/convert.smk"
 include: "rules/quantize.smk"
@@ -44,6 +45,7 @@ rule all:
 onstart:
     require_pinned_sources()
     require_environments()
+    require_servers()
     begin_store()
     begin_logs()
     begin_servers()

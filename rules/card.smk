@@ -11,27 +11,10 @@ SVG.
 
 from scion.artifacts.software import is_outdated, this_software
 from scion.report.card.page import PAGE
-from scion.report.measurements import MEASUREMENTS, measured
+from scion.report.measurements import MEASUREMENTS
 
 
 report: "../workflow/report/workflow.rst"
-
-
-# In the order of the rules, in which the card lists the steps.
-STAGES = [rule.name for rule in workflow.rules]
-
-
-def evidence(config):
-    """All that was made and measured of a release, but for the release itself."""
-    stages = PLANS.plans[config.release].stages
-    conversion = {"fetch_source", "fetch_donor", "fetch_base", "lint_source", "fix_keys"}
-    conversion |= {"extract_text", "quantize_nvfp4", "respell", "verify_release"}
-    own = [
-        stages[name]
-        for name in STAGES
-        if name in stages and (name in conversion or measured(name, config))
-    ]
-    return own + ([PLANS.plans[FAMILY.name].stages["compare_family"]] if FAMILY else [])
 
 
 RENDER_CARD = plan(

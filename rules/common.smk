@@ -1,14 +1,13 @@
 """What the rules share: the plans of the run, settings as stages take them. No rules here.
 
-Every rule is planned first, by `plan(…)`, for each release that is asked for: what its stage reads,
-and how it is asked. The rule then declares what the plan says, by functions of its wildcards. A
+Every rule is planned first, by `plan(…)`, for each release that is asked for, with what its stage
+reads, and how it is asked. The rule then declares what the plan says, by functions of its wildcards. A
 rule's output is a pointer, a small JSON file whose name carries the digest of all of that, `{key}`:
 it exists if, and only if, what is asked for now was made. What several releases ask for alike has
 one key, and one pointer: it belongs to the first of them, `{release}`. Dates say nothing: the plan
 gives all pointers one date, and plain files are `ancient`.
 """
 
-import atexit
 import json
 import os
 import shlex
@@ -19,13 +18,14 @@ from types import SimpleNamespace
 from scion.config import check_sources, load_configs, read_values
 from scion.common.section import Section
 from scion.common.digest import digest_file, digest_json
-from scion.artifacts.environments import identity, not_installed, prefix
+from scion.artifacts.environments import identity, prefix
 from scion.artifacts.plan import Plan, Plans
 from scion.artifacts.store.sources import appearance
-from scion.artifacts.store.store import Store, unusable
-from scion.common.errors import ScionError
+from scion.artifacts.store.store import Store
+from scion.evaluation.family.config import FamilyMember
+from scion.formats.spellings import DEFAULT_SPELLING
+from scion.report.measurements import measured
 from scion.common.progress_report import progress_file
-from scion.engines.vllm.server import share_forks
 from scion.checkpoint.hub.location import HubRepository, LocalFolder, parse_location
 from scion.checkpoint.local_files import local_files, usable_files
 from snakemake.io import contains_wildcard
@@ -55,6 +55,11 @@ STORE = or_end(Store.open, CONFIGS[0].store, begin=False)
 PLANS = Plans()
 SIZES = {}
 for each in CONFIGS:
+    Plan(Path("results", each.release), STORE, together=PLANS)
+FAMILY = CONFIGS[0].family
+# One that stands for all: what the releases share.
+FAMILY_CONFIGS = [CONFIGS[0].model_copy(update={"release": FAMILY.name})] if FAMILY else []
+for each in FAMILY_CONFIGS:
     Plan(Path("results", each.release), STORE, together=PLANS)
 if SHOWN:
     SHOWN.plans = PLANS
@@ -317,110 +322,42 @@ def local_file(location):
     return location if isinstance(parse_location(location), LocalFolder) else []
 
 
-def begin_store():
-    """Make the store if it is new, and keep what this run needs from being pruned."""
-    or_end(Store.open, CONFIGS[0].store)
-    try:
-        for each in PLANS:
-            each.keep()
-    except OSError as error:
-        end(unusable(STORE.folder, error))
+def input_scales(config):
+    """The files of the release whose activation scales are taken, if any are."""
+    scales = config.quantization.input_scales
+    return local_checkpoint(scales, usable_files) if scales else []
 
 
-def begin_logs():
-    """Let each log be found under the name of its stage: that of the last run."""
-    for job in workflow.dag.needrun_jobs():
-        for log in map(Path, job.log):
-            link = log.with_name(f"{job.rule.name}{log.suffix}")
-            log.parent.mkdir(parents=True, exist_ok=True)
-            link.unlink(missing_ok=True)
-            link.symlink_to(log.name)
+def quantized(config):
+    """The stage that makes the release's quantized checkpoint."""
+    return "quantize_nvfp4" if config.spelling == DEFAULT_SPELLING.name else "respell"
 
 
-def begin_servers():
-    """Import the engine once for all servers of this run, while other stages work.
+def of_all(stage):
+    """A stage of every release, in their order."""
+    return [PLANS.plans[each.release].stages[stage] for each in CONFIGS]
 
-    Where jobs run on other machines, each has its own.
+
+def member(config):
+    """A release as the comparison sees it."""
+    return FamilyMember(
+        name=config.release,
+        repository=config.card.repository,
+        launch=config.launch(config.measurement.launches[0]),
+    )
+
+
+def evidence(config):
+    """All that was made and measured of a release, but for the release itself.
+
+    In the order of the rules, in which the card lists the steps.
     """
-    jobs = workflow.dag.needrun_jobs() if workflow.local_exec else []
-    needed = {job.params.get("python") for job in jobs}
-    for each in CONFIGS:
-        python = serving_python(each)
-        if python in needed and each.serving.server_url is None:
-            log = Path("logs", each.release, "imports.log")
-            return or_end(share_forks, Path(python), each.serving, log)
-
-
-def lacking_environments():
-    """An error for each environment that jobs of this run need and that is not installed here."""
-    # After a plan all count as finished.
-    dag, here = workflow.dag, workflow.local_exec
-    jobs = list(dag.needrun_jobs(exclude_finished=False)) if here else []
-    started = {job.params.get("python") for job in jobs}
-    folders = {
-        serving_folder(each)
-        for each in CONFIGS
-        if each.serving.server_url is None and serving_python(each) in started
-    }
-    if any(job.params.get("evaluator_python") for job in jobs):
-        folders.add(EVALUATION_FOLDER)
-    needed = map(not_installed, sorted(folders))
-    return [lacking for lacking in needed if lacking is not None]
-
-
-def require_environments():
-    """Refuse to run before hours are spent, if what is to be started then is not installed."""
-    for lacking in lacking_environments():
-        end(lacking)
-
-
-def tell_environments():
-    """Say of a plan which environments a run would lack here: it may be meant for elsewhere."""
-    if workflow.executor_plugin is not None and workflow.dryrun and workflow.dag is not None:
-        for lacking in lacking_environments():
-            print(f"warning: {lacking}", file=sys.stderr)
-
-
-def named_places(config):
-    """Key and location of all that a release names."""
-    return [*config.checkpoints(), *config.data()]
-
-
-def require_pinned_sources():
-    """Refuse to run before every repository is named with its commit."""
-    for _, location in [place for each in CONFIGS for place in named_places(each)]:
-        place = parse_location(location)
-        if isinstance(place, HubRepository):
-            or_end(place.require_pinned, CONFIG_FILES[0])
-
-
-def look_at_hub(stage):
-    """Say of repositories that are still to be fetched, in a second, what can't work."""
-    if not workflow.is_main_process:
-        return
-    for each in CONFIGS:
-        if PLANS.plans[each.release].stages[stage].pointer.exists():
-            continue
-        places = [parse_location(location) for _, location in named_places(each)]
-        # A release can be planned before it is pinned.
-        if all(isinstance(place, LocalFolder) or place.is_pinned for place in places):
-            for line in or_end(check_sources, each, where=CONFIG_FILES[0], hub=True):
-                print(line, file=sys.stderr)
-
-
-def show_results():
-    """Let results/ show what this configuration has, whether or not anything had to be made."""
-    # Neither a dry run nor `--lint` or `--report` changes anything.
-    if workflow.executor_plugin is None or workflow.dryrun or workflow.touch:
-        return
-    try:
-        for each in PLANS:
-            each.show()
-    except (ScionError, OSError) as error:
-        print(f"error: the results can't be shown: {error}", file=sys.stderr)
-
-
-if workflow.is_main_process:
-    # Snakemake calls none of its hooks if there is nothing to be done.
-    atexit.register(show_results)
-    atexit.register(tell_environments)
+    stages = PLANS.plans[config.release].stages
+    conversion = {"fetch_source", "fetch_donor", "fetch_base", "lint_source", "fix_keys"}
+    conversion |= {"extract_text", "quantize_nvfp4", "respell", "verify_release"}
+    own = [
+        stages[rule.name]
+        for rule in workflow.rules
+        if rule.name in stages and (rule.name in conversion or measured(rule.name, config))
+    ]
+    return own + ([PLANS.plans[FAMILY.name].stages["compare_family"]] if FAMILY else [])

@@ -158,9 +158,7 @@ EVALUATE_IMAGES = plan(
                 "verified": "verify_release",
             },
             files={"questions": config.images.questions},
-            settings=settings(
-                serving=config.serving, launch=launch(config), images=config.images
-            ),
+            settings=settings(serving=config.serving, launch=launch(config), images=config.images),
             environment=serving_environment(config),
             threads=server_threads,
             beside=server_options(config),

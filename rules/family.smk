@@ -6,29 +6,6 @@ Output: the artifacts compare_family, which each card quotes, and render_family,
 picture; `results/<family>` shows them.
 """
 
-from scion.evaluation.family.config import FamilyMember
-
-FAMILY = CONFIGS[0].family
-# One that stands for all: what the releases share.
-FAMILY_CONFIGS = [CONFIGS[0].model_copy(update={"release": FAMILY.name})] if FAMILY else []
-for each in FAMILY_CONFIGS:
-    Plan(Path("results", each.release), STORE, together=PLANS)
-
-
-def of_all(stage):
-    """A stage of every release, in their order."""
-    return [PLANS.plans[each.release].stages[stage] for each in CONFIGS]
-
-
-def member(config):
-    """A release as the comparison sees it."""
-    return FamilyMember(
-        name=config.release,
-        repository=config.card.repository,
-        launch=config.launch(config.measurement.launches[0]),
-    )
-
-
 COMPARE_FAMILY = plan(
     "compare_family",
     lambda config: dict(

@@ -5,15 +5,6 @@ scales are taken.
 Output: the artifacts quantize_nvfp4, in ModelOpt's spelling, and respell, in another.
 """
 
-from scion.formats.spellings import DEFAULT_SPELLING
-
-
-def input_scales(config):
-    """The files of the release whose activation scales are taken, if any are."""
-    scales = config.quantization.input_scales
-    return local_checkpoint(scales, usable_files) if scales else []
-
-
 QUANTIZE_NVFP4 = plan(
     "quantize_nvfp4",
     lambda config: dict(
@@ -52,11 +43,6 @@ rule quantize_nvfp4:
             --progress {params.progress:q} \
             2>&1 | tee -i {log:q}
         """
-
-
-def quantized(config):
-    """The stage that makes the release's quantized checkpoint."""
-    return "quantize_nvfp4" if config.spelling == DEFAULT_SPELLING.name else "respell"
 
 
 RESPELL = plan(

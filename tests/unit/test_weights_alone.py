@@ -154,7 +154,7 @@ def test_it_is_decoded_offline(weights_alone: Conversion, tmp_path: Path, spelli
     weights = Weights(checkpoint, device=device, activations="nvfp4")
     assert weights.activations == "bf16"
     rows, columns = weights.inventory.linear[MODULE]
-    module = weights._nvfp4(MODULE, torch.nn.Linear(columns, rows, device="meta"))
+    module = weights._linear(MODULE, torch.nn.Linear(columns, rows, device="meta"))
     assert isinstance(module, NvFp4Linear)
     assert module._input_scale is None
 

@@ -36,8 +36,30 @@ def visible(inherited: Mapping[str, str]) -> list[str]:
     try:
         listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
-        return []
+        # A container may have the devices and no program that lists them.
+        devices = (path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*"))
+        return sorted(devices, key=int)
     return listed.split()
+
+
+def require_gpus(count: int, gpus: Sequence[str]) -> None:
+    """Refuse a server that wants more GPUs than there are.
+
+    Args:
+        count: How many it wants.
+        gpus: Those that `visible` has found.
+
+    Raises:
+        ScionError: There are fewer.
+    """
+    if len(gpus) < count:
+        raise ScionError(
+            "the server wants more GPUs than there are",
+            where=f"{VARIABLE}={os.environ.get(VARIABLE, '(not set)')}",
+            expected=f"{count}, as tensor_parallel of the launch says",
+            found=f"{len(gpus)}: {', '.join(gpus) or 'none'}",
+            hint="lower tensor_parallel of the launch, or run where there are as many",
+        )
 
 
 @contextlib.contextmanager
@@ -57,14 +79,7 @@ def own_gpus(
     Raises:
         ScionError: There are fewer than that.
     """
-    if len(gpus) < count:
-        raise ScionError(
-            "the server wants more GPUs than there are",
-            where=f"{VARIABLE}={os.environ.get(VARIABLE, '(not set)')}",
-            expected=f"{count}, as tensor_parallel of the launch says",
-            found=f"{len(gpus)}: {', '.join(gpus) or 'none'}",
-            hint="lower tensor_parallel of the launch, or run where there are as many",
-        )
+    require_gpus(count, gpus)
     locks = folder or Path(tempfile.gettempdir()) / "scion-gpus"
     _make(locks)
     told = False
