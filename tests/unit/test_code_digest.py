@@ -22,6 +22,7 @@ STAGES = sorted(
     if path.stem not in ("__init__", "common_options", "served")
 )
 SERVING = {
+    "compare_family",
     "compare_recipes",
     "evaluate_bfcl",
     "evaluate_ifeval",

@@ -111,7 +111,7 @@ def test_what_a_config_names_is_looked_at_on_the_hub(
     agent = hub.location("owner/agent")
 
     def look(location: str) -> list[str]:
-        places._hub_answers.cache_clear()  # pyright: ignore[reportPrivateUsage]
+        places.hub_answers.cache_clear()
         return check_places([("source", location)], [], license="apache-2.0", where="x", hub=True)
 
     assert look(agent) == []
@@ -125,7 +125,7 @@ def test_what_a_config_names_is_looked_at_on_the_hub(
 def test_a_context_beyond_the_one_of_a_repository_is_refused(
     hub: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    places._hub_answers.cache_clear()  # pyright: ignore[reportPrivateUsage]
+    places.hub_answers.cache_clear()
     monkeypatch.setattr(Config, "checkpoints", lambda self: [("source", location)])
     location = hub.location("owner/agent")
     fits = Config()

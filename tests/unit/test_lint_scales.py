@@ -213,8 +213,12 @@ def test_heads_of_unknown_families_are_found(add: Callable[[Path], None], tmp_pa
 def test_a_command_is_offered_where_the_workflow_takes_the_checkpoint(tmp_path: Path) -> None:
     dense = sound(tmp_path / "dense", config=qwen35())
     mixture = published.Layout("", "", published.qwen35(moe=True)).write(tmp_path / "mixture")
-    for folder, offered in ((dense, True), (mixture, False)):
+    for folder in (dense, mixture):
         drop_head(folder)
+    unknown = made(tmp_path / "unknown")
+    announced = {"model_type": "glm4_moe", "num_nextn_predict_layers": 1}
+    edit_json(unknown / "config.json", lambda config: config.update(announced))
+    for folder, offered in ((dense, True), (mixture, True), (unknown, False)):
         [result] = [result for result in results(folder) if result.rule.code == "M301"]
         assert (result.command is not None) is offered
         assert "graft" in result.rule.repair

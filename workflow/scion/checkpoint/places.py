@@ -60,7 +60,7 @@ def check_places(
                 if not hub:
                     continue
                 place.require_pinned(where)
-                if not _hub_answers():
+                if not hub_answers():
                     unseen.append(f"{key}: {location} was not looked at: no hub can be reached")
                     continue
             seen[key] = preview(location)
@@ -93,11 +93,12 @@ def of_key(key: str) -> Generator[None]:
 
 
 @functools.cache
-def _hub_answers() -> bool:
+def hub_answers() -> bool:
+    """Whether the hub can be reached; asked once in a process."""
     # The hub's client takes half a second to import.
-    from scion.checkpoint.hub.http import hub_answers
+    from scion.checkpoint.hub import http
 
-    return hub_answers()
+    return http.hub_answers()
 
 
 def _require_license(license: str, seen: Preview) -> None:

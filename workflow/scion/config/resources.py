@@ -8,6 +8,8 @@ are those of `scion estimate`, minutes a multiple of what a slow disk or network
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from scion.checkpoint.hub.location import HubRepository, parse_location
+from scion.checkpoint.places import hub_answers
 from scion.checkpoint.shards import Checkpoint
 from scion.common.errors import ScionError
 from scion.config.release import Config
@@ -45,7 +47,13 @@ class ReleaseSize:
 
     @classmethod
     def of(cls, config: Config) -> "ReleaseSize":
-        """Read it off the headers of the source: in its folder, or on the hub if that answers."""
+        """Read it off the headers of the source: in its folder, or on the hub if that answers.
+
+        A repository that is not pinned is not looked at: its content could change.
+        """
+        place = parse_location(config.source)
+        if isinstance(place, HubRepository) and not (place.is_pinned and hub_answers()):
+            return cls(None, None)
         try:
             checkpoint = text_checkpoint(config.source, text_only=config.text_only)
             source = sum(checkpoint.tensor(name).size for name in checkpoint.shard_of)
