@@ -10,7 +10,7 @@ from hub_server import NO_PROXY, HubServer, sha256
 from scion.checkpoint.hub import client as hub
 from scion.checkpoint.hub import http as hub_http
 from scion.checkpoint.hub.client import HubRepository, LocalFolder, RangeReader, parse_location
-from scion.cli.pin import pin_config
+from scion.cli.pin import pin_all, pin_config
 from scion.common.errors import ScionError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -448,6 +448,19 @@ def test_pin_changes_the_locations_and_nothing_else(server: HubServer, tmp_path:
     assert lines[0] == f"{path}:2: hf://owner/model@main -> hf://owner/model@{commit}"
     assert pin_config(path, report=lines.append) == []
     assert len(lines) == 4
+
+
+def test_pin_follows_a_family_to_the_files_of_its_releases(
+    server: HubServer, tmp_path: Path
+) -> None:
+    commit = server.commit("owner/model")
+    one, family = tmp_path / "one.yaml", tmp_path / "family.yaml"
+    one.write_text("source: hf://owner/model\n")
+    family.write_text(f"donor: hf://owner/model\nreleases: [{one}, {{release: b}}]\n")
+    assert len(pin_all(family, report=lambda _: None)) == 2
+    assert one.read_text() == f"source: hf://owner/model@{commit}\n"
+    assert family.read_text().startswith(f"donor: hf://owner/model@{commit}\n")
+    assert pin_all(family, report=lambda _: None) == []
 
 
 def test_pin_asks_for_each_repository_once(server: HubServer, tmp_path: Path) -> None:

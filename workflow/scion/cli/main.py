@@ -108,9 +108,9 @@ def _add_pin(add_parser: _AddParser) -> None:
 
 
 def _pin(args: argparse.Namespace) -> None:
-    from scion.cli.pin import pin_config
+    from scion.cli.pin import pin_all
 
-    if not pin_config(args.config):
+    if not pin_all(args.config):
         print(f"{printable(args.config)}: every location is pinned already")
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -12,6 +12,8 @@ from scion.checkpoint.hub.location import SCHEME, HubRepository, parse_location
 from scion.common.errors import ScionError
 from scion.common.files import atomic_file, read_regular
 from scion.common.text import printable
+from scion.config.families import RELEASES
+from scion.config.release import read_values
 
 # A configuration has some kilobytes.
 _MAX_BYTES = 1 << 22
@@ -75,6 +77,14 @@ def pin_config(path: Path, *, report: Callable[[str], None] = print) -> list[Pin
     for pin in pins:
         report(printable(f"{path}:{pin.line}: {pin.old} -> {pin.new}"))
     return pins
+
+
+def pin_all(path: Path, *, report: Callable[[str], None] = print) -> list[Pin]:
+    """`pin_config` of a configuration, and of the files of releases that it names."""
+    listed = read_values(path).get(RELEASES)
+    entries = cast("list[Any]", listed) if isinstance(listed, list) else []
+    files = [Path(each) for each in entries if isinstance(each, str)]
+    return [pin for each in (path, *files) for pin in pin_config(each, report=report)]
 
 
 def _target(path: Path) -> Path:

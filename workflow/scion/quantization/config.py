@@ -66,7 +66,7 @@ class Quantization(Section):
         default="local_hessian",
         description="how block scales are chosen: local_hessian searches those with the smallest "
         "error on the samples, nvfp4_default takes maxima, which is faster; all recipes give the "
-        "same format (`snakemake compare_recipes` makes and measures them)",
+        "same format (`snakemake recipes` makes and measures them)",
     )
     keep_bf16: Projections = Field(
         default="none",
