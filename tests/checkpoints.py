@@ -137,8 +137,10 @@ def half_made(folder: Path) -> list[str]:
     hidden = (
         path
         for path in folder.rglob(".*")
-        # Half a line of what is known of a file is nothing that anyone reads.
-        if path.name not in (".store", ".pointers") and path.parent.name != "known"
+        # Half a line of what is known of a file is nothing that anyone reads; Snakemake dates
+        # folders that rules declare.
+        if path.name not in (".store", ".pointers", ".snakemake_timestamp")
+        and path.parent.name != "known"
     )
     work = folder.glob(".store/work/*")
     return sorted(str(path.relative_to(folder)) for path in (*hidden, *work))

@@ -167,8 +167,9 @@ def main() -> int:
     parser.add_argument(
         "--head",
         choices=get_args(OwnHead),
-        required=True,
-        help="what becomes of the source's own MTP head: it has none, it is kept, it is removed",
+        default="absent",
+        help="what becomes of the source's own MTP head: it has none, the default, and one that it "
+        "has is refused; it is kept; it is removed",
     )
     args = parser.parse_args()
     return run_stage(

@@ -146,7 +146,7 @@ class RunLog(logging.Handler):
 
     def _fails(self, record: Any) -> None:
         if (planned := self._jobs.get(record.jobid)) is not None:
-            self._failed[planned] = [Path(path) for path in record.log]
+            self._failed[planned] = [_named_after(planned, Path(path)) for path in record.log]
         self._display.finish(
             record.jobid, lambda stage: "interrupted" if self._interrupted else "failed"
         )
@@ -189,3 +189,9 @@ class RunLog(logging.Handler):
         elif self._finished:
             seconds = time.monotonic() - self._begin
             print("\n".join(made_lines(self.plans, self._finished, seconds, self.logs)))
+
+
+def _named_after(planned: PlannedStage, log: Path) -> Path:
+    """A log under the name of its stage, where that is a link to it."""
+    link = log.with_name(f"{planned.name}{log.suffix}")
+    return link if link.is_symlink() and os.readlink(link) == log.name else log
