@@ -58,8 +58,9 @@ def page(
     folder = tmp_path_factory.mktemp("page")
     content = measured.results()
     if request.param == "of a real run":
-        names = measured.FILES.items()
-        content = {stage: json.loads((RECORDS / name).read_text()) for stage, name in names}
+        # Pictures were asked about of another release, which keeps its tower.
+        names = {s: name for s, name in measured.FILES.items() if s != "evaluate_images"}
+        content = {stage: json.loads((RECORDS / name).read_text()) for stage, name in names.items()}
     card, _ = rendered(conversion, folder, content)
     shutil.copytree(card.folder, folder / "shown")
     path = folder / "shown/card.html"

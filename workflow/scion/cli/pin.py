@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import yaml
 
@@ -13,7 +13,6 @@ from scion.common.errors import ScionError
 from scion.common.files import atomic_file, read_regular
 from scion.common.text import printable
 from scion.config.families import RELEASES
-from scion.config.release import read_values
 
 # A configuration has some kilobytes.
 _MAX_BYTES = 1 << 22
@@ -81,10 +80,20 @@ def pin_config(path: Path, *, report: Callable[[str], None] = print) -> list[Pin
 
 def pin_all(path: Path, *, report: Callable[[str], None] = print) -> list[Pin]:
     """`pin_config` of a configuration, and of the files of releases that it names."""
-    listed = read_values(path).get(RELEASES)
-    entries = cast("list[Any]", listed) if isinstance(listed, list) else []
-    files = [Path(each) for each in entries if isinstance(each, str)]
-    return [pin for each in (path, *files) for pin in pin_config(each, report=report)]
+    return [
+        pin for each in (path, *_release_files(path)) for pin in pin_config(each, report=report)
+    ]
+
+
+def _release_files(path: Path) -> list[Path]:
+    """The files that stand in a family's list of releases."""
+    root = _composed(_read(_target(path), path), path)
+    keys = root.value if isinstance(root, yaml.MappingNode) else []
+    listed = [value for key, value in keys if key.value == RELEASES]
+    entries = [
+        entry for value in listed if isinstance(value, yaml.SequenceNode) for entry in value.value
+    ]
+    return [Path(entry.value) for entry in entries if isinstance(entry, yaml.ScalarNode)]
 
 
 def _target(path: Path) -> Path:
@@ -116,14 +125,19 @@ def _unreadable(path: Path, error: object) -> ScionError:
 
 def _locations(text: str, path: Path) -> list[Any]:
     """The scalar nodes of a YAML text that begin with `hf://`, in its order, aliases once."""
+    root = _composed(text, path)
+    nodes = {node.start_mark.index: node for node in _scalars(root, set())}
+    return [nodes[index] for index in sorted(nodes) if nodes[index].value.startswith(SCHEME)]
+
+
+def _composed(text: str, path: Path) -> Any:
+    """The root node of a YAML text; aliases are not expanded."""
     try:
-        root: Any = yaml.compose(text, Loader=yaml.SafeLoader)
+        return yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
         raise _unreadable(path, error) from error
     except RecursionError:
         raise _unreadable(path, "nested too deeply") from None
-    nodes = {node.start_mark.index: node for node in _scalars(root, set())}
-    return [nodes[index] for index in sorted(nodes) if nodes[index].value.startswith(SCHEME)]
 
 
 def _scalars(node: Any, seen: set[int]) -> Iterator[Any]:
