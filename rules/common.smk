@@ -104,7 +104,7 @@ def environment(*folders):
 ROOT_ENVIRONMENT = environment()
 EVALUATION_FOLDER = "envs/evaluate"
 # Snakemake cuts the number to what it was given, so that the rule runs alone.
-ALL_THREADS = 64
+ALL_THREADS = max(64, os.cpu_count() or 1)
 AGENT_TASKS = project_file("workflow/scion/evaluation/agent/agent_tasks.yaml")
 
 
@@ -132,6 +132,11 @@ def server_threads(config):
     if config.serving.environment == "serve-cpu":
         return config.serving.cpu_threads
     return 1 if "gpu" in workflow.global_resources else ALL_THREADS
+
+
+def quantizing_threads(config):
+    """How many cores quantizing takes; on a GPU all, for it takes the first one that there is."""
+    return ALL_THREADS if config.quantization.device == "cuda" else 8
 
 
 def timed_threads(config):
@@ -284,6 +289,13 @@ def resource_names(configs):
     return ["mem_mb", "disk_mb", "runtime", *(["gpu", "gpu_mem_mb"] if on_gpu else [])]
 
 
+def release_size(kind, config):
+    """How large a release is, looked up once."""
+    if config.release not in SIZES:
+        SIZES[config.release] = kind.of(config)
+    return SIZES[config.release]
+
+
 def resource(job, stage, name):
     """A resource of a rule, by the size of its release."""
 
@@ -292,9 +304,12 @@ def resource(job, stage, name):
         from scion.config.resources import ReleaseSize, stage_resources
 
         config = job(wildcards).config
-        if config.release not in SIZES:
-            SIZES[config.release] = ReleaseSize.of(config)
-        return stage_resources(stage, config, SIZES[config.release]).get(name, 0)
+        # A stage of the family takes what the largest of its releases does.
+        several = FAMILY is not None and config.release == FAMILY.name
+        return max(
+            stage_resources(stage, each, release_size(ReleaseSize, each)).get(name, 0)
+            for each in (CONFIGS if several else [config])
+        )
 
     return asked
 

@@ -13,6 +13,7 @@ QUANTIZE_NVFP4 = plan(
         local=input_scales(config),
         settings=settings(quantization=config.quantization),
         environment=ROOT_ENVIRONMENT,
+        threads=quantizing_threads,
     ),
 )
 
@@ -26,7 +27,7 @@ rule quantize_nvfp4:
         QUANTIZE_NVFP4.log,
     benchmark:
         QUANTIZE_NVFP4.benchmark
-    threads: 8
+    threads: QUANTIZE_NVFP4.threads
     resources:
         **QUANTIZE_NVFP4.resources,
     params:

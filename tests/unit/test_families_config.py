@@ -41,10 +41,10 @@ def test_each_release_has_what_is_shared_and_its_own() -> None:
 
 
 def test_a_release_may_be_the_file_of_one(tmp_path: Path) -> None:
-    (tmp_path / "one.yaml").write_text("release: a\nagent_tasks: {cases: 7}\n")
-    listed = family(str(tmp_path / "one.yaml"), {"release": "b"}, agent_tasks={"cases": 9})
+    (tmp_path / "one.yaml").write_text("release: a\nbfcl: {max_tokens: 7}\n")
+    listed = family(str(tmp_path / "one.yaml"), {"release": "b"}, bfcl={"max_tokens": 9})
     first, second = load_configs(listed, where="x.yaml")
-    assert (first.agent_tasks.cases, second.agent_tasks.cases) == (7, 9)
+    assert (first.bfcl.max_tokens, second.bfcl.max_tokens) == (7, 9)
     assert read_config(tmp_path / "one.yaml").family is None
 
 
@@ -61,6 +61,11 @@ def test_a_file_of_one_release_has_no_family() -> None:
         (family({"release": "b"}), "family.baseline"),
         (family({"release": "a"}, {"release": "tiny"}), "another name than a release's"),
         ({"releases": [{"release": "a"}]}, "`family`, with name, title and baseline"),
+        ({"release": "a", "family": FAMILY}, "the list of its releases"),
+        (
+            family({"release": "a"}, {"release": "b", "agent_tasks": {"cases": 3}}),
+            "the same agent_tasks.cases for all",
+        ),
         (family({"release": "a"}, {"release": "b", "recip": 1}), "releases.1"),
         (
             family({"release": "a"}, {"release": "b", "serving": {"cpu_threads": 2}}),

@@ -67,8 +67,11 @@ def test_a_larger_source_asks_for_more(config: Config) -> None:
     )
 
 
-def test_a_source_that_nobody_can_read_yet_asks_for_the_least(config: Config) -> None:
+def test_a_source_that_nobody_can_read_yet_is_taken_for_a_large_one(config: Config) -> None:
     size = ReleaseSize.of(config.model_copy(update={"source": "nowhere"}))
     assert size == ReleaseSize(None, None)
-    assert stage_resources("quantize_nvfp4", config, size)["mem_mb"] > 0
+    for stage in ("fetch_source", "quantize_nvfp4"):
+        assert stage_resources(stage, config, size)["disk_mb"] > 50_000
+    assert stage_resources("quantize_nvfp4", config, size)["runtime"] >= 60
+    assert stage_resources("fetch_donor", config, size)["disk_mb"] >= 1_000
     assert stage_resources("render_card", config, size).keys() == {"mem_mb", "disk_mb", "runtime"}

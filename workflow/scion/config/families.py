@@ -24,7 +24,11 @@ _Values = Mapping[str, Any]
 RELEASES = "releases"
 # What has to be the same, or the releases are not compared on one server and with one work.
 _SHARED = ("store", "family", "serving")
-_WORK = ("prompts", "decode_tokens", "parallel_requests", "repeats", "reply_tokens")
+_WORK = {
+    "measurement": ("prompts", "decode_tokens", "parallel_requests", "repeats", "reply_tokens"),
+    "quality": ("chats", "texts", "samples"),
+    "agent_tasks": ("cases",),
+}
 
 
 def read_configs(path: Path) -> list[Config]:
@@ -65,7 +69,10 @@ def load_configs(values: _Values, *, where: object) -> list[Config]:
         ScionError: A release is not valid, or two of them can't be made in one run.
     """
     if RELEASES not in values:
-        return [load_config(values, where=where)]
+        config = load_config(values, where=where)
+        if config.family is not None:
+            raise _wrong(where, f"`{RELEASES}`, the list of its releases, beside `family`", None)
+        return [config]
     shared = {key: value for key, value in values.items() if key != RELEASES}
     entries = _entries(values[RELEASES], where)
     configs = [load_config(_merged(shared, own), where=f"{where}: {name}") for name, own in entries]
@@ -133,8 +140,13 @@ def _require_shared(config: Config, first: Config, *, where: object) -> None:
     """Refuse a release that can't be made and compared with the first in one run."""
     pairs = [(key, getattr(config, key), getattr(first, key)) for key in _SHARED]
     pairs += [
-        (f"measurement.{key}", getattr(config.measurement, key), getattr(first.measurement, key))
-        for key in _WORK
+        (
+            f"{section}.{key}",
+            getattr(getattr(config, section), key),
+            getattr(getattr(first, section), key),
+        )
+        for section, keys in _WORK.items()
+        for key in keys
     ]
     for key, own, wanted in pairs:
         if own != wanted:

@@ -2,7 +2,8 @@
 
 Snakemake hands these to whatever runs the jobs: a cluster's scheduler asks for so much, and a run
 on one machine keeps to what `--resources` names. They are ceilings, not forecasts: memory and disk
-are those of `scion estimate`, minutes a multiple of what a slow disk or network needs.
+are those of `scion estimate`, minutes a multiple of what a slow disk or network needs. Of a source
+that can't be looked at yet 60 GB are assumed, as a model of 30 billion parameters has in bf16.
 """
 
 from collections.abc import Callable, Mapping
@@ -31,6 +32,9 @@ _LEAST_MINUTES = 10
 _SERVER_MINUTES = 240
 _SAFETY = 4
 _ALL_GPU_MEMORY = 1 << 50
+_ASSUMED = 60_000_000_000
+# The largest heads have some gigabytes.
+_HEAD: Resources = {"mem_mb": _STAGE_MB, "disk_mb": 5_000, "runtime": 30}
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ def _moved(rate: int) -> Callable[[Config, ReleaseSize], Resources]:
     """A stage that moves the source's bytes, at most so slowly (bytes a second)."""
 
     def row(config: Config, size: ReleaseSize) -> Resources:
-        moved = size.source or 0
+        moved = _ASSUMED if size.source is None else size.source
         minutes = _LEAST_MINUTES + _SAFETY * moved // rate // 60
         return {"mem_mb": _STAGE_MB, "disk_mb": moved // _MB + 100, "runtime": minutes}
 
@@ -106,7 +110,7 @@ def _quantized(config: Config, size: ReleaseSize) -> Resources:
     gpus = {"gpu": 1} if config.quantization.device == "cuda" else {}
     taken = size.quantization
     if taken is None:
-        return asked | gpus
+        return asked | gpus | {"mem_mb": 16_000, "runtime": _SERVER_MINUTES}
     asked |= {"mem_mb": total(taken.host) // _MB + _STAGE_MB, "disk_mb": total(taken.disk) // _MB}
     # Samples pass through all layers; without a GPU that is what takes long.
     work = sum(operation.count for operation in taken.operations) // 50_000_000_000 // 60
@@ -118,18 +122,20 @@ def _served(config: Config, size: ReleaseSize) -> Resources:
     """A stage with servers of the release, or of the checkpoints that it is compared with."""
     if config.serving.server_url is not None:
         return {"mem_mb": _STAGE_MB, "disk_mb": 1_000, "runtime": _SERVER_MINUTES}
-    weights = (size.source or 0) // _MB
+    weights = (_ASSUMED if size.source is None else size.source) // _MB
     asked = {"disk_mb": 1_000, "runtime": _SERVER_MINUTES}
     if config.serving.environment == "serve-cpu":
         cache = config.serving.kv_cache_gigabytes * 1_074
         return asked | {"mem_mb": _SERVER_MB + 2 * weights + cache}
-    launches = [config.launch(name) for name in config.measurement.launches]
+    names = (config.serving.launch, *config.measurement.launches)
+    launches = [config.launch(name) for name in names]
     gpus = max(launch.tensor_parallel for launch in launches)
     return asked | {"mem_mb": _SERVER_MB + weights, "gpu": gpus, "gpu_mem_mb": weights // gpus}
 
 
 _ROWS: Mapping[str, Callable[[Config, ReleaseSize], Resources]] = {
     **dict.fromkeys(("fetch_source", "fetch_base"), _moved(_NETWORK)),
+    "fetch_donor": lambda config, size: _HEAD,
     **dict.fromkeys(
         ("fix_keys", "extract_text", "respell", "graft_mtp", "verify_release", "seal_release"),
         _moved(_DISK),

@@ -60,8 +60,11 @@ def family_summary(results: Sequence[Path], *, config: Path | None = None) -> li
     releases = [_open(folder, config) for folder in results]
     lines = [f"release:     {release.folder}, root {release.root[:19]}…" for release in releases]
     row = MEASUREMENTS[COMPARED]
+    # A release that was made alone since says nothing of the others.
+    compared = [each for each in releases if f"{RESULTS}/{row.record.name}" in each.files]
+    lines += [line for release in compared[:1] for line in _measured(release, row)]
     notes = dict.fromkeys(note for release in releases if (note := _note(release)))
-    return lines + _measured(releases[0], row) + [f"note:        {note}" for note in notes]
+    return lines + [f"note:        {note}" for note in notes]
 
 
 def _open(results: Path, config: Path | None) -> Artifact:

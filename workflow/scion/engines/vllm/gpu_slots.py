@@ -2,7 +2,8 @@
 
 A server that vLLM starts takes its share of a GPU's memory at once, so two on one GPU end each
 other. Runs on one machine know nothing of each other, so each GPU has a lock, which the kernel lets
-go of with the process that holds it. Servers on different GPUs run at the same time.
+go of with the process that holds it. Servers on different GPUs run at the same time. Locks have the
+names that CUDA_VISIBLE_DEVICES gives the GPUs, so runs that share a machine must name them alike.
 """
 
 import contextlib
@@ -27,7 +28,7 @@ def visible(inherited: Mapping[str, str]) -> list[str]:
     """The GPUs that a server started with these variables would see, as CUDA names them.
 
     Returns:
-        Their indices or UUIDs; empty where nothing tells, which is vLLM's to complain of.
+        Their indices or UUIDs; empty where there are none.
     """
     named = inherited.get(VARIABLE)
     if named is not None:
@@ -110,12 +111,13 @@ def _make(folder: Path) -> None:
 def _take(count: int, gpus: Sequence[str], folder: Path) -> dict[str, int]:
     """The locks of free GPUs, at most so many; nobody else takes any meanwhile."""
     held: dict[str, int] = {}
-    with exclusive(folder / "taking.lock", waiting="waiting for another run to take its GPUs"):
+    taking = folder / "taking.lock"
+    os.close(_open(taking))
+    with exclusive(taking, waiting="waiting for another run to take its GPUs"):
         for gpu in gpus:
             if len(held) == count:
                 break
-            path = folder / f"{gpu.replace('/', '_')}.lock"
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            descriptor = _open(folder / f"{gpu.replace('/', '_')}.lock")
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
@@ -123,6 +125,15 @@ def _take(count: int, gpus: Sequence[str], folder: Path) -> dict[str, int]:
                 continue
             held[gpu] = descriptor
     return held
+
+
+def _open(path: Path) -> int:
+    """A lock's file, which every user of the machine may lock."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    # Another user's is open to all already, and is not ours to change.
+    with contextlib.suppress(PermissionError):
+        os.fchmod(descriptor, 0o666)
+    return descriptor
 
 
 def _release(held: Mapping[str, int]) -> None:
