@@ -191,7 +191,8 @@ class ForkServer:
         try:
             # What it has started has a folder. Without one it may be importing, and would not hear.
             started = Path(self._folder.name).glob(f"{fork_server.FOLDER}*")
-            with contextlib.suppress(subprocess.TimeoutExpired):
+            # Or it has ended by now, and taken its folder away.
+            with contextlib.suppress(subprocess.TimeoutExpired, FileNotFoundError):
                 self._child.wait(_STOP_SECONDS if any(started) else 0.2)
         finally:
             self._child.kill()
