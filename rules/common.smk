@@ -8,6 +8,7 @@ one key, and one pointer: it belongs to the first of them, `{release}`. Dates sa
 gives all pointers one date, and plain files are `ancient`.
 """
 
+import functools
 import json
 import os
 import shlex
@@ -53,7 +54,6 @@ if workflow.is_main_process:
         or_end(check_sources, each, where=CONFIG_FILES[0], hub=False)
 STORE = or_end(Store.open, CONFIGS[0].store, begin=False)
 PLANS = Plans()
-SIZES = {}
 for each in CONFIGS:
     Plan(Path("results", each.release), STORE, together=PLANS)
 FAMILY = CONFIGS[0].family
@@ -94,6 +94,7 @@ def project_file(name):
     return os.path.relpath(PROJECT / name)
 
 
+@functools.cache
 def environment(*folders):
     """What manifests call the root environment, and those of folders of envs/ that a stage uses."""
     locks = [str(Path(folder, "uv.lock.neutral")) for folder in ("", *folders)]
@@ -289,25 +290,27 @@ def resource_names(configs):
     return ["mem_mb", "disk_mb", "runtime", *(["gpu", "gpu_mem_mb"] if on_gpu else [])]
 
 
-def release_size(kind, config):
+@functools.cache
+def release_size(config):
     """How large a release is, looked up once."""
-    if config.release not in SIZES:
-        SIZES[config.release] = kind.of(config)
-    return SIZES[config.release]
+    # Half of what a plan imports, and only those who run or list jobs need it.
+    from scion.config.resources import ReleaseSize
+
+    return ReleaseSize.of(config)
 
 
 def resource(job, stage, name):
     """A resource of a rule, by the size of its release."""
 
     def asked(wildcards):
-        # Half of what a plan imports, and only those who run or list jobs need it.
-        from scion.config.resources import ReleaseSize, stage_resources
+        # As late as in `release_size`.
+        from scion.config.resources import stage_resources
 
         config = job(wildcards).config
         # A stage of the family takes what the largest of its releases does.
         several = FAMILY is not None and config.release == FAMILY.name
         return max(
-            stage_resources(stage, each, release_size(ReleaseSize, each)).get(name, 0)
+            stage_resources(stage, each, release_size(each)).get(name, 0)
             for each in (CONFIGS if several else [config])
         )
 

@@ -74,11 +74,16 @@ def require_servers():
     """Refuse to run where servers of this run want more GPUs than this machine shows."""
     jobs = workflow.dag.needrun_jobs() if workflow.local_exec else []
     started = {job.params.get("python") for job in jobs}
-    for each in CONFIGS:
-        on_gpu = each.serving.environment == "serve-cuda" and each.serving.server_url is None
-        if on_gpu and serving_python(each) in started:
-            for name in (each.serving.launch, *each.measurement.launches):
-                or_end(require_gpus, each.launch(name).tensor_parallel, visible(os.environ))
+    wanted = [
+        each.launch(name).tensor_parallel
+        for each in CONFIGS
+        if each.serving.environment == "serve-cuda" and each.serving.server_url is None
+        if serving_python(each) in started
+        for name in (each.serving.launch, *each.measurement.launches)
+    ]
+    gpus = visible(os.environ) if wanted else []
+    for count in wanted:
+        or_end(require_gpus, count, gpus)
 
 
 def tell_environments():

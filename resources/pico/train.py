@@ -380,7 +380,10 @@ def _record(
             "tokenizers": importlib.metadata.version("tokenizers"),
         }
         | ({"peft": importlib.metadata.version("peft")} if phase == "agent" else {}),
-        "command": shlex.join(["train.py", *sys.argv[1:]]),
+        # Where the checkpoints went says nothing of them.
+        "command": shlex.join(
+            ["train.py", *("OUT" if Path(word) == out else word for word in sys.argv[1:])]
+        ),
     }
     checkpoint.write_json(path, content)
 

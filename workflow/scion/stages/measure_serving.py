@@ -46,7 +46,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -60,6 +60,7 @@ from scion.common.files import write_json
 from scion.common.memory import available_memory
 from scion.common.progress import progress
 from scion.common.section import Section
+from scion.common.threads import unawaited_pool
 from scion.engines.config import Launch, Serving
 from scion.engines.server import Server
 from scion.engines.vllm.bench import benchmark
@@ -162,10 +163,7 @@ def measure_serving(
             replies: list[Replies] = []
             if together > 1:
                 with ExitStack() as stack:
-                    pool = ThreadPoolExecutor(together)
-                    # After a failure or an interrupt the rest is not asked; what is being asked
-                    # ends with its server.
-                    stack.callback(pool.shutdown, wait=False, cancel_futures=True)
+                    pool = stack.enter_context(unawaited_pool(together))
                     pending: list[Future[Replies]] = []
                     for launch in asked:
                         name = _name(launch, "replies")

@@ -1,11 +1,11 @@
 """Every case of every agent task, asked of a server, several at a time."""
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 import openai
 
 from scion.common.progress import progress
+from scion.common.threads import unawaited_pool
 from scion.engines.server import Server
 from scion.evaluation.agent.judge import judge
 from scion.evaluation.agent.tasks import Case, Task, TaskFile
@@ -35,26 +35,22 @@ def ask_all(
             max_retries=0,
             http_client=openai.DefaultHttpxClient(trust_env=False),
         ) as client,
+        unawaited_pool(parallel) as pool,
     ):
-        pool = ThreadPoolExecutor(parallel)
-        try:
-            pending = [
-                [
-                    pool.submit(_run, client, server, task_file, task, case)
-                    for case in task.cases[:limit]
-                ]
-                for task in task_file.tasks
+        pending = [
+            [
+                pool.submit(_run, client, server, task_file, task, case)
+                for case in task.cases[:limit]
             ]
-            results: list[list[dict[str, Any]]] = []
-            for task, futures in zip(task_file.tasks, pending, strict=True):
-                results.append([])
-                for future in futures:
-                    results[-1].append(future.result())
-                    told.advance(note=task.title)
-            return results
-        finally:
-            # After a failure or an interrupt the rest is not asked, nor waited for.
-            pool.shutdown(wait=False, cancel_futures=True)
+            for task in task_file.tasks
+        ]
+        results: list[list[dict[str, Any]]] = []
+        for task, futures in zip(task_file.tasks, pending, strict=True):
+            results.append([])
+            for future in futures:
+                results[-1].append(future.result())
+                told.advance(note=task.title)
+        return results
 
 
 def _run(

@@ -1,10 +1,10 @@
 """Every question asked of a server, several at a time."""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from scion.common.progress import Progress
+from scion.common.threads import unawaited_pool
 from scion.engines.server import Server
 from scion.evaluation.images.questions import Question
 
@@ -35,17 +35,13 @@ def ask_all(
     Raises:
         ScionError: A request fails, or an answer is no chat completion.
     """
-    pool = ThreadPoolExecutor(parallel)
-    try:
+    with unawaited_pool(parallel) as pool:
         pending = [pool.submit(_ask, server, question, max_tokens) for question in questions]
         results: list[dict[str, Any]] = []
         for future in pending:
             results.append(future.result())
             told.advance()
         return results
-    finally:
-        # After a failure or an interrupt the rest is not asked, nor waited for.
-        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _ask(server: Server, question: Question, max_tokens: int) -> dict[str, Any]:

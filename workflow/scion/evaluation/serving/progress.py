@@ -27,13 +27,8 @@ def serving_work(
         servers: How many are started.
     """
     asked = sum(launch.name == launches[0].name for launch in launches)
-    work: dict[str, float] = {_STARTS: servers, _REPLIES: asked * prompts}
-    for parallel in measurement.parallel_requests:
-        work[_warm_ups(parallel)] = len(launches)
-        work[_decodes(parallel)] = 0
-    for wave in waves(measurement, prompts):
-        work[_decodes(len(wave.prompts))] += len(launches) * wave.tokens
-    return work
+    decodes = _decode_work([measurement.repeats] * len(launches), measurement, prompts)
+    return {_STARTS: servers, _REPLIES: asked * prompts, **decodes}
 
 
 def family_work(repeats: Sequence[int], measurement: Measurement, prompts: int) -> dict[str, float]:
@@ -44,7 +39,13 @@ def family_work(repeats: Sequence[int], measurement: Measurement, prompts: int) 
         measurement: What each is asked, but for the number of repeats.
         prompts: How many there are.
     """
-    work: dict[str, float] = {_STARTS: len(repeats)}
+    return {_STARTS: len(repeats), **_decode_work(repeats, measurement, prompts)}
+
+
+def _decode_work(
+    repeats: Sequence[int], measurement: Measurement, prompts: int
+) -> dict[str, float]:
+    work: dict[str, float] = {}
     for parallel in measurement.parallel_requests:
         work[_warm_ups(parallel)] = len(repeats)
         work[_decodes(parallel)] = 0
