@@ -14,7 +14,7 @@ bench ends with an error if the bytes of quantized modules differ.
     python bench/streaming.py --shape qwen3.6-27b --device cuda --samples 20 --tokens 2048 \
         --repeat 1 --kill-after 5 --also local_hessian --folder /dev/shm/bench --results bench-out
 
-    python bench/streaming.py --shape qwen3.6-35b-a3b --layers 40 …          a mixture of experts
+    python bench/streaming.py --shape qwen3.6-35b-a3b --layers 40 --pack-tokens 8192 …  a mixture
 
 Peak RSS counts pages of mapped files, which the kernel takes back when it needs them; `own` is what
 the process holds beside them. Calibration on a CPU runs on one thread on both sides, or sums would
@@ -47,7 +47,7 @@ from scion.common.files import write_json  # noqa: E402
 
 ONCE = _BENCH / "support" / "quantize_once.py"
 WAYS = ("stream", "modelopt")
-RESUMED, CAPPED = "resumed", "capped"
+RESUMED, CAPPED, PACKED = "resumed", "capped", "packed"
 MAX_GROWTH = 1.05
 """Of the peak of memory, from the fewest layers to the most."""
 MAX_RATIO = 1.15
@@ -146,6 +146,9 @@ def measure(layers: int, warm: Path, folder: Path, args: Any) -> Runs:
         if layers == max(args.depths):
             for name in args.also:
                 runs[name] = [once("stream", "--recipe", name) for _ in range(args.repeat)]
+            if args.pack_tokens is not None:
+                extra = ("--pack-tokens", str(args.pack_tokens))
+                runs[PACKED] = [once("stream", *extra) for _ in range(args.repeat)]
     finally:
         shutil.rmtree(folder / "model")
     return runs
@@ -258,6 +261,13 @@ def main() -> int:
         type=float,
         metavar="N",
         help="also stream at the least depth where torch may have no more of the GPU than this",
+    )
+    parser.add_argument(
+        "--pack-tokens",
+        type=int,
+        metavar="N",
+        help="also stream, at the greatest depth, with up to so many tokens of several samples in "
+        "a pass; products of other sizes round otherwise, so its bytes are not compared",
     )
     parser.add_argument("--folder", type=Path, help="where checkpoints go (default: temporary)")
     parser.add_argument("--results", type=Path, help="where results go (default: temporary)")

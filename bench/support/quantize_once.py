@@ -63,9 +63,8 @@ def settings(args: Any, folder: Path, samples: int) -> Quantization:
     rows = (" ".join(draw.choices(_WORDS.split(), k=args.tokens + 1)) for _ in range(samples))
     file.write_text("".join(json.dumps({"text": row}) + "\n" for row in rows))
     calibration_set = CalibrationSet(dataset=str(file), samples=samples, max_tokens=args.tokens)
-    return Quantization(
-        recipe=args.recipe, device=args.device, calibration=Calibration(sets=(calibration_set,))
-    )
+    calibration = Calibration(sets=(calibration_set,), pack_tokens=args.pack_tokens)
+    return Quantization(recipe=args.recipe, device=args.device, calibration=calibration)
 
 
 def stream(source: Path, out: Path, chosen: Quantization) -> Path:
@@ -131,7 +130,7 @@ def digests(source: Path, release: Path) -> dict[str, str]:
 def expectation(source: Path, out: Path, chosen: Quantization) -> dict[str, Any]:
     """What `scion estimate` says, at rates measured now."""
     checkpoint = Checkpoint.open(source)
-    batches = pack(read_samples(checkpoint, chosen.calibration), None)
+    batches = pack(read_samples(checkpoint, chosen.calibration), chosen.calibration.pack_tokens)
     lengths = [batch.lengths for batch in batches]
     forecast = estimate(checkpoint, chosen, lengths, machine(torch.device(chosen.device)))
     shards = [source / shard for shard in checkpoint.headers]
@@ -190,6 +189,7 @@ def main() -> int:
     parser.add_argument("--tokens", type=int, required=True, help="of each sample")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--recipe", default="nvfp4_default")
+    parser.add_argument("--pack-tokens", type=int, help="of a pass that takes several samples")
     parser.add_argument("--kill-after", type=int, help="layers")
     parser.add_argument(
         "--gpu-gigabytes", type=float, help="what torch may have of the GPU's memory (10^9 bytes)"
