@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from scion.artifacts.code_digest import module_files
 from scion.common import progress_report
@@ -84,6 +86,53 @@ def test_an_estimate_that_grows_says_which_kind_became_slower(clock: Clock) -> N
         assert state.why == "was 1 min 40 s: decodes take 5 s each, not 1 s"
         clock.pass_(31)
         assert work.state().why == ""
+
+
+def test_the_last_step_may_be_the_slow_one(clock: Clock) -> None:
+    with Work("scoring", {"starts": 1, "documents": 3}) as work:
+        for kind in ("starts", "documents", "documents"):
+            clock.pass_(2)
+            work.advance(kind)
+            work.state()
+        clock.pass_(600)
+        work.advance("documents")
+        state = work.state()
+        assert (state.left, state.why) == (0, "")
+
+
+def test_a_kind_that_has_ended_may_be_the_one_that_was_slow(clock: Clock) -> None:
+    with Work("scoring", {"starts": 3, "documents": 30}) as work:
+        for kind in ("starts", "documents"):
+            clock.pass_(2)
+            work.advance(kind)
+        assert work.state().left == pytest.approx(2 * 2 + 29 * 2)
+        clock.pass_(2)
+        work.advance("starts")
+        clock.pass_(200)
+        work.advance("starts")
+        state = work.state()
+        assert state.left == pytest.approx(29 * 2)
+        assert state.why == "was 1 min: starts take 68 s each, not 2 s"
+
+
+@given(
+    amounts=st.lists(st.integers(0, 4), min_size=1, max_size=3),
+    steps=st.lists(st.tuples(st.integers(0, 2), st.sampled_from([0, 1, 40, 4000])), max_size=20),
+)
+def test_no_order_of_steps_breaks_an_estimate(
+    amounts: list[int], steps: list[tuple[int, int]]
+) -> None:
+    clock = Clock()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(time, "monotonic", lambda: clock.now)
+        with Work(
+            "work", {f"kind {index}": amount for index, amount in enumerate(amounts)}
+        ) as work:
+            for kind, seconds in steps:
+                clock.pass_(seconds)
+                work.advance(f"kind {kind % len(amounts)}")
+                left = work.state().left
+                assert left is None or left >= 0
 
 
 def test_the_time_left_does_not_shrink_while_a_step_takes_longer_than_others(clock: Clock) -> None:

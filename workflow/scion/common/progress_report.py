@@ -96,13 +96,19 @@ class _Kind:
         """Seconds for one."""
         return self.seconds / self.own if self.own else None
 
+    @property
+    def cost(self) -> float:
+        """Seconds that it took so far and still takes at its pace."""
+        return self.seconds + self.open * (self.pace or 0)
+
 
 @dataclass
 class _Told:
-    """An estimate that was told: the whole time in seconds, and the pace of each kind by then."""
+    """An estimate that was told, in seconds: in all, still to go, and by kind in all and a step."""
 
     whole: float
     left: float
+    costs: dict[str, float]
     paces: dict[str, float]
 
 
@@ -204,34 +210,33 @@ class Work:
 
     def _estimate(self, now: float) -> float | None:
         """Seconds left. Notes in `_why` why they are more than was told before."""
-        paces = {name: kind.pace for name, kind in self._kinds.items() if kind.open}
-        known = {name: pace for name, pace in paces.items() if pace is not None}
+        still = [kind for kind in self._kinds.values() if kind.open]
         # The first step alone often holds what comes once.
-        if len(known) < len(paces) or self._steps < 2:
+        if any(kind.pace is None for kind in still) or self._steps < 2:
             return None
-        left = sum(self._kinds[name].open * pace for name, pace in known.items())
+        left = sum(kind.open * (kind.pace or 0) for kind in still)
         under_way = now - self._mark
         whole = self._mark - self._begin + left
         told = self._told
         if told is None or whole <= told.whole:
-            self._told = _Told(whole, left, known)
-        elif whole > _GROWTH * told.whole and whole > told.whole + _GROWTH_SECONDS:
-            self._why, self._grown = self._reason(told, known), now
-            self._told = _Told(whole, left, known)
-        if now > self._grown + _LINE_SECONDS:
+            self._told = self._estimated(whole, left)
+        elif left and whole > _GROWTH * told.whole and whole > told.whole + _GROWTH_SECONDS:
+            self._told = self._estimated(whole, left)
+            self._why, self._grown = self._reason(told, self._told), now
+        if not left or now > self._grown + _LINE_SECONDS:
             self._why = ""
-        longest = max(known.values(), default=0)
+        longest = max((kind.pace or 0 for kind in still), default=0)
         return max(left - min(under_way, longest), 0)
 
-    def _reason(self, told: _Told, paces: Mapping[str, float]) -> str:
-        """What made an estimate grow: the kind whose open part became dearer by most."""
-        dearer = {
-            name: self._kinds[name].open * (pace - told.paces.get(name, 0))
-            for name, pace in paces.items()
-        }
-        name = max(dearer, key=lambda each: dearer[each])
+    def _estimated(self, whole: float, left: float) -> _Told:
+        paced = {name: kind.pace for name, kind in self._kinds.items() if kind.pace is not None}
+        return _Told(whole, left, {name: self._kinds[name].cost for name in paced}, paced)
+
+    def _reason(self, told: _Told, now: _Told) -> str:
+        """What made an estimate grow: the kind that became dearer by most, ended or not."""
+        name = max(now.costs, key=lambda each: now.costs[each] - told.costs.get(each, 0))
         before = told.paces.get(name)
-        each = f"{name} take {_pace(paces[name], self._unit)}{'' if self._unit else ' each'}"
+        each = f"{name} take {_pace(now.paces[name], self._unit)}{'' if self._unit else ' each'}"
         not_as = "" if before is None else f", not {_pace(before, self._unit)}"
         return f"was {duration(told.left, rough=True)}: {each}{not_as}"
 
