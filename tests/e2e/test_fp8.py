@@ -50,7 +50,7 @@ def test_vllm_builds_both_formats(server: Server, log: Path) -> None:
     text = log.read_text()
     assert "KeptWeightsNvFp4LinearKernel for NVFP4 GEMM" in text
     for layer in ("QKVParallelLinear", "MergedColumnParallelLinear", "RowParallelLinear"):
-        assert f"Selected PerTensorTorchFP8ScaledMMLinearKernel for {layer}" in text
+        assert f"Selected Float32Fp8LinearKernel for {layer}" in text
 
 
 def test_answers_are_those_of_the_numbers(server: Server, mixed: Conversion) -> None:

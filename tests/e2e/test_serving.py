@@ -492,6 +492,46 @@ print("equal")
     assert run.stdout.strip().endswith("equal"), run.stderr
 
 
+def test_fp8_in_float32_is_vllms_own_product():
+    """But for the order of float32 sums, which may move a last bit of bf16."""
+    code = """
+import torch
+from vllm.config import VllmConfig, set_current_vllm_config
+from vllm.model_executor.kernels import linear
+from vllm.model_executor.layers.quantization.utils.quant_utils import kFp8StaticTensorSym as static
+from vllm.platforms import PlatformEnum
+from vllm.plugins import load_general_plugins
+load_general_plugins()
+ours = linear._POSSIBLE_FP8_KERNELS[PlatformEnum.CPU][0]
+print(ours.__name__)
+torch.manual_seed(0)
+with set_current_vllm_config(VllmConfig()):
+    config = linear.FP8ScaledMMLinearLayerConfig(
+        weight_quant_key=static,
+        activation_quant_key=static,
+        weight_shape=(48, 64),
+        input_dtype=torch.bfloat16,
+        out_dtype=torch.bfloat16,
+    )
+    names = ["weight", "weight_scale", "input_scale", "input_scale_ub"]
+    layer = torch.nn.Module()
+    layer.weight = torch.randn(48, 64).to(torch.float8_e4m3fn).t()
+    layer.weight_scale, layer.input_scale = torch.tensor(0.01), torch.tensor(0.02)
+    kernels = [
+        kernel(config, names) for kernel in (ours, linear.PerTensorTorchFP8ScaledMMLinearKernel)
+    ]
+    for shape in ((1, 64), (3, 5, 64)):
+        x, bias = torch.randn(shape, dtype=torch.bfloat16), torch.randn(48, dtype=torch.bfloat16)
+        for args in ((x,), (x, bias)):
+            found, expected = (kernel.apply_weights(layer, *args) for kernel in kernels)
+            assert found.shape == expected.shape == (*shape[:-1], 48)
+            torch.testing.assert_close(found, expected, rtol=2**-7, atol=1e-4)
+print("equal")
+"""
+    run = run_code(code)
+    assert run.stdout.split()[-2:] == ["Float32Fp8LinearKernel", "equal"], run.stderr
+
+
 def test_activations_are_rounded_as_by_vllm():
     """Of each size, at each half between two numbers of FP4, and where nothing can be rounded."""
     code = """

@@ -14,6 +14,10 @@ Releases of weights alone (W4A16) are multiplied in bf16 without that rounding. 
 no registry: it takes Marlin's kernel by its name where it knows of none that is better, and so that
 name stands for a kernel in software here.
 
+FP8 beside NVFP4 vLLM multiplies on a CPU as well: with one kernel for CPUs with AMX, which leaves
+activations in bf16, and one in torch, which rounds them to FP8 as GPUs do and is far too slow where
+the CPU has no FP8 units. One that does the latter in float32 comes before both.
+
 For mixtures of experts vLLM has an emulation in Triton alone; `scion_vllm_plugin.experts` is the
 same in torch.
 
@@ -41,9 +45,15 @@ def register_nvfp4_on_cpu() -> None:
 
     from scion_vllm_plugin.delta_net import use_one_arithmetic
     from scion_vllm_plugin.experts import offer_experts
-    from scion_vllm_plugin.kernel import KeptWeightsNvFp4LinearKernel, WeightOnlyNvFp4LinearKernel
+    from scion_vllm_plugin.kernel import (
+        Float32Fp8LinearKernel,
+        KeptWeightsNvFp4LinearKernel,
+        WeightOnlyNvFp4LinearKernel,
+    )
 
     linear.register_linear_kernel(KeptWeightsNvFp4LinearKernel, PlatformEnum.CPU, "nvfp4")
+    # What is registered comes after vLLM's own, of which the first that can is taken.
+    linear._POSSIBLE_FP8_KERNELS[PlatformEnum.CPU].insert(0, Float32Fp8LinearKernel)
     linear.MarlinNvFp4LinearKernel = WeightOnlyNvFp4LinearKernel
     offer_experts()
     use_one_arithmetic()

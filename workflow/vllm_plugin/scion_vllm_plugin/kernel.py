@@ -1,4 +1,4 @@
-"""vLLM's NVFP4 emulation, the same bits in a fraction of the time.
+"""Linear layers on a CPU: vLLM's NVFP4 emulation and its FP8 product, in a fraction of the time.
 
 - The parent class unpacks and scales the whole weight for every matrix product, which on two cores
   is two thirds of a step's time. A weight does not change, so its bf16 form is kept after the first
@@ -6,11 +6,14 @@
 - What is left is for its larger half the rounding of activations, in some fifty operations on a few
   numbers each: eight masks and eight assignments to round to FP4 alone. `round_to_nvfp4` takes
   twenty, with one search in a table for those.
+- FP8 goes to `torch._scaled_mm`, which on CPUs without FP8 units is oneDNN's reference: a number at
+  a time, seconds for a prompt of a few hundred tokens and one small layer.
 """
 
 import math
 
 import torch
+from vllm.model_executor.kernels.linear import PerTensorTorchFP8ScaledMMLinearKernel
 from vllm.model_executor.kernels.linear.nvfp4.emulation import EmulationNvFp4LinearKernel
 from vllm.model_executor.layers.quantization.utils.nvfp4_emulation_utils import (
     FLOAT4_E2M1_MAX_RECIPROCAL,
@@ -92,3 +95,37 @@ class WeightOnlyNvFp4LinearKernel(KeptWeightsNvFp4LinearKernel):
             bias: [N], or None.
         """
         return self._multiply(layer, x, bias)
+
+
+class Float32Fp8LinearKernel(PerTensorTorchFP8ScaledMMLinearKernel):
+    """`PerTensorTorchFP8ScaledMMLinearKernel` that multiplies the FP8 numbers as float32."""
+
+    def get_output_padding(self) -> int | None:
+        """None: this product gains nothing by more rows."""
+        return None
+
+    def apply_scaled_mm(
+        self,
+        *,
+        A: torch.Tensor,
+        B: torch.Tensor,
+        out_dtype: torch.dtype,
+        As: torch.Tensor,
+        Bs: torch.Tensor,
+        bias: torch.Tensor | None,
+        output_shape: list[int],
+    ) -> torch.Tensor:
+        """Multiply; but for the order of its float32 sums it is what the parent class returns.
+
+        Args:
+            A: Activations in FP8, [tokens, K].
+            B: The weight in FP8, [K, N].
+            out_dtype: Of the product.
+            As: The scale of `A`, one element.
+            Bs: The scale of `B`, one element.
+            bias: [N], or None.
+            output_shape: Of the product, [..., N].
+        """
+        out = (A.float() @ B.float()) * (As * Bs)
+        out = out if bias is None else out + bias
+        return out.to(out_dtype).view(*output_shape)

@@ -139,9 +139,6 @@ def variables(serving: Serving) -> dict[str, str]:
         "VLLM_CPU_KVCACHE_SPACE": str(serving.kv_cache_gigabytes),
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "OMP_NUM_THREADS": str(serving.cpu_threads),
-        # On CPUs with AMX vLLM would prefer a kernel that leaves activations in bf16. What it
-        # takes instead rounds them to FP8 as GPUs do.
-        "VLLM_DISABLED_KERNELS": "CPUFp8PerTensorScaledMMLinearKernel",
         # The engine process runs the model itself: one process less that imports vLLM.
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     }
