@@ -73,8 +73,6 @@ def source(folder: Path) -> tuple[Artifact, Artifact]:
     text = extract_text(
         fixed=fixed,
         output=Output.at(folder / "text"),
-        text_only=True,
-        head="absent",
         environment=_ENVIRONMENT,
     )
     donor = fetch_donor(

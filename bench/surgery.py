@@ -40,7 +40,7 @@ MAX_RATIO = {
     "graft_mtp / cp and sha256sum": 1.5,
 }
 MAX_RSS_MB = 400
-TEXT_OPTIONS = {"text-only": "true", "head": "absent"}
+GRAFT_OPTIONS = {"text-only": "true"}
 HASHERS = {"sha256sum": "sha256sum", "openssl": "openssl dgst -sha256"}
 
 
@@ -170,7 +170,7 @@ def extract_text(folder: Path, repeat: int) -> dict[str, Result]:
     """The shards that hold a part of the tower are written anew; here that is nearly all."""
     fixed, scratch = folder / "fix_keys", folder / "scratch"
     call(stage("fix_keys", fixed, source=pointer(folder / "fetch_source")))
-    command = stage("extract_text", scratch, fixed=pointer(fixed), **TEXT_OPTIONS)
+    command = stage("extract_text", scratch, fixed=pointer(fixed))
     table = Artifact.open(fixed).tensors()
     names = {row["file"] for name, row in table.items() if "visual" in name}
     rewritten = [fixed / name for name in sorted(names)]
@@ -183,13 +183,13 @@ def graft_mtp(folder: Path, repeat: int) -> dict[str, Result]:
     """The head is linked, and hashed already; the yardstick writes and hashes its bytes."""
     donor, scratch = folder / "fetch_donor", folder / "scratch"
     text, quantized = folder / "extract_text", folder / "quantize_nvfp4"
-    call(stage("extract_text", text, fixed=pointer(folder / "fix_keys"), **TEXT_OPTIONS))
+    call(stage("extract_text", text, fixed=pointer(folder / "fix_keys")))
     call([sys.executable, str(SUPPORT / "stand_in.py"), text, quantized])
-    parts = {"quantized": quantized, "text": text, "donor": donor}
+    parts = {"quantized": quantized, "fixed": folder / "fix_keys", "donor": donor}
     # It holds the head alone, so that nothing tells whose it is.
-    trusted = {"trusted-donor": Artifact.open(donor).facts["location"]}
+    options = {"trusted-donor": Artifact.open(donor).facts["location"], **GRAFT_OPTIONS}
     pointers = {name: pointer(part) for name, part in parts.items()}
-    command = stage("graft_mtp", scratch, **pointers, **trusted)
+    command = stage("graft_mtp", scratch, **pointers, **options)
     head = [donor / name for name in shards(Artifact.open(donor))]
     return compared({**peers(head, scratch), "graft_mtp": fresh(command, scratch)}, scratch, repeat)
 

@@ -148,8 +148,6 @@ def main() -> int:
         text = extract_text(
             fixed=fixed,
             output=output("extract_text"),
-            text_only=True,
-            head="absent",
             environment=env,
         )
         samples = CalibrationSet(dataset=str(PICO / "calibration.jsonl"), samples=args.samples)

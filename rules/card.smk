@@ -92,6 +92,7 @@ SEAL_RELEASE = plan(
     lambda config: dict(
         reads={"release": "graft_mtp", "card": "render_card", "evidence": evidence(config)},
         environment=ROOT_ENVIRONMENT,
+        threads=moving_threads,
         is_outdated=is_outdated,
     ),
 )
@@ -106,7 +107,7 @@ rule seal_release:
         SEAL_RELEASE.log,
     benchmark:
         SEAL_RELEASE.benchmark
-    threads: 8
+    threads: SEAL_RELEASE.threads
     resources:
         **SEAL_RELEASE.resources,
     params:

@@ -104,8 +104,13 @@ def environment(*folders):
 
 ROOT_ENVIRONMENT = environment()
 EVALUATION_FOLDER = "envs/evaluate"
+# Of several releases, what takes longest comes first, and what it waits for before that: the rest
+# runs beside it.
+BEFORE_QUANTIZING, QUANTIZING = 2, 1
 # Snakemake cuts the number to what it was given, so that the rule runs alone.
 ALL_THREADS = max(64, os.cpu_count() or 1)
+# Bytes that one core has read and hashed in a second.
+SMALL_CHECKPOINT = 1_000_000_000
 AGENT_TASKS = project_file("workflow/scion/evaluation/agent/agent_tasks.yaml")
 
 
@@ -135,9 +140,19 @@ def server_threads(config):
     return 1 if "gpu" in workflow.global_resources else ALL_THREADS
 
 
+def moving_threads(config):
+    """How many cores a stage takes that reads and hashes a checkpoint; one for a small one."""
+    source = release_size(config).source
+    return 1 if source is not None and source < SMALL_CHECKPOINT else 8
+
+
 def quantizing_threads(config):
-    """How many cores quantizing takes; on a GPU all, for it takes the first one that there is."""
-    return ALL_THREADS if config.quantization.device == "cuda" else 8
+    """How many cores quantizing takes.
+
+    On a CPU one, since calibration runs on one thread; on a GPU all, for it takes the first GPU that
+    there is.
+    """
+    return ALL_THREADS if config.quantization.device == "cuda" else 1
 
 
 def timed_threads(config):
@@ -349,6 +364,12 @@ def input_scales(config):
 def quantized(config):
     """The stage that makes the release's quantized checkpoint."""
     return "quantize_nvfp4" if config.spelling == DEFAULT_SPELLING.name else "respell"
+
+
+def bf16(config):
+    """The stage whose checkpoint has in bf16 what the release has; it is what that is held beside."""
+    beside = not config.text_only or config.mtp.own_head == "kept"
+    return "fix_keys" if beside else "extract_text"
 
 
 def of_all(stage):

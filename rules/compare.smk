@@ -2,15 +2,19 @@
 
 snakemake --cores all recipes                                  those of `comparison.variants`
 
-Input: the artifacts extract_text and, where there is a donor, fetch_donor; the data to calibrate
-and to measure with.
+Input: the artifacts extract_text and, where there is a donor, fetch_donor, or fix_keys where the own
+head stays; the data to calibrate and to measure with.
 Output: the artifact compare_recipes.
 """
 
 COMPARE_RECIPES = plan(
     "compare_recipes",
     lambda config: dict(
-        reads={"text": "extract_text", "donor": donor(config)},
+        reads={
+            "text": "extract_text",
+            "donor": donor(config),
+            "own_head": "fix_keys" if config.mtp.own_head == "kept" else None,
+        },
         files={
             "calibration": calibration_files(config),
             "chats": config.quality.chats,
@@ -58,6 +62,7 @@ rule compare_recipes:
         python -m scion.stages.compare_recipes \
             --text {input.text:q} \
             --donor {input.donor:q} \
+            --own-head {input.own_head:q} \
             --chats {params.chats:q} \
             --texts {params.texts:q} \
             --prompts {params.prompts:q} \

@@ -1,4 +1,4 @@
-"""Lint the source, repair its keys and strip the vision tower.
+"""Lint the source, repair its keys and extract the language model.
 
 Input: the artifact fetch_source.
 Output: the artifact lint_source, a report; fix_keys and extract_text, bf16 checkpoints.
@@ -23,6 +23,7 @@ rule lint_source:
         LINT_SOURCE.log,
     benchmark:
         LINT_SOURCE.benchmark
+    priority: BEFORE_QUANTIZING
     resources:
         **LINT_SOURCE.resources,
     params:
@@ -47,6 +48,7 @@ FIX_KEYS = plan(
         # Nothing is read from lint_source: errors in the source stop the run before this.
         reads={"source": "fetch_source", "lint": "lint_source"},
         environment=ROOT_ENVIRONMENT,
+        threads=moving_threads,
     ),
 )
 
@@ -60,7 +62,8 @@ rule fix_keys:
         FIX_KEYS.log,
     benchmark:
         FIX_KEYS.benchmark
-    threads: 8
+    priority: BEFORE_QUANTIZING
+    threads: FIX_KEYS.threads
     resources:
         **FIX_KEYS.resources,
     params:
@@ -82,9 +85,8 @@ EXTRACT_TEXT = plan(
     "extract_text",
     lambda config: dict(
         reads={"fixed": "fix_keys"},
-        text_only=str(config.text_only).lower(),
-        head=config.mtp.own_head,
         environment=ROOT_ENVIRONMENT,
+        threads=moving_threads,
     ),
 )
 
@@ -98,7 +100,8 @@ rule extract_text:
         EXTRACT_TEXT.log,
     benchmark:
         EXTRACT_TEXT.benchmark
-    threads: 8
+    priority: BEFORE_QUANTIZING
+    threads: EXTRACT_TEXT.threads
     resources:
         **EXTRACT_TEXT.resources,
     params:
@@ -107,8 +110,6 @@ rule extract_text:
         r"""
         python -m scion.stages.extract_text \
             --fixed {input.fixed:q} \
-            --text-only {params.text_only:q} \
-            --head {params.head:q} \
             --output {output:q} \
             --store {params.store:q} \
             --plan {params.plan:q} \

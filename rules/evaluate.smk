@@ -1,6 +1,7 @@
 """Score the release, some of it beside its source and its base model.
 
-Input: the artifacts graft_mtp, extract_text, fetch_source, fetch_base and verify_release.
+Input: the artifacts graft_mtp, fix_keys or extract_text, fetch_source, fetch_base and
+verify_release.
 Output: the artifacts evaluate_quality, evaluate_ifeval, evaluate_bfcl and evaluate_images.
 """
 
@@ -9,7 +10,7 @@ EVALUATE_QUALITY = plan(
     lambda config: dict(
         reads={
             "release": "graft_mtp",
-            "fixed": "extract_text",
+            "fixed": bf16(config),
             "source": "fetch_source",
             "base": "fetch_base" if config.quality.base else None,
             "verified": "verify_release",
@@ -154,7 +155,7 @@ EVALUATE_IMAGES = plan(
         dict(
             reads={
                 "release": "graft_mtp",
-                "fixed": "extract_text",
+                "fixed": bf16(config),
                 "verified": "verify_release",
             },
             files={"questions": config.images.questions},

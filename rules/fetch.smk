@@ -11,6 +11,7 @@ FETCH_SOURCE = plan(
         local=local_checkpoint(config.source),
         location=config.source,
         environment=ROOT_ENVIRONMENT,
+        threads=moving_threads,
     ),
 )
 look_at_hub("fetch_source")
@@ -25,7 +26,8 @@ rule fetch_source:
         FETCH_SOURCE.log,
     benchmark:
         FETCH_SOURCE.benchmark
-    threads: 8
+    priority: BEFORE_QUANTIZING
+    threads: FETCH_SOURCE.threads
     resources:
         **FETCH_SOURCE.resources,
     params:
@@ -89,6 +91,7 @@ FETCH_BASE = plan(
         local=local_checkpoint(config.quality.base),
         location=config.quality.base,
         environment=ROOT_ENVIRONMENT,
+        threads=moving_threads,
     ),
 )
 
@@ -102,7 +105,7 @@ rule fetch_base:
         FETCH_BASE.log,
     benchmark:
         FETCH_BASE.benchmark
-    threads: 8
+    threads: FETCH_BASE.threads
     resources:
         **FETCH_BASE.resources,
     params:

@@ -1,13 +1,15 @@
-"""Graft the donor's MTP head.
+"""Graft the donor's MTP head; put back what the release keeps of the source.
 
-Input: the artifacts quantize_nvfp4 or respell, extract_text and fetch_donor.
+Input: the artifacts quantize_nvfp4 or respell, fix_keys and fetch_donor.
 Output: the artifact graft_mtp, all that the release holds but its card.
 """
 
 GRAFT_MTP = plan(
     "graft_mtp",
     lambda config: dict(
-        reads={"quantized": quantized(config), "text": "extract_text", "donor": donor(config)},
+        reads={"quantized": quantized(config), "fixed": "fix_keys", "donor": donor(config)},
+        text_only=str(config.text_only).lower(),
+        own_head=config.mtp.own_head,
         trusted_donor=config.mtp.trusted_donor or [],
         environment=ROOT_ENVIRONMENT,
     ),
@@ -31,8 +33,10 @@ rule graft_mtp:
         r"""
         python -m scion.stages.graft_mtp \
             --quantized {input.quantized:q} \
-            --text {input.text:q} \
+            --fixed {input.fixed:q} \
             --donor {input.donor:q} \
+            --text-only {params.text_only:q} \
+            --own-head {params.own_head:q} \
             --trusted-donor {params.trusted_donor:q} \
             --output {output:q} \
             --store {params.store:q} \

@@ -27,6 +27,7 @@ rule quantize_nvfp4:
         QUANTIZE_NVFP4.log,
     benchmark:
         QUANTIZE_NVFP4.benchmark
+    priority: QUANTIZING
     threads: QUANTIZE_NVFP4.threads
     resources:
         **QUANTIZE_NVFP4.resources,
@@ -53,6 +54,7 @@ RESPELL = plan(
         reads={"quantized": "quantize_nvfp4"},
         spelling=config.spelling,
         environment=ROOT_ENVIRONMENT,
+        threads=moving_threads,
     ),
 )
 
@@ -66,7 +68,7 @@ rule respell:
         RESPELL.log,
     benchmark:
         RESPELL.benchmark
-    threads: 8
+    threads: RESPELL.threads
     resources:
         **RESPELL.resources,
     params:

@@ -1,15 +1,16 @@
 """Verify the grafted checkpoint against what it was made from.
 
-Input: the artifacts graft_mtp, extract_text and, where there is a donor, fetch_donor.
+Input: the artifacts graft_mtp, fix_keys and, where there is a donor, fetch_donor.
 Output: the artifact verify_release, a report.
 """
 
 VERIFY_RELEASE = plan(
     "verify_release",
     lambda config: dict(
-        reads={"release": "graft_mtp", "text": "extract_text", "donor": donor(config)},
+        reads={"release": "graft_mtp", "fixed": "fix_keys", "donor": donor(config)},
         settings=settings(lint=config.lint),
         environment=ROOT_ENVIRONMENT,
+        threads=moving_threads,
     ),
 )
 
@@ -23,7 +24,7 @@ rule verify_release:
         VERIFY_RELEASE.log,
     benchmark:
         VERIFY_RELEASE.benchmark
-    threads: 8
+    threads: VERIFY_RELEASE.threads
     resources:
         **VERIFY_RELEASE.resources,
     params:
@@ -32,7 +33,7 @@ rule verify_release:
         r"""
         python -m scion.stages.verify_release \
             --release {input.release:q} \
-            --text {input.text:q} \
+            --fixed {input.fixed:q} \
             --donor {input.donor:q} \
             --settings {params.settings:q} \
             --output {output:q} \

@@ -135,6 +135,7 @@ def convert_stages(
         The artifacts by stage; without a donor there is no fetch_donor.
     """
     # Importing ModelOpt takes seconds, which tests without it need not wait.
+    from scion.checkpoint.source_parts import Kept
     from scion.lint.config import Lint
     from scion.quantization.config import Calibration, CalibrationSet, Quantization
     from scion.stages.extract_text import extract_text
@@ -173,25 +174,22 @@ def convert_stages(
         source=made["fetch_source"], output=output("fix_keys"), environment=env
     )
     made["extract_text"] = text = extract_text(
-        fixed=made["fix_keys"],
-        output=output("extract_text"),
-        text_only=text_only,
-        head=head,
-        environment=env,
+        fixed=made["fix_keys"], output=output("extract_text"), environment=env
     )
     made["quantize_nvfp4"] = quantize_nvfp4(
         text=text, output=output("quantize_nvfp4"), settings=settings, environment=env
     )
     made["graft_mtp"] = graft_mtp(
         quantized=made["quantize_nvfp4"],
-        text=text,
+        fixed=made["fix_keys"],
         donor=made.get("fetch_donor"),
+        kept=Kept(tower=not text_only, head=head),
         output=output("graft_mtp"),
         environment=env,
     )
     made["verify_release"] = verify_release(
         release=made["graft_mtp"],
-        text=text,
+        fixed=made["fix_keys"],
         donor=made.get("fetch_donor"),
         output=output("verify_release"),
         settings=Lint(),

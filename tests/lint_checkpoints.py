@@ -260,11 +260,9 @@ def _quantize(
             if in_fp8
             else nvfp4(module, (rows, columns), compressed=spelling == "compressed-tensors")
         )
-    exclude = declared_exclusions(
-        FAMILIES[config["model_type"]],
-        kept,
-        vision="vision_config" in config,
-    )
+    family = FAMILIES[config["model_type"]]
+    tower = [family.vision_pattern] if "vision_config" in config else []
+    exclude = [*declared_exclusions(family, kept), *tower]
     if spelling == "compressed-tensors":
         return {"quantization_config": compressed_scheme(exclude)}
     scheme = quantization_config(exclude, producer=PRODUCER)

@@ -56,7 +56,7 @@ def generate(folder: Path) -> None:
     tensors = [_tensor(name, "BF16", shape) for name, shape in expected.tensors.items()]
     _write(folder / "source", config, tensors)
     del config["vision_config"]
-    exclude = declared_exclusions(expected.family, expected.kept, vision=False)
+    exclude = declared_exclusions(expected.family, expected.kept)
     scheme = quantization_config(exclude, producer={"name": "modelopt", "version": "0.47.0"})
     _write(folder / "nvfp4", {**config, "quantization_config": scheme}, _quantized(expected))
     write_json(folder / "nvfp4" / HF_QUANT_CONFIG, hf_quant_config(scheme))

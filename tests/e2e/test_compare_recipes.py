@@ -84,6 +84,7 @@ def test_a_run_that_was_stopped_measures_nothing_twice(
         return stage.compare_recipes(
             text=conversion.extract_text,
             donor=conversion.fetch_donor,
+            own_head=None,
             chats=pico.folder / "heldout.jsonl",
             texts=None,
             prompts=pico.folder / "prompts.jsonl",

@@ -65,7 +65,7 @@ def evaluate(
 ) -> Artifact:
     return evaluate_images(
         release=conversion.graft_mtp,
-        fixed=conversion.extract_text,
+        fixed=conversion.fix_keys,
         questions=questions,
         output=Output.at(folder / "evaluate_images"),
         serving=serving or Serving(),

@@ -139,7 +139,7 @@ def test_the_sources_own_head_is_kept_bit_for_bit(own: Made) -> None:
     facts = own["graft_mtp"].facts
     assert (facts["mtp_origin"], facts["mtp_tensors"], facts["donor"]) == ("source", 15, None)
     assert own["verify_release"].facts["mtp_tensors"] == len(head) == 15
-    assert own["graft_mtp"].manifest["made_from"].keys() == {"quantized", "text"}
+    assert own["graft_mtp"].manifest["made_from"].keys() == {"quantized", "fixed"}
 
 
 def test_it_drafts_on_a_server(own: Made, tmp_path: Path) -> None:

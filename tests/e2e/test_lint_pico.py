@@ -84,8 +84,6 @@ def test_the_base_has_no_error_fixed_and_text_only(pico: Pico, tmp_path: Path) -
     text = extract_text(
         fixed=fixed,
         output=Output.at(tmp_path / "text"),
-        text_only=True,
-        head="removed",
         environment=ENVIRONMENT,
     )
     assert errors(pico.base) == errors(fixed.folder) == errors(text.folder) == set()
@@ -118,7 +116,7 @@ def test_the_release_in_the_other_spelling_has_no_error(release: Path, tmp_path:
             (folder / path.name).write_bytes(path.read_bytes())
     write_tensors(folder, respelt(read_tensors(release)), shards=2)
     kept = [name for name in ignored(release) if name.startswith("model.language_model.layers.")]
-    exclude = declared_exclusions(QWEN3_5, kept, vision=False)
+    exclude = declared_exclusions(QWEN3_5, kept)
     edit_json(
         folder / "config.json",
         lambda config: config.update(quantization_config=compressed_scheme(exclude)),

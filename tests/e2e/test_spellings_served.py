@@ -61,7 +61,7 @@ def respelled(conversion: Conversion, folder: Path) -> Artifact:
     )
     return graft_mtp(
         quantized=quantized,
-        text=conversion.extract_text,
+        fixed=conversion.fix_keys,
         donor=conversion.fetch_donor,
         output=Output.at(folder / "graft_mtp"),
         environment=ENVIRONMENT,

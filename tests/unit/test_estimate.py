@@ -41,7 +41,7 @@ from scion.quantization.estimate.layer_shapes import ModelShapes
 from scion.quantization.estimate.memory import total
 from scion.quantization.estimate.rates import DiskRates, Rates, disk_rates, published
 from scion.quantization.estimate.report import Use, beside, lines, record
-from scion.quantization.estimate.source_headers import text_checkpoint
+from scion.quantization.estimate.source_headers import source_headers
 from scion.quantization.estimate.watch import Watch
 from scion.quantization.layerwise.stream import QuantizationTarget, Stream
 from scion.quantization.planned_shards import PlannedShards
@@ -64,7 +64,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def text(folder: Path) -> Checkpoint:
-    return text_checkpoint(str(folder))
+    return source_headers(str(folder)).text
 
 
 def scion(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -82,15 +82,16 @@ def test_the_bytes_of_the_shards_are_exact(conversion: Conversion, pico: Pico) -
     source = Checkpoint.open(conversion.extract_text.folder)
     assert estimate(source, SETTINGS, [[8]], CPU).shard_bytes == written
     # Headers of the fine-tune, with its broken keys and its vision tower, say the same.
-    assert estimate(text_checkpoint(str(pico.agent)), SETTINGS, [[8]], CPU).shard_bytes == written
+    assert (
+        estimate(source_headers(str(pico.agent)).text, SETTINGS, [[8]], CPU).shard_bytes == written
+    )
 
 
-def test_a_head_that_the_source_keeps_counts(pico: Pico) -> None:
-    without, kept = (text_checkpoint(str(pico.base), keep_head=keep) for keep in (False, True))
-    head = kept.shard_of.keys() - without.shard_of.keys()
-    assert len(head) == 15
-    more, less = (estimate(each, SETTINGS, [[8]], CPU).shard_bytes for each in (kept, without))
-    assert more - less >= sum(kept.tensor(name).size for name in head)
+def test_a_sources_own_head_is_no_part_of_what_is_quantized(pico: Pico) -> None:
+    headers = source_headers(str(pico.base))
+    assert not any(name.startswith("mtp.") for name in headers.text.shard_of)
+    text = sum(headers.text.tensor(name).size for name in headers.text.shard_of)
+    assert headers.bytes > text
 
 
 def test_each_weight_is_read_once_and_what_stays_is_copied(text: Checkpoint) -> None:
@@ -117,7 +118,7 @@ def test_samples_pass_through_layers_as_often_as_is_said(
     text = {"hidden_size": 64, "intermediate_size": 64, **dict.fromkeys(heads, 1)}
     config = shaped_config({"text_config": text, "vision_config": {}}, layers=2)
     generate(tmp_path / "random", config, device="cpu")
-    checkpoint = text_checkpoint(str(tmp_path / "random/source"))
+    checkpoint = source_headers(str(tmp_path / "random/source")).text
     expected = inventory(checkpoint.config, where="x")
     ids = torch.arange(1, 9)[None]
     batches = pack([Sample(ids, 0, CalibrationSet(), 8)], None)
@@ -192,7 +193,7 @@ def test_layers_in_number_change_no_memory(tmp_path: Path) -> None:
         kinds = ["linear_attention", "full_attention"] * (layers // 2)
         config = tiny_config(num_hidden_layers=layers, layer_types=kinds)
         source = write_checkpoint(tmp_path / str(layers), config)
-        return estimate(text_checkpoint(str(source)), SETTINGS, [[64]] * 4, GPU)
+        return estimate(source_headers(str(source)).text, SETTINGS, [[64]] * 4, GPU)
 
     small, large = made(4), made(16)
     assert (small.device, small.host) == (large.device, large.host)
@@ -427,6 +428,6 @@ def test_a_repository_is_estimated_from_its_headers(
 ) -> None:
     with HubServer({"owner/model": folder}) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
-        there = text_checkpoint("hf://owner/model")
+        there = source_headers("hf://owner/model").text
     one, other = (estimate(checkpoint, SETTINGS, [[8]], CPU) for checkpoint in (text, there))
     assert one == other

@@ -1,8 +1,6 @@
 import json
 from pathlib import Path
 
-import pytest
-
 from checkpoints import tiny_config, write_checkpoint
 from conversion import ENVIRONMENT, Conversion
 from scion.architectures.inventory import inventory
@@ -16,7 +14,7 @@ from scion.stages.fetch_source import fetch_source
 PROCESSORS = {"preprocessor_config.json", "video_preprocessor_config.json"}
 
 
-def extract(folder: Path, *, text_only: bool) -> tuple[Artifact, Artifact]:
+def extract(folder: Path) -> tuple[Artifact, Artifact]:
     fixed = fetch_source(
         location=str(folder), output=Output.at(folder.parent / "fixed"), environment=ENVIRONMENT
     )
@@ -24,8 +22,6 @@ def extract(folder: Path, *, text_only: bool) -> tuple[Artifact, Artifact]:
     text = extract_text(
         fixed=fixed,
         output=Output.at(output),
-        text_only=text_only,
-        head="removed",
         environment=ENVIRONMENT,
     )
     return fixed, text
@@ -49,17 +45,16 @@ def test_the_tower_goes_with_all_that_belongs_to_it(conversion: Conversion) -> N
     assert json.loads((text.folder / "config.json").read_bytes()) == config
 
 
-@pytest.mark.parametrize("text_only", [True, False])
-def test_no_config_names_code(tmp_path: Path, text_only: bool) -> None:
+def test_no_config_names_code(tmp_path: Path) -> None:
     code = {"auto_map": {"AutoModel": "modeling_own.Model"}, "custom_pipelines": {"x": {}}}
     config = tiny_config() | code
     config["text_config"] |= code
     folder = write_checkpoint(tmp_path / "model", config)
     for name in ("tokenizer_config.json", "preprocessor_config.json"):
         (folder / name).write_text(json.dumps({"kept": 1, **code}))
-    fixed, text = extract(folder, text_only=text_only)
+    fixed, text = extract(folder)
     files = {name for name in text.files if name.endswith("config.json")}
-    assert ("preprocessor_config.json" in files) is not text_only
+    assert "preprocessor_config.json" not in files
     for name in files:
         assert "auto_map" not in (text.folder / name).read_text()
         assert "custom_pipelines" not in (text.folder / name).read_text()
@@ -96,29 +91,16 @@ def test_shards_without_tower_or_head_are_linked(conversion: Conversion) -> None
     assert rewritten == text.facts["shards_rewritten"] == 1
 
 
-def test_text_only_false_keeps_the_tower(tmp_path: Path) -> None:
-    folder = write_checkpoint(tmp_path / "model", tiny_config(), mtp=False)
-    (folder / "preprocessor_config.json").write_text("{}")
-    fixed, text = extract(folder, text_only=False)
-    assert text.tensors() == fixed.tensors()
-    assert {"preprocessor_config.json", "config.json"} <= text.files.keys()
-    assert text.facts["vision_tensors_removed"] == 0
-    for name in ("preprocessor_config.json", *Checkpoint.open(folder).headers):
-        assert (text.folder / name).samefile(folder / name)
-    config = json.loads((text.folder / "config.json").read_bytes())
-    assert config == tiny_config(mtp_num_hidden_layers=0)
-
-
 def test_a_sources_own_head_goes_too(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "model", tiny_config())
-    _, text = extract(folder, text_only=True)
+    _, text = extract(folder)
     assert not any(name.startswith("mtp.") for name in text.tensors())
     assert text.facts["mtp_tensors_removed"] == 15
 
 
 def test_a_shard_of_nothing_else_disappears_and_the_others_are_renumbered(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "model", tiny_config(), shards=60)
-    _, text = extract(folder, text_only=True)
+    _, text = extract(folder)
     checkpoint = Checkpoint.open(text.folder)
     count = len(checkpoint.headers)
     assert count < 60

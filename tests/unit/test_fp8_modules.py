@@ -145,7 +145,7 @@ def test_a_module_that_is_not_declared_is_found(mixed: Conversion, tmp_path: Pat
 def verify(made: Conversion, release: Artifact, output: Path) -> Artifact:
     return verify_release(
         release=release,
-        text=made.extract_text,
+        fixed=made.fix_keys,
         donor=made.fetch_donor,
         output=Output.at(output),
         settings=Lint(),

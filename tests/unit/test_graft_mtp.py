@@ -51,15 +51,15 @@ def test_each_tensor_says_where_it_comes_from(conversion: Conversion) -> None:
 def test_a_checkpoint_that_was_made_of_another_text_model_is_refused(
     conversion: Conversion, tmp_path: Path
 ) -> None:
-    folder = write_checkpoint(tmp_path / "other", tiny_config())
+    folder = write_checkpoint(tmp_path / "other", tiny_config(), mtp=False)
     other = fetch_source(
         location=str(folder), output=Output.at(tmp_path / "source"), environment=ENVIRONMENT
     )
-    with pytest.raises(ScionError, match="comes from none of the text model"):
+    with pytest.raises(ScionError, match="comes from none of the source"):
         graft_mtp(
             quantized=conversion.quantize_nvfp4,
-            text=other,
-            donor=conversion.fetch_donor,
+            fixed=other,
+            donor=None,
             output=Output.at(tmp_path / "release"),
             environment=ENVIRONMENT,
         )
@@ -104,7 +104,7 @@ def test_a_head_of_another_hidden_size_is_refused(conversion: Conversion, tmp_pa
     with pytest.raises(ScionError, match="head does not fit the target") as caught:
         graft_mtp(
             quantized=conversion.quantize_nvfp4,
-            text=conversion.extract_text,
+            fixed=conversion.fix_keys,
             donor=donor,
             output=Output.at(tmp_path / "release"),
             environment=ENVIRONMENT,

@@ -4,6 +4,7 @@ import random
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -103,10 +104,10 @@ def test_rows_that_a_smaller_vocabulary_lacks_are_left_out(tmp_path: Path) -> No
     assert 0 < len(tokens_of(own)) < len(tokens)
 
 
-def graft(conversion: Conversion, donor: Artifact, tmp_path: Path, **options: str) -> Artifact:
+def graft(conversion: Conversion, donor: Artifact, tmp_path: Path, **options: Any) -> Artifact:
     return graft_mtp(
         quantized=conversion.quantize_nvfp4,
-        text=conversion.extract_text,
+        fixed=conversion.fix_keys,
         donor=donor,
         output=Output.at(tmp_path / "release"),
         environment=ENVIRONMENT,

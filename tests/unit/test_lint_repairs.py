@@ -28,7 +28,10 @@ from lint_checkpoints import (
 from scion.architectures.families import QWEN3_5
 from scion.artifacts.artifact import Artifact
 from scion.artifacts.making import Output
+from scion.checkpoint.config import Mtp
 from scion.checkpoint.folder_source import open_source
+from scion.checkpoint.parts_check import check_parts
+from scion.checkpoint.preview import preview
 from scion.checkpoint.shards import INDEX, SINGLE, index_headers, shard_name
 from scion.common.errors import ScionError
 from scion.engines.registry.engines import DEFAULT_ENGINES, parse_engine
@@ -344,18 +347,10 @@ def test_a_tower_that_is_missing_is_taken_out_of_config_json(tmp_path: Path) -> 
     assert result.stage == "extract_text"
     keys = fixed(folder)
     output = at(folder, "text")
-    text = extract_text(
-        fixed=keys, output=output, text_only=True, head="kept", environment=ENVIRONMENT
-    )
+    text = extract_text(fixed=keys, output=output, environment=ENVIRONMENT)
     assert lint(text.folder).keys() == ONLY_FOR_PICTURES
     with pytest.raises(ScionError, match="no vision tower to keep"):
-        extract_text(
-            fixed=keys,
-            output=at(folder, "all"),
-            text_only=False,
-            head="kept",
-            environment=ENVIRONMENT,
-        )
+        check_parts({"source": preview(str(keys.folder))}, Mtp(origin="source"), tower=True)
 
 
 def fixed(folder: Path) -> Artifact:

@@ -232,7 +232,7 @@ def test_qwen3_next_passes_through_every_stage_with_its_head(tmp_path: Path) -> 
     with pytest.raises(ScionError, match=r"M304 .* Q403"):
         convert(pair, made, samples=1)
     store = Store.open([str(made / ".store")])
-    parts = {"release": "graft_mtp", "text": "extract_text", "donor": "fetch_donor"}
+    parts = {"release": "graft_mtp", "fixed": "fix_keys", "donor": "fetch_donor"}
     opened = {part: store.open_pointer(made / f"{stage}.json") for part, stage in parts.items()}
     proven = verify_release(
         **opened,

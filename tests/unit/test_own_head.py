@@ -7,17 +7,20 @@ import pytest
 
 from checkpoints import edit_json, tiny_config, write_checkpoint
 from conversion import ENVIRONMENT, Pico
+from scion.architectures.inventory import inventory
 from scion.artifacts.artifact import Artifact
 from scion.artifacts.making import Output
 from scion.checkpoint.config import Mtp
-from scion.checkpoint.head_check import check_head
 from scion.checkpoint.own_head import OwnHead
+from scion.checkpoint.parts_check import check_parts
 from scion.checkpoint.preview import preview
 from scion.checkpoint.shards import INDEX, Checkpoint
+from scion.checkpoint.source_parts import LANGUAGE_MODEL, NO_PARTS, Kept, SourceParts, require_parts
 from scion.common.errors import ScionError
 from scion.config import Config, check_sources, load_config, read_config
 from scion.stages.extract_text import extract_text
 from scion.stages.fetch_source import fetch_source
+from scion.stages.graft_mtp import graft_mtp
 
 AGENT, BASE = "resources/pico/pico-agent", "resources/pico/pico-base"
 BOTH = "the source has an MTP head of its own, and the release is to have another or none"
@@ -119,27 +122,36 @@ def fixed(folder: Path) -> Artifact:
     )
 
 
-def extract(source: Artifact, folder: Path, head: OwnHead) -> Artifact:
-    return extract_text(
+def graft(source: Artifact, folder: Path, head: OwnHead) -> Artifact:
+    """What the stage makes, here of a language model that is not quantized."""
+    text = extract_text(fixed=source, output=Output.at(folder / "text"), environment=ENVIRONMENT)
+    text.manifest["facts"] |= {"recipe": {}, "scale_checksums": {}}
+    return graft_mtp(
+        quantized=text,
         fixed=source,
+        donor=None,
+        kept=Kept(tower=False, head=head),
         output=Output.at(folder / head),
-        text_only=True,
-        head=head,
         environment=ENVIRONMENT,
     )
 
 
-def test_a_head_is_kept_or_removed_as_it_is_asked(tmp_path: Path) -> None:
-    source = fixed(write_checkpoint(tmp_path / "model", tiny_config()))
-    kept, removed = (extract(source, tmp_path, head) for head in ("kept", "removed"))
-    of_head = {name: row for name, row in source.tensors().items() if name.startswith("mtp.")}
-    for name, row in of_head.items():
-        assert kept.tensors()[name]["sha256"] == row["sha256"]
-    assert kept.facts["mtp_tensors_kept"] == removed.facts["mtp_tensors_removed"] == len(of_head)
-    assert kept.tensors().keys() - of_head == removed.tensors().keys()
+def test_what_stays_of_a_source_is_what_is_asked_for(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "model", tiny_config())
+    checkpoint = Checkpoint.open(folder)
+    parts = SourceParts.of(checkpoint.shard_of, inventory(checkpoint.config, where=folder))
+    assert all(name.startswith("mtp.") for name in parts.head)
+    assert (len(parts.head), len(parts.tower) > 0) == (15, True)
+    both = Kept(tower=True, head="kept")
+    assert parts.kept(both) == {"mtp": parts.head, "vision": parts.tower}
+    assert parts.kept(Kept(tower=False, head="kept")) == {"mtp": parts.head}
+    assert parts.kept(Kept(tower=True, head="removed")) == {"vision": parts.tower}
+    assert parts.kept(LANGUAGE_MODEL) == parts.kept(NO_PARTS) == {}
     layers = "mtp_num_hidden_layers"
-    assert Checkpoint.open(kept.folder).config["text_config"][layers] == 1
-    assert Checkpoint.open(removed.folder).config["text_config"][layers] == 0
+    assert both.config(checkpoint.config) == checkpoint.config
+    alone = LANGUAGE_MODEL.config(checkpoint.config)
+    assert alone["text_config"][layers] == 0
+    assert "vision_config" not in alone
 
 
 def test_the_stage_takes_no_head_in_silence_and_keeps_none_that_is_not_whole(
@@ -147,18 +159,31 @@ def test_the_stage_takes_no_head_in_silence_and_keeps_none_that_is_not_whole(
 ) -> None:
     whole = fixed(write_checkpoint(tmp_path / "whole/model", tiny_config()))
     with pytest.raises(ScionError, match=BOTH):
-        extract(whole, tmp_path, "absent")
+        graft(whole, tmp_path, "absent")
     lost = fixed(write_checkpoint(tmp_path / "lost/model", tiny_config(), mtp=False))
     with pytest.raises(ScionError, match=NO_HEAD):
-        extract(lost, tmp_path, "kept")
+        graft(lost, tmp_path, "kept")
     undeclared = fixed(
         write_checkpoint(tmp_path / "none/model", tiny_config(mtp_num_hidden_layers=0))
     )
     with pytest.raises(ScionError, match=NO_HEAD) as caught:
-        extract(undeclared, tmp_path, "kept")
+        graft(undeclared, tmp_path, "kept")
     assert caught.value.found == "none in config.json (dense Qwen3.5/3.6)"
     assert not any((tmp_path / head).exists() for head in ("absent", "kept"))
-    assert extract(lost, tmp_path, "absent").facts["mtp_tensors_removed"] == 0
+    assert graft(lost, tmp_path, "absent").facts["mtp_origin"] == "none"
+
+
+def test_a_tower_that_is_not_there_is_not_kept(tmp_path: Path) -> None:
+    config = tiny_config()
+    folder = write_checkpoint(tmp_path / "model", config)
+    names = [name for name in Checkpoint.open(folder).shard_of if ".visual." not in name]
+    expected = inventory(config, where=folder)
+    with pytest.raises(ScionError, match="no vision tower to keep") as caught:
+        require_parts(Kept(tower=True, head="kept"), names, expected, where=folder)
+    assert caught.value.found == "none of them, and a vision_config"
+    # Under whatever prefix, as it is before its keys are repaired.
+    broken = [f"model.{name}" for name in Checkpoint.open(folder).shard_of]
+    require_parts(Kept(tower=True, head="kept"), broken, expected, where=folder)
 
 
 def test_a_part_of_a_head_is_no_head(tmp_path: Path) -> None:
@@ -169,5 +194,5 @@ def test_a_part_of_a_head_is_no_head(tmp_path: Path) -> None:
 
     edit_json(folder / INDEX, leave_out)
     with pytest.raises(ScionError, match=NO_HEAD) as caught:
-        check_head({"source": preview(str(folder))}, Mtp(origin="source"))
+        check_parts({"source": preview(str(folder))}, Mtp(origin="source"), tower=False)
     assert caught.value.found == "14 of them, without mtp.fc.weight"

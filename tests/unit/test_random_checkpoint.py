@@ -100,8 +100,6 @@ def test_the_stages_take_both(generated: Path, tmp_path: Path) -> None:
     text = extract_text(
         fixed=fixed,
         output=Output.at(tmp_path / "text"),
-        text_only=True,
-        head="absent",
         environment=ENVIRONMENT,
     )
     # No shard holds a part of the tower, so none is copied: 54 GB less at full size.

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from scion.checkpoint.shards import Checkpoint
 from scion.config import Config
 from scion.config.resources import ReleaseSize, stage_resources
 from scion.quantization.estimate.estimate import Machine, estimate
 from scion.quantization.estimate.memory import total
-from scion.quantization.estimate.source_headers import text_checkpoint
+from scion.quantization.estimate.source_headers import source_headers
 
 PROJECT = Path(__file__).parents[2]
 
@@ -28,8 +29,10 @@ def on_gpu(config: Config) -> Config:
 
 def test_disk_and_memory_are_those_of_the_estimate(config: Config) -> None:
     size = ReleaseSize.of(config)
-    checkpoint = text_checkpoint(config.source)
-    assert size.source == sum(checkpoint.tensor(name).size for name in checkpoint.shard_of)
+    headers = source_headers(config.source)
+    source = Checkpoint.open(Path(config.source))
+    assert size.source == headers.bytes == sum(source.tensor(each).size for each in source.shard_of)
+    checkpoint = headers.text
     lengths = [
         [each.max_tokens]
         for each in config.quantization.calibration.sets

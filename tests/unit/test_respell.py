@@ -44,7 +44,7 @@ def respelled(quantized: Artifact, folder: Path, spelling: str = PACKED.name) ->
 def grafted(quantized: Artifact, conversion: Conversion, folder: Path) -> Artifact:
     return graft_mtp(
         quantized=quantized,
-        text=conversion.extract_text,
+        fixed=conversion.fix_keys,
         donor=conversion.fetch_donor,
         output=Output.at(folder / "graft_mtp"),
         environment=ENVIRONMENT,
@@ -54,7 +54,7 @@ def grafted(quantized: Artifact, conversion: Conversion, folder: Path) -> Artifa
 def verified(release: Artifact, conversion: Conversion, folder: Path) -> Artifact:
     return verify_release(
         release=release,
-        text=conversion.extract_text,
+        fixed=conversion.fix_keys,
         donor=conversion.fetch_donor,
         output=Output.at(folder / "verify_release"),
         settings=Lint(),

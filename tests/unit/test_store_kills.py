@@ -42,8 +42,6 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
         extract_text(
             fixed=fixed,
             output=Output.at(results / f"{name}_text"),
-            text_only=True,
-            head="removed",
             environment=ENVIRONMENT,
         )
     fetch_donor(
@@ -56,7 +54,6 @@ def commands(begun: Path, stage: str) -> tuple[list[str], list[str]]:
     """A command line of the stage, and that of another configuration."""
     # It names no class, and has neither a tokenizer nor a head of the right name.
     lint = json.dumps({"lint": {"ignore": ["C804", "M302", "T601", "T623"]}})
-    text = ["--text-only", "true", "--head", "removed"]
     by_stage: dict[str, tuple[list[str], list[str]]] = {
         "fetch_source": (
             ["--location", str(begun / "source")],
@@ -72,8 +69,8 @@ def commands(begun: Path, stage: str) -> tuple[list[str], list[str]]:
         ),
         "fix_keys": (["--source", "RESULTS/source.json"], ["--source", "RESULTS/other.json"]),
         "extract_text": (
-            ["--fixed", "RESULTS/source_fixed.json", *text],
-            ["--fixed", "RESULTS/other_fixed.json", *text],
+            ["--fixed", "RESULTS/source_fixed.json"],
+            ["--fixed", "RESULTS/other_fixed.json"],
         ),
     }
     common = ["--store", "RESULTS/.store", "--output", "RESULTS/made.json"]
@@ -119,9 +116,9 @@ def converted(conversion: Conversion, pico: Pico, tmp_path_factory: pytest.TempP
 
 def later_commands(pico: Pico, stage: str) -> tuple[list[str], list[str]]:
     """A command line of a stage that follows calibration, and that of another configuration."""
-    graft = ["--quantized", "RESULTS/quantize_nvfp4.json", "--text", "RESULTS/extract_text.json"]
-    graft.append("--donor")
-    verify = ["--release", "RESULTS/graft_mtp.json", "--text", "RESULTS/extract_text.json"]
+    graft = ["--quantized", "RESULTS/quantize_nvfp4.json", "--fixed", "RESULTS/fix_keys.json"]
+    graft += ["--text-only", "true", "--donor"]
+    verify = ["--release", "RESULTS/graft_mtp.json", "--fixed", "RESULTS/fix_keys.json"]
     verify += ["--donor", "RESULTS/fetch_donor.json", "--settings"]
 
     def quantize(samples: int) -> list[str]:

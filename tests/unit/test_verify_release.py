@@ -132,7 +132,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str, str]] = {
 def verify(conversion: Conversion, release: Artifact, output: Path) -> Artifact:
     return verify_release(
         release=release,
-        text=conversion.extract_text,
+        fixed=conversion.fix_keys,
         donor=conversion.fetch_donor,
         output=Output.at(output),
         settings=Lint(),
@@ -169,7 +169,7 @@ def test_a_head_that_is_not_finite_is_found(
     )
     release = graft_mtp(
         quantized=conversion.quantize_nvfp4,
-        text=conversion.extract_text,
+        fixed=conversion.fix_keys,
         donor=donor,
         output=Output.at(tmp_path / "release"),
         environment=ENVIRONMENT,
@@ -177,7 +177,7 @@ def test_a_head_that_is_not_finite_is_found(
     with pytest.raises(ScionError, match="MTP head is not finite") as caught:
         verify_release(
             release=release,
-            text=conversion.extract_text,
+            fixed=conversion.fix_keys,
             donor=donor,
             output=Output.at(tmp_path / "report"),
             settings=Lint(),

@@ -145,7 +145,7 @@ def test_it_is_decoded_offline(weights_alone: Conversion, tmp_path: Path, spelli
                 output=Output.at(tmp_path / "packed"),
                 environment=ENVIRONMENT,
             ),
-            text=weights_alone.extract_text,
+            fixed=weights_alone.fix_keys,
             donor=weights_alone.fetch_donor,
             output=Output.at(tmp_path / "grafted"),
             environment=ENVIRONMENT,

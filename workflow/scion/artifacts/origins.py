@@ -1,9 +1,9 @@
 """Where each tensor of a release comes from, as tensors.json says it.
 
 The bytes of a source's tensor are never changed before it is quantized: `fix_keys` renames,
-`extract_text` leaves out. So the digest that a tensor has in the text model is the one that it has
-in the source, under whatever name. One function makes the origins, for the stage that writes them
-and for the check that reads them.
+`extract_text` leaves out. So the digest that a tensor has in the checkpoint with sound keys is the
+one that it has in the source, under whatever name. One function makes the origins, for the stage
+that writes them and for the check that reads them.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,7 +19,7 @@ Kind = Literal["source", "donor", "quantized"]
 _BYTES = ("dtype", "shape", "sha256")
 
 
-def tensor_origins(rows: Rows, *, text: Rows, donor: Rows) -> dict[str, dict[str, str]]:
+def tensor_origins(rows: Rows, *, source: Rows, donor: Rows) -> dict[str, dict[str, str]]:
     """By tensor its `origin`: `from` where, and `sha256` of the bytes there.
 
     - `source`: the source's tensor, bit for bit.
@@ -29,13 +29,13 @@ def tensor_origins(rows: Rows, *, text: Rows, donor: Rows) -> dict[str, dict[str
 
     Args:
         rows: The release's tensors.
-        text: Those of the text model that was quantized.
+        source: Those of the source, with sound keys.
         donor: Those of the donor's MTP head.
 
     Returns:
         A tensor that is none of these is not among them.
     """
-    return dict(_origins(rows, text, donor))
+    return dict(_origins(rows, source, donor))
 
 
 def same_bytes(row: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> bool:
@@ -45,18 +45,18 @@ def same_bytes(row: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -
     return all(row.get(key) == other.get(key) for key in _BYTES)
 
 
-def _origins(rows: Rows, text: Rows, donor: Rows) -> Iterator[tuple[str, dict[str, str]]]:
+def _origins(rows: Rows, source: Rows, donor: Rows) -> Iterator[tuple[str, dict[str, str]]]:
     for name, row in rows.items():
         weight = f"{name.rpartition('.')[0]}.weight"
-        if weight not in text:
+        if weight not in source:
             weight = stack_name(weight) or weight
         if same_bytes(row, donor.get(name)):
             yield name, _origin("donor", donor[name])
-        elif same_bytes(row, text.get(name)):
-            yield name, _origin("source", text[name])
+        elif same_bytes(row, source.get(name)):
+            yield name, _origin("source", source[name])
         # A bias that is another one is none that quantizing has made.
-        elif weight in text and (name.endswith(".weight") or name not in text):
-            yield name, _origin("quantized", text[weight])
+        elif weight in source and (name.endswith(".weight") or name not in source):
+            yield name, _origin("quantized", source[weight])
 
 
 def _origin(kind: Kind, row: Mapping[str, Any]) -> dict[str, str]:

@@ -34,8 +34,8 @@ CHAIN: Mapping[str, Mapping[str, str]] = {
     "fix_keys": {"source": "fetch_source"},
     "extract_text": {"fixed": "fix_keys"},
     _QUANTIZED: {"text": "extract_text"},
-    WEIGHTS: {"quantized": _QUANTIZED, "text": "extract_text", "donor": _DONOR},
-    "verify_release": {"release": WEIGHTS, "text": "extract_text", "donor": _DONOR},
+    WEIGHTS: {"quantized": _QUANTIZED, "fixed": "fix_keys", "donor": _DONOR},
+    "verify_release": {"release": WEIGHTS, "fixed": "fix_keys", "donor": _DONOR},
 }
 # Fetched only to be measured beside the release.
 _BESIDES = ("fetch_base",)
@@ -179,13 +179,17 @@ def _passed_on(manifests: Manifests) -> Iterator[str]:
 
 
 def _told_rewritten(manifest: Manifest) -> Iterable[str]:
-    """Configs of which extract_text says that it took references to code out of them."""
+    """Configs of which a stage says that references to code were taken out of them."""
     told = manifest["facts"].get("code_references_removed")
     return cast("dict[str, Any]", told) if isinstance(told, dict) else ()
 
 
 def _weights(manifests: Manifests) -> Iterator[str]:
-    """Whether the release's shards are those of the quantized checkpoint and of a donor's head."""
+    """Whether the release's shards are those of the quantized checkpoint and of a donor's head.
+
+    Shards of what was kept of the source are others: tensors.json says of each tensor in them that
+    it is the source's.
+    """
     sources = _chain(manifests)[WEIGHTS]
     stages = [sources[name] for name in ("quantized", "donor") if name in sources]
     if not all(stage in manifests for stage in (WEIGHTS, *stages)):
@@ -200,8 +204,14 @@ def _weights(manifests: Manifests) -> Iterator[str]:
         )
     yield from (
         f"{_file(WEIGHTS)}: {printable(name)} is of no stage before"
-        for name in shards.keys() - set[str]().union(*before.values())
+        for name in shards.keys()
+        - set[str]().union(*before.values(), _of_source(manifests[WEIGHTS]))
     )
+
+
+def _of_source(manifest: Manifest) -> Iterable[str]:
+    told = manifest["facts"].get("source_shards")
+    return map(str, cast("list[Any]", told)) if isinstance(told, list) else ()
 
 
 def _shards(manifest: Manifest) -> Manifest:

@@ -63,9 +63,9 @@ def tensor_problems(
     if index is not None and index != {name: row["file"] for name, row in rows.items()}:
         yield f"{INDEX}: does not name the tensors of the shards"
     yield from _chain(rows, {stage: read for stage, read in tables.items() if read is not None})
-    text, donor = tables.get(_TEXT), tables.get(_DONOR) if _DONOR in manifests else {}
-    if table is not None and text is not None and donor is not None:
-        yield from _origin_problems(table, tensor_origins(rows, text=text, donor=donor))
+    fixed, donor = tables.get(_FIXED), tables.get(_DONOR) if _DONOR in manifests else {}
+    if table is not None and fixed is not None and donor is not None:
+        yield from _origin_problems(table, tensor_origins(rows, source=fixed, donor=donor))
 
 
 class _Reader:

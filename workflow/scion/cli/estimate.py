@@ -146,15 +146,11 @@ def _require_folder(disk: Path) -> None:
 def _asked(args: argparse.Namespace) -> "tuple[Checkpoint, Quantization]":
     """The checkpoint to quantize, and how: the configuration with the options' changes."""
     from scion.config import Config, read_config
-    from scion.quantization.estimate.source_headers import text_checkpoint
+    from scion.quantization.estimate.source_headers import source_headers
 
     is_config = args.source.endswith((".yaml", ".yml"))
     config = read_config(Path(args.source)) if is_config else Config()
-    checkpoint = text_checkpoint(
-        config.source if is_config else args.source,
-        text_only=config.text_only,
-        keep_head=config.mtp.own_head == "kept",
-    )
+    checkpoint = source_headers(config.source if is_config else args.source).text
     return checkpoint, _changed(config.quantization, args)
 
 

@@ -15,10 +15,10 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from scion.artifacts.environments import VARIABLE, not_installed
 from scion.checkpoint.config import Mtp
-from scion.checkpoint.head_check import check_head
 from scion.checkpoint.hub.location import HubRepository, LocalFolder, parse_location
+from scion.checkpoint.parts_check import check_parts
 from scion.checkpoint.places import Rows, check_places, of_key
-from scion.checkpoint.preview import Preview, require_processor
+from scion.checkpoint.preview import Preview
 from scion.common.errors import ScionError
 from scion.common.section import Section, named_in
 from scion.common.section_errors import section_errors
@@ -313,10 +313,7 @@ def check_sources(config: Config, *, where: object, hub: bool) -> list[str]:
     """As `scion.checkpoint.places.check_places`, of all that a configuration names."""
 
     def judge(seen: Mapping[str, Preview]) -> None:
-        check_head(seen, config.mtp)
-        if "source" in seen and not config.text_only:
-            with of_key("source"):
-                require_processor(seen["source"])
+        check_parts(seen, config.mtp, tower=not config.text_only)
         if "source" in seen and not config.serving.stretches_context():
             for number, launch in enumerate(config.launches):
                 with of_key(f"launches.{number}.max_model_len"):

@@ -16,7 +16,7 @@ from scion.common.errors import ScionError
 from scion.config.release import Config
 from scion.quantization.estimate.estimate import Machine, ResourceEstimate, estimate
 from scion.quantization.estimate.memory import total
-from scion.quantization.estimate.source_headers import text_checkpoint
+from scion.quantization.estimate.source_headers import source_headers
 
 Resources = dict[str, int]
 """`mem_mb`, `disk_mb` (10^6 bytes) and `runtime` (minutes); where GPUs are used `gpu`, how many,
@@ -59,9 +59,8 @@ class ReleaseSize:
         if isinstance(place, HubRepository) and not (place.is_pinned and hub_answers()):
             return cls(None, None)
         try:
-            checkpoint = text_checkpoint(config.source, text_only=config.text_only)
-            source = sum(checkpoint.tensor(name).size for name in checkpoint.shard_of)
-            return cls(source, _quantization(config, checkpoint))
+            headers = source_headers(config.source)
+            return cls(headers.bytes, _quantization(config, headers.text))
         except (ScionError, OSError):
             # What is wrong with the source is told by the stages that read it.
             return cls(None, None)

@@ -35,8 +35,8 @@ class Declared:
     producer: Mapping[str, str]
 
 
-def declared_exclusions(family: Family, kept: Iterable[str], *, vision: bool) -> list[str]:
-    """The exclusion list of a release, in a form that vLLM and SGLang match alike.
+def declared_exclusions(family: Family, kept: Iterable[str]) -> list[str]:
+    """The exclusion list of a quantized language model, in a form that vLLM and SGLang match alike.
 
     vLLM tries an exact name with its fused layers expanded, then a substring, then `fnmatch`, so
     each module is named in full: `*in_proj_a*` beside `*in_proj_b*` would miss the fused
@@ -48,11 +48,8 @@ def declared_exclusions(family: Family, kept: Iterable[str], *, vision: bool) ->
     Args:
         family: The row of the checkpoint's architecture.
         kept: Full names of the decoder layers' modules that stay unquantized.
-        vision: Whether the vision tower is part of the release.
     """
-    names = ["lm_head", family.embedding, *kept]
-    names += [family.vision_pattern] if vision else []
-    return names + ([family.head.pattern] if family.head else [])
+    return ["lm_head", family.embedding, *kept, *([family.head.pattern] if family.head else [])]
 
 
 def quantization_config(

@@ -1,9 +1,10 @@
-"""A donor's MTP head, grafted onto a quantized checkpoint."""
+"""An MTP head that is put beside a quantized checkpoint: a donor's, or the source's own."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from scion.architectures.families import in_head
 from scion.architectures.inventory import (
     Inventory,
     declared_mtp_layers,
@@ -19,6 +20,7 @@ from scion.checkpoint.kinship import (
     sample_weights,
     tokens_of,
 )
+from scion.checkpoint.safetensors_file import copy_subset
 from scion.checkpoint.shards import Checkpoint, index_headers, read_json
 from scion.common.errors import ScionError
 from scion.common.files import symlink_or_copy, write_json
@@ -39,6 +41,24 @@ def add_head(folder: Path, donor: Artifact) -> None:
     write_json(folder / "config.json", config)
 
 
+def add_own_head(folder: Path, fixed: Artifact) -> None:
+    """Put the source's own head beside a checkpoint in a folder that is no artifact.
+
+    Args:
+        folder: The checkpoint, without a head.
+        fixed: The source with sound keys.
+    """
+    checkpoint, source = Checkpoint.open(folder), Checkpoint.open(fixed.folder)
+    shards = list(checkpoint.headers)
+    for number, (shard, header) in enumerate(source.headers.items(), start=1):
+        if names := list(filter(in_head, header.tensors)):
+            shards.append(f"model-mtp-{number:05}.safetensors")
+            copy_subset(fixed.folder / shard, folder / shards[-1], names)
+    layers = declared_mtp_layers(source.config, where=fixed.folder / "config.json")
+    index_headers(folder, shards)
+    write_json(folder / "config.json", with_mtp_layers(checkpoint.config, layers))
+
+
 def declare_head(config: Mapping[str, Any], donor: Artifact, *, where: Path) -> dict[str, Any]:
     """A checkpoint's config.json with the donor's head declared in it.
 
@@ -56,11 +76,11 @@ def declare_head(config: Mapping[str, Any], donor: Artifact, *, where: Path) -> 
     return declared
 
 
-def donor_kinship(text: Artifact, donor: Artifact, *, trusted: bool) -> dict[str, Any]:
-    """How near the text model's weights are to the donor's, as manifests have it.
+def donor_kinship(source: Artifact, donor: Artifact, *, trusted: bool) -> dict[str, Any]:
+    """How near the source's weights are to the donor's, as manifests have it.
 
     Args:
-        text: The bf16 text model, of sound keys.
+        source: The bf16 source, of sound keys.
         donor: The MTP head with a sample of its model's weights, as `fetch_donor` leaves them.
         trusted: Whether the configuration takes it, kin or not.
 
@@ -70,7 +90,7 @@ def donor_kinship(text: Artifact, donor: Artifact, *, trusted: bool) -> dict[str
     sample: dict[str, tuple[float, ...]] = {
         label: tuple(numbers) for label, numbers in donor.read_json(SAMPLE).items()
     }
-    own = sample_weights(FolderSource(text.folder), str(text.folder), tokens=tokens_of(sample))
+    own = sample_weights(FolderSource(source.folder), str(source.folder), tokens=tokens_of(sample))
     found = compare_samples(own, sample, trusted=trusted)
     require_kin(found, donor=donor.facts["location"])
     return found.record()

@@ -66,7 +66,6 @@ def write_configs(
     exclude = declared_exclusions(
         expected.family,
         [module for module in expected.layer_modules if module in left or module in expected.kept],
-        vision=bool(expected.vision),
     )
     producer = {"name": "modelopt", "version": importlib.metadata.version(MODELOPT)}
     scheme = DEFAULT_SPELLING.declaration(exclude, producer=producer, algorithms=quantized)

@@ -162,6 +162,33 @@ def _refuse_malformed(scheme: Mapping[str, Any], where: Path) -> None:
     )
 
 
+def excluding(
+    checkpoint: Checkpoint, exclude: list[str]
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """What a release declares once it excludes these modules, in its own spelling.
+
+    Args:
+        checkpoint: A release that `Respelling` or `quantize_nvfp4` has written.
+        exclude: As `scion.formats.modelopt.declared_exclusions` names them.
+
+    Returns:
+        The `quantization_config` of config.json; and the content of each further file that declares
+        the scheme, by name.
+
+    Raises:
+        ScionError: It declares no quantization of a known spelling.
+    """
+    spelling = declared_spelling(checkpoint.config)
+    if spelling is None:
+        raise _unknown(checkpoint)
+    scheme = spelling.declaration(
+        exclude,
+        producer=checkpoint.config["quantization_config"]["producer"],
+        algorithms=stored_algorithms(checkpoint, spelling),
+    )
+    return scheme, {name: content(scheme) for name, content in spelling.sidecars.items()}
+
+
 def stored_algorithms(checkpoint: Checkpoint, spelling: Spelling) -> dict[str, str]:
     """The algorithm of each module, by its tensors; in layer order where the family is known.
 

@@ -22,7 +22,7 @@ from scion.common.digest import digest_json
 from scion.common.files import symlink_or_copy
 from scion.quantization.calibration.batches import PackedBatch
 from scion.quantization.layerwise.stream import QuantizationTarget, Stream
-from scion.quantization.mtp_head import add_head
+from scion.quantization.mtp_head import add_head, add_own_head
 from scion.quantization.output_files import copy_kept, lay_out, write_configs
 from scion.quantization.planned_shards import PlannedShards
 from scion.quantization.recipe_table import RECIPES, require_recipe_fits
@@ -36,7 +36,8 @@ class VariantSource:
 
     Attributes:
         text: The bf16 checkpoint.
-        donor: The MTP head; None where the text model has its own, or there is none.
+        donor: The MTP head; None where it is the source's own, or there is none.
+        own_head: The source with sound keys, where its own head stays.
         checkpoint: The headers of `text`.
         expected: The tensors that its config.json implies.
         batches: The calibration samples.
@@ -48,6 +49,7 @@ class VariantSource:
 
     text: Artifact
     donor: Artifact | None
+    own_head: Artifact | None
     checkpoint: Checkpoint
     expected: Inventory
     batches: Sequence[PackedBatch]
@@ -150,15 +152,23 @@ def _assemble(
     shards.link_into(folder)
     _link(source.text, folder, but={CONFIG, INDEX, *source.checkpoint.headers})
     write_configs(folder, source.checkpoint, source.expected, quantized)
-    if source.donor is not None:
-        add_head(folder, source.donor)
+    _add_head(source, folder)
     shards.discard()
     return folder
 
 
 def bf16(source: VariantSource) -> Path:
     """The source itself with the MTP head, as the variants have it; nothing is copied."""
-    return with_head(source.text, source.donor, source.work / "source")
+    folder = with_head(source.text, None, source.work / "source")
+    _add_head(source, folder)
+    return folder
+
+
+def _add_head(source: VariantSource, folder: Path) -> None:
+    if source.donor is not None:
+        add_head(folder, source.donor)
+    if source.own_head is not None:
+        add_own_head(folder, source.own_head)
 
 
 def with_head(artifact: Artifact, donor: Artifact | None, folder: Path) -> Path:

@@ -5,7 +5,7 @@ lists them. They stand apart because torch takes seconds to import.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ from scion.architectures.families import in_head
 from scion.architectures.inventory import inventory
 from scion.artifacts.artifact import Artifact
 from scion.checkpoint.experts_apart import experts_apart
+from scion.checkpoint.own_head import OwnHead
 from scion.checkpoint.safetensors_file import digest_safetensors
-from scion.checkpoint.shards import Checkpoint
+from scion.checkpoint.shards import CONFIG, Checkpoint
+from scion.checkpoint.source_parts import Kept, SourceParts
 from scion.common.digest import in_parallel
 from scion.common.errors import ScionError
 from scion.common.progress import progress
@@ -34,16 +36,17 @@ from scion.quantization.verify_nvfp4 import check_module, row_blocks
 _AGAIN = "the release was made by quantize_nvfp4: remove its artifact and run the workflow again"
 # Of a module's weights. Rounding makes 0.1; GPTQ has made 0.12 of a whole model.
 _LARGEST_ERROR = 0.5
+_BESIDE = {"mtp": "MTP head", "vision": "vision tower"}
 
 
 def verify_checkpoint(
-    release: Artifact, text: Artifact, donor: Artifact | None, settings: Lint
+    release: Artifact, fixed: Artifact, donor: Artifact | None, settings: Lint
 ) -> dict[str, Any]:
     """Check a grafted release, and report.
 
     Args:
         release: The NVFP4 checkpoint, with its MTP head if it has one.
-        text: The bf16 text model that was quantized.
+        fixed: The bf16 source with sound keys.
         donor: The MTP tensors; None where the head is the source's own, or there is none.
         settings: Engines to judge the release for, and rules to leave out.
 
@@ -67,14 +70,20 @@ def verify_checkpoint(
         four_bits=recorded["four_bits"],
     )
     spelling = _spelling(checkpoint)
-    source = experts_apart(Checkpoint.open(text.folder), expected.layer_stacks)
-    unchanged = _check_inventory(checkpoint, text, donor, source, quantized, spelling)
+    source = experts_apart(Checkpoint.open(fixed.folder), expected.layer_stacks)
+    parts = SourceParts.of(source.shard_of, inventory(source.config, where=fixed.folder / CONFIG))
+    kept = parts.kept(_kept(release))
+    gone = parts.beside.difference(*kept.values())
+    rows = {name: row for name, row in fixed.tensors().items() if name not in gone}
+    unchanged = _check_inventory(checkpoint, rows, donor, source, quantized, spelling)
     digests = _digests(checkpoint)
     for name, wanted in unchanged.items():
         if digests[name] != wanted:
             raise _wrong(release, name, "a tensor is not its original", wanted, digests[name])
     if donor is not None:
-        _check_finite(checkpoint, donor)
+        _check_finite(checkpoint, "mtp", donor.tensors(), where=donor.facts["location"])
+    for part, names in kept.items():
+        _check_finite(checkpoint, part, names, where=str(fixed.folder))
     checksums = release.facts["scale_checksums"]
     errors = _check_weights(checkpoint, source, quantized, recipe, spelling, checksums)
     eight_bits = [module for module, algorithm in quantized.items() if algorithm == FP8]
@@ -98,6 +107,13 @@ def verify_checkpoint(
     }
 
 
+def _kept(release: Artifact) -> Kept:
+    """What the release says that it keeps of its source beside the language model."""
+    facts = release.facts
+    head: OwnHead = "kept" if facts["mtp_origin"] == "source" else "removed"
+    return Kept(tower=not facts["text_only"], head=head)
+
+
 def _spelling(checkpoint: Checkpoint) -> Spelling:
     """How the release names tensors, by what it declares."""
     spelling = declared_spelling(checkpoint.config)
@@ -114,7 +130,7 @@ def _spelling(checkpoint: Checkpoint) -> Spelling:
 
 def _check_inventory(
     checkpoint: Checkpoint,
-    text: Artifact,
+    rows: Mapping[str, Mapping[str, Any]],
     donor: Artifact | None,
     source: Checkpoint,
     quantized: Mapping[str, str],
@@ -124,9 +140,9 @@ def _check_inventory(
 
     Args:
         checkpoint: The release.
-        text: The bf16 text model.
+        rows: The source's tensors that the release is made of.
         donor: The MTP tensors, if they were grafted.
-        source: The bf16 text model's headers, experts one by one.
+        source: The source's headers, experts one by one.
         quantized: NVFP4 or FP8 by module; all else must be as it was.
         spelling: How the release names tensors.
 
@@ -137,7 +153,7 @@ def _check_inventory(
     unchanged = {
         # Of stacks, the table has none of the members, which are all quantized.
         name: row
-        for name, row in text.tensors().items()
+        for name, row in rows.items()
         if name in source.shard_of and name not in weights
     }
     unchanged |= donor.tensors() if donor else {}
@@ -174,16 +190,16 @@ def _digests(checkpoint: Checkpoint) -> dict[str, str]:
     return {name: sha256 for table in tables for name, sha256 in table.items()}
 
 
-def _check_finite(checkpoint: Checkpoint, donor: Artifact) -> None:
-    """The donor's tensors; quantize_nvfp4 has looked at those of the source."""
-    for name in donor.tensors():
+def _check_finite(checkpoint: Checkpoint, part: str, names: Iterable[str], *, where: str) -> None:
+    """What went around the quantizer; quantize_nvfp4 has looked at the language model."""
+    for name in names:
         if not torch.isfinite(_tensor(checkpoint, name)).all():
             raise ScionError(
-                "a weight of the MTP head is not finite",
-                where=f"{donor.facts['location']}: {name}",
+                f"a weight of the {_BESIDE[part]} is not finite",
+                where=f"{where}: {name}",
                 expected="finite numbers",
                 found="NaN or infinity",
-                hint="the donor is broken: choose another revision of it",
+                hint="it is broken there: choose another revision",
             )
 
 

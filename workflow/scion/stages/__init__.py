@@ -4,13 +4,13 @@ A stage turns artifacts into an artifact. Rule, module, log and benchmark have t
 
     fetch_source, lint_source, fix_keys, extract_text, quantize_nvfp4      the source, to NVFP4
     respell                                                                in another spelling
-    fetch_donor, graft_mtp, verify_release                                 its head, and the proof
+    fetch_donor, graft_mtp, verify_release                                 the whole, and its proof
     measure_serving, run_agent_tasks, evaluate_quality, evaluate_ifeval,
     evaluate_bfcl, fetch_base                                              what it can do
     render_card, seal_release                                              what is published
     compare_recipes                                                        beside `all`
 
-Begin with `scion.stages.graft_mtp`, a short one, and with the rule of its name in rules/graft.smk.
+Begin with `scion.stages.respell`, a short one, and with the rule of its name in rules/quantize.smk.
 `scion.stages.common_options` has what every `main` shares, `scion.stages.served` what those share
 that start a server.
 

@@ -101,6 +101,7 @@ def compare_recipes(
     *,
     text: Artifact,
     donor: Artifact | None,
+    own_head: Artifact | None,
     chats: Path,
     texts: Path | None,
     prompts: Path,
@@ -116,6 +117,7 @@ def compare_recipes(
     Args:
         text: The bf16 checkpoint that is quantized.
         donor: The MTP head, if it is grafted.
+        own_head: The source with sound keys, if its own head stays.
         chats: JSONL of held-out chats.
         texts: JSONL of held-out plain texts, if there are to be any.
         prompts: JSONL of chats to count acceptance on.
@@ -132,6 +134,7 @@ def compare_recipes(
     comparison = settings.comparison
     inputs: dict[str, Artifact | Path] = {"text": text, "chats": chats}
     inputs |= {"donor": donor} if donor else {}
+    inputs |= {"own_head": own_head} if own_head else {}
     inputs |= {"texts": texts} if texts else {}
     inputs |= {"prompts": prompts, "tasks": tasks}
     for number, each in enumerate(settings.quantization.calibration.sets, start=1):
@@ -144,7 +147,7 @@ def compare_recipes(
             *read_chats(chats, limit=comparison.samples),
             *(read_texts(texts, limit=comparison.samples) if texts else []),
         ]
-        source, samples = _source(text, donor, settings, draft)
+        source, samples = _source(text, donor, own_head, settings, draft)
         limit = comparison.acceptance_prompts
         measuring = Measuring(
             stage=STAGE,
@@ -213,7 +216,11 @@ def _check_server(settings: RecipeComparisonSettings) -> None:
 
 
 def _source(
-    text: Artifact, donor: Artifact | None, settings: RecipeComparisonSettings, draft: Draft
+    text: Artifact,
+    donor: Artifact | None,
+    own_head: Artifact | None,
+    settings: RecipeComparisonSettings,
+    draft: Draft,
 ) -> tuple[VariantSource, list[Sample]]:
     checkpoint = Checkpoint.open(text.folder)
     quantization = settings.quantization
@@ -221,6 +228,7 @@ def _source(
     source = VariantSource(
         text=text,
         donor=donor,
+        own_head=own_head,
         checkpoint=checkpoint,
         expected=inventory(checkpoint.config, where=text.folder / "config.json"),
         batches=pack(samples, quantization.calibration.pack_tokens),
@@ -369,6 +377,7 @@ def main() -> int:
         __doc__, inputs={"text": "pointer of the bf16 checkpoint that is quantized"}
     )
     add_optional(parser, "donor", "POINTER", "pointer of fetch_donor")
+    add_optional(parser, "own-head", "POINTER", "pointer of fix_keys, if the own head stays")
     add_file(parser, "chats", "JSONL of held-out chats")
     add_optional(parser, "texts", "FILE", "JSONL of held-out plain texts")
     add_file(parser, "prompts", "JSONL of chats to count acceptance on")
@@ -384,6 +393,7 @@ def main() -> int:
         artifact = compare_recipes(
             text=output.store.open_pointer(arguments.text),
             donor=output.store.open_pointer(arguments.donor) if arguments.donor else None,
+            own_head=output.store.open_pointer(arguments.own_head) if arguments.own_head else None,
             chats=arguments.chats,
             texts=arguments.texts,
             prompts=arguments.prompts,

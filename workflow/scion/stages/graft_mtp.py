@@ -1,64 +1,91 @@
-"""Graft the donor's bf16 MTP head onto the quantized checkpoint.
+"""Put the release together: the quantized language model, an MTP head, the vision tower.
 
-The head is the donor's own shard, hard-linked, so its tensors are the donor's bit for bit; the
-quantized shards are hard-linked too. Only the index is written; config.json, which declares the
-head from here on; and tensors.json, which says from here on where each tensor comes from. A donor
-that is no kin of the source is refused (`scion.checkpoint.kinship`).
-
-Without a donor the release has the head that the source kept, or none. The stage then passes the
-checkpoint on, and says where its tensors come from.
+A grafted head is the donor's own shard, hard-linked, so its tensors are the donor's bit for bit. A
+head or tower that stays is the source's: taken from the checkpoint with sound keys, around the
+quantizer. The quantized shards are hard-linked too. What is written is the index; config.json,
+which declares the parts from here on; and tensors.json, which says from here on where each tensor
+comes from. A donor that is no kin of the source is refused (`scion.checkpoint.kinship`).
 """
 
 import sys
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, get_args
 
 from scion.architectures.families import in_head
+from scion.architectures.inventory import Inventory, inventory
 from scion.artifacts.artifact import Artifact, Draft
 from scion.artifacts.making import Output, remake
 from scion.artifacts.origins import Rows, tensor_origins
-from scion.checkpoint.shards import CONFIG, INDEX, Checkpoint, index_headers
+from scion.artifacts.taken_tensors import take_tensors
+from scion.checkpoint.own_head import OwnHead
+from scion.checkpoint.release_files import (
+    NAMING_CODE,
+    PROCESSOR_FILES,
+    code_references,
+    without_code,
+)
+from scion.checkpoint.shards import CONFIG, INDEX, Checkpoint, index_headers, read_object
+from scion.checkpoint.source_parts import NO_PARTS, Kept, SourceParts, require_parts
 from scion.common.errors import ScionError
 from scion.common.files import write_json
 from scion.quantization.mtp_head import declare_head, donor_kinship, head_shards
+from scion.quantization.respelling import excluding
 from scion.stages.common_options import add_optional, run_stage, stage_parser
 
 
 def graft_mtp(
     *,
     quantized: Artifact,
-    text: Artifact,
+    fixed: Artifact,
     donor: Artifact | None,
+    kept: Kept = NO_PARTS,
     trusted_donor: str | None = None,
     output: Output,
     environment: str,
 ) -> Artifact:
-    """Put a quantized checkpoint and a donor's MTP head together.
+    """Put a quantized language model and the parts of its release together.
 
     Args:
         quantized: The NVFP4 checkpoint.
-        text: The bf16 text model that was quantized, for the tensors' origins.
+        fixed: The source with sound keys, whose language model was quantized.
         donor: The MTP tensors, as `fetch_donor` leaves them; None for a release with the source's
             own head, or without one.
+        kept: What stays of the source beside its language model.
         trusted_donor: Location of a donor that is taken though it looks like no kin.
         output: Where the artifact goes.
         environment: Identity of the locked environment.
 
     Raises:
-        ScionError: The donor's tensors do not have the names, shapes and dtype that the target's
+        ScionError: The source lacks what shall stay, or has a head and nothing says that it may go;
+            the donor's tensors do not have the names, shapes and dtype that the source's
             config.json implies; or its weights are those of another base.
     """
     trusted = donor is not None and trusted_donor == donor.facts["location"]
 
     def build(draft: Draft) -> None:
-        if donor is None:
+        source = Checkpoint.open(fixed.folder)
+        expected = inventory(source.config, where=fixed.folder / CONFIG)
+        require_parts(kept, source.shard_of, expected, where=fixed.folder)
+        parts = SourceParts.of(source.shard_of, expected).kept(kept)
+        code = _code_references(fixed, kept)
+        if donor is not None and kept.head == "kept":
+            raise _two_heads(fixed, donor)
+        if donor is None and not parts:
             draft.link_all(quantized)
         else:
-            _graft(draft, quantized, donor)
+            _put_together(draft, quantized, fixed, donor, kept, parts, expected)
+        draft.hash_files()
         rows = draft.tensor_table()
-        draft.origins |= _origins(rows, quantized, text, donor)
+        draft.origins |= _origins(rows, quantized, fixed, donor)
         draft.facts |= {
             **_head_facts(rows, donor),
-            "kinship": donor_kinship(text, donor, trusted=trusted) if donor else None,
+            "text_only": "vision" not in parts,
+            "vision_tensors": len(parts.get("vision", ())),
+            "source_shards": sorted(
+                {rows[name]["file"] for part in parts.values() for name in part}
+            ),
+            "code_references_removed": code,
+            "kinship": donor_kinship(fixed, donor, trusted=trusted) if donor else None,
             "recipe": quantized.facts["recipe"],
             "scale_checksums": quantized.facts["scale_checksums"],
         }
@@ -66,31 +93,75 @@ def graft_mtp(
     return remake(
         output,
         stage="graft_mtp",
-        inputs={"quantized": quantized, "text": text, **({"donor": donor} if donor else {})},
-        settings={"trusted": trusted},
+        inputs={"quantized": quantized, "fixed": fixed, **({"donor": donor} if donor else {})},
+        settings={"trusted": trusted, "tower": kept.tower, "own_head": kept.head},
         environment=environment,
         build=build,
     )
 
 
-def _graft(draft: Draft, quantized: Artifact, donor: Artifact) -> None:
+def _two_heads(fixed: Artifact, donor: Artifact) -> ScionError:
+    return ScionError(
+        "there are two MTP heads: the source keeps its own, and a donor is given",
+        where=fixed.folder,
+        expected="one of them",
+        found=f"{donor.facts['location']} beside it",
+        hint="set mtp.origin: source and donor: null, or mtp.replaces_own: true",
+    )
+
+
+def _code_references(fixed: Artifact, kept: Kept) -> dict[str, list[str]]:
+    """By config that the release has, the keys of the source's that name code to load."""
+    gone = set(PROCESSOR_FILES) - set(kept.files(fixed.files))
+    names = [name for name in NAMING_CODE if name in fixed.files and name not in gone]
+    found = {name: code_references(read_object(fixed.folder / name)) for name in names}
+    return {name: keys for name, keys in found.items() if keys}
+
+
+def _put_together(
+    draft: Draft,
+    quantized: Artifact,
+    fixed: Artifact,
+    donor: Artifact | None,
+    kept: Kept,
+    parts: Mapping[str, tuple[str, ...]],
+    expected: Inventory,
+) -> None:
     checkpoint = Checkpoint.open(quantized.folder)
-    where = quantized.folder / CONFIG
-    if any(map(in_head, checkpoint.shard_of)):
-        raise ScionError(
-            "there are two MTP heads: the source kept its own, and a donor is given",
-            where=quantized.folder,
-            expected="one of them",
-            found=f"{donor.facts['location']} beside it",
-            hint="set mtp.origin: source and donor: null, or mtp.replaces_own: true",
-        )
-    config = declare_head(checkpoint.config, donor, where=where)
-    head = head_shards(donor)
-    draft.link_all(quantized, but={INDEX, CONFIG})
-    for shard in head:
-        draft.link(donor, shard)
-    index_headers(draft.folder, [*checkpoint.headers, *head])
-    write_json(draft.folder / CONFIG, config)
+    config = kept.config(read_object(fixed.folder / CONFIG))
+    scheme, sidecars = checkpoint.config["quantization_config"], dict[str, Any]()
+    if "vision" in parts:
+        exclude = [*quantized.facts["excluded"], expected.family.vision_pattern]
+        scheme, sidecars = excluding(checkpoint, exclude)
+    draft.link_all(quantized, but={INDEX, CONFIG, *sidecars})
+    shards = [*checkpoint.headers]
+    if donor is not None:
+        config = declare_head(config, donor, where=quantized.folder / CONFIG)
+        for shard in head_shards(donor):
+            draft.link(donor, shard)
+            shards.append(shard)
+    for part, names in parts.items():
+        shards += take_tensors(draft, fixed, names, shard_name=_shard_of(part))
+    for name in kept.files(fixed.files):
+        content = read_object(fixed.folder / name)
+        if code_references(content):
+            write_json(draft.folder / name, without_code(content))
+        else:
+            draft.link(fixed, name)
+    index_headers(draft.folder, shards)
+    write_json(draft.folder / CONFIG, {**config, "quantization_config": scheme})
+    for name, content in sidecars.items():
+        write_json(draft.folder / name, content)
+
+
+def _shard_of(part: str) -> Callable[[int, int], str]:
+    """What shards of a part are called: as a donor's head is, where there is one alone."""
+
+    def name(number: int, count: int) -> str:
+        numbers = f"-{number:05}-of-{count:05}" if count > 1 else ""
+        return f"model-{part}{numbers}.safetensors"
+
+    return name
 
 
 def _head_facts(rows: Rows, donor: Artifact | None) -> dict[str, Any]:
@@ -106,17 +177,17 @@ def _head_facts(rows: Rows, donor: Artifact | None) -> dict[str, Any]:
 
 
 def _origins(
-    rows: Rows, quantized: Artifact, text: Artifact, donor: Artifact | None
+    rows: Rows, quantized: Artifact, fixed: Artifact, donor: Artifact | None
 ) -> dict[str, dict[str, str]]:
-    origins = tensor_origins(rows, text=text.tensors(), donor=donor.tensors() if donor else {})
+    origins = tensor_origins(rows, source=fixed.tensors(), donor=donor.tensors() if donor else {})
     unknown = [name for name in rows if name not in origins]
     if unknown:
         raise ScionError(
-            "a tensor of the quantized checkpoint comes from none of the text model",
+            "a tensor of the quantized checkpoint comes from none of the source",
             where=f"{quantized.folder}: {unknown[0]}",
-            expected="the tensors of the checkpoint that was quantized",
+            expected="what was made of the source's tensors",
             found=f"{len(unknown)} others",
-            hint="name the extract_text artifact that quantize_nvfp4 was given",
+            hint="name the fix_keys artifact that the quantized text model was extracted from",
         )
     return origins
 
@@ -127,8 +198,21 @@ def main() -> int:
         __doc__,
         inputs={
             "quantized": "pointer of quantize_nvfp4 or respell",
-            "text": "pointer of extract_text",
+            "fixed": "pointer of fix_keys",
         },
+    )
+    parser.add_argument(
+        "--text-only",
+        choices=("true", "false"),
+        required=True,
+        help="false: the vision tower of the source stays",
+    )
+    parser.add_argument(
+        "--own-head",
+        choices=get_args(OwnHead),
+        default="absent",
+        help="what becomes of the source's own MTP head: it has none, the default, and one that it "
+        "has is refused; it is kept; it is removed",
     )
     add_optional(parser, "donor", "POINTER", "pointer of fetch_donor")
     parser.add_argument(
@@ -142,8 +226,9 @@ def main() -> int:
         args,
         lambda output: graft_mtp(
             quantized=output.store.open_pointer(args.quantized),
-            text=output.store.open_pointer(args.text),
+            fixed=output.store.open_pointer(args.fixed),
             donor=output.store.open_pointer(args.donor) if args.donor else None,
+            kept=Kept(tower=args.text_only == "false", head=args.own_head),
             trusted_donor=args.trusted_donor,
             output=output,
             environment=args.environment,

@@ -136,7 +136,7 @@ def card_values(
     records: Mapping[str, dict[str, Any]],
 ) -> dict[str, Any]:
     """All that the template may quote, but for pictures, example request and `made_by`."""
-    text_only = evidence["extract_text"].facts["text_only"]
+    text_only = release.facts["text_only"]
     serving = records[SERVING.stage]
     fix, text = evidence["fix_keys"].facts, evidence["extract_text"].facts
     steps = {**evidence, "graft_mtp": release}

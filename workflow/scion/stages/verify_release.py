@@ -3,17 +3,18 @@
 Nothing is taken from the release's own index or table: the tensors that must be there follow from
 the *source's* inventory, and every digest is taken anew. What is checked:
 
-- inventory: each tensor of the text model is there, unchanged or as four NVFP4 tensors or three of
-  FP8; the MTP head is there, or no tensor of one where the release has none; nothing else is;
+- inventory: each tensor of the language model is there, unchanged or as four NVFP4 tensors or three
+  of FP8; the MTP head and the vision tower are there, or no tensor of one that the release has not;
+  nothing else is;
 - scheme: `scion lint` has no error to report, for the engines that are to serve the release: each
   builds every module as it is stored, both config files say the same, fused groups share their
   scales, and every global scale is finite and positive;
-- unchanged tensors equal the source's, its own MTP head's among them if that was kept, and a
-  grafted head's the donor's, bit for bit;
+- unchanged tensors equal the source's, those of its own MTP head and vision tower among them if
+  these were kept, and a grafted head's the donor's, bit for bit;
 - quantized weights decode to within one rounding of the source's, or, where a recipe chooses scales
   or moves weights, to what it may make of them (`scion.quantization.verify_nvfp4`); no row has
-  vanished; scales of FP8 are those of the largest number of their group; and every number of the
-  MTP head is finite.
+  vanished; scales of FP8 are those of the largest number of their group; and every number of what
+  went around the quantizer, MTP head and vision tower, is finite.
 """
 
 import sys
@@ -37,7 +38,7 @@ REPORT = "verification.json"
 def verify_release(
     *,
     release: Artifact,
-    text: Artifact,
+    fixed: Artifact,
     donor: Artifact | None,
     output: Output,
     settings: Lint,
@@ -47,7 +48,7 @@ def verify_release(
 
     Args:
         release: The NVFP4 checkpoint, with its MTP head if it has one.
-        text: The bf16 text model that was quantized.
+        fixed: The bf16 source with sound keys.
         donor: The MTP tensors; None where the head is the source's own, or there is none.
         output: Folder of the artifact to make; it holds the report, not the weights.
         settings: Engines to judge the release for, and rules to leave out.
@@ -61,7 +62,7 @@ def verify_release(
         # Here, because torch takes seconds to import, and the store may have the artifact.
         from scion.quantization.verify_checkpoint import verify_checkpoint
 
-        report = verify_checkpoint(release, text, donor, settings)
+        report = verify_checkpoint(release, fixed, donor, settings)
         write_json(draft.folder / REPORT, report)
         by_module = "relative_weight_error_by_module"
         draft.facts |= {key: value for key, value in report.items() if key != by_module}
@@ -69,7 +70,7 @@ def verify_release(
     return remake(
         output,
         stage="verify_release",
-        inputs={"release": release, "text": text, **({"donor": donor} if donor else {})},
+        inputs={"release": release, "fixed": fixed, **({"donor": donor} if donor else {})},
         settings={"lint": settings.model_dump(mode="json")},
         environment=environment,
         build=build,
@@ -82,7 +83,7 @@ def main() -> int:
         __doc__,
         inputs={
             "release": "pointer of graft_mtp",
-            "text": "pointer of extract_text",
+            "fixed": "pointer of fix_keys",
         },
     )
     add_optional(parser, "donor", "POINTER", "pointer of fetch_donor")
@@ -92,7 +93,7 @@ def main() -> int:
         args,
         lambda output: verify_release(
             release=output.store.open_pointer(args.release),
-            text=output.store.open_pointer(args.text),
+            fixed=output.store.open_pointer(args.fixed),
             donor=output.store.open_pointer(args.donor) if args.donor else None,
             output=output,
             settings=read_settings(args.settings, LintSettings).lint,

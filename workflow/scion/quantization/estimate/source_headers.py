@@ -5,33 +5,40 @@ does to names and sizes is done here to the headers. A repository on the hub is 
 config.json, its index, and a range of each shard.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from scion.architectures.inventory import inventory
 from scion.architectures.sound_names import sound_names
-from scion.architectures.text_only import text_config
 from scion.checkpoint.folder_source import open_source
 from scion.checkpoint.safetensors_file import Header
 from scion.checkpoint.shards import CONFIG, Checkpoint
+from scion.checkpoint.source_parts import LANGUAGE_MODEL
 from scion.common.errors import ScionError
 from scion.formats.modelopt import HF_QUANT_CONFIG
 from scion.lint.subject import Subject
 
 
-def text_checkpoint(
-    location: str, *, text_only: bool = True, keep_head: bool = False
-) -> Checkpoint:
-    """What `location` will be when it is quantized.
+@dataclass(frozen=True)
+class SourceHeaders:
+    """What a source's headers tell.
+
+    Attributes:
+        bytes: Of all its tensors.
+        text: Its language model, with sound keys: a checkpoint whose headers can be asked for names
+            and sizes. Its data can't be read by them where something was taken out, or where it is
+            not on this machine.
+    """
+
+    bytes: int
+    text: Checkpoint
+
+
+def source_headers(location: str) -> SourceHeaders:
+    """Read the headers of a source.
 
     Args:
         location: A folder, or `hf://owner/name[@revision]`.
-        text_only: False keeps the vision tower.
-        keep_head: Whether the source's own MTP head stays.
-
-    Returns:
-        A checkpoint whose headers can be asked for names and sizes. Its data can't be read by them
-        where something was taken out, or where it is not on this machine.
 
     Raises:
         ScionError: No checkpoint is there, it can't be read, it is not of the known family, or it
@@ -45,7 +52,7 @@ def text_checkpoint(
     expected = inventory(subject.config, where=folder / CONFIG)
     tensors = {name: shard for shard in subject.shards for name in subject.headers[shard].tensors}
     names = sound_names(tensors, expected, where=folder)
-    out = {*(() if keep_head else expected.mtp), *(expected.vision if text_only else ())}
+    out = {*expected.mtp, *expected.vision}
     headers: dict[str, Header] = {}
     for shard in subject.shards:
         header = subject.headers[shard]
@@ -57,8 +64,9 @@ def text_checkpoint(
         if kept:
             headers[shard] = replace(header, tensors=kept)
     shard_of = {name: shard for shard, header in headers.items() for name in header.tensors}
-    config = text_config(subject.config, text_only=text_only, keep_head=keep_head)
-    return Checkpoint(folder, headers, shard_of, config)
+    config = LANGUAGE_MODEL.config(subject.config)
+    size = sum(t.size for shard in subject.shards for t in subject.headers[shard].tensors.values())
+    return SourceHeaders(size, Checkpoint(folder, headers, shard_of, config))
 
 
 def _require_plain(subject: Subject, folder: Path) -> None:

@@ -36,15 +36,17 @@ def _extracted(facts: _Facts) -> str:
         "the MTP head": facts["mtp_tensors_removed"],
     }
     words = [f"{count} tensors of {part}" for part, count in removed.items() if count]
-    said = f"{' and '.join(words)} left out" if words else "nothing left out"
+    said = f"{' and '.join(words)} set apart" if words else "nothing to set apart"
     reasons = [f"{part}: {reason}" for part, reason in facts["not_applicable"].items()]
     return "; ".join([said, *reasons])
 
 
 def _grafted(facts: _Facts) -> str:
+    tower = facts["vision_tensors"]
+    said = [f"{tower} tensors of the source's vision tower"] if tower else []
     if facts["mtp_origin"] == "none":
-        return "a release without an MTP head"
-    return f"{facts['mtp_tensors']} tensors of {facts['donor'] or 'the source'}"
+        return "; ".join(["a release without an MTP head", *said])
+    return "; ".join([f"{facts['mtp_tensors']} tensors of {facts['donor'] or 'the source'}", *said])
 
 
 def _verified(facts: _Facts) -> str:

@@ -1,17 +1,17 @@
-"""Whether source and donor can give the head that a configuration asks for, before any work."""
+"""Whether source and donor have the parts that a configuration asks for, before any work."""
 
 from collections.abc import Mapping
 
 from scion.checkpoint.config import Mtp
 from scion.checkpoint.kinship import compare_samples, require_kin, sample_weights, tokens_of
-from scion.checkpoint.own_head import own_head, require_own_head
 from scion.checkpoint.places import of_key
-from scion.checkpoint.preview import Preview
+from scion.checkpoint.preview import Preview, require_processor
 from scion.checkpoint.source import tensor_shards
+from scion.checkpoint.source_parts import Kept, require_parts
 
 
-def check_head(seen: Mapping[str, Preview], mtp: Mtp) -> None:
-    """Hold source and donor against what the configuration says of the head.
+def check_parts(seen: Mapping[str, Preview], mtp: Mtp, *, tower: bool) -> None:
+    """Hold source and donor against what the configuration says of head and vision tower.
 
     Of a repository on the hub that reads its index and, for the donor's kinship, the headers of a
     few shards and some kilobytes of their data.
@@ -19,18 +19,21 @@ def check_head(seen: Mapping[str, Preview], mtp: Mtp) -> None:
     Args:
         seen: The checkpoints that could be looked at, by their keys of the configuration.
         mtp: Where the head comes from.
+        tower: Whether the vision tower stays.
 
     Raises:
-        ScionError: The source has a head that would be lost, or none that could be kept; or the
-            donor is no kin of it.
+        ScionError: The source has a head that would be lost, or none that could be kept; or no
+            tower that could be, or no processor for it; or the donor is no kin of it.
     """
     source, donor = seen.get("source"), seen.get("donor")
     if source is None:
         return
     with of_key("source"):
         names = tensor_shards(source.source, source.location)
-        found = own_head(names, source.expected)
-        require_own_head(mtp.own_head, found, source.expected, where=source.location)
+        kept = Kept(tower, mtp.own_head)
+        require_parts(kept, names, source.expected, where=source.location)
+        if tower:
+            require_processor(source)
     if donor is None or mtp.trusted_donor == donor.location:
         return
     with of_key("donor"):
