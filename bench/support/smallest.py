@@ -7,15 +7,14 @@ Of files that a stage writes:
   most of it and the stage never sees those bytes.
 
 Of what it reads, where the table below names nothing else: the files of its inputs that it does not
-pass on as they are, and of shards the header and each tensor; what two inputs share, once. So
-`verify_release` reads the release and, of the text model, what was quantized. The digests of the
-rest are in the tensor table.
+pass on as they are, and of shards the header and each tensor; what two inputs share, once.
 
 - fetch_source: its own files, which are the source's, to be known.
 - fetch_donor: as much as it writes.
 - lint_source: of shards the headers alone.
 - extract_text: of shards that it can't link, the tensors that it keeps.
-- graft_mtp: of the text model nothing but its tensor table.
+- graft_mtp: of the source nothing but its tensor table, where nothing of it is kept.
+- verify_release: of the source, of what was quantized. The digests of the rest are in its table.
 - render_card: results of stages that measure, and the copies of the card for `snakemake --report`.
 - seal_release: the files but weights, which are copied into the folder that is published.
 
@@ -119,9 +118,11 @@ class Made:
         yield self.looked_at(artifact.stage)
         passed = {row["sha256"] for row in artifact.files.values()}
         kept = {row["sha256"] for row in artifact.tensors().values()}
+        text = self.artifacts["extract_text"].tensors().values()
+        quantized = {row["sha256"] for row in text}
         seen = set[str]()
         for source in self._inputs(artifact):
-            if (artifact.stage, source.stage) == ("graft_mtp", "extract_text"):
+            if (artifact.stage, source.stage) == ("graft_mtp", "fix_keys"):
                 continue
             rows = source.tensors().values()
             for name, entry in source.files.items():
@@ -134,6 +135,8 @@ class Made:
                 yield min(row["range"][0] for row in tensors)
                 for row in tensors:
                     if artifact.stage == "lint_source" or row["sha256"] in seen:
+                        continue
+                    if artifact.stage == "verify_release" and row["sha256"] not in quantized:
                         continue
                     if artifact.stage != "extract_text" or row["sha256"] in kept:
                         yield row["range"][1] - row["range"][0]

@@ -171,7 +171,8 @@ def test_a_donor_of_another_hidden_size_is_refused(outputs: Path, tmp_path: Path
     done = run(
         "graft_mtp",
         quantized=pointer(outputs / "quantize_nvfp4"),
-        text=pointer(outputs / "extract_text"),
+        fixed=pointer(outputs / "fix_keys"),
+        text_only="true",
         donor=pointer(outputs / "donor"),
         output=pointer(outputs / "graft_mtp"),
     )
@@ -336,7 +337,7 @@ def test_a_stage_that_is_interrupted_while_it_hashes_or_copies_leaves_no_trace(
     options: Any = {
         "fetch_source": {"location": wide / "sound"},
         "fix_keys": {"source": wide / "broken-made.json"},
-        "extract_text": {"fixed": wide / "sound-made.json", "text_only": "true", "head": "removed"},
+        "extract_text": {"fixed": wide / "sound-made.json"},
     }[stage]
     options["environment"] = f"sha256:{number.name}"
     output = outputs / stage

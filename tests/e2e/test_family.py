@@ -42,15 +42,49 @@ def project(
     return made
 
 
-def test_what_two_releases_share_is_made_once(project: ProjectCopy) -> None:
-    options = ("--configfile", "family.yaml", *UNTIL)
-    planned = project.run("snakemake", "-n", *options).stdout.splitlines()
+def planned(project: ProjectCopy, *options: str) -> dict[str, list[str]]:
+    """By release, the stages that a dry run lists under it."""
     by_release: dict[str, list[str]] = {}
-    for line in planned:
+    for line in project.run("snakemake", "-n", *options).stdout.splitlines():
         if line.startswith("would run "):
             by_release[line.rpartition("/")[2].rstrip(":")] = []
         elif line.startswith("  "):
             by_release[list(by_release)[-1]].append(line.split()[0])
+    return by_release
+
+
+def test_what_differs_in_head_tower_or_spelling_is_quantized_once(project: ProjectCopy) -> None:
+    of_source = ["fetch_source", "lint_source", "fix_keys", "extract_text", "quantize_nvfp4"]
+    vision, base = (
+        planned(project, "--configfile", f"{name}.yaml", *UNTIL)
+        for name in family_of_the_embedded(project)
+    )
+    assert {name: set(stages) - {"fetch_donor"} for name, stages in base.items()} == {
+        "pico-base-nvfp4": {*of_source, "respell", *OF_EACH},
+        "pico-base-nvfp4-text-mtp": {*OF_EACH},
+    }
+    assert {name: set(stages) - {"fetch_donor"} for name, stages in vision.items()} == {
+        "pico-vision-nvfp4-text-mtp": {*of_source, *OF_EACH},
+        "pico-vision-nvfp4-mtp": {*OF_EACH},
+    }
+
+
+def family_of_the_embedded(project: ProjectCopy) -> list[str]:
+    """Configuration files of the embedded family's releases of one source each."""
+    for source, kinds in (("vision", ("text-mtp", "mtp")), ("base", (None, "text-mtp"))):
+        files = [f"pico-{source}-nvfp4{f'-{kind}' if kind else ''}" for kind in kinds]
+        project.configure(
+            f"{source}.yaml",
+            family={"name": source, "title": "Of one source", "baseline": files[0]},
+            measurement={"speculative_tokens": [0, 3]},
+            releases=[f"config/releases/{file}.yaml" for file in files],
+        )
+    return ["vision", "base"]
+
+
+def test_what_two_releases_share_is_made_once(project: ProjectCopy) -> None:
+    options = ("--configfile", "family.yaml", *UNTIL)
+    by_release = planned(project, *options)
     assert by_release == {
         "in-modelopt": [*SHARED, "quantize_nvfp4", *OF_EACH],
         "in-compressed-tensors": ["respell", *OF_EACH],
