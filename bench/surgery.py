@@ -1,6 +1,6 @@
 """What does the surgery cost beyond moving and hashing the bytes?
 
-Repairing keys, stripping the vision tower and grafting an MTP head move bytes and prove that they
+Repairing keys, extracting the language model and grafting a head move bytes and prove that they
 arrived; nobody computes with them. So the yardstick is what a careful person would type: `cp -r`
 and then `sha256sum`, on as many processes as there are cores. A stage that costs much more wastes
 an hour on a large checkpoint, and one whose memory grows with the checkpoint can't run on a small

@@ -367,9 +367,8 @@ def quantized(config):
 
 
 def bf16(config):
-    """The stage whose checkpoint has in bf16 what the release has; it is what that is held beside."""
-    beside = not config.text_only or config.mtp.own_head == "kept"
-    return "fix_keys" if beside else "extract_text"
+    """The stage whose bf16 checkpoint the release is held beside: one with its tower, if that stays."""
+    return "extract_text" if config.text_only else "fix_keys"
 
 
 def of_all(stage):

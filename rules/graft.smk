@@ -12,6 +12,7 @@ GRAFT_MTP = plan(
         own_head=config.mtp.own_head,
         trusted_donor=config.mtp.trusted_donor or [],
         environment=ROOT_ENVIRONMENT,
+        threads=moving_threads,
     ),
 )
 
@@ -25,6 +26,7 @@ rule graft_mtp:
         GRAFT_MTP.log,
     benchmark:
         GRAFT_MTP.benchmark
+    threads: GRAFT_MTP.threads
     resources:
         **GRAFT_MTP.resources,
     params:

@@ -187,8 +187,8 @@ def _told_rewritten(manifest: Manifest) -> Iterable[str]:
 def _weights(manifests: Manifests) -> Iterator[str]:
     """Whether the release's shards are those of the quantized checkpoint and of a donor's head.
 
-    Shards of what was kept of the source are others: tensors.json says of each tensor in them that
-    it is the source's.
+    Shards of what was kept of the source are others: `scion.artifacts.release_tensors` holds what
+    they contain against the source's table.
     """
     sources = _chain(manifests)[WEIGHTS]
     stages = [sources[name] for name in ("quantized", "donor") if name in sources]

@@ -2,20 +2,22 @@
 
 `tensors.json` is held against the shards. The tables in `provenance/tensors/` are held one against
 the next, so that each tensor is followed to the source, whose checkpoint may be elsewhere, and to
-the donor if there is one; from them follows the origin that `tensors.json` has to say of each.
+the donor if there is one; from them follows the origin that `tensors.json` has to say of each. What
+neither quantizing nor a donor has made must be the source's own head or tower.
 """
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
+from scion.architectures.families import in_head
 from scion.artifacts.artifact import tensor_rows
 from scion.artifacts.file_check import FileCheck
 from scion.artifacts.file_tree import FileTree, read_object
 from scion.artifacts.origins import Rows, same_bytes, tensor_origins
 from scion.artifacts.release_chain import quantized_stage
-from scion.artifacts.release_layout import TENSORS, Manifest, table_file
+from scion.artifacts.release_layout import PROVENANCE, TENSORS, WEIGHTS, Manifest, table_file
 from scion.checkpoint.shards import INDEX, parse_weight_map
 from scion.common.errors import ScionError
 from scion.common.text import printable
@@ -23,6 +25,7 @@ from scion.common.text import printable
 # The checkpoints on the way to a release, of which it has the tables.
 _SOURCE, _FIXED, _TEXT = "fetch_source", "fix_keys", "extract_text"
 _QUANTIZED, _RESPELLED, _DONOR = "quantize_nvfp4", "respell", "fetch_donor"
+_VERIFIED = "verify_release"
 _ORIGIN = "origin"
 
 
@@ -55,14 +58,20 @@ def tensor_problems(
     yield from reader.problems
     rows = dict[str, Any]()
     for shard, digests in checked.tensors.items():
-        rows |= tensor_rows(checked.headers[shard], shard, digests)
+        for name, row in tensor_rows(checked.headers[shard], shard, digests).items():
+            if name in rows:
+                other = printable(rows[name]["file"])
+                yield f"{shard}: {printable(name)} stands in {other} as well"
+            rows[name] = row
     if len(checked.tensors) < sum(name.endswith(".safetensors") for name in listed_files):
         return
     if table is not None:
         yield from _differences(table, rows)
     if index is not None and index != {name: row["file"] for name, row in rows.items()}:
         yield f"{INDEX}: does not name the tensors of the shards"
-    yield from _chain(rows, {stage: read for stage, read in tables.items() if read is not None})
+    known = {stage: read for stage, read in tables.items() if read is not None}
+    yield from _chain(rows, known)
+    yield from _source_problems(rows, known, manifests)
     fixed, donor = tables.get(_FIXED), tables.get(_DONOR) if _DONOR in manifests else {}
     if table is not None and fixed is not None and donor is not None:
         yield from _origin_problems(table, tensor_origins(rows, source=fixed, donor=donor))
@@ -140,6 +149,54 @@ def _chain(rows: Rows, tables: Mapping[str, Rows]) -> Iterator[str]:
         yield from _unequal(_QUANTIZED, before, _RESPELLED, after)
     for stage in (quantized_stage(tables), _DONOR):
         yield from _otherwise(stage, tables.get(stage, {}), "the shards", rows)
+
+
+def _source_problems(
+    rows: Rows, tables: Mapping[str, Rows], manifests: Mapping[str, Manifest]
+) -> Iterator[str]:
+    """Tensors that went around the quantizer, and are not the source's MTP head or vision tower.
+
+    Either is there as a whole or not at all, in shards of its own, as the stages say.
+    """
+    wanted = {_FIXED, _TEXT, quantized_stage(tables), *({_DONOR} & manifests.keys())}
+    if not wanted <= tables.keys() or WEIGHTS not in manifests:
+        return
+    made = tables[quantized_stage(tables)].keys() | tables.get(_DONOR, {}).keys()
+    fixed = tables[_FIXED]
+    beside = {name: fixed[name] for name in fixed.keys() - tables[_TEXT].keys()}
+    kept = rows.keys() - made
+    for name in sorted(kept):
+        if not same_bytes(rows[name], beside.get(name)):
+            yield f"{rows[name]['file']}: {printable(name)} is of no stage before"
+    for title, part in (
+        ("MTP head", {name for name in beside if in_head(name)}),
+        ("vision tower", {name for name in beside if not in_head(name)}),
+    ):
+        if kept & part and not part <= kept:
+            yield f"{TENSORS}: has a part of the source's {title}, without {min(part - kept)}"
+    yield from _count_problems(rows, kept, manifests)
+
+
+def _count_problems(
+    rows: Rows, kept: Collection[str], manifests: Mapping[str, Manifest]
+) -> Iterator[str]:
+    """Facts about what was put together and verified that the shards do not bear out."""
+    tower = [name for name in kept if not in_head(name)]
+    head = sum(map(in_head, rows))
+    found: dict[str, dict[str, Any]] = {
+        WEIGHTS: {
+            "mtp_tensors": head,
+            "vision_tensors": len(tower),
+            "text_only": not tower,
+            "source_shards": sorted({rows[name]["file"] for name in kept}),
+        },
+        _VERIFIED: {"tensors": len(rows), "mtp_tensors": head},
+    }
+    for stage, facts in found.items():
+        told = manifests[stage]["facts"] if stage in manifests else facts
+        for key, value in facts.items():
+            if told.get(key) != value:
+                yield f"{PROVENANCE}/{stage}.json: its fact {key} is not what the shards have"
 
 
 def _matrices(table: Rows) -> Rows:

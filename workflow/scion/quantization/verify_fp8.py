@@ -82,7 +82,7 @@ def check_fp8_scales(
 
     Args:
         checkpoint: The release.
-        source: The text model that was quantized.
+        source: The source's headers, experts one by one.
         modules: Those in FP8.
         groups: Modules that engines load as one.
         recipe: The one that the release was made by.

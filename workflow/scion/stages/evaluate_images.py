@@ -2,7 +2,7 @@
 
 A release that keeps its vision tower is asked held-out questions, each with a picture in a real
 `image_url` request to /v1/chat/completions at temperature 0, as its launch serves it; then the same
-questions are asked of the bf16 checkpoint that was quantized, without speculation: it has no head.
+questions are asked of its source in bf16, without speculation.
 The tower of both is the same, bit for bit. An answer is right if it holds one of the words that the
 question calls right, and none that it calls wrong.
 
@@ -73,7 +73,7 @@ def evaluate_images(
 
     Args:
         release: The quantized checkpoint, with its vision tower.
-        fixed: The bf16 checkpoint that was quantized.
+        fixed: Its bf16 source, with sound keys.
         questions: JSONL; see `scion.evaluation.images.questions`.
         output: Where the artifact goes.
         serving: The servers.
@@ -181,7 +181,7 @@ def main() -> int:
         settings=ImageSettings,
         manifests={
             "release": "pointer of the quantized checkpoint",
-            "fixed": "pointer of the bf16 checkpoint that was quantized",
+            "fixed": "pointer of its bf16 source, with sound keys",
         },
         files={"questions": "JSONL of questions about pictures"},
     )

@@ -6,8 +6,8 @@ long as the documents need, so that bf16 models fit. The release's server render
 documents once, and every model is asked for the log-probabilities of the same token numbers
 (`prompt_logprobs` of /v1/completions).
 
-- *release*: the quantized checkpoint. *fixed*: the bf16 checkpoint that was quantized, after its
-  keys were repaired; the reference of all differences. *base*: the base model, if one is named.
+- *release*: the quantized checkpoint. *fixed*: the same in bf16, after its keys were repaired; the
+  reference of all differences. *base*: the base model, if one is named.
 - *source*: the checkpoint as it was fetched. If its tensors are those of *fixed*, it is not served
   a second time. If not, it is served as it is, and if the engine refuses it, what it says is the
   result: that is what people met who tried.
@@ -99,7 +99,8 @@ def evaluate_quality(
 
     Args:
         source: The checkpoint as it was fetched.
-        fixed: The bf16 checkpoint that was quantized.
+        fixed: The same in bf16, with sound keys: the language model, or the whole source where the
+            release keeps its vision tower.
         release: The quantized one.
         base: The whole base model, if it is to be compared.
         chats: JSONL of chats; see `scion.evaluation.chats`.
@@ -245,7 +246,7 @@ def main() -> int:
         settings=QualitySettings,
         manifests={
             "source": "pointer of fetch_source",
-            "fixed": "pointer of the bf16 checkpoint that was quantized",
+            "fixed": "pointer of the same checkpoint in bf16, with sound keys",
             "release": "pointer of the quantized checkpoint",
         },
         optional_manifests={"base": "pointer of fetch_base"},

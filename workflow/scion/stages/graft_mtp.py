@@ -9,6 +9,7 @@ comes from. A donor that is no kin of the source is refused (`scion.checkpoint.k
 
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, get_args
 
 from scion.architectures.families import in_head
@@ -67,13 +68,15 @@ def graft_mtp(
         expected = inventory(source.config, where=fixed.folder / CONFIG)
         require_parts(kept, source.shard_of, expected, where=fixed.folder)
         parts = SourceParts.of(source.shard_of, expected).kept(kept)
-        code = _code_references(fixed, kept)
+        # Of an architecture without a tower none is kept, whatever is asked for.
+        stays = replace(kept, tower="vision" in parts)
+        code = _code_references(fixed, stays)
         if donor is not None and kept.head == "kept":
             raise _two_heads(fixed, donor)
         if donor is None and not parts:
             draft.link_all(quantized)
         else:
-            _put_together(draft, quantized, fixed, donor, kept, parts, expected)
+            _put_together(draft, quantized, fixed, donor, stays, parts, expected)
         draft.hash_files()
         rows = draft.tensor_table()
         draft.origins |= _origins(rows, quantized, fixed, donor)
@@ -94,7 +97,7 @@ def graft_mtp(
         output,
         stage="graft_mtp",
         inputs={"quantized": quantized, "fixed": fixed, **({"donor": donor} if donor else {})},
-        settings={"trusted": trusted, "tower": kept.tower, "own_head": kept.head},
+        settings={"trusted": trusted, "text_only": not kept.tower, "own_head": kept.head},
         environment=environment,
         build=build,
     )

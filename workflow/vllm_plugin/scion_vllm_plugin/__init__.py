@@ -2,8 +2,8 @@
 
 vLLM knows no NVFP4 kernel for its CPU platform and stops with "Failed to find a kernel that can
 implement the NVFP4 linear layer", although it ships `EmulationNvFp4LinearKernel`, which needs no
-GPU. This plugin registers that kernel for the CPU. It adds no arithmetic of its own: the subclass
-in `scion_vllm_plugin.kernel` only keeps the dequantized weights from one step to the next.
+GPU. This plugin registers that kernel for the CPU. It adds no arithmetic of its own there: the
+subclass in `scion_vllm_plugin.kernel` only keeps the dequantized weights from one step to the next.
 
 The emulation is W4A4: before each matrix product the activations are rounded to NVFP4, too, with
 the checkpoint's `input_scale`, then both sides are multiplied in bf16. So what is generated and

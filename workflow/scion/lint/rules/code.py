@@ -63,8 +63,8 @@ def pickle_file(subject: Subject) -> Iterable[Finding]:
     Severity.WARNING,
     "a config names code to load",
     repair="remove the key; every class that lint knows is one of the engines' own",
-    command=workflow_until("extract_text"),
-    stage="extract_text",
+    command=workflow_until("graft_mtp"),
+    stage="graft_mtp",
 )
 def code_reference(subject: Subject) -> Iterable[Finding]:
     """Where code is allowed, `auto_map` goes before the class that an engine has itself.
