@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from support.clone import PROJECT, clone_project
 from support.measure import Candidate, compare, machine, tell, unwind_when_ended
 
-PROJECT = Path(__file__).resolve().parents[1]
 FAMILY = "config/families/pico.yaml"
 AT_MOST = 1.6
 
@@ -41,35 +41,27 @@ def main() -> int:
     args = parser.parse_args()
     unwind_when_ended()
     with tempfile.TemporaryDirectory(prefix="scion-family-") as folder:
-        clone = cloned(Path(folder, "clone"))
-        tell(measure(clone, args.repeat), args.output)
+        checkout = Path(folder, "clone")
+        os.environ |= clone_project(checkout)
+        tell(measure(checkout, args.repeat), args.output)
     return 0
 
 
-def cloned(folder: Path) -> Path:
-    """A clone of the repository that works with this one's environments."""
-    subprocess.run(["git", "clone", "--quiet", PROJECT, folder], check=True)
-    for environment in (PROJECT / ".venv", *PROJECT.glob("envs/*/.venv")):
-        (folder / environment.relative_to(PROJECT)).symlink_to(environment)
-    os.environ["PYTHONPATH"] = str(folder / "workflow")
-    return folder
-
-
-def measure(clone: Path, repeat: int) -> dict[str, Any]:
+def measure(checkout: Path, repeat: int) -> dict[str, Any]:
     """Run all three in turns."""
-    entries = yaml.safe_load((clone / FAMILY).read_text())["releases"]
+    entries = yaml.safe_load((checkout / FAMILY).read_text())["releases"]
     # What is no file has the values of config/default.yaml.
     alone = [["--configfile", entry] if isinstance(entry, str) else [] for entry in entries]
     runs = {"one": [[]], "family": [["--configfile", FAMILY]], "each alone": alone}
     candidates = {
-        name: Candidate(["bash", "-ec", script(clone, options)], lambda: None)
+        name: Candidate(["bash", "-ec", script(checkout, options)], lambda: None)
         for name, options in runs.items()
     }
     results = compare(candidates, repeat=repeat)
     one, family, apart = (results[name].seconds for name in runs)
     return {
-        "machine": machine(clone),
-        "commit": _output(["git", "-C", str(clone), "rev-parse", "HEAD"]),
+        "machine": machine(checkout),
+        "commit": _output(["git", "-C", str(checkout), "rev-parse", "HEAD"]),
         "releases": len(entries),
         "results": {name: asdict(result) for name, result in results.items()},
         "family_by_one": {"ratio": round(family / one, 2), "at_most": AT_MOST},
@@ -77,7 +69,7 @@ def measure(clone: Path, repeat: int) -> dict[str, Any]:
     }
 
 
-def script(clone: Path, runs: Sequence[Sequence[str]]) -> str:
+def script(checkout: Path, runs: Sequence[Sequence[str]]) -> str:
     """Shell commands that make releases from nothing, one run after another."""
     snakemake = [
         str(PROJECT / ".venv/bin/snakemake"),
@@ -86,7 +78,7 @@ def script(clone: Path, runs: Sequence[Sequence[str]]) -> str:
         "--until",
         "verify_release",
     ]
-    lines = [f"cd {shlex.quote(str(clone))}"]
+    lines = [f"cd {shlex.quote(str(checkout))}"]
     for options in runs:
         lines.append("rm -rf results logs benchmarks")
         lines.append(f"{shlex.join([*snakemake, *options])} >run.log 2>&1")

@@ -45,11 +45,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from support.clone import PROJECT, clone_project
 from support.measure import machine, unwind_when_ended
 from support.smallest import Made, Needs
 from support.traced import Moved, Run, run
 
-PROJECT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
 RELEASE, SECOND = "pico-agent-nvfp4-text-mtp", "second"
 WEIGHTS = (
@@ -98,10 +98,7 @@ class Clone:
 
     def __init__(self, folder: Path, samples: int) -> None:
         self.folder = folder
-        subprocess.run(["git", "clone", "--quiet", PROJECT, folder], check=True)
-        for environment in (PROJECT / ".venv", *PROJECT.glob("envs/*/.venv")):
-            (folder / environment.relative_to(PROJECT)).symlink_to(environment.resolve())
-        self.environment = {**os.environ, "PYTHONPATH": str(folder / "workflow")}
+        self.environment = {**os.environ, **clone_project(folder)}
         self._configure("few", samples)
         self._configure("more", samples + 1)
         self._configure("second", samples, release=SECOND, card={"title": "A second card"})

@@ -32,9 +32,9 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from support.clone import clone_project
 from support.measure import machine, unwind_when_ended
 
-PROJECT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
 RELEASE = "pico-agent-nvfp4-text-mtp"
 # What makes a round short.
@@ -67,10 +67,7 @@ class Clone:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        subprocess.run(["git", "clone", "--quiet", PROJECT, folder], check=True)
-        for environment in (PROJECT / ".venv", *PROJECT.glob("envs/*/.venv")):
-            (folder / environment.relative_to(PROJECT)).symlink_to(environment)
-        self.environment = {**os.environ, "PYTHONPATH": str(folder / "workflow")}
+        self.environment = {**os.environ, **clone_project(folder)}
         self.results = folder / "results" / RELEASE
 
     def command(self, configuration: int, *, served: bool) -> list[str]:
