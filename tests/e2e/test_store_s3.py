@@ -323,14 +323,15 @@ class Checkout:
             "fetch_source": {"location": self.pico.agent},
             "fetch_donor": {"location": self.pico.base},
             "fix_keys": {"source": self.pointer("fetch_source")},
-            "extract_text": {"fixed": self.pointer("fix_keys"), "text_only": "true"},
+            "extract_text": {"fixed": self.pointer("fix_keys")},
             "quantize_nvfp4": {
                 "text": self.pointer("extract_text"),
                 "settings": json.dumps({"quantization": quantization}),
             },
             "graft_mtp": {
                 "quantized": self.pointer("quantize_nvfp4"),
-                "text": self.pointer("extract_text"),
+                "fixed": self.pointer("fix_keys"),
+                "text_only": "true",
                 "donor": self.pointer("fetch_donor"),
             },
         }
