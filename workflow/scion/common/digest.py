@@ -14,6 +14,8 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
+from scion.common.interrupts import deferred_interrupts
+
 CHUNK = 1 << 20
 
 _Item = TypeVar("_Item")
@@ -124,10 +126,12 @@ def in_parallel(
                     ended.put(None)
 
     count = min(threads or len(os.sched_getaffinity(0)), len(jobs))
-    workers = [threading.Thread(target=run, name=f"in_parallel {one}") for one in range(count)]
+    workers: list[threading.Thread] = []
     try:
-        for worker in workers:
-            worker.start()
+        # Within Thread.start an interrupt becomes a RuntimeError of its locks; within what Python
+        # does as it forgets a thread it is lost.
+        with deferred_interrupts():
+            _start(workers, run, count)
         for _ in jobs:
             if (error := ended.get()) is not None:
                 raise error
@@ -137,9 +141,23 @@ def in_parallel(
         with contextlib.suppress(Empty):
             while True:
                 waiting.get_nowait()
+        _joined(workers)
         raise
-    finally:
-        for worker in workers:
-            if worker.ident is not None:
-                worker.join()
+    with deferred_interrupts():
+        # They have ended: nothing is waited for.
+        _joined(workers)
     return [results[number] for number in range(len(jobs))]
+
+
+def _start(workers: list[threading.Thread], run: Callable[[], None], count: int) -> None:
+    for number in range(count):
+        worker = threading.Thread(target=run, name=f"in_parallel {number}")
+        worker.start()
+        workers.append(worker)
+
+
+def _joined(workers: list[threading.Thread]) -> None:
+    """Wait for threads, and forget them."""
+    while workers:
+        workers[-1].join()
+        workers.pop()
