@@ -1,14 +1,12 @@
 import json
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
 
-import modelopt.torch.quantization as mtq
 import pytest
-import torch
-from modelopt.torch.export import export_hf_checkpoint
 from safetensors import safe_open
-from transformers import AutoTokenizer, Qwen3_5ForCausalLM
 
+import modelopt_export
 from conversion import SAMPLES, Conversion, Pico
 from scion.architectures.inventory import inventory
 from scion.checkpoint.shards import Checkpoint
@@ -23,31 +21,11 @@ def exported(
     conversion: Conversion, pico: Pico, tmp_path_factory: pytest.TempPathFactory
 ) -> Checkpoint:
     """ModelOpt's own export of the text model, calibrated on the same chats, without Scion."""
-    folder = conversion.extract_text.folder
-    model = Qwen3_5ForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-    chats = [json.loads(line) for line in pico.calibration.open()][:SAMPLES]
-    messages = [message for chat in chats for message in chat["messages"]]
-    for call in [
-        call["function"] for message in messages for call in message.get("tool_calls", [])
-    ]:
-        call["arguments"] = json.loads(call["arguments"])
-
-    def forward(model: Any) -> None:
-        for chat in chats:
-            ids = tokenizer.apply_chat_template(
-                chat["messages"], tools=chat.get("tools"), return_tensors="pt", return_dict=False
-            )
-            model(input_ids=ids, use_cache=False)
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with torch.no_grad():
-        mtq.quantize(model, mtq.NVFP4_DEFAULT_CFG, forward)
-    torch.set_num_threads(threads)
-    model.config.architectures = ["Qwen3_5ForCausalLM"]
     target = tmp_path_factory.mktemp("modelopt")
-    export_hf_checkpoint(model, export_dir=target)
+    script = Path(modelopt_export.__file__)
+    command = [sys.executable, script, conversion.extract_text.folder, pico.calibration]
+    done = subprocess.run([*command, str(SAMPLES), target], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     return Checkpoint.open(target)
 
 
