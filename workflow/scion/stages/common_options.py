@@ -132,6 +132,9 @@ def run_stage(args: argparse.Namespace, command: Callable[[Output], Artifact]) -
         return 1
     except KeyboardInterrupt:
         print("interrupted: no half-made artifact is left", file=sys.stderr)
+        # After an interrupt within code from a text, such as what makes a data class, `python -m`
+        # ends by SIGINT instead, though it was caught; the next text makes it forget that.
+        exec("")
         return 130
     finally:
         report_to(None)
