@@ -70,6 +70,18 @@ def release(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made_once(tmp_path_factory, "both-parts-sealed", make) / RELEASE
 
 
+def put_together(quantized: Artifact, fixed: Artifact, folder: Path, kept: Kept) -> Artifact:
+    """The release without a donor."""
+    return graft_mtp(
+        quantized=quantized,
+        fixed=fixed,
+        donor=None,
+        kept=kept,
+        output=Output.at(folder),
+        environment=ENVIRONMENT,
+    )
+
+
 def parts(made: Made) -> tuple[set[str], set[str]]:
     """The names of the source's head and tower."""
     names = made["fix_keys"].tensors().keys() - made["extract_text"].tensors().keys()
@@ -123,14 +135,7 @@ def test_in_the_other_spelling_too(made: Made, tmp_path: Path) -> None:
         output=Output.at(tmp_path / "respell"),
         environment=ENVIRONMENT,
     )
-    packed = graft_mtp(
-        quantized=quantized,
-        fixed=made["fix_keys"],
-        donor=None,
-        kept=BOTH,
-        output=Output.at(tmp_path / "graft_mtp"),
-        environment=ENVIRONMENT,
-    )
+    packed = put_together(quantized, made["fix_keys"], tmp_path / "graft_mtp", BOTH)
     ignored = json.loads((packed.folder / CONFIG).read_bytes())["quantization_config"]["ignore"]
     assert {r"re:(model\.)?visual.*$", "lm_head"} <= set(ignored)
     assert not (packed.folder / "hf_quant_config.json").exists()
@@ -151,14 +156,7 @@ def test_no_config_that_stays_names_code(made: Made, pico: Pico, tmp_path: Path)
     for name in (CONFIG, "preprocessor_config.json"):
         edit_json(folder / name, lambda config: config.update(auto_map={"AutoModel": "own.Model"}))
     fixed = fixed_of(folder, tmp_path)
-    release = graft_mtp(
-        quantized=made["quantize_nvfp4"],
-        fixed=fixed,
-        donor=None,
-        kept=BOTH,
-        output=Output.at(tmp_path / "release"),
-        environment=ENVIRONMENT,
-    )
+    release = put_together(made["quantize_nvfp4"], fixed, tmp_path / "release", BOTH)
     assert release.facts["code_references_removed"] == {
         CONFIG: ["auto_map"],
         "preprocessor_config.json": ["auto_map"],
@@ -177,13 +175,11 @@ def test_of_an_architecture_without_tower_none_is_kept(
         shutil.copy(made["extract_text"].folder / name, folder / name)
     shutil.copy(pico.base / "preprocessor_config.json", folder)
     for head in ("removed", "absent"):
-        release = graft_mtp(
-            quantized=made["quantize_nvfp4"],
-            fixed=fixed_of(folder, tmp_path),
-            donor=None,
-            kept=Kept(tower=True, head=head),
-            output=Output.at(tmp_path / head),
-            environment=ENVIRONMENT,
+        release = put_together(
+            made["quantize_nvfp4"],
+            fixed_of(folder, tmp_path),
+            tmp_path / head,
+            Kept(tower=True, head=head),
         )
         assert release.facts["text_only"] is True
         assert "preprocessor_config.json" not in release.files
@@ -198,14 +194,7 @@ def fixed_of(folder: Path, work: Path) -> Artifact:
 
 def test_a_head_that_would_be_lost_is_refused(made: Made, tmp_path: Path) -> None:
     with pytest.raises(ScionError, match="has an MTP head of its own"):
-        graft_mtp(
-            quantized=made["quantize_nvfp4"],
-            fixed=made["fix_keys"],
-            donor=None,
-            kept=NO_PARTS,
-            output=Output.at(tmp_path / "release"),
-            environment=ENVIRONMENT,
-        )
+        put_together(made["quantize_nvfp4"], made["fix_keys"], tmp_path / "release", NO_PARTS)
     assert not (tmp_path / "release").exists()
 
 
@@ -218,14 +207,7 @@ def test_a_tower_that_is_not_finite_is_found(made: Made, pico: Pico, tmp_path: P
 
     edit_tensor(folder, BLOCK, spoil)
     fixed = fixed_of(folder, tmp_path)
-    release = graft_mtp(
-        quantized=made["quantize_nvfp4"],
-        fixed=fixed,
-        donor=None,
-        kept=BOTH,
-        output=Output.at(tmp_path / "release"),
-        environment=ENVIRONMENT,
-    )
+    release = put_together(made["quantize_nvfp4"], fixed, tmp_path / "release", BOTH)
     with pytest.raises(ScionError, match="a weight of the vision tower is not finite") as caught:
         verify_release(
             release=release,

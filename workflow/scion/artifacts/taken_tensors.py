@@ -14,6 +14,7 @@ from scion.common.text import printable
 def take_tensors(
     draft: Draft,
     source: Artifact,
+    checkpoint: Checkpoint,
     names: Collection[str],
     *,
     shard_name: Callable[[int, int], str],
@@ -25,13 +26,13 @@ def take_tensors(
     Args:
         draft: The artifact in the making.
         source: A checkpoint.
+        checkpoint: Its headers.
         names: The tensors.
         shard_name: The name of a new shard, of its number from 1 on and of how many there are.
 
     Returns:
         The names of the new shards, in the order of the source's.
     """
-    checkpoint = Checkpoint.open(source.folder)
     wanted = set(names)
     kept = {
         shard: [name for name in header.tensors if name in wanted]

@@ -57,7 +57,7 @@ def extract_text(*, fixed: Artifact, output: Output, environment: str) -> Artifa
         passed = {*PROCESSOR_FILES, *code, CONFIG, *checkpoint.headers, INDEX}
         draft.link_all(fixed, but=passed)
         names = checkpoint.shard_of.keys() - parts.beside
-        shards = take_tensors(draft, fixed, names, shard_name=shard_name)
+        shards = take_tensors(draft, fixed, checkpoint, names, shard_name=shard_name)
         index_headers(draft.folder, shards)
         configs[CONFIG] = LANGUAGE_MODEL.config(configs[CONFIG])
         for name in sorted({*code, CONFIG}):

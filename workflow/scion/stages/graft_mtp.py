@@ -8,12 +8,12 @@ comes from. A donor that is no kin of the source is refused (`scion.checkpoint.k
 """
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, get_args
 
 from scion.architectures.families import in_head
-from scion.architectures.inventory import Inventory, inventory
+from scion.architectures.inventory import inventory
 from scion.artifacts.artifact import Artifact, Draft
 from scion.artifacts.making import Output, remake
 from scion.artifacts.origins import Rows, tensor_origins
@@ -76,7 +76,15 @@ def graft_mtp(
         if donor is None and not parts:
             draft.link_all(quantized)
         else:
-            _put_together(draft, quantized, fixed, donor, stays, parts, expected)
+            shards = [
+                shard
+                for part, names in parts.items()
+                for shard in take_tensors(draft, fixed, source, names, shard_name=_shard_of(part))
+            ]
+            _take_processors(draft, fixed, stays.files(fixed.files), code)
+            patterns = [expected.family.vision_pattern] if "vision" in parts else []
+            config = stays.config(source.config)
+            _put_together(draft, quantized, donor, config, shards, patterns)
         draft.hash_files()
         rows = draft.tensor_table()
         draft.origins |= _origins(rows, quantized, fixed, donor)
@@ -121,37 +129,47 @@ def _code_references(fixed: Artifact, kept: Kept) -> dict[str, list[str]]:
     return {name: keys for name, keys in found.items() if keys}
 
 
+def _take_processors(
+    draft: Draft, fixed: Artifact, names: Iterable[str], code: Mapping[str, list[str]]
+) -> None:
+    """Take over files of the source as they are, or without what names code in them."""
+    for name in names:
+        if name in code:
+            write_json(draft.folder / name, without_code(read_object(fixed.folder / name)))
+        else:
+            draft.link(fixed, name)
+
+
 def _put_together(
     draft: Draft,
     quantized: Artifact,
-    fixed: Artifact,
     donor: Artifact | None,
-    kept: Kept,
-    parts: Mapping[str, tuple[str, ...]],
-    expected: Inventory,
+    config: Mapping[str, Any],
+    shards: Sequence[str],
+    patterns: Sequence[str],
 ) -> None:
+    """Link the quantized checkpoint and a donor's head; write index and declarations.
+
+    Args:
+        draft: The artifact in the making.
+        quantized: The NVFP4 checkpoint.
+        donor: The MTP tensors, if there are any.
+        config: config.json without a donor's head and without the quantization.
+        shards: Those in the draft that are the source's.
+        patterns: What the declaration excludes besides.
+    """
     checkpoint = Checkpoint.open(quantized.folder)
-    config = kept.config(read_object(fixed.folder / CONFIG))
     scheme, sidecars = checkpoint.config["quantization_config"], dict[str, Any]()
-    if "vision" in parts:
-        exclude = [*quantized.facts["excluded"], expected.family.vision_pattern]
-        scheme, sidecars = excluding(checkpoint, exclude)
+    if patterns:
+        scheme, sidecars = excluding(checkpoint, [*quantized.facts["excluded"], *patterns])
     draft.link_all(quantized, but={INDEX, CONFIG, *sidecars})
-    shards = [*checkpoint.headers]
+    grafted = list[str]()
     if donor is not None:
         config = declare_head(config, donor, where=quantized.folder / CONFIG)
-        for shard in head_shards(donor):
+        grafted = head_shards(donor)
+        for shard in grafted:
             draft.link(donor, shard)
-            shards.append(shard)
-    for part, names in parts.items():
-        shards += take_tensors(draft, fixed, names, shard_name=_shard_of(part))
-    for name in kept.files(fixed.files):
-        content = read_object(fixed.folder / name)
-        if code_references(content):
-            write_json(draft.folder / name, without_code(content))
-        else:
-            draft.link(fixed, name)
-    index_headers(draft.folder, shards)
+    index_headers(draft.folder, [*checkpoint.headers, *grafted, *shards])
     write_json(draft.folder / CONFIG, {**config, "quantization_config": scheme})
     for name, content in sidecars.items():
         write_json(draft.folder / name, content)
