@@ -5,10 +5,12 @@ store and the engine are made ready, and in the end results/ shows what there is
 """
 
 import atexit
+import contextlib
 
 from scion.artifacts.environments import not_installed
 from scion.artifacts.store.store import unusable
 from scion.common.errors import ScionError
+from scion.common.files import replace_link
 from scion.engines.vllm.gpu_slots import require_gpus, visible
 from scion.engines.vllm.server import share_forks
 
@@ -27,10 +29,10 @@ def begin_logs():
     """Let each log be found under the name of its stage: that of the last run."""
     for job in workflow.dag.needrun_jobs():
         for log in map(Path, job.log):
-            link = log.with_name(f"{job.rule.name}{log.suffix}")
             log.parent.mkdir(parents=True, exist_ok=True)
-            link.unlink(missing_ok=True)
-            link.symlink_to(log.name)
+            # Where there are no links a log has the name with its key alone.
+            with contextlib.suppress(OSError):
+                replace_link(log.name, log.with_name(f"{job.rule.name}{log.suffix}"))
 
 
 def begin_servers():

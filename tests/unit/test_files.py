@@ -1,5 +1,6 @@
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from scion.common.files import (
     copy_range,
     link_or_copy,
     read_regular,
+    replace_link,
     write_json,
 )
 
@@ -82,6 +84,33 @@ def test_where_links_cannot_cross_the_bytes_are_copied(tmp_path: Path) -> None:
     finally:
         source.unlink()
     assert (tmp_path / "target").read_bytes() == b"x" * 100_000
+
+
+def test_a_link_is_replaced_in_one_step_by_many_at_once(tmp_path: Path) -> None:
+    link = tmp_path / "last.log"
+    link.write_text("a copy, from where there were no links")
+    names = [f"run-{number}.log" for number in range(8)]
+
+    def often(name: str) -> set[str]:
+        seen = set[str]()
+        for _ in range(200):
+            replace_link(name, link)
+            # There is no moment without one.
+            seen.add(os.readlink(link))
+        return seen
+
+    with ThreadPoolExecutor(len(names)) as pool:
+        seen = set[str]().union(*pool.map(often, names))
+    assert seen == set(names)
+    assert list(tmp_path.iterdir()) == [link]
+
+
+def test_a_link_never_takes_a_folder_s_place(tmp_path: Path) -> None:
+    folder = tmp_path / "taken"
+    folder.mkdir()
+    with pytest.raises(IsADirectoryError):
+        replace_link("elsewhere", folder)
+    assert list(tmp_path.iterdir()) == [folder]
 
 
 def test_copies_and_ranges_are_the_same_bytes(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from scion.artifacts.store.locks import exclusive
 from scion.artifacts.store.roots import register
 from scion.artifacts.store.store import POINTERS, Store
 from scion.common.errors import ScionError
-from scion.common.files import copy_file, reflink_or_link, write_json
+from scion.common.files import atomic_file, copy_file, reflink_or_link, replace_link, write_json
 
 
 def show(pointer: Path, artifact: Artifact, store: Store) -> None:
@@ -100,16 +100,14 @@ def _link(target: Path, link: Path) -> None:
     if link.is_dir() or target.is_dir():
         require_link(link)
     # Else a copy of a pointer may lie there, where there are no symbolic links.
-    fresh = link.with_name(f".{link.name}.new")
-    fresh.unlink(missing_ok=True)
     try:
-        fresh.symlink_to(wanted)
+        replace_link(wanted, link)
     except OSError as error:
         if target.is_dir():
             print(f"{link}: no link here ({error.strerror}); see {target}", file=sys.stderr)
             return
-        copy_file(target, fresh)
-    fresh.replace(link)
+        with atomic_file(link) as file:
+            file.write(target.read_bytes())
 
 
 def require_link(path: Path) -> None:

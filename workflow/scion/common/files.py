@@ -158,6 +158,23 @@ def symlink_or_copy(source: Path, target: Path) -> None:
         copy_file(source, target)
 
 
+def replace_link(target: str | Path, link: Path) -> None:
+    """Make `link` a symbolic link to `target` in one step, in place of a link or a file.
+
+    Whoever looks meanwhile sees the earlier link or this one, also where several do it at once.
+
+    Raises:
+        OSError: There are no symbolic links here, or a folder lies there.
+    """
+    fresh = link.with_name(f".{link.name}.{secrets.token_hex(4)}")
+    fresh.symlink_to(target)
+    try:
+        fresh.replace(link)
+    except BaseException:
+        fresh.unlink(missing_ok=True)
+        raise
+
+
 def copy_file(source: Path, target: Path) -> None:
     """Copy a file by reflink where the file system can, else inside the kernel."""
     if not _cloned(source, target):
