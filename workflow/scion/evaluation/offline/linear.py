@@ -93,6 +93,10 @@ class Fp8Linear(nn.Module):
         sums = functional.linear(scaled.to(torch.float8_e4m3fn).float(), weight)
         return (sums * (self._scale * self._input_scale)).to(x.dtype)
 
+    def decode(self) -> Tensor:
+        """The weight, bf16 [N, K]."""
+        return (self._weight.float() * self._scale).to(torch.bfloat16)
+
 
 def round_activations(x: Tensor, input_scale: Tensor) -> Tensor:
     """Round to NVFP4 and back.

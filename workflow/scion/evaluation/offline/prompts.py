@@ -1,6 +1,7 @@
 """Prompts as a vLLM server renders them, and the tokens that end its replies."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,28 +34,40 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def prompt_ids(tokenizer: Any, chat: Chat, *, reply: bool = True) -> list[int]:
-    """The tokens of a chat, as a server renders it.
+    """The tokens of one chat: as `all_prompt_ids`."""
+    return all_prompt_ids(tokenizer, [chat], reply=reply)[0]
+
+
+def all_prompt_ids(tokenizer: Any, chats: Sequence[Chat], *, reply: bool = True) -> list[list[int]]:
+    """The tokens of chats, as a server renders them.
 
     Args:
         tokenizer: The model's, with its chat template.
-        chat: The chat.
+        chats: The chats.
         reply: Whether the prompt for the assistant's next turn is added.
 
     Raises:
-        ScionError: The template refuses the chat, or does not end within the bounds.
+        ScionError: The template refuses a chat, or does not end within the bounds.
     """
+    found = list[list[int]]()
     try:
-        messages = [_as_the_server_reads_it(message) for message in chat.messages]
-        prompt = chat_prompts.ChatPrompt(messages, chat.tools, reply, chat.template)
-        return next(chat_prompts.prompt_ids(tokenizer, [prompt]))
+        prompts = (_prompt(chat, reply) for chat in chats)
+        for ids in chat_prompts.prompt_ids(tokenizer, prompts):
+            found.append(ids)
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         raise ScionError(
             "the chat template can't render a prompt",
-            where=f"prompt {chat.name}",
+            where=f"prompt {chats[len(found)].name}",
             expected="messages and tools as /v1/chat/completions takes them",
             found=f"{type(error).__name__}: {error}",
             hint="mend the line in the file of prompts, or leave it out",
         ) from error
+    return found
+
+
+def _prompt(chat: Chat, reply: bool) -> chat_prompts.ChatPrompt:
+    messages = [_as_the_server_reads_it(message) for message in chat.messages]
+    return chat_prompts.ChatPrompt(messages, chat.tools, reply, chat.template)
 
 
 def end_tokens(folder: Path, tokenizer: Any) -> set[int]:

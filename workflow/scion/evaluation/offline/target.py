@@ -44,16 +44,8 @@ class Target:
         self.config: Any = text_config(weights)
         with torch.device("meta"):
             model = classes.text_model(self.config)
-            head = nn.Linear(self.config.hidden_size, self.config.vocab_size, bias=False)
         weights.fill(model, family.prefix)
-        if "lm_head.weight" in weights.inventory.language:
-            # A module around it, since the head itself may be in NVFP4.
-            holder = nn.ModuleDict({"lm_head": head})
-            weights.fill(holder, "")
-            head = holder["lm_head"]
-        else:
-            head.weight = model.embed_tokens.weight
-        self.head: nn.Module = head
+        self.head = lm_head(weights, self.config, model.embed_tokens.weight)
         # Frequencies are no tensors of the checkpoint, and must stay in float32.
         self.rotary: Any = classes.rotary(self.config, device=weights.device)
         model.rotary_emb = self.rotary
@@ -96,6 +88,26 @@ class Target:
             if len(tokens) < length and tokens[-1] in ends:
                 length = len(tokens)
         return Reply(tokens, length, torch.cat(hidden))
+
+
+def lm_head(weights: Weights, config: PretrainedConfig, embeddings: nn.Parameter) -> nn.Module:
+    """What makes logits of the final hidden states.
+
+    Args:
+        weights: The release.
+        config: The text part of its config.json.
+        embeddings: Those of the tokens, which it shares where it is tied to them.
+    """
+    sizes: Any = config
+    with torch.device("meta"):
+        head = nn.Linear(sizes.hidden_size, sizes.vocab_size, bias=False)
+    if "lm_head.weight" not in weights.inventory.language:
+        head.weight = embeddings
+        return head
+    # A module around it, since the head itself may be in NVFP4.
+    holder = nn.ModuleDict({"lm_head": head})
+    weights.fill(holder, "")
+    return holder["lm_head"]
 
 
 def text_config(weights: Weights) -> PretrainedConfig:

@@ -1,10 +1,4 @@
-"""A model without weights, which knows with what each of its decoder layers is called.
-
-transformers makes masks, positions and rotary embeddings before the first layer; they depend on a
-sample's length and the layer's kind, not on weights. So the model is built on the meta device, its
-layers are replaced by recorders, and one pass over a sample's embeddings tells the arguments of
-every layer, whatever the architecture.
-"""
+"""A model without weights, which knows with what each of its decoder layers is called."""
 
 import copy
 from dataclasses import dataclass
@@ -19,20 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from scion.architectures.family import Family
 from scion.common.errors import ScionError
-
-Arguments = dict[str, Any]
-
-
-class _Recorder(nn.Module):
-    """Stands for a decoder layer: keeps its keyword arguments, returns its input."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: Arguments = {}
-
-    def forward(self, hidden_states: Tensor, **arguments: Any) -> Tensor:
-        self.seen = arguments
-        return hidden_states
+from scion.quantization.layerwise.recording import Arguments, Recording
 
 
 @dataclass(frozen=True)
@@ -50,8 +31,7 @@ class Skeleton:
     names: tuple[str, ...]
     hidden_size: int
     context: int
-    _recording: Any
-    _recorders: tuple[_Recorder, ...]
+    _recording: Recording
 
     @classmethod
     def build(cls, folder: Path) -> "Skeleton":
@@ -76,18 +56,13 @@ class Skeleton:
                 hint="name a checkpoint of a supported architecture",
             )
         name_of = {id(module): name for name, module in model.named_modules()}
-        layers = tuple(decoder_layers)
-        recorders = tuple(_Recorder() for _ in layers)
-        for number, recorder in enumerate(recorders):
-            decoder_layers[number] = recorder
-        model.model.norm = nn.Identity()
+        recording = Recording(model.model, decoder_layers)
         return cls(
-            layers=layers,
-            names=tuple(name_of[id(layer)] for layer in layers),
+            layers=recording.layers,
+            names=tuple(name_of[id(layer)] for layer in recording.layers),
             hidden_size=config.hidden_size,
             context=config.max_position_embeddings,
-            _recording=model.model,
-            _recorders=recorders,
+            _recording=recording,
         )
 
     def stored_name(self, layer: int, family: Family) -> str:
@@ -98,20 +73,6 @@ class Skeleton:
         """A new copy of one layer, still without weights."""
         return copy.deepcopy(self.layers[number])
 
-    @torch.no_grad()
     def arguments(self, embedded: Tensor, positions: Tensor | None = None) -> list[Arguments]:
-        """What the model calls each of its layers with, beside the hidden states.
-
-        Args:
-            embedded: [1, tokens, hidden_size], embeddings of a sample; only shape and device count.
-            positions: int64 [1, tokens]; 0, 1, 2, … if there are none.
-
-        Returns:
-            Keyword arguments, layer by layer. Tensors are shared between layers, not copied.
-        """
-        self._recording.rotary_emb.to(embedded.device)
-        self._recording(inputs_embeds=embedded, position_ids=positions, use_cache=False)
-        seen = [recorder.seen for recorder in self._recorders]
-        for recorder in self._recorders:
-            recorder.seen = {}
-        return seen
+        """As `Recording.arguments`."""
+        return self._recording.arguments(embedded, positions)

@@ -39,7 +39,8 @@ from scion.quantization.layerwise.experts import count_tokens
 from scion.quantization.layerwise.hidden_states import HiddenStates, Place, choose_place
 from scion.quantization.layerwise.layer import calibrate, export, load, named_alone, scale_checksums
 from scion.quantization.layerwise.maxima import record_maxima, show_maxima
-from scion.quantization.layerwise.skeleton import Arguments, Skeleton
+from scion.quantization.layerwise.recording import Arguments
+from scion.quantization.layerwise.skeleton import Skeleton
 from scion.quantization.layerwise.torch_kernels import on_cpu
 from scion.quantization.planned_shards import PlannedShards
 from scion.quantization.recipes import Recipe
