@@ -1,12 +1,15 @@
 """Writes the data files beside the pico pair, or shows what its training data look like.
 
 - `calibration.jsonl`: agent dialogues from the training side, for the quantizer's scales.
+- `healing.jsonl`: prompts from the training side, for the replies that the MTP head learns from:
+  agent dialogues that wait for the assistant's next turn, every fourth of the broad mix.
 - `calibration_texts.jsonl`: plain stories and instructions from the training side, for the same.
 - `heldout.jsonl`: agent dialogues whose argument values occur nowhere in training, for perplexity.
 - `heldout_texts.jsonl`: plain stories and instructions of the broad mix, no chat around them, from
   the same held-out side, for perplexity.
 
-Every line of a set of dialogues is `{"messages": [...], "tools": [...]}`, a text is `{"name": ...,
+Every line of a set of dialogues is `{"messages": [...], "tools": [...]}`, a prompt has `name` and
+`enable_thinking` beside them, a text is `{"name": ...,
 "text": ...}`. The training sets themselves are not files: train.py draws them from the same
 generator, and `--show base` prints some of them. Needs jinja2 for `--show`, no torch.
 
@@ -31,6 +34,7 @@ HERE = Path(__file__).resolve().parent
 CALIBRATION_ROWS = 96
 HELD_OUT_ROWS = 96
 HELD_OUT_TEXTS = 32
+HEALING_PROMPTS = 320
 CALIBRATION_TEXTS = 20
 
 
@@ -44,6 +48,25 @@ def plain_texts(seed: int, count: int, *, held_out: bool) -> list[dict[str, Any]
         talk = Conversation(draw.__name__, thinking=False)
         draw(writer, talk)
         rows.append({"name": f"{talk.kind}_{i + 1}", "text": talk.messages[-1]["content"]})
+    return rows
+
+
+def healing_prompts(seed: int, count: int) -> list[dict[str, Any]]:
+    """Dialogues up to one of the assistant's turns, any of them alike."""
+    rows: list[dict[str, Any]] = []
+    for i in range(count):
+        talk = conversation(seed, "healing" if i % 4 else "healing-broad", i)
+        row = as_row(talk)
+        turns = [n for n, said in enumerate(row["messages"]) if said["role"] == "assistant"]
+        turn = random.Random(f"{seed}:healing-turn:{i}").choice(turns)
+        rows.append(
+            {
+                "name": f"healing_{i + 1}",
+                "messages": row["messages"][:turn],
+                "tools": row["tools"],
+                "enable_thinking": talk.thinking,
+            }
+        )
     return rows
 
 
@@ -80,6 +103,7 @@ def write_all(out: Path, seed: int) -> None:
     ):
         rows = (as_row(talk) for talk in conversations(seed, split, 0, count))
         write_rows(out / f"{name}.jsonl", rows)
+    write_rows(out / "healing.jsonl", healing_prompts(seed, HEALING_PROMPTS))
     for name, count, held_out in (
         ("calibration_texts", CALIBRATION_TEXTS, False),
         ("heldout_texts", HELD_OUT_TEXTS, True),

@@ -13,6 +13,7 @@ from. The packages lie in layers; each imports only from those above it in this 
 - `scion.lint`: what is wrong with a checkpoint.
 - `scion.quantization`: recipes, calibration, layer by layer; the graft's checks; the estimate.
 - `scion.evaluation`: speed, acceptance, agent tasks, quality; every number with its interval.
+- `scion.healing`: training of a grafted MTP head on the body of its release.
 - `scion.report`: summary, card, pictures, comparison.
 - `scion.stages`: one module a rule.
 - `scion.config`: the configuration of a release, composed of the sections that packages own.

@@ -39,6 +39,8 @@ MIXES: Final = {
     "base": Mix(agent=0.58, thinking=0.5, skew=1.0),
     "agent": Mix(agent=0.9, thinking=0.5, skew=0.45),
     "calibration": Mix(agent=0.9, thinking=0.5, skew=0.45),
+    "healing": Mix(agent=0.9, thinking=0.5, skew=0.45),
+    "healing-broad": Mix(agent=0.58, thinking=0.5, skew=1.0),
     "base-heldout": Mix(agent=0.58, thinking=0.5, skew=1.0, held_out=True),
     "heldout": Mix(agent=0.9, thinking=0.5, skew=0.45, held_out=True),
     "evaluation": Mix(agent=0.7, thinking=0.8, skew=0.45, held_out=True),

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from scion.architectures.families import offline_families
 from scion.artifacts.environments import VARIABLE, not_installed
 from scion.checkpoint.config import Mtp
 from scion.checkpoint.hub.location import HubRepository, LocalFolder, parse_location
@@ -33,6 +34,7 @@ from scion.evaluation.quality.config import Quality
 from scion.evaluation.serving.config import Measurement
 from scion.formats.modelopt import NVFP4
 from scion.formats.spellings import DEFAULT_SPELLING, SPELLINGS
+from scion.healing.config import Healing
 from scion.lint.config import Lint
 from scion.quantization.config import Quantization
 from scion.quantization.variants_config import Comparison
@@ -78,6 +80,7 @@ class Config(Section):
     )
     lint: Lint = Lint()
     quantization: Quantization = Quantization()
+    healing: Healing = Healing()
     launches: tuple[Launch, ...] = Field(
         default=(PICO_LAUNCH,),
         min_length=1,
@@ -167,6 +170,11 @@ class Config(Section):
                 f"card.base: {self.card.base} is named, and mtp.origin is {self.mtp.origin}: no "
                 "head comes from it; set `base: null`"
             )
+        if self.mtp.origin == "none" and self.healing.enabled:
+            faults.append(
+                "healing.enabled: mtp.origin is none: there is no head to train; set "
+                "`healing: {enabled: false}`"
+            )
         faults += self._drafts() if self.mtp.origin == "none" else []
         if faults:
             raise ValueError("; ".join(faults))
@@ -229,6 +237,11 @@ class Config(Section):
             (f"quantization.calibration.sets.{number}.dataset", each.dataset)
             for number, each in enumerate(sets)
         ]
+        replies = self.healing.replies
+        if self.healing.enabled:
+            data += [("healing.replies.prompts", replies.prompts)]
+            if replies.dialogues is not None:
+                data += [("healing.replies.dialogues", replies.dialogues)]
         data += [("measurement.prompts", self.measurement.prompts)]
         data += [("quality.chats", self.quality.chats)]
         data += [("quality.texts", self.quality.texts)] if self.quality.texts else []
@@ -245,6 +258,11 @@ class Config(Section):
         }
         # Of texts it is the most that are taken.
         rows["quality.chats"] = ("quality.samples", self.quality.samples)
+        if self.healing.replies.limit is not None:
+            rows["healing.replies.prompts"] = (
+                "healing.replies.limit",
+                self.healing.replies.limit,
+            )
         if self.ifeval.limit is not None:
             rows["ifeval.dataset"] = ("ifeval.limit", self.ifeval.limit)
         if self.images.limit is not None:
@@ -314,6 +332,8 @@ def check_sources(config: Config, *, where: object, hub: bool) -> list[str]:
 
     def judge(seen: Mapping[str, Preview]) -> None:
         check_parts(seen, config.mtp, tower=not config.text_only)
+        if "source" in seen and config.healing.enabled:
+            _require_healable(seen["source"])
         if "source" in seen and not config.serving.stretches_context():
             for number, launch in enumerate(config.launches):
                 with of_key(f"launches.{number}.max_model_len"):
@@ -328,6 +348,19 @@ def check_sources(config: Config, *, where: object, hub: bool) -> list[str]:
         rows=config.rows(),
         judge=judge,
     )
+
+
+def _require_healable(source: Preview) -> None:
+    """Refuse to train a head of a family that nothing here runs."""
+    families = offline_families()
+    if source.expected.family not in families:
+        raise ScionError(
+            "an MTP head of this architecture can't be trained here",
+            where=f"healing.enabled: {source.location}",
+            expected=", ".join(family.title for family in families),
+            found=source.expected.family.title,
+            hint="set `healing: {enabled: false}`",
+        )
 
 
 def lacking_environment(config: Config) -> ScionError | None:

@@ -30,6 +30,8 @@ _NETWORK, _DISK = 20_000_000, 100_000_000
 _LEAST_MINUTES = 10
 # Stages whose time depends on how much is asked, and how fast the engine is.
 _SERVER_MINUTES = 240
+# Logits and attention of a head that trains.
+_HEALING_MB = 4_000
 _SAFETY = 4
 _ALL_GPU_MEMORY = 1 << 50
 _ASSUMED = 60_000_000_000
@@ -117,6 +119,22 @@ def _quantized(config: Config, size: ReleaseSize) -> Resources:
     return asked | (gpus | {"gpu_mem_mb": total(taken.device) // _MB} if gpus else {})
 
 
+def _healed(config: Config, size: ReleaseSize) -> Resources:
+    """Training a head: one layer of the body at a time, the head with its optimizer, two tables.
+
+    Of a head there are weights, those it began with, gradients, two moments and what a step of the
+    optimizer needs beside them, in float32: a third of what the source has in bf16 is more than
+    that of any head that is known, with the tables of embeddings and vocabulary.
+    """
+    weights = (_ASSUMED if size.source is None else size.source) // _MB
+    needed = _HEALING_MB + weights // 3
+    # Hidden states, and the training's state twice while it is written anew.
+    asked = {"disk_mb": 100 + weights * 3 // 4, "runtime": _SERVER_MINUTES}
+    if config.healing.training.device == "cuda":
+        return asked | {"mem_mb": _STAGE_MB + weights // 3, "gpu": 1, "gpu_mem_mb": needed}
+    return asked | {"mem_mb": _STAGE_MB + needed}
+
+
 def _served(config: Config, size: ReleaseSize) -> Resources:
     """A stage with servers of the release, or of the checkpoints that it is compared with."""
     if config.serving.server_url is not None:
@@ -140,10 +158,12 @@ _ROWS: Mapping[str, Callable[[Config, ReleaseSize], Resources]] = {
         _moved(_DISK),
     ),
     "quantize_nvfp4": _quantized,
+    "heal_mtp": _healed,
     **dict.fromkeys(
         (
-            *("measure_serving", "run_agent_tasks", "evaluate_quality", "evaluate_ifeval"),
-            *("evaluate_bfcl", "evaluate_images", "compare_recipes", "compare_family"),
+            *("sample_replies", "measure_serving", "run_agent_tasks", "evaluate_quality"),
+            *("evaluate_ifeval", "evaluate_bfcl", "evaluate_images"),
+            *("compare_recipes", "compare_family"),
         ),
         _served,
     ),

@@ -11,7 +11,7 @@ Begin with:
 - `scion.report.comparison`: which numbers moved, by how much against their intervals.
 
 May import: common, architectures, formats, checkpoint, artifacts, engines, lint, quantization,
-evaluation.
+evaluation, healing.
 
 To extend: a row in `measurements`, and its section of the card in workflow/templates/sections.
 """

@@ -1,0 +1,187 @@
+"""The MTP head as it is trained: unrolled over the drafts of a step, at all places at once.
+
+As engines draft (`scion.evaluation.offline.mtp`), a chain that begins at position i sees the keys
+and values of the first step up to i, which rest on the body's states, and of each further step its
+own alone. Step s takes the token at i + s + 1 and the state of the step before, at first the
+body's at i; what comes out says, by the body's `lm_head`, what follows that token. The tokens are
+those of the text, as they are where all drafts so far were accepted.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from scion.common.errors import ScionError
+from scion.evaluation.offline.classes import classes_of
+from scion.evaluation.offline.linear import Fp8Linear, NvFp4Linear
+from scion.evaluation.offline.mtp import MtpHead, load_head
+from scion.evaluation.offline.target import text_config
+from scion.evaluation.offline.weights import Weights
+
+# Numbers of attention scores that stand at once, with some copies of them on the way.
+_SCORES = 1 << 26
+
+
+class UnrolledHead(nn.Module):
+    """The head's weights in float32, which train, and what they do.
+
+    Args:
+        weights: The release.
+
+    Raises:
+        ScionError: Its head is quantized.
+    """
+
+    def __init__(self, weights: Weights) -> None:
+        super().__init__()
+        config: Any = text_config(weights)
+        self._classes = classes_of(weights.inventory.family)
+        family = weights.inventory.family
+        self._prefix = family.head.prefix if family.head else ""
+        loaded = load_head(weights, config)
+        if any(isinstance(part, NvFp4Linear | Fp8Linear) for part in loaded.modules()):
+            raise _quantized(weights)
+        self.head: MtpHead = loaded.float().requires_grad_(True)
+        # Not a module of this one a second time.
+        self._layers: tuple[Any, ...] = (self.head.layers[0],)
+        self._rotary: Any = self._classes.rotary(config, device=weights.device)
+
+    @property
+    def _layer(self) -> Any:
+        return self._layers[0]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The weights as a release stores them, bf16 on the CPU, experts in stacks."""
+        return {
+            self._prefix + name: parameter.detach().to(torch.bfloat16).cpu().contiguous()
+            for name, parameter in self.head.named_parameters()
+        }
+
+    def forward(
+        self, embedded: Tensor, states: Tensor, rows: Tensor, *, steps: int
+    ) -> list[Tensor]:
+        """Draft from some positions.
+
+        Args:
+            embedded: Embeddings of the tokens, [B, T, H].
+            states: The body's states after its final norm, [B, T, H].
+            rows: int64 [B, R], the positions.
+            steps: How many drafts.
+
+        Returns:
+            For each step, [B, R, H], what predicts the token at `rows + step + 2`.
+        """
+        head, layer = self.head, self._layer
+        positions = torch.arange(embedded.shape[1] - 1, device=rows.device).expand(
+            rows.shape[0], -1
+        )
+        x = self._joined(embedded[:, 1:], states[:, :-1])
+        normed = layer.input_layernorm(x)
+        keys, values = self._keys(normed, positions)
+        own: list[tuple[Tensor, Tensor]] = []
+        x, normed = _rows(x, rows), _rows(normed, rows)
+        drafted: list[Tensor] = []
+        for step in range(steps):
+            if step:
+                # Chains that reach beyond the text are not learned; they read its last token.
+                tokens = _rows(embedded, (rows + step + 1).clamp(max=embedded.shape[1] - 1))
+                x = self._joined(tokens, drafted[-1])
+                normed = layer.input_layernorm(x)
+                own.append(self._keys(normed, rows + step))
+            x = x + self._attend(normed, rows + step, keys, values, own, rows)
+            x = x + layer.mlp(layer.post_attention_layernorm(x))
+            drafted.append(head.norm(x))
+        return drafted
+
+    def _joined(self, embedded: Tensor, states: Tensor) -> Tensor:
+        head = self.head
+        joined = head.pre_fc_norm_embedding(embedded), head.pre_fc_norm_hidden(states)
+        return head.fc(torch.cat(joined, -1))
+
+    def _keys(self, normed: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values, [B, heads, T, D], with as many heads as the queries have."""
+        attention = self._layer.self_attn
+        shape = (*normed.shape[:2], -1, attention.head_dim)
+        key = attention.k_norm(attention.k_proj(normed).view(shape)).transpose(1, 2)
+        value = attention.v_proj(normed).view(shape).transpose(1, 2)
+        key, _ = self._rotated(key, key, positions)
+        repeats = attention.num_key_value_groups
+        return key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
+
+    def _attend(
+        self,
+        normed: Tensor,
+        positions: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        own: list[tuple[Tensor, Tensor]],
+        rows: Tensor,
+    ) -> Tensor:
+        """The attention of chains: first-step keys up to each row, later ones of their own."""
+        attention = self._layer.self_attn
+        shape = (*normed.shape[:2], -1, 2 * attention.head_dim)
+        query, gate = attention.q_proj(normed).view(shape).chunk(2, -1)
+        query = attention.q_norm(query).transpose(1, 2)
+        query, _ = self._rotated(query, query, positions)
+        query = query * attention.scaling
+        # Scores of so many rows at a time, made again on the way back: few of them stand at once.
+        count = max(1, _SCORES // (query.shape[0] * query.shape[1] * keys.shape[2]))
+        pieces = [
+            checkpoint(
+                _mixed,
+                part,
+                rows[:, place : place + count],
+                keys,
+                values,
+                [
+                    (key[:, :, place : place + count], v[:, :, place : place + count])
+                    for key, v in own
+                ],
+                use_reentrant=False,
+            )
+            for place, part in zip(
+                range(0, rows.shape[1], count), query.split(count, 2), strict=True
+            )
+        ]
+        mixed = torch.cat(pieces, 2).transpose(1, 2).flatten(2) * torch.sigmoid(gate.flatten(2))
+        return attention.o_proj(mixed)
+
+    def _rotated(self, query: Tensor, key: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        # Text has the same position in all three rows of M-RoPE.
+        angles = self._rotary(query, positions.expand(3, *positions.shape))
+        return self._classes.modeling.apply_rotary_pos_emb(query, key, *angles)
+
+
+def _mixed(
+    query: Tensor,
+    rows: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    own: list[tuple[Tensor, Tensor]],
+) -> Tensor:
+    """Values by the attention of some rows, [B, heads, R, D]."""
+    later = torch.arange(keys.shape[2], device=rows.device) > rows[:, None, :, None]
+    scores = [(query @ keys.mT).masked_fill(later, float("-inf"))]
+    scores += [(query * key).sum(-1, keepdim=True) for key, _ in own]
+    shares = torch.cat(scores, -1).float().softmax(-1).to(query.dtype)
+    mixed = shares[..., : keys.shape[2]] @ values
+    for place, (_, value) in enumerate(own, start=keys.shape[2]):
+        mixed = mixed + shares[..., place, None] * value
+    return mixed
+
+
+def _quantized(weights: Weights) -> ScionError:
+    return ScionError(
+        "the MTP head is quantized, and one in bf16 is trained",
+        where=weights.checkpoint.folder,
+        expected="a head whose matrices are bf16, float16 or float32",
+        found="matrices in NVFP4 or FP8",
+        hint="graft the head of the base model, which is bf16, in its place",
+    )
+
+
+def _rows(x: Tensor, rows: Tensor) -> Tensor:
+    """Some positions of each text: [B, T, H] and [B, R] to [B, R, H]."""
+    return x.gather(1, rows[..., None].expand(-1, -1, x.shape[-1]))

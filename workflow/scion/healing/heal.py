@@ -1,0 +1,102 @@
+"""Healing the MTP head of a release: texts in, the head's new tensors out."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scion.checkpoint.shards import Checkpoint
+from scion.common.devices import device_named, fast_products, fixed_threads
+from scion.common.errors import ScionError
+from scion.evaluation.offline.linear import Fp8Linear, NvFp4Linear
+from scion.evaluation.offline.target import lm_head, text_config
+from scion.evaluation.offline.weights import Weights
+from scion.healing.body import THREADS, body_states
+from scion.healing.config import Training
+from scion.healing.head import UnrolledHead
+from scion.healing.losses import FrozenVocabulary
+from scion.healing.texts import LearnedText
+from scion.healing.training import HeadTraining, Healed
+from scion.quantization.stored_rows import DTYPES
+
+
+def heal(folder: Path, texts: Sequence[LearnedText], settings: Training, *, work: Path) -> Healed:
+    """Train the MTP head of a release on its own body, which stays as it is.
+
+    Args:
+        folder: The release, in NVFP4 or bf16.
+        texts: What the head learns from.
+        settings: How it is trained.
+        work: Where a run keeps what it has reached, with the body's hidden states.
+
+    Raises:
+        ScionError: As `Weights`, `device_named`, `body_states` and `HeadTraining.run`; there is
+            nothing to learn.
+    """
+    device = device_named(settings.device, where="healing.training.device")
+    weights = Weights(Checkpoint.open(folder), device=device, activations=settings.activations)
+    learned = [text for text in texts if text.chains(settings.draft_tokens)]
+    if len(learned) < 2:
+        raise _nothing_to_learn(folder, len(texts), len(learned))
+    states = body_states(weights, learned, folder=work, batch_tokens=settings.batch_tokens)
+    # As `Target` has them: the head may share the embeddings' weights.
+    table = weights.tensor(f"{weights.inventory.family.prefix}embed_tokens.weight")
+    embeddings = nn.Parameter(table.to(torch.bfloat16), requires_grad=False)
+    head = lm_head(weights, text_config(weights), embeddings)
+    with fixed_threads(device, THREADS), fast_products(device):
+        training = HeadTraining(
+            UnrolledHead(weights),
+            FrozenVocabulary(head, _matrix(head)),
+            embeddings.data,
+            learned,
+            states,
+            settings,
+            work,
+            device,
+        )
+        healed = training.run()
+    return replace(healed, tensors=dict(_stored(weights, healed.tensors)))
+
+
+def raw_bytes(tensor: Tensor) -> bytes:
+    """The bytes of a tensor as a shard has them."""
+    return tensor.contiguous().view(torch.uint8).numpy().tobytes()
+
+
+def _stored(weights: Weights, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """The head's tensors as the release has them, which may have experts one by one."""
+    for name, tensor in tensors.items():
+        if name in weights.checkpoint.shard_of:
+            parts = {name: tensor}
+        else:
+            stack = weights.inventory.stacked[name]
+            members = tensor.view(len(stack.members), *stack.member_shape)
+            parts = dict(zip(stack.members, members, strict=True))
+        for stored, part in parts.items():
+            yield stored, part.to(DTYPES[weights.checkpoint.tensor(stored).dtype])
+
+
+def software(settings: Training) -> dict[str, str]:
+    """What a head is trained with: where it ran, and the versions."""
+    device = device_named(settings.device, where="healing.training.device")
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    return {"device": name, **{of: version(of) for of in ("torch", "transformers")}}
+
+
+def _matrix(head: Any) -> Tensor:
+    """The weights of a `lm_head`, bf16."""
+    return head.decode() if isinstance(head, NvFp4Linear | Fp8Linear) else head.weight.data
+
+
+def _nothing_to_learn(folder: Path, texts: int, learned: int) -> ScionError:
+    return ScionError(
+        "there is nothing that an MTP head could learn",
+        where=folder,
+        expected="at least two texts in which the assistant says two tokens or more",
+        found=f"{learned} of {texts}",
+        hint="ask prompts that the model answers, and raise healing.replies.reply_tokens",
+    )

@@ -1,0 +1,82 @@
+"""The texts that a head learns from, as tokens, and which of them the assistant has said.
+
+A line of `replies.jsonl`:
+
+    {"name": …, "origin": "greedy" | "sampled" | "given", "ids": [token, …], "spans": [[a, b], …]}
+
+`spans` are the ranges [a, b) of what the assistant said, its end token included.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from scion.common.errors import ScionError
+from scion.common.files import atomic_file
+from scion.common.jsonl import read_json_lines
+
+TEXTS = "replies.jsonl"
+Origin = Literal["greedy", "sampled", "given"]
+ORIGINS: tuple[Origin, ...] = get_args(Origin)
+
+
+@dataclass(frozen=True)
+class LearnedText:
+    """A conversation in tokens.
+
+    Attributes:
+        name: What its prompt is called.
+        origin: Whether the body has said it, greedily or not, or it was given.
+        ids: The tokens.
+        spans: Ranges of the assistant's tokens, begin and end.
+    """
+
+    name: str
+    origin: Origin
+    ids: tuple[int, ...]
+    spans: tuple[tuple[int, int], ...]
+
+    def chains(self, steps: int) -> list[tuple[int, int]]:
+        """Where drafts begin: the position whose state is drafted from, and how many are learned.
+
+        A draft is made after at least one token of the reply, from the state before that token.
+        Its s-th step (from 0) takes the token at `position + s + 1`, and says what follows it.
+        """
+        return [
+            (first - 1, min(steps, end - 1 - first))
+            for begin, end in self.spans
+            for first in range(max(begin, 1), end - 1)
+        ]
+
+
+def write_texts(path: Path, texts: Iterable[LearnedText]) -> None:
+    """Write texts as JSON lines."""
+    with atomic_file(path) as file:
+        for text in texts:
+            file.write((json.dumps(asdict(text), ensure_ascii=False) + "\n").encode())
+
+
+def read_texts(path: Path) -> list[LearnedText]:
+    """Read what `write_texts` wrote.
+
+    Raises:
+        ScionError: The file can't be read, or a line is no text.
+    """
+    return read_json_lines(path, _parse, refusal=_unusable)
+
+
+def _parse(row: dict[str, Any], _number: int) -> LearnedText:
+    spans = tuple((int(begin), int(end)) for begin, end in row["spans"])
+    return LearnedText(row["name"], row["origin"], tuple(map(int, row["ids"])), spans)
+
+
+def _unusable(where: object, fault: str) -> ScionError:
+    return ScionError(
+        "the texts that a head learns from can't be used",
+        where=where,
+        expected='JSON lines such as {"name": …, "origin": "greedy", "ids": […], "spans": […]}',
+        found=fault,
+        hint="remove the sample_replies artifact, and run the workflow again",
+    )
