@@ -122,6 +122,8 @@ READERS: dict[str, tuple[str, ...]] = {
     "store prune": ("store", "prune", "--store", "{}"),
     "pin": ("pin", "{}"),
     "acceptance": ("acceptance", "{}", "--prompts", "{}.prompts"),
+    "heal": ("heal", "{}", "--prompts", "{}.prompts"),
+    "heal of prompts": ("heal", str(PICO / "pico-base"), "--prompts", "{}"),
     "acceptance of prompts": ("acceptance", str(PICO / "pico-base"), "--prompts", "{}"),
 }
 # What is a sound argument there.

@@ -180,6 +180,7 @@ NEEDS = {
     "pin {unpinned}": "hub",
     "config --check {on_hub}": "hub",
     "acceptance {release} --prompts {default}": "workflow",
+    "heal {release} --prompts {default}": "workflow",
 }
 """What needs one: by command line the extra."""
 

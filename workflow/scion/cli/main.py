@@ -13,6 +13,7 @@ from scion.cli.acceptance import add_acceptance
 from scion.cli.check import add_check
 from scion.cli.compare import add_compare
 from scion.cli.estimate import add_estimate
+from scion.cli.heal import add_heal
 from scion.cli.launch_options import add_launch
 from scion.cli.respell import add_respell
 from scion.cli.store import add_store
@@ -59,6 +60,7 @@ def command_parser() -> argparse.ArgumentParser:
     add_launch(commands.add_parser, _launch)
     add_compare(commands.add_parser, _compare)
     add_respell(commands.add_parser, _respell)
+    add_heal(commands.add_parser, _heal)
     add_store(commands.add_parser, _store)
     return parser
 
@@ -182,6 +184,12 @@ def _respell(args: argparse.Namespace) -> None:
     from scion.cli.respell import respell
 
     respell(args)
+
+
+def _heal(args: argparse.Namespace) -> None:
+    from scion.cli.heal import heal_release
+
+    heal_release(args)
 
 
 def _store(args: argparse.Namespace) -> int:

@@ -1,18 +1,15 @@
 """The command line of `scion respell`: a release under the names that another spelling has."""
 
 import argparse
-import secrets
-import shutil
-import signal
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from scion.cli.new_folder import placed_whole, require_free, take_along
 
 if TYPE_CHECKING:
     from scion.checkpoint.shards import Checkpoint
     from scion.formats.spellings import Spelling
-    from scion.quantization.respelling import Respelling
 
 _DESCRIPTION = """\
 Write an NVFP4 release in another spelling: the same packed weights and block scales under other
@@ -82,7 +79,6 @@ def respell(args: argparse.Namespace) -> None:
             errors in what it became.
     """
     from scion.checkpoint.shards import Checkpoint
-    from scion.common.errors import ScionError
     from scion.common.text import printable, size
     from scion.formats.modelopt import FP8
     from scion.lint.config import Lint
@@ -94,23 +90,17 @@ def respell(args: argparse.Namespace) -> None:
     target = _target(args.to, checkpoint)
     made = respelling(checkpoint, target)
     output = args.output or _beside(args.folder, target.name)
-    if output.exists() or output.is_symlink():
-        raise ScionError(
-            "there is something where the release would go",
-            where=output,
-            expected="a name that is free",
-            found="a folder" if output.is_dir() else "a file",
-            hint="remove it, or name another with --output",
-        )
-    with _placed_whole(output) as folder:
-        left_out = _take_along(made, folder)
+    require_free(output)
+    with placed_whole(output) as folder:
+        left_out = take_along(args.folder, folder, checkpoint.headers, but=set(made.written))
         made.write(folder, index=len(checkpoint.headers) > 1)
         found = lint_folder(folder, Lint())
         require_sound(found, folder, hint=f"nothing was made; see scion lint {args.folder}")
     written = sum((output / shard).stat().st_size for shard in made.shards)
     eight_bits = sum(algorithm == FP8 for algorithm in made.algorithms.values())
     if left_out:
-        print(f"left out, for they tell of {printable(args.folder)}: {printable(left_out)}")
+        names = printable(", ".join(left_out))
+        print(f"left out, for they tell of {printable(args.folder)}: {names}")
     for result in found:
         if result.rule.severity is Severity.WARNING:
             print(f"warning {in_one_line(result)}")
@@ -145,38 +135,3 @@ def _target(name: str | None, checkpoint: "Checkpoint") -> "Spelling":
 def _beside(folder: Path, spelling: str) -> Path:
     whole = folder.absolute()
     return whole.with_name(f"{whole.name}-{spelling}")
-
-
-def _take_along(made: "Respelling", folder: Path) -> str:
-    """Give a folder what stays as it is; the names of files that don't go with it."""
-    from scion.checkpoint.release_files import released
-    from scion.common.files import copy_file, reflink_or_link
-
-    source = made.checkpoint.folder
-    there = {path.name for path in source.iterdir() if path.is_file()}
-    taken = {*released(there), *made.checkpoint.headers} - made.written
-    for name in sorted(taken & there):
-        # Of a link, whoever edits one file edits both; shards nobody edits.
-        place = reflink_or_link if name in made.checkpoint.headers else copy_file
-        place(source / name, folder / name)
-    return ", ".join(sorted(there - taken - made.written))
-
-
-@contextmanager
-def _placed_whole(output: Path) -> Generator[Path]:
-    """A folder that gets the name `output` when the block has ended well, and else is removed.
-
-    SIGTERM is heard as Ctrl-C meanwhile.
-    """
-    output.parent.mkdir(parents=True, exist_ok=True)
-    folder = output.with_name(f".{output.name}.{secrets.token_hex(4)}")
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        folder.mkdir()
-        yield folder
-        folder.rename(output)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, before)
