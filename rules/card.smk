@@ -20,7 +20,7 @@ report: "../workflow/report/workflow.rst"
 RENDER_CARD = plan(
     "render_card",
     lambda config: dict(
-        reads={"release": "graft_mtp", "evidence": evidence(config)},
+        reads={"release": whole(config), "evidence": evidence(config)},
         files={
             "template": project_file("workflow/templates/card.md.jinja"),
             # Of all: that of a measurement which was left out says so.
@@ -90,7 +90,7 @@ rule render_card:
 SEAL_RELEASE = plan(
     "seal_release",
     lambda config: dict(
-        reads={"release": "graft_mtp", "card": "render_card", "evidence": evidence(config)},
+        reads={"release": whole(config), "card": "render_card", "evidence": evidence(config)},
         environment=ROOT_ENVIRONMENT,
         threads=moving_threads,
         is_outdated=is_outdated,

@@ -21,6 +21,7 @@ from scion.common.section import Section
 from scion.common.digest import digest_file, digest_json
 from scion.artifacts.environments import identity, prefix
 from scion.artifacts.plan import Plan, Plans
+from scion.artifacts.release_layout import GRAFTED, HEALED
 from scion.artifacts.store.sources import appearance
 from scion.artifacts.store.store import Store
 from scion.evaluation.family.config import FamilyMember
@@ -109,6 +110,8 @@ EVALUATION_FOLDER = "envs/evaluate"
 BEFORE_QUANTIZING, QUANTIZING = 2, 1
 # Snakemake cuts the number to what it was given, so that the rule runs alone.
 ALL_THREADS = max(64, os.cpu_count() or 1)
+# Those that training a head computes with on a CPU (scion.healing.body).
+HEALING_THREADS = 2
 # Bytes that one core has read and hashed in a second.
 SMALL_CHECKPOINT = 1_000_000_000
 AGENT_TASKS = project_file("workflow/scion/evaluation/agent/agent_tasks.yaml")
@@ -153,6 +156,16 @@ def quantizing_threads(config):
     there is.
     """
     return ALL_THREADS if config.quantization.device == "cuda" else 1
+
+
+def healing_threads(config):
+    """How many cores training a head takes; on a GPU all, as `quantizing_threads`.
+
+    Where servers have GPUs `auto` takes one, too.
+    """
+    on_gpu = config.serving.environment == "serve-cuda"
+    device = config.healing.training.device
+    return ALL_THREADS if device == "cuda" or (device == "auto" and on_gpu) else HEALING_THREADS
 
 
 def timed_threads(config):
@@ -299,7 +312,9 @@ def plan_one(
 def resource_names(configs):
     """The resources that rules state; GPUs only where a release has any."""
     on_gpu = any(
-        each.quantization.device == "cuda" or each.serving.environment == "serve-cuda"
+        each.quantization.device == "cuda"
+        or each.serving.environment == "serve-cuda"
+        or (each.healing.enabled and each.healing.training.device == "cuda")
         for each in configs
     )
     return ["mem_mb", "disk_mb", "runtime", *(["gpu", "gpu_mem_mb"] if on_gpu else [])]
@@ -371,9 +386,15 @@ def bf16(config):
     return "extract_text" if config.text_only else "fix_keys"
 
 
+def whole(config):
+    """The stage whose artifact is the release's checkpoint, all of it."""
+    return HEALED if config.healing.enabled else GRAFTED
+
+
 def of_all(stage):
-    """A stage of every release, in their order."""
-    return [PLANS.plans[each.release].stages[stage] for each in CONFIGS]
+    """A stage of every release, in their order: named, or by a function of the configuration."""
+    named = stage if callable(stage) else lambda config: stage
+    return [PLANS.plans[each.release].stages[named(each)] for each in CONFIGS]
 
 
 def member(config):
@@ -393,6 +414,7 @@ def evidence(config):
     stages = PLANS.plans[config.release].stages
     conversion = {"fetch_source", "fetch_donor", "fetch_base", "lint_source", "fix_keys"}
     conversion |= {"extract_text", "quantize_nvfp4", "respell", "verify_release"}
+    conversion |= {GRAFTED, "sample_replies"} if config.healing.enabled else set()
     own = [
         stages[rule.name]
         for rule in workflow.rules

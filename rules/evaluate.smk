@@ -1,6 +1,6 @@
 """Score the release, some of it beside its source and its base model.
 
-Input: the artifacts graft_mtp, fix_keys or extract_text, fetch_source, fetch_base and
+Input: the artifacts graft_mtp or heal_mtp, fix_keys or extract_text, fetch_source, fetch_base and
 verify_release.
 Output: the artifacts evaluate_quality, evaluate_ifeval, evaluate_bfcl and evaluate_images.
 """
@@ -9,7 +9,7 @@ EVALUATE_QUALITY = plan(
     "evaluate_quality",
     lambda config: dict(
         reads={
-            "release": "graft_mtp",
+            "release": whole(config),
             "fixed": bf16(config),
             "source": "fetch_source",
             "base": "fetch_base" if config.quality.base else None,
@@ -65,7 +65,7 @@ EVALUATION_PYTHON = str(prefix(EVALUATION_FOLDER) / "bin/python")
 EVALUATE_IFEVAL = plan(
     "evaluate_ifeval",
     lambda config: dict(
-        reads={"release": "graft_mtp", "verified": "verify_release"},
+        reads={"release": whole(config), "verified": "verify_release"},
         files={"dataset": local_file(config.ifeval.dataset)},
         settings=settings(launch=launch(config), serving=config.serving, ifeval=config.ifeval),
         environment=serving_environment(config, EVALUATION_FOLDER),
@@ -109,7 +109,7 @@ rule evaluate_ifeval:
 EVALUATE_BFCL = plan(
     "evaluate_bfcl",
     lambda config: dict(
-        reads={"release": "graft_mtp", "verified": "verify_release"},
+        reads={"release": whole(config), "verified": "verify_release"},
         settings=settings(launch=launch(config), serving=config.serving, bfcl=config.bfcl),
         environment=serving_environment(config, EVALUATION_FOLDER),
         threads=server_threads,
@@ -154,7 +154,7 @@ EVALUATE_IMAGES = plan(
     lambda config: (
         dict(
             reads={
-                "release": "graft_mtp",
+                "release": whole(config),
                 "fixed": bf16(config),
                 "verified": "verify_release",
             },

@@ -1,6 +1,6 @@
 """Compare the releases of a family, on one server in one run.
 
-Input: the artifacts graft_mtp, verify_release, measure_serving, run_agent_tasks and
+Input: the artifacts graft_mtp or heal_mtp, verify_release, measure_serving, run_agent_tasks and
 evaluate_quality of all of them.
 Output: the artifacts compare_family, which each card quotes, and render_family, a page with a
 picture; `results/<family>` shows them.
@@ -10,7 +10,7 @@ COMPARE_FAMILY = plan(
     "compare_family",
     lambda config: dict(
         reads={
-            "releases": of_all("graft_mtp"),
+            "releases": of_all(whole),
             "verified": of_all("verify_release"),
             "serving": of_all("measure_serving"),
             "agent_tasks": of_all("run_agent_tasks"),

@@ -1,13 +1,13 @@
 """Measure the release on a real server.
 
-Input: the artifacts graft_mtp and verify_release (nothing is measured that was not verified).
+Input: the artifacts graft_mtp or heal_mtp, and verify_release (nothing is measured that was not verified).
 Output: the artifacts measure_serving and run_agent_tasks.
 """
 
 MEASURE_SERVING = plan(
     "measure_serving",
     lambda config: dict(
-        reads={"release": "graft_mtp", "verified": "verify_release"},
+        reads={"release": whole(config), "verified": "verify_release"},
         files={"prompts": config.measurement.prompts},
         settings=settings(
             serving=config.serving,
@@ -55,7 +55,7 @@ rule measure_serving:
 RUN_AGENT_TASKS = plan(
     "run_agent_tasks",
     lambda config: dict(
-        reads={"release": "graft_mtp", "verified": "verify_release"},
+        reads={"release": whole(config), "verified": "verify_release"},
         files={"tasks": AGENT_TASKS},
         settings=settings(
             serving=config.serving, launch=launch(config), agent_tasks=config.agent_tasks

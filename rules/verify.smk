@@ -1,13 +1,13 @@
 """Verify the grafted checkpoint against what it was made from.
 
-Input: the artifacts graft_mtp, fix_keys and, where there is a donor, fetch_donor.
+Input: the artifacts graft_mtp or heal_mtp, fix_keys and, where there is a donor, fetch_donor.
 Output: the artifact verify_release, a report.
 """
 
 VERIFY_RELEASE = plan(
     "verify_release",
     lambda config: dict(
-        reads={"release": "graft_mtp", "fixed": "fix_keys", "donor": donor(config)},
+        reads={"release": whole(config), "fixed": "fix_keys", "donor": donor(config)},
         settings=settings(lint=config.lint),
         environment=ROOT_ENVIRONMENT,
         threads=moving_threads,

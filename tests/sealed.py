@@ -10,7 +10,7 @@ import measured
 from conversion import ENVIRONMENT, Conversion
 from scion.artifacts.artifact import Artifact
 from scion.artifacts.making import Output
-from scion.artifacts.release_layout import RELEASE, WEIGHTS
+from scion.artifacts.release_layout import RELEASE, weights_stage
 from scion.artifacts.software import Software
 from scion.engines.config import PICO_LAUNCH
 from scion.report.config import Card
@@ -23,7 +23,7 @@ TEMPLATE = Path(__file__).parent.parent / "workflow/templates/card.md.jinja"
 SECTIONS = sorted((TEMPLATE.parent / "sections").iterdir())
 _STAGES = (
     *("fetch_source", "fetch_donor", "lint_source", "fix_keys", "extract_text"),
-    *("quantize_nvfp4", "verify_release"),
+    *("quantize_nvfp4", "graft_mtp", "sample_replies", "verify_release"),
 )
 
 
@@ -39,10 +39,17 @@ def by_stage(made: Made) -> Mapping[str, Artifact]:
     return {stage: getattr(made, stage) for stage in stages}
 
 
+def whole(made: Made) -> Artifact:
+    """The release's checkpoint."""
+    artifacts = by_stage(made)
+    return artifacts[weights_stage(artifacts)]
+
+
 def converted(made: Made) -> dict[str, Artifact]:
     """What it leaves for the card beside the release, by stage."""
-    artifacts = by_stage(made)
-    return {stage: artifacts[stage] for stage in _STAGES if stage in artifacts}
+    artifacts, release = by_stage(made), whole(made)
+    stages = [stage for stage in _STAGES if stage in artifacts and stage != release.stage]
+    return {stage: artifacts[stage] for stage in stages}
 
 
 def rendered(
@@ -62,7 +69,7 @@ def rendered(
         beside: Stages that not every release has.
         card: Of the section of that name; and `launches`, `made_by`.
     """
-    release = by_stage(conversion)[WEIGHTS]
+    release = whole(conversion)
     made_so = {**converted(conversion), **beside}
     evidence = made_so | measured.artifacts(content, release=release, folder=folder)
     launches, made_by = card.pop("launches", (PICO_LAUNCH,)), card.pop("made_by", MADE_BY)
@@ -91,7 +98,7 @@ def sealed(
     """The release folder of a conversion that was measured so; `folder` gets its artifacts."""
     made, evidence = rendered(conversion, folder, content, beside=beside, **card)
     seal_release(
-        release=by_stage(conversion)[WEIGHTS],
+        release=whole(conversion),
         card=made,
         evidence=evidence,
         output=Output.at(folder / "seal_release"),

@@ -14,17 +14,18 @@ from typing import Any
 from checkpoints import edit_json, edit_tensor
 from scion.artifacts.file_tree import FolderTree
 from scion.artifacts.manifest import MANIFEST, manifest_digests
-from scion.artifacts.release_chain import CHAIN
+from scion.artifacts.release_chain import chain_of
 from scion.artifacts.release_check import check_release
 from scion.artifacts.release_layout import (
     CARD,
+    GRAFTED,
     PROVENANCE,
     RENDERED,
     SUMS,
-    WEIGHTS,
     entry_of,
     placed_files,
     sums,
+    weights_stage,
 )
 from scion.common.digest import digest_json
 from scion.common.errors import ScionError
@@ -33,7 +34,7 @@ from scion.common.files import write_json
 Change = Callable[[Path], object]
 
 SHARD, HEAD = "model-00002-of-00003.safetensors", "model-mtp.safetensors"
-GRAFT = f"{PROVENANCE}/{WEIGHTS}.json"
+GRAFT = f"{PROVENANCE}/{GRAFTED}.json"
 ZEROS = "0" * 64
 
 
@@ -86,8 +87,9 @@ def rehash(folder: Path) -> None:
     paths = {path.stem: path for path in (folder / PROVENANCE).glob("*.json")}
     made = {stage: json.loads(path.read_text()) for stage, path in paths.items()}
     before = {stage: manifest["content"] for stage, manifest in made.items()}
-    measured = [stage for stage in made if stage not in CHAIN and stage != RENDERED]
-    for stage in (*(stage for stage in CHAIN if stage in made), *measured, RENDERED):
+    chain = chain_of(made)
+    measured = [stage for stage in made if stage not in chain and stage != RENDERED]
+    for stage in (*(stage for stage in chain if stage in made), *measured, RENDERED):
         if stage == RENDERED:
             _mend_card(folder / CARD, before, made)
         _mend(folder, stage, made)
@@ -95,7 +97,7 @@ def rehash(folder: Path) -> None:
 
     def mend_seal(manifest: Any) -> None:
         _mend_inputs(manifest, made)
-        weights, card = made[WEIGHTS]["content"], made[RENDERED]["content"]
+        weights, card = made[weights_stage(made)]["content"], made[RENDERED]["content"]
         manifest["facts"] |= {"weights": weights, "card": card}
 
     edit_manifest(folder / MANIFEST, mend_seal)
@@ -104,7 +106,7 @@ def rehash(folder: Path) -> None:
 
 def _mend(folder: Path, stage: str, made: dict[str, Any]) -> None:
     manifest = made[stage]
-    own = stage in (WEIGHTS, RENDERED)
+    own = stage in (weights_stage(made), RENDERED)
     placed = {name: name for name in manifest["files"]} if own else placed_files(stage, manifest)
     for name, place in placed.items():
         if (folder / place).is_file():

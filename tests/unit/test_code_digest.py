@@ -30,6 +30,7 @@ SERVING = {
     "evaluate_quality",
     "measure_serving",
     "run_agent_tasks",
+    "sample_replies",
 }
 PLUGIN = "vllm_plugin/scion_vllm_plugin"
 TABLE = {"table/__init__.py", "table/rows/first.py"}

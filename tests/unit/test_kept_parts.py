@@ -12,7 +12,7 @@ from checkpoints import edit_json, edit_tensor
 from conversion import ENVIRONMENT, Pico, convert_stages
 from scion.artifacts.artifact import Artifact, tensor_rows
 from scion.artifacts.making import Output
-from scion.artifacts.release_layout import RELEASE, WEIGHTS
+from scion.artifacts.release_layout import GRAFTED, RELEASE
 from scion.artifacts.store.store import Store
 from scion.checkpoint.release_files import PROCESSOR_FILES
 from scion.checkpoint.safetensors_file import digest_safetensors, read_header
@@ -284,8 +284,8 @@ def more(shard: str, name: str, *, listed: bool) -> Change:
             row = json.loads((folder / source).read_bytes())[NORM]
             rewritten(folder, shard, origin={"from": "quantized", "sha256": row["sha256"]})
             edit_json(folder / INDEX, lambda index: index["weight_map"].update({name: shard}))
-        in_manifest(WEIGHTS, lambda made: made["facts"]["source_shards"].append(shard))(folder)
-        in_manifest(WEIGHTS, lambda made: made["files"].update({shard: {}}))(folder)
+        in_manifest(GRAFTED, lambda made: made["facts"]["source_shards"].append(shard))(folder)
+        in_manifest(GRAFTED, lambda made: made["files"].update({shard: {}}))(folder)
 
     return change
 
@@ -301,7 +301,7 @@ def without_tower(folder: Path) -> None:
 
     edit_json(folder / "tensors.json", drop)
     edit_json(folder / INDEX, lambda index: drop(index["weight_map"]))
-    in_manifest(WEIGHTS, lambda made: made["files"].pop(TOWER))(folder)
+    in_manifest(GRAFTED, lambda made: made["files"].pop(TOWER))(folder)
 
 
 TEXT_ONLY = {"text_only": True, "vision_tensors": 0, "source_shards": list(HEAD)}
@@ -319,7 +319,7 @@ ALTERED: dict[str, tuple[Change, str]] = {
     ),
     "no tower": (without_tower, "provenance/graft_mtp.json: its fact vision_tensors is not what"),
     "no tower, and none told of": (
-        both(without_tower, in_manifest(WEIGHTS, lambda made: made["facts"].update(TEXT_ONLY))),
+        both(without_tower, in_manifest(GRAFTED, lambda made: made["facts"].update(TEXT_ONLY))),
         "provenance/verify_release.json: its fact tensors is not what the shards have",
     ),
     "a part of the tower": (

@@ -14,7 +14,7 @@ from scion.architectures.stacks import stack_name
 Rows = Mapping[str, Mapping[str, Any]]
 """Rows of a tensor table by tensor name."""
 
-Kind = Literal["source", "donor", "quantized"]
+Kind = Literal["source", "donor", "quantized", "trained"]
 
 _BYTES = ("dtype", "shape", "sha256")
 
@@ -36,6 +36,26 @@ def tensor_origins(rows: Rows, *, source: Rows, donor: Rows) -> dict[str, dict[s
         A tensor that is none of these is not among them.
     """
     return dict(_origins(rows, source, donor))
+
+
+def trained_origins(
+    origins: Mapping[str, dict[str, str]], rows: Rows, before: Rows
+) -> dict[str, dict[str, str]]:
+    """The origins of a release some of whose tensors were trained.
+
+    Those are `trained`; the digest is of the tensor that training began with.
+
+    Args:
+        origins: Of the release before, as `tensor_origins` gives them.
+        rows: The release's tensors.
+        before: Those of the release before.
+    """
+    return {
+        name: origin
+        if same_bytes(rows.get(name), before.get(name))
+        else _origin("trained", before[name])
+        for name, origin in origins.items()
+    }
 
 
 def same_bytes(row: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> bool:

@@ -11,12 +11,14 @@ from typing import Any, cast
 
 from scion.artifacts.release_layout import (
     COMPARED,
+    GRAFTED,
+    HEALED,
     PROVENANCE,
     RENDERED,
     SEALED,
     TENSORS,
-    WEIGHTS,
     Manifest,
+    weights_stage,
 )
 from scion.artifacts.software import FACT
 from scion.checkpoint.shards import CONFIG, INDEX
@@ -25,6 +27,7 @@ from scion.common.text import printable
 from scion.formats.spellings import SPELLINGS
 
 _QUANTIZED, _RESPELLED, _DONOR = "quantize_nvfp4", "respell", "fetch_donor"
+_REPLIES, _VERIFIED = "sample_replies", "verify_release"
 # The stages that every release with a grafted head is made by, and by the name of each input, where
 # that comes from. Another has no donor, and the stages that read it have one input fewer.
 CHAIN: Mapping[str, Mapping[str, str]] = {
@@ -34,9 +37,16 @@ CHAIN: Mapping[str, Mapping[str, str]] = {
     "fix_keys": {"source": "fetch_source"},
     "extract_text": {"fixed": "fix_keys"},
     _QUANTIZED: {"text": "extract_text"},
-    WEIGHTS: {"quantized": _QUANTIZED, "fixed": "fix_keys", "donor": _DONOR},
-    "verify_release": {"release": WEIGHTS, "fixed": "fix_keys", "donor": _DONOR},
+    GRAFTED: {"quantized": _QUANTIZED, "fixed": "fix_keys", "donor": _DONOR},
+    _VERIFIED: {"release": GRAFTED, "fixed": "fix_keys", "donor": _DONOR},
 }
+# Those of a release whose head was trained.
+_HEALING: Mapping[str, Mapping[str, str]] = {
+    _REPLIES: {"release": GRAFTED},
+    HEALED: {"release": GRAFTED, "replies": _REPLIES},
+}
+# The stages whose inputs are all known.
+_KNOWN = {*CHAIN, *_HEALING, _RESPELLED, SEALED, RENDERED}
 # Fetched only to be measured beside the release.
 _BESIDES = ("fetch_base",)
 # Files other than shards that the stages of the chain write anew.
@@ -53,20 +63,25 @@ def quantized_stage(manifests: Iterable[str]) -> str:
     return _RESPELLED if _RESPELLED in manifests else _QUANTIZED
 
 
-def _chain(manifests: Manifests) -> dict[str, dict[str, str]]:
-    """The stages that this release is made by.
+def chain_of(manifests: Manifests) -> dict[str, dict[str, str]]:
+    """The stages that this release is made by, with the stage that each input comes from.
 
-    Without a donor where no manifest knows of one, and with `respell` where there is its manifest.
+    Without a donor where no manifest knows of one; with `respell`, and with the stages that train a
+    head, where there are their manifests.
     """
     chain = {stage: dict(inputs) for stage, inputs in CHAIN.items()}
-    grafted = manifests.get(WEIGHTS)
+    grafted = manifests.get(GRAFTED)
     if grafted is not None and _DONOR not in manifests and "donor" not in grafted["made_from"]:
         del chain[_DONOR]
         for inputs in chain.values():
             inputs.pop("donor", None)
     if quantized_stage(manifests) == _RESPELLED:
         chain[_RESPELLED] = {"quantized": _QUANTIZED}
-        chain[WEIGHTS]["quantized"] = _RESPELLED
+        chain[GRAFTED]["quantized"] = _RESPELLED
+    if HEALED in manifests:
+        verified = {**chain.pop(_VERIFIED), "release": HEALED}
+        chain |= {stage: dict(inputs) for stage, inputs in _HEALING.items()}
+        chain[_VERIFIED] = verified
     return chain
 
 
@@ -77,7 +92,7 @@ def chain_problems(manifests: Manifests, sealed: Manifest) -> Iterator[str]:
         manifests: By stage, as `provenance/` has them; each of sound form and digests.
         sealed: That of the release.
     """
-    for stage in (*_chain(manifests), RENDERED):
+    for stage in (*chain_of(manifests), RENDERED):
         if stage not in manifests:
             yield f"{_file(stage)}: missing: every release has this stage"
     for stage, manifest in manifests.items():
@@ -87,6 +102,7 @@ def chain_problems(manifests: Manifests, sealed: Manifest) -> Iterator[str]:
     yield from _input_problems(SEALED, sealed, manifests)
     yield from _fact_problems(manifests, sealed)
     yield from _passed_on(manifests)
+    yield from _healed_files(manifests)
     yield from _weights(manifests)
 
 
@@ -99,7 +115,8 @@ def _input_problems(stage: str, manifest: Manifest, manifests: Manifests) -> Ite
     inputs = {name: made for name, made in manifest["made_from"].items() if "stage" in made}
     if stage == COMPARED:
         # The other releases of a family have their manifests in folders of their own.
-        own = _names(manifests[WEIGHTS]) if WEIGHTS in manifests else {}
+        weights = weights_stage(manifests)
+        own = _names(manifests[weights]) if weights in manifests else {}
         if not any(made.items() <= own.items() for made in inputs.values()):
             yield f"{_file(stage)}: compares other releases than this"
         return
@@ -108,7 +125,7 @@ def _input_problems(stage: str, manifest: Manifest, manifests: Manifests) -> Ite
         if inputs.get(name, {}).get("stage") != source:
             yield f"{_file(stage)}: its input {printable(name)} is not the artifact of {source}"
     for name, made in inputs.items():
-        if name not in wanted and (stage in (*CHAIN, _RESPELLED, SEALED, RENDERED)):
+        if name not in wanted and stage in _KNOWN:
             yield f"{_file(stage)}: has an input {printable(name)} that the stage does not take"
         source = manifests.get(made["stage"])
         if source is None:
@@ -125,11 +142,11 @@ def _input_problems(stage: str, manifest: Manifest, manifests: Manifests) -> Ite
 
 def _wanted(stage: str, manifests: Manifests) -> Mapping[str, str]:
     """The artifacts that a stage is made from, by the name of the input."""
-    if stage in CHAIN or stage == _RESPELLED:
-        return _chain(manifests).get(stage, {})
+    if stage in CHAIN or stage in _HEALING or stage == _RESPELLED:
+        return chain_of(manifests).get(stage, {})
     if stage in (SEALED, RENDERED):
         return {name: name for name in manifests if name != stage}
-    return {} if stage in _BESIDES else {"release": WEIGHTS}
+    return {} if stage in _BESIDES else {"release": weights_stage(manifests)}
 
 
 def _names(manifest: Manifest) -> dict[str, str]:
@@ -140,15 +157,18 @@ def _names(manifest: Manifest) -> dict[str, str]:
 
 def _fact_problems(manifests: Manifests, sealed: Manifest) -> Iterator[str]:
     """Facts that quote what another manifest says."""
+    grafted = manifests.get(GRAFTED, {"facts": {}})
     quotes = (
-        (SEALED, "weights", WEIGHTS, "content"),
+        (SEALED, "weights", weights_stage(manifests), "content"),
         (SEALED, "card", RENDERED, "content"),
         (SEALED, FACT, RENDERED, FACT),
-        (WEIGHTS, "recipe", _QUANTIZED, "recipe"),
+        (GRAFTED, "recipe", _QUANTIZED, "recipe"),
         (_RESPELLED, "recipe", _QUANTIZED, "recipe"),
-        (WEIGHTS, "donor", _DONOR, "location"),
-        (WEIGHTS, "mtp_tensors", _DONOR, "mtp_tensors"),
-        (WEIGHTS, "mtp_bytes", _DONOR, "mtp_bytes"),
+        (GRAFTED, "donor", _DONOR, "location"),
+        (GRAFTED, "mtp_tensors", _DONOR, "mtp_tensors"),
+        (GRAFTED, "mtp_bytes", _DONOR, "mtp_bytes"),
+        # Whoever reads what a release is made of reads the last of the two.
+        *((HEALED, fact, GRAFTED, fact) for fact in grafted["facts"]),
     )
     for stage, fact, source, key in quotes:
         quoting = sealed if stage == SEALED else manifests.get(stage)
@@ -162,12 +182,17 @@ def _fact_problems(manifests: Manifests, sealed: Manifest) -> Iterator[str]:
 
 def _passed_on(manifests: Manifests) -> Iterator[str]:
     """Files that a stage of the chain has under the name of one of its input, and changed."""
-    for stage, inputs in _chain(manifests).items():
+    for stage, inputs in chain_of(manifests).items():
         for source in inputs.values():
             if stage not in manifests or source not in manifests:
                 continue
             files, given = manifests[stage]["files"], manifests[source]["files"]
-            rewritten = _REWRITTEN.union(_told_rewritten(manifests[stage]))
+            # Training changes shards of the head, and what says of tensors where they come from.
+            rewritten = (
+                {TENSORS}
+                if stage == HEALED
+                else _REWRITTEN.union(_told_rewritten(manifests[stage]))
+            )
             yield from (
                 f"{_file(stage)}: {printable(name)} is not that of {_file(source)}"
                 for name in files
@@ -178,6 +203,14 @@ def _passed_on(manifests: Manifests) -> Iterator[str]:
             )
 
 
+def _healed_files(manifests: Manifests) -> Iterator[str]:
+    """Files that a release with a trained head has more than the one before, or fewer."""
+    if HEALED in manifests and GRAFTED in manifests:
+        files, before = (manifests[stage]["files"].keys() for stage in (HEALED, GRAFTED))
+        for name in sorted(files ^ before):
+            yield f"{_file(HEALED)}: {printable(name)} is in one of {HEALED} and {GRAFTED} alone"
+
+
 def _told_rewritten(manifest: Manifest) -> Iterable[str]:
     """Configs of which a stage says that references to code were taken out of them."""
     told = manifest["facts"].get("code_references_removed")
@@ -185,27 +218,27 @@ def _told_rewritten(manifest: Manifest) -> Iterable[str]:
 
 
 def _weights(manifests: Manifests) -> Iterator[str]:
-    """Whether the release's shards are those of the quantized checkpoint and of a donor's head.
+    """Whether shards are those of the quantized checkpoint and of a donor's head.
 
-    Shards of what was kept of the source are others: `scion.artifacts.release_tensors` holds what
-    they contain against the source's table.
+    Shards of what was kept of the source, and of a head that was trained, are others:
+    `scion.artifacts.release_tensors` holds what they contain against the tables before.
     """
-    sources = _chain(manifests)[WEIGHTS]
+    sources = chain_of(manifests)[GRAFTED]
     stages = [sources[name] for name in ("quantized", "donor") if name in sources]
-    if not all(stage in manifests for stage in (WEIGHTS, *stages)):
+    if not all(stage in manifests for stage in (GRAFTED, *stages)):
         return
-    shards = _shards(manifests[WEIGHTS])
+    shards = _shards(manifests[GRAFTED])
     before = {stage: _shards(manifests[stage]) for stage in stages}
     for source, given in before.items():
         yield from (
-            f"{_file(WEIGHTS)}: {printable(name)} is not that of {_file(source)}"
+            f"{_file(GRAFTED)}: {printable(name)} is not that of {_file(source)}"
             for name, entry in given.items()
             if shards.get(name) != entry
         )
     yield from (
-        f"{_file(WEIGHTS)}: {printable(name)} is of no stage before"
+        f"{_file(GRAFTED)}: {printable(name)} is of no stage before"
         for name in shards.keys()
-        - set[str]().union(*before.values(), _of_source(manifests[WEIGHTS]))
+        - set[str]().union(*before.values(), _of_source(manifests[GRAFTED]))
     )
 
 

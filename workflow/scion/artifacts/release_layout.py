@@ -1,6 +1,6 @@
 """What a sealed release holds: `seal_release` puts it together so, `scion check` holds it to that.
 
-the files of graft_mtp                   the checkpoint
+the files of graft_mtp or heal_mtp       the checkpoint
 README.md, pictures/                     the files of render_card
 provenance/<stage>.json                  the manifest of every stage
 provenance/results/                      what was measured: records, and files of lines
@@ -9,7 +9,7 @@ SHA256SUMS                               for readers without Scion
 manifest.json                            that of the seal, over all of the others
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from scion.common.digest import digest_bytes
@@ -17,7 +17,7 @@ from scion.common.files import to_json
 
 SEALED = "seal_release"
 RELEASE = "release"
-WEIGHTS = "graft_mtp"
+GRAFTED, HEALED = "graft_mtp", "heal_mtp"
 RENDERED = "render_card"
 COMPARED = "compare_family"
 CARD = "README.md"
@@ -34,8 +34,13 @@ Entry = Mapping[str, Any]
 
 
 def table_file(stage: str) -> str:
-    """Where a release has the tensor table of a stage before `graft_mtp`."""
+    """Where a release has the tensor table of a stage before the last that changed its tensors."""
     return f"{TABLES}/{stage}.json"
+
+
+def weights_stage(manifests: Iterable[str]) -> str:
+    """The stage, of those of a release, whose artifact is the release's checkpoint."""
+    return HEALED if HEALED in manifests else GRAFTED
 
 
 def placed_files(stage: str, manifest: Manifest) -> dict[str, str]:
@@ -66,7 +71,7 @@ def stages_files(manifests: Mapping[str, Manifest]) -> Iterator[tuple[str, Entry
         manifests: By stage, the seal's own not among them.
     """
     for stage, manifest in manifests.items():
-        if stage in (WEIGHTS, RENDERED):
+        if stage in (weights_stage(manifests), RENDERED):
             yield from ((name, entry, stage) for name, entry in manifest["files"].items())
         else:
             for name, placed in placed_files(stage, manifest).items():

@@ -15,9 +15,16 @@ from scion.architectures.families import in_head
 from scion.artifacts.artifact import tensor_rows
 from scion.artifacts.file_check import FileCheck
 from scion.artifacts.file_tree import FileTree, read_object
-from scion.artifacts.origins import Rows, same_bytes, tensor_origins
+from scion.artifacts.origins import Rows, same_bytes, tensor_origins, trained_origins
 from scion.artifacts.release_chain import quantized_stage
-from scion.artifacts.release_layout import PROVENANCE, TENSORS, WEIGHTS, Manifest, table_file
+from scion.artifacts.release_layout import (
+    GRAFTED,
+    HEALED,
+    PROVENANCE,
+    TENSORS,
+    Manifest,
+    table_file,
+)
 from scion.checkpoint.shards import INDEX, parse_weight_map
 from scion.common.errors import ScionError
 from scion.common.text import printable
@@ -70,11 +77,20 @@ def tensor_problems(
     if index is not None and index != {name: row["file"] for name, row in rows.items()}:
         yield f"{INDEX}: does not name the tensors of the shards"
     known = {stage: read for stage, read in tables.items() if read is not None}
-    yield from _chain(rows, known)
-    yield from _source_problems(rows, known, manifests)
+    grafted = known.get(GRAFTED) if HEALED in manifests else rows
+    if grafted is None:
+        # A table that is there and can't be read is told already.
+        if GRAFTED not in listed:
+            yield f"{table_file(GRAFTED)}: missing"
+        return
+    yield from _chain(grafted, known)
+    yield from _source_problems(grafted, known, manifests)
+    if HEALED in manifests:
+        yield from _trained_problems(rows, grafted, manifests)
     fixed, donor = tables.get(_FIXED), tables.get(_DONOR) if _DONOR in manifests else {}
     if table is not None and fixed is not None and donor is not None:
-        yield from _origin_problems(table, tensor_origins(rows, source=fixed, donor=donor))
+        origins = tensor_origins(grafted, source=fixed, donor=donor)
+        yield from _origin_problems(table, trained_origins(origins, rows, grafted))
 
 
 class _Reader:
@@ -121,6 +137,7 @@ def _is_row(row: object) -> bool:
     shape = row.get("shape")
     return (
         isinstance(row.get("dtype"), str)
+        and isinstance(row.get("file"), str)
         and isinstance(row.get("sha256"), str)
         and isinstance(shape, list)
         and all(isinstance(length, int) for length in shape)
@@ -159,7 +176,7 @@ def _source_problems(
     Either is there as a whole or not at all, in shards of its own, as the stages say.
     """
     wanted = {_FIXED, _TEXT, quantized_stage(tables), *({_DONOR} & manifests.keys())}
-    if not wanted <= tables.keys() or WEIGHTS not in manifests:
+    if not wanted <= tables.keys() or GRAFTED not in manifests:
         return
     made = tables[quantized_stage(tables)].keys() | tables.get(_DONOR, {}).keys()
     fixed = tables[_FIXED]
@@ -167,7 +184,7 @@ def _source_problems(
     kept = rows.keys() - made
     for name in sorted(kept):
         if not same_bytes(rows[name], beside.get(name)):
-            yield f"{rows[name]['file']}: {printable(name)} is of no stage before"
+            yield f"{printable(rows[name]['file'])}: {printable(name)} is of no stage before"
     for title, part in (
         ("MTP head", {name for name in beside if in_head(name)}),
         ("vision tower", {name for name in beside if not in_head(name)}),
@@ -184,7 +201,7 @@ def _count_problems(
     tower = [name for name in kept if not in_head(name)]
     head = sum(map(in_head, rows))
     found: dict[str, dict[str, Any]] = {
-        WEIGHTS: {
+        GRAFTED: {
             "mtp_tensors": head,
             "vision_tensors": len(tower),
             "text_only": not tower,
@@ -197,6 +214,27 @@ def _count_problems(
         for key, value in facts.items():
             if told.get(key) != value:
                 yield f"{PROVENANCE}/{stage}.json: its fact {key} is not what the shards have"
+
+
+def _trained_problems(
+    rows: Rows, grafted: Rows, manifests: Mapping[str, Manifest]
+) -> Iterator[str]:
+    """What training a head has changed of the release, and may not; facts that tell otherwise."""
+    trained = sum(not same_bytes(rows.get(name), row) for name, row in grafted.items())
+    healing = manifests[HEALED]["facts"].get("healing")
+    told = healing.get("healed") if isinstance(healing, dict) else None
+    if told is not (trained > 0):
+        yield f"{PROVENANCE}/{HEALED}.json: its fact healing is not what the shards have"
+    verified = manifests.get(_VERIFIED)
+    if verified is not None and verified["facts"].get("trained_tensors") != trained:
+        yield f"{PROVENANCE}/{_VERIFIED}.json: its fact trained_tensors is not what the shards have"
+    for name in sorted({*rows, *grafted}):
+        row, before = rows.get(name), grafted.get(name)
+        form = None if row is None else (row["dtype"], row["shape"])
+        if before is None or form != (before["dtype"], before["shape"]):
+            yield f"{TENSORS}: {printable(name)} has another form than before the head was trained"
+        elif not in_head(name) and not same_bytes(row, before):
+            yield f"{TENSORS}: {printable(name)} is not of the head, and is another than before"
 
 
 def _matrices(table: Rows) -> Rows:

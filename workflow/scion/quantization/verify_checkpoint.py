@@ -15,6 +15,7 @@ from safetensors import safe_open
 from scion.architectures.families import in_head
 from scion.architectures.inventory import inventory
 from scion.artifacts.artifact import Artifact
+from scion.artifacts.release_layout import HEALED
 from scion.checkpoint.experts_apart import experts_apart
 from scion.checkpoint.own_head import OwnHead
 from scion.checkpoint.safetensors_file import digest_safetensors
@@ -76,10 +77,13 @@ def verify_checkpoint(
     gone = parts.beside.difference(*kept.values())
     rows = {name: row for name, row in fixed.tensors().items() if name not in gone}
     unchanged = _check_inventory(checkpoint, rows, donor, source, quantized, spelling)
+    trained = _trained(release, unchanged)
+    unchanged = {name: digest for name, digest in unchanged.items() if name not in trained}
     digests = _digests(checkpoint)
     for name, wanted in unchanged.items():
         if digests[name] != wanted:
             raise _wrong(release, name, "a tensor is not its original", wanted, digests[name])
+    _check_finite(checkpoint, "mtp", trained, where=str(release.folder))
     if donor is not None:
         _check_finite(checkpoint, "mtp", donor.tensors(), where=donor.facts["location"])
     for part, names in kept.items():
@@ -91,6 +95,7 @@ def verify_checkpoint(
     return {
         "tensors": len(digests),
         "unchanged_tensors": len(unchanged),
+        "trained_tensors": len(trained),
         "mtp_tensors": sum(map(in_head, digests)),
         "quantized_modules": len(errors),
         "fp8_modules": len(eight_bits),
@@ -112,6 +117,28 @@ def _kept(release: Artifact) -> Kept:
     facts = release.facts
     head: OwnHead = "kept" if facts["mtp_origin"] == "source" else "removed"
     return Kept(tower=not facts["text_only"], head=head)
+
+
+def _trained(release: Artifact, begun: Mapping[str, str]) -> set[str]:
+    """The tensors of a head that heal_mtp has trained.
+
+    Args:
+        release: The release.
+        begun: The digest that each tensor would have if nothing were trained.
+    """
+    origins = {name: row.get("origin", {}) for name, row in release.tensors().items()}
+    trained = {name for name, origin in origins.items() if origin.get("from") == "trained"}
+    for name in sorted(trained):
+        begin = begun.get(name)
+        if release.stage != HEALED or not in_head(name) or origins[name].get("sha256") != begin:
+            raise _wrong(
+                release,
+                name,
+                "a tensor is said to be trained, and can't be",
+                f"a tensor of the MTP head, trained by {HEALED} from {begin}",
+                f"{origins[name].get('sha256')}, by {release.stage}",
+            )
+    return trained
 
 
 def _spelling(checkpoint: Checkpoint) -> Spelling:

@@ -5,6 +5,7 @@ A stage turns artifacts into an artifact. Rule, module, log and benchmark have t
     fetch_source, lint_source, fix_keys, extract_text, quantize_nvfp4      the source, to NVFP4
     respell                                                                in another spelling
     fetch_donor, graft_mtp, verify_release                                 the whole, and its proof
+    sample_replies, heal_mtp                                               a head that fits it
     measure_serving, run_agent_tasks, evaluate_quality, evaluate_ifeval,
     evaluate_bfcl, fetch_base                                              what it can do
     render_card, seal_release                                              what is published
@@ -15,7 +16,7 @@ Begin with `scion.stages.respell`, a short one, and with the rule of its name in
 that start a server.
 
 May import: common, architectures, formats, checkpoint, artifacts, engines, lint, quantization,
-evaluation, report.
+evaluation, healing, report.
 
 To extend: a module, a rule, a test. No Snakemake, no environment variables, no work at import time.
 """

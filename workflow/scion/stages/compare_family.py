@@ -58,7 +58,7 @@ from scion.stages.served import ServedStage, add_server_options, recorded
 STAGE = RECORD.stage
 TIMINGS = "family_timings.jsonl"
 _INPUTS = {
-    "releases": "pointers of the releases' graft_mtp, in the order of the settings",
+    "releases": "pointers of the releases' checkpoints, in the order of the settings",
     "serving": "pointers of their measure_serving, in the same order",
     "agent-tasks": "pointers of their run_agent_tasks",
     "quality": "pointers of their evaluate_quality",

@@ -110,7 +110,7 @@ def render_card(
         stage="render_card",
         inputs={
             **evidence,
-            "graft_mtp": release,
+            release.stage: release,
             "template": template,
             **{f"section {path.name.removesuffix(_SECTION)}": path for path in sections},
             "tasks": tasks,
@@ -139,7 +139,7 @@ def card_values(
     text_only = release.facts["text_only"]
     serving = records[SERVING.stage]
     fix, text = evidence["fix_keys"].facts, evidence["extract_text"].facts
-    steps = {**evidence, "graft_mtp": release}
+    steps = {**evidence, release.stage: release}
     return {
         "card": _without_tags(settings.card),
         "metadata": _metadata(settings.card, text_only=text_only),
@@ -221,7 +221,7 @@ def _curl_body(tasks: Path, card: Card) -> str:
 
 def main() -> int:
     """Parse arguments and run the stage."""
-    parser = stage_parser(__doc__, inputs={"release": "pointer of graft_mtp"})
+    parser = stage_parser(__doc__, inputs={"release": "pointer of graft_mtp or heal_mtp"})
     add_evidence(parser)
     add_file(parser, "template", "jinja template of the card")
     parser.add_argument("--made-by", metavar="JSON", help="the Scion that runs, to be named")

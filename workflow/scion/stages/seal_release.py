@@ -23,7 +23,6 @@ from scion.artifacts.release_layout import (
     RENDERED,
     SEALED,
     SUMS,
-    WEIGHTS,
     placed_files,
     sums,
 )
@@ -50,7 +49,7 @@ def seal_release(
         output: Where the artifact goes.
         environment: Identity of the locked environment.
     """
-    stages = {**evidence, WEIGHTS: release, RENDERED: card}
+    stages = {**evidence, release.stage: release, RENDERED: card}
 
     def build(draft: Draft) -> None:
         (draft.folder / PROVENANCE).mkdir(parents=True)
@@ -80,7 +79,8 @@ def seal_release(
 def main() -> int:
     """Parse arguments and run the stage."""
     parser = stage_parser(
-        __doc__, inputs={"release": "pointer of graft_mtp", "card": "pointer of render_card"}
+        __doc__,
+        inputs={"release": "pointer of graft_mtp or heal_mtp", "card": "pointer of render_card"},
     )
     add_evidence(parser)
     args = parser.parse_args()

@@ -60,17 +60,21 @@ class ServedStage:
 
     @contextmanager
     def server(
-        self, release: Artifact, launch: Launch, *part: str, timed: bool = False
+        self,
+        release: Artifact,
+        launch: Launch,
+        *part: str,
+        timed: bool = False,
+        shared: bool = True,
     ) -> Generator[Server]:
         """Serve the release while the block lasts.
-
-        The server may be one that an earlier stage had, and the next one's afterwards.
 
         Args:
             release: The checkpoint.
             launch: How it is served.
             part: Names the logs of one of several servers.
             timed: Whether it must be a fresh one, with no idle server beside it.
+            shared: Whether it may be one that an earlier stage had, and the next one's afterwards.
 
         Raises:
             ScionError: The server can't be started, or one that was named serves something else.
@@ -82,7 +86,7 @@ class ServedStage:
             serving=self.serving,
             python=self.python,
             log=self.log(*part, "server"),
-            shared=True,
+            shared=shared,
             timed=timed,
         ) as server:
             if self.serving.server_url is not None:

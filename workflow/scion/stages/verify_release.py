@@ -1,7 +1,8 @@
 """Prove that a release is what it says, from the bytes of its files and those of its parts.
 
-Nothing is taken from the release's own index or table: the tensors that must be there follow from
-the *source's* inventory, and every digest is taken anew. What is checked:
+Nothing is taken from the release's own index, and of its table only which tensors were trained:
+the tensors that must be there follow from the *source's* inventory, and every digest is taken anew.
+What is checked:
 
 - inventory: each tensor of the language model is there, unchanged or as four NVFP4 tensors or three
   of FP8; the MTP head and the vision tower are there, or no tensor of one that the release has not;
@@ -10,7 +11,8 @@ the *source's* inventory, and every digest is taken anew. What is checked:
   builds every module as it is stored, both config files say the same, fused groups share their
   scales, and every global scale is finite and positive;
 - unchanged tensors equal the source's, those of its own MTP head and vision tower among them if
-  these were kept, and a grafted head's the donor's, bit for bit;
+  these were kept, and a grafted head's the donor's, bit for bit; the head's alone may be trained
+  instead, which the table of heal_mtp says of each, with what training began with;
 - quantized weights decode to within one rounding of the source's, or, where a recipe chooses scales
   or moves weights, to what it may make of them (`scion.quantization.verify_nvfp4`); no row has
   vanished; scales of FP8 are those of the largest number of their group; and every number of what
@@ -82,7 +84,7 @@ def main() -> int:
     parser = stage_parser(
         __doc__,
         inputs={
-            "release": "pointer of graft_mtp",
+            "release": "pointer of graft_mtp or heal_mtp",
             "fixed": "pointer of fix_keys",
         },
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 from scion.architectures.inventory import Inventory, inventory
 from scion.checkpoint.shards import CONFIG, read_object
-from scion.common.text import size
+from scion.common.text import share, size
 from scion.report.config import Card
 
 # What a release quantizes, by the parent of the modules.
@@ -64,10 +64,15 @@ def head_values(
         text: Those of extract_text.
     """
     count = f"{graft['mtp_tensors']} tensors ({size(graft['mtp_bytes'])})"
+    healing = graft.get("healing")
+    trained = healing is not None and healing["healed"]
+    state = "then trained" if trained else "bit for bit"
+    healed = ", healed on this body" if trained else ""
+    told = f". {_healing(healing)}" if healing is not None else ""
     if graft["mtp_origin"] == "source":
         return {
-            "brief": "with its own bf16 multi-token-prediction (MTP) head",
-            "made": f"the parent's own, the {count}, bit for bit",
+            "brief": f"with its own bf16 multi-token-prediction (MTP) head{healed}",
+            "made": f"the parent's own, the {count}, {state}{told}",
         }
     if graft["mtp_origin"] == "none":
         lost = text["mtp_tensors_removed"]
@@ -80,10 +85,30 @@ def head_values(
     page = f"[{card.base}](https://huggingface.co/{card.base})"
     parents = "missing" if fix["mtp_missing"] else "replaced"
     return {
-        "brief": f"with the bf16 multi-token-prediction (MTP) head of {page}",
-        "made": f"`{graft['donor']}`, the {count}, bit for bit; the parent's was {parents}. "
-        f"{_kinship(graft['kinship'])}",
+        "brief": f"with the bf16 multi-token-prediction (MTP) head of {page}{healed}",
+        "made": f"`{graft['donor']}`, the {count}, {state}; the parent's was {parents}. "
+        f"{_kinship(graft['kinship'])}{told}",
     }
+
+
+def _healing(healing: Mapping[str, Any]) -> str:
+    """What training the head on this release's body has changed."""
+    before, after, texts = healing["before"], healing["after"], healing["texts"]
+    learned = (
+        f"{texts['learned']} texts ({texts['greedy']} greedy and {texts['sampled']} sampled "
+        f"replies of this release and {texts['given']} given dialogues, less "
+        f"{texts['held_out']} held out) "
+        f"on {healing['device']}, torch {healing['torch']}"
+    )
+    if not healing["healed"]:
+        return f"Training it on {learned}, made it no better on those, so it stays as it was"
+    places = zip(before["per_position"], after["per_position"], strict=True)
+    shares = ", ".join(f"{share(first)} to {share(last)}" for first, last in places)
+    return (
+        f"It was trained on this release's own body, with {learned}. On those that were held out "
+        f"its drafts, up to the first, second, … place, were what the body says in {shares} of the "
+        f"steps: {before['tokens']:.2f} to {after['tokens']:.2f} tokens a step"
+    )
 
 
 def _kinship(kinship: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from scion.artifacts.artifact import Artifact
 from scion.artifacts.environments import locks_of
 from scion.artifacts.manifest import FORMAT, MANIFEST, read_manifest
-from scion.artifacts.release_layout import PROVENANCE, RELEASE, RESULTS, SEALED, WEIGHTS
+from scion.artifacts.release_layout import PROVENANCE, RELEASE, RESULTS, SEALED, weights_stage
 from scion.common.errors import ScionError
 from scion.report.comparison.findings import holds_numbers
 
@@ -84,8 +84,9 @@ def open_release(folder: Path) -> Release:
         for name in listed
         if str(Path(name).parent) == PROVENANCE
     }
-    if WEIGHTS not in manifests:
-        raise _no_release(places[0] / PROVENANCE, f"no {WEIGHTS}.json, the manifest of the weights")
+    made = weights_stage(manifests)
+    if made not in manifests:
+        raise _no_release(places[0] / PROVENANCE, f"no {made}.json, the manifest of the weights")
     results = {
         name.removeprefix(f"{RESULTS}/"): artifact.read_json(name)
         for name in listed
@@ -113,12 +114,13 @@ def _no_release(where: Path, found: str) -> ScionError:
 
 def weights(a: Release, b: Release) -> str:
     """Whether two releases hold the same tensors, in words that start with `the same` if so."""
+    made = weights_stage([*a.manifests, *b.manifests])
     if a.weights == b.weights:
-        roots = {release.manifests[WEIGHTS]["root"] for release in (a, b)}
-        return f"the same, {a.weights}{', made otherwise (see graft_mtp)' * (len(roots) - 1)}"
+        roots = {release.manifests[weights_stage(release.manifests)]["root"] for release in (a, b)}
+        return f"the same, {a.weights}{f', made otherwise (see {made})' * (len(roots) - 1)}"
     differing = _differing(a.shards, b.shards)
     if not differing:
-        return f"the same bytes in {len(a.shards)} shards, other files beside them (see graft_mtp)"
+        return f"the same bytes in {len(a.shards)} shards, other files beside them (see {made})"
     return f"different in {_some(differing)}"
 
 

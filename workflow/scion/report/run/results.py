@@ -49,6 +49,13 @@ def _grafted(facts: _Facts) -> str:
     return "; ".join([f"{facts['mtp_tensors']} tensors of {facts['donor'] or 'the source'}", *said])
 
 
+def _healed(facts: _Facts) -> str:
+    healing = facts["healing"]
+    before, after = (healing[when]["tokens"] for when in ("before", "after"))
+    said = f"{after:.2f} tokens a step on texts held out, {before:.2f} before"
+    return said if healing["healed"] else f"the head stays as it was: {said}"
+
+
 def _verified(facts: _Facts) -> str:
     return (
         f"{facts['tensors']} tensors, {facts['unchanged_tensors']} of them bit for bit; relative "
@@ -68,6 +75,11 @@ _OF_FACTS: dict[str, Callable[[_Facts], str]] = {
     ),
     "respell": lambda facts: f"{facts['quantized_modules']} modules, {facts['spelling']}",
     "graft_mtp": _grafted,
+    "sample_replies": lambda facts: (
+        f"{facts['replies']} replies, {facts['reply_tokens']} tokens, "
+        f"and {facts['dialogues']} dialogues"
+    ),
+    "heal_mtp": _healed,
     "verify_release": _verified,
 }
 

@@ -1,0 +1,105 @@
+"""Train the MTP head of the release on its own body.
+
+Input: the artifact graft_mtp; prompts, and dialogues.
+Output: the artifacts sample_replies, what the head learns from, and heal_mtp, all that the release
+holds but its card.
+"""
+
+SAMPLE_REPLIES = plan(
+    "sample_replies",
+    lambda config: (
+        dict(
+            reads={"release": GRAFTED},
+            files={
+                "prompts": config.healing.replies.prompts,
+                "dialogues": config.healing.replies.dialogues or [],
+                "measured": config.measurement.prompts,
+            },
+            settings=settings(
+                serving=config.serving, launch=launch(config), replies=config.healing.replies
+            ),
+            environment=serving_environment(config),
+            threads=server_threads,
+            beside=server_options(config),
+        )
+        if config.healing.enabled
+        else None
+    ),
+)
+
+
+rule sample_replies:
+    input:
+        unpack(SAMPLE_REPLIES.input),
+    output:
+        SAMPLE_REPLIES.pointer,
+    log:
+        SAMPLE_REPLIES.log,
+    benchmark:
+        SAMPLE_REPLIES.benchmark
+    threads: SAMPLE_REPLIES.threads
+    resources:
+        **SAMPLE_REPLIES.resources,
+    params:
+        **SAMPLE_REPLIES.params,
+    shell:
+        r"""
+        python -m scion.stages.sample_replies \
+            --release {input.release:q} \
+            --prompts {params.prompts:q} \
+            --dialogues {params.dialogues:q} \
+            --measured {params.measured:q} \
+            --settings {params.settings:q} \
+            --python {params.python:q} \
+            --log-folder {params.log_folder:q} \
+            --output {output:q} \
+            --store {params.store:q} \
+            --plan {params.plan:q} \
+            --environment {params.environment:q} \
+            --progress {params.progress:q} \
+            2>&1 | tee -i {log:q}
+        """
+
+
+HEAL_MTP = plan(
+    HEALED,
+    lambda config: (
+        dict(
+            reads={"release": GRAFTED, "replies": "sample_replies"},
+            settings=settings(training=config.healing.training),
+            environment=ROOT_ENVIRONMENT,
+            threads=healing_threads,
+        )
+        if config.healing.enabled
+        else None
+    ),
+)
+
+
+rule heal_mtp:
+    input:
+        unpack(HEAL_MTP.input),
+    output:
+        HEAL_MTP.pointer,
+    log:
+        HEAL_MTP.log,
+    benchmark:
+        HEAL_MTP.benchmark
+    threads: HEAL_MTP.threads
+    resources:
+        **HEAL_MTP.resources,
+    params:
+        **HEAL_MTP.params,
+    shell:
+        r"""
+        python -m scion.stages.heal_mtp \
+            --release {input.release:q} \
+            --replies {input.replies:q} \
+            --settings {params.settings:q} \
+            --output {output:q} \
+            --store {params.store:q} \
+            --plan {params.plan:q} \
+            --environment {params.environment:q} \
+            --progress {params.progress:q} \
+            2>&1 | tee -i {log:q}
+        """
