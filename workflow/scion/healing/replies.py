@@ -1,8 +1,8 @@
 """What a head learns from: the body's own replies to prompts, and dialogues as they were given.
 
-Replies are asked of a server of the release, some greedily and some sampled, each with a seed of
-its own. Prompts that the release is measured with are refused: a head that has seen them would be
-accepted more often there than it is elsewhere.
+Replies are asked of a server of the release, some greedily and some sampled. Prompts that the
+release is measured with are refused: a head that has seen them would be accepted more often there
+than it is elsewhere.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -155,8 +155,9 @@ def _asked_text(server: Server, prompt: Prompt, number: int, replies: ReplySampl
     # Evenly among the others, whatever the share is.
     sampled = int((number + 1) * share) > int(number * share)
     origin: Origin = "sampled" if sampled else "greedy"
-    # The body's whole distribution, which generation_config.json would cut.
-    drawn = {"temperature": replies.temperature, "top_p": 1.0, "top_k": 0, "seed": number}
+    # The body's whole distribution, which generation_config.json would cut. No seed: vLLM 0.32 ends
+    # on a CPU where it reads the prompt of a request that has one in parts.
+    drawn = {"temperature": replies.temperature, "top_p": 1.0, "top_k": 0}
     how = drawn if sampled else {"temperature": 0}
     answer = generate(server, prompt, replies.reply_tokens, sampling=how)
     begin = len(prompt.tokens)
