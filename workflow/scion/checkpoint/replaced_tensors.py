@@ -4,6 +4,22 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from scion.checkpoint.shards import Checkpoint
+from scion.common.files import copy_file
+
+
+def copy_with(source: Path, folder: Path, tensors: Mapping[str, bytes]) -> None:
+    """Complete a checkpoint by those shards of another that get other tensors.
+
+    Args:
+        source: The other.
+        folder: Has its index and all other shards already.
+        tensors: As for `replace_tensors`.
+    """
+    shard_of = Checkpoint.open(source).shard_of
+    for shard in {shard_of[name] for name in tensors}:
+        copy_file(source / shard, folder / shard)
+        (folder / shard).chmod(0o644)
+    replace_tensors(folder, tensors)
 
 
 def replace_tensors(folder: Path, tensors: Mapping[str, bytes]) -> None:

@@ -103,11 +103,10 @@ def heal_release(args: argparse.Namespace) -> None:
         ScionError: As `scion.healing.heal.heal`; there is an output already; a setting is unknown;
             the head got no better.
     """
-    from scion.checkpoint.replaced_tensors import replace_tensors
+    from scion.checkpoint.replaced_tensors import copy_with
     from scion.checkpoint.shards import Checkpoint
     from scion.common.digest import digest_json, hex_digits
     from scion.common.errors import ScionError
-    from scion.common.files import copy_file
     from scion.common.text import printable
     from scion.evaluation.chats import read_chats
     from scion.formats.spellings import SPELLINGS
@@ -145,10 +144,8 @@ def heal_release(args: argparse.Namespace) -> None:
         # The scheme stays as it is declared, in all the places where it is.
         also = [name for row in SPELLINGS.values() for name in row.sidecars]
         left_out = take_along(args.folder, made, checkpoint.headers, but=shards, also=also)
-        for shard in shards:
-            copy_file(args.folder / shard, made / shard)
-            (made / shard).chmod(0o644)
-        replace_tensors(made, {name: raw_bytes(each) for name, each in healed.tensors.items()})
+        new = {name: raw_bytes(tensor) for name, tensor in healed.tensors.items()}
+        copy_with(args.folder, made, new)
     shutil.rmtree(work, ignore_errors=True)
     if left_out:
         names = printable(", ".join(left_out))

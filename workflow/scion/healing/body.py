@@ -146,12 +146,9 @@ def _embed(
 
 def _filled(weights: Weights, empty: nn.Module, prefix: str) -> nn.Module:
     """A copy of a layer with its weights; it takes them along when it goes."""
-    classes = classes_of(weights.inventory.family)
     layer = copy.deepcopy(empty)
     weights.fill(layer, prefix)
-    for part in layer.modules():
-        if isinstance(part, classes.delta_net):
-            compute_in_float32(part, classes.modeling)
+    compute_in_float32(layer, classes_of(weights.inventory.family))
     return layer.eval()
 
 

@@ -44,13 +44,11 @@ class UnrolledHead(nn.Module):
         if any(isinstance(part, NvFp4Linear | Fp8Linear) for part in loaded.modules()):
             raise _quantized(weights)
         self.head: MtpHead = loaded.float().requires_grad_(True)
-        # Not a module of this one a second time.
-        self._layers: tuple[Any, ...] = (self.head.layers[0],)
         self._rotary: Any = self._classes.rotary(config, device=weights.device)
 
     @property
     def _layer(self) -> Any:
-        return self._layers[0]
+        return self.head.layers[0]
 
     def tensors(self) -> dict[str, Tensor]:
         """The weights as a release stores them, bf16 on the CPU, experts in stacks."""
@@ -106,7 +104,7 @@ class UnrolledHead(nn.Module):
         shape = (*normed.shape[:2], -1, attention.head_dim)
         key = attention.k_norm(attention.k_proj(normed).view(shape)).transpose(1, 2)
         value = attention.v_proj(normed).view(shape).transpose(1, 2)
-        key, _ = self._rotated(key, key, positions)
+        key = self._rotated(key, positions)
         repeats = attention.num_key_value_groups
         return key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
 
@@ -124,8 +122,7 @@ class UnrolledHead(nn.Module):
         shape = (*normed.shape[:2], -1, 2 * attention.head_dim)
         query, gate = attention.q_proj(normed).view(shape).chunk(2, -1)
         query = attention.q_norm(query).transpose(1, 2)
-        query, _ = self._rotated(query, query, positions)
-        query = query * attention.scaling
+        query = self._rotated(query, positions) * attention.scaling
         # Scores of so many rows at a time, made again on the way back: few of them stand at once.
         count = max(1, _SCORES // (query.shape[0] * query.shape[1] * keys.shape[2]))
         pieces = [
@@ -148,10 +145,11 @@ class UnrolledHead(nn.Module):
         mixed = torch.cat(pieces, 2).transpose(1, 2).flatten(2) * torch.sigmoid(gate.flatten(2))
         return attention.o_proj(mixed)
 
-    def _rotated(self, query: Tensor, key: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    def _rotated(self, heads: Tensor, positions: Tensor) -> Tensor:
         # Text has the same position in all three rows of M-RoPE.
-        angles = self._rotary(query, positions.expand(3, *positions.shape))
-        return self._classes.modeling.apply_rotary_pos_emb(query, key, *angles)
+        angles = self._rotary(heads, positions.expand(3, *positions.shape))
+        # The function wants two; the other has no heads.
+        return self._classes.modeling.apply_rotary_pos_emb(heads, heads[:, :0], *angles)[0]
 
 
 def _mixed(

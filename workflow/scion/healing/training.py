@@ -152,7 +152,7 @@ class HeadTraining:
                 losses.append(self._step(step, group))
                 last = step + 1 == self.settings.steps
                 if (step + 1) % every == 0 and not last:
-                    curve.append(self._look(step + 1, losses))
+                    curve.append(_point(step + 1, losses, self.agreement()))
                     losses.clear()
                 if not last and (begin := time.monotonic()) >= save_at:
                     self._save(step + 1, curve, losses, before)
@@ -230,9 +230,6 @@ class HeadTraining:
         turn = random.Random(f"{self.settings.seed}:order")
         while True:
             yield from turn.sample(groups, len(groups))
-
-    def _look(self, step: int, losses: Sequence[float]) -> dict[str, float]:
-        return _point(step, losses, self.agreement())
 
     @torch.no_grad()
     def _round(self) -> None:

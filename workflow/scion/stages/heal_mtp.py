@@ -12,10 +12,9 @@ from scion.architectures.families import in_head
 from scion.artifacts.artifact import Artifact, Draft
 from scion.artifacts.making import Output, remake
 from scion.artifacts.origins import trained_origins
-from scion.checkpoint.replaced_tensors import replace_tensors
+from scion.checkpoint.replaced_tensors import copy_with
 from scion.checkpoint.shards import CONFIG
 from scion.common.errors import ScionError
-from scion.common.files import copy_file
 from scion.common.section import Section
 from scion.healing.config import Training
 from scion.healing.texts import ORIGINS, TEXTS, read_texts
@@ -58,14 +57,9 @@ def heal_mtp(
 
         texts = read_texts(replies.folder / TEXTS)
         healed = heal(release.folder, texts, training, work=draft.work)
-        shards = {release.tensors()[name]["file"] for name in healed.tensors}
-        draft.link_all(release, but=shards)
-        for shard in shards:
-            own = draft.folder / shard
-            copy_file(release.folder / shard, own)
-            own.chmod(0o644)
         new = {name: raw_bytes(tensor) for name, tensor in healed.tensors.items()}
-        replace_tensors(draft.folder, new)
+        draft.link_all(release, but={release.tensors()[name]["file"] for name in new})
+        copy_with(release.folder, draft.folder, new)
         draft.hash_files()
         rows = draft.tensor_table()
         before = release.tensors()

@@ -7,6 +7,7 @@ server, without it 29. Which fast kernels are installed makes no difference here
 """
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -14,14 +15,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
-def compute_in_float32(layer: nn.Module, modeling: Any) -> None:
-    """Change how a gated delta net computes; its weights stay.
+def compute_in_float32(model: nn.Module, classes: SimpleNamespace) -> None:
+    """Change how the gated delta nets of a model, or of a layer, compute; their weights stay.
 
     Args:
-        layer: The gated delta net of transformers.
-        modeling: The module of transformers that it comes from, which has the delta rules.
+        model: The model.
+        classes: Those of transformers that it is built of (`classes_of`).
     """
-    net: Any = layer
+    for part in model.modules():
+        if isinstance(part, classes.delta_net):
+            _widen(part, classes.modeling)
+
+
+def _widen(net: Any, modeling: Any) -> None:
     net.norm = _GatedNorm(net.norm.weight, net.layer_norm_epsilon)
     net.causal_conv1d_fn = _convolve
     net.causal_conv1d_update = _convolve_next

@@ -49,9 +49,7 @@ class Target:
         # Frequencies are no tensors of the checkpoint, and must stay in float32.
         self.rotary: Any = classes.rotary(self.config, device=weights.device)
         model.rotary_emb = self.rotary
-        for layer in model.modules():
-            if isinstance(layer, classes.delta_net):
-                compute_in_float32(layer, classes.modeling)
+        compute_in_float32(model, classes)
         self.embed = model.embed_tokens
         self._model = model.eval()
 
