@@ -568,6 +568,39 @@ def test_threads_of_a_caller_are_not_the_servers():
     assert run.stdout.strip() == "1", run.stderr
 
 
+def test_the_delta_net_convolves_tokens_one_by_one_as_it_does_a_prompt():
+    """For CPUs without AVX512-BF16; drafts and prompts go through the other function there."""
+    code = """
+import torch
+from vllm.model_executor.layers.mamba.ops.cpu.causal_conv1d import causal_conv1d_fn_cpu
+from scion_vllm_plugin.delta_net import convolve_by_torch
+torch.manual_seed(0)
+channels, tokens, slots = 320, 9, torch.tensor([5, 1, 6], dtype=torch.int32)
+weight = torch.randn(channels, 4).bfloat16()
+for bias in (None, torch.randn(channels).bfloat16()):
+    x = torch.randn(channels, 3 * tokens).bfloat16()
+    kinds = dict(weight=weight, bias=bias, activation="silu")
+    expected_state = torch.zeros(8, 6, channels).bfloat16().transpose(1, 2)
+    expected = causal_conv1d_fn_cpu(
+        x, conv_states=expected_state, query_start_loc=torch.arange(4) * tokens,
+        cache_indices=slots, has_initial_state=torch.zeros(3, dtype=torch.bool), **kinds,
+    )
+    state = torch.zeros(8, 6, channels).bfloat16().transpose(1, 2)
+    steps = [
+        convolve_by_torch(
+            x=x.view(channels, 3, tokens)[..., token].T, conv_state=state[:, :, :3],
+            conv_state_indices=slots, **kinds,
+        )
+        for token in range(tokens)
+    ]
+    assert torch.equal(torch.stack(steps, -1).transpose(0, 1).reshape(channels, -1), expected)
+    assert torch.equal(state, expected_state)
+print("equal")
+"""
+    run = run_code(code)
+    assert run.stdout.strip().endswith("equal"), run.stderr
+
+
 def test_the_delta_net_decodes_as_its_definition_says():
     """The plugin's one-token step against the recurrence in float64, output and state."""
     code = """

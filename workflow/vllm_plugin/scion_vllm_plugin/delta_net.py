@@ -4,26 +4,56 @@ vLLM 0.32 decodes a sequence by other kernels once speculation is configured, ev
 drafted, and the two differ by more than a last bit:
 
 - The convolution runs in C++ where the CPU has AVX512-BF16, but with speculation only where it has
-  AMX, and else in torch, although the same C++ kernel takes both cases and needs no AMX.
+  AMX, and else in torch, although the same C++ kernel takes both cases and needs no AMX. Where it
+  has neither, a token without speculation goes through a vector kernel that rounds once, and all
+  else through torch, which rounds before the activation as well.
 - Without speculation the recurrent kernel keeps its state to about bf16's precision (an error of
   4e-3 in one step from a float64 reference), with speculation to float32's (3e-7).
 
 Greedy texts then part after some tokens, which looks like a fault of the drafts. Both cases are
-led to the same kernels here, the more exact one for the recurrence. Done by replacing two functions
-in vLLM's modules, since there is no hook; each replacement is one of vLLM's own kernels.
+led to the same kernels here, the more exact one for the recurrence. Done by replacing functions in
+vLLM's modules, since there is no hook; each replacement is one of vLLM's own kernels.
 """
 
 import torch
 import vllm._custom_ops as ops
 from vllm.model_executor.layers.mamba.ops.cpu import gdn_attention
+from vllm.model_executor.layers.mamba.ops.cpu.causal_conv1d import causal_conv1d_update_torch
 
 
 def use_one_arithmetic() -> None:
-    """Replace the two functions in this process."""
+    """Replace the functions in this process."""
     if torch.cpu._is_avx512_bf16_supported():
         # All that asks it is whether the C++ convolution can be used.
         gdn_attention.is_arm_bf16 = lambda: True
+    else:
+        gdn_attention.causal_conv1d_update_cpu = convolve_by_torch
     ops.fused_sigmoid_gating_delta_rule_update_cpu = decode_by_spec_kernel
+
+
+def convolve_by_torch(
+    *,
+    x: torch.Tensor,
+    conv_state: torch.Tensor,
+    conv_state_indices: torch.Tensor,
+    **unchanged: object,
+) -> torch.Tensor:
+    """Convolve one token of each sequence as drafts and prompts are.
+
+    Args:
+        x: Activations [sequences, channels].
+        conv_state: The inputs before them, [slots, channels, width - 1]; it moves on by one.
+        conv_state_indices: Slot of each sequence, int32 [sequences].
+        unchanged: Weight [channels, width], bias and activation.
+
+    Returns:
+        [sequences, channels], as the replaced function.
+    """
+    places = conv_state_indices.to(torch.int64)
+    states = conv_state[places]
+    out = causal_conv1d_update_torch(x.unsqueeze(-1), states, **unchanged)
+    conv_state.index_copy_(0, places, states)
+    return out.squeeze(-1)
 
 
 def decode_by_spec_kernel(
