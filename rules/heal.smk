@@ -1,6 +1,6 @@
 """Train the MTP head of the release on its own body.
 
-Input: the artifact graft_mtp; prompts, and dialogues.
+Input: the artifact graft_mtp; prompts, dialogues, and prompts of other domains.
 Output: the artifacts sample_replies, what the head learns from, and heal_mtp, all that the release
 holds but its card.
 """
@@ -13,6 +13,7 @@ SAMPLE_REPLIES = plan(
             files={
                 "prompts": config.healing.replies.prompts,
                 "dialogues": config.healing.replies.dialogues or [],
+                "off_domain": config.healing.replies.off_domain or [],
                 "measured": config.measurement.prompts,
             },
             settings=settings(
@@ -48,6 +49,7 @@ rule sample_replies:
             --release {input.release:q} \
             --prompts {params.prompts:q} \
             --dialogues {params.dialogues:q} \
+            --off-domain {params.off_domain:q} \
             --measured {params.measured:q} \
             --settings {params.settings:q} \
             --python {params.python:q} \

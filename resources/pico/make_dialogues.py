@@ -3,6 +3,8 @@
 - `calibration.jsonl`: agent dialogues from the training side, for the quantizer's scales.
 - `healing.jsonl`: prompts from the training side, for the replies that the MTP head learns from:
   agent dialogues that wait for the assistant's next turn, every fourth of the broad mix.
+- `off_domain.jsonl`: prompts of the broad mix, of the held-out side, that show whether a head that
+  was trained gets worse elsewhere.
 - `calibration_texts.jsonl`: plain stories and instructions from the training side, for the same.
 - `heldout.jsonl`: agent dialogues whose argument values occur nowhere in training, for perplexity.
 - `heldout_texts.jsonl`: plain stories and instructions of the broad mix, no chat around them, from
@@ -35,6 +37,7 @@ CALIBRATION_ROWS = 96
 HELD_OUT_ROWS = 96
 HELD_OUT_TEXTS = 32
 HEALING_PROMPTS = 320
+OFF_DOMAIN_PROMPTS = 48
 CALIBRATION_TEXTS = 20
 
 
@@ -52,22 +55,29 @@ def plain_texts(seed: int, count: int, *, held_out: bool) -> list[dict[str, Any]
 
 
 def healing_prompts(seed: int, count: int) -> list[dict[str, Any]]:
-    """Dialogues up to one of the assistant's turns, any of them alike."""
-    rows: list[dict[str, Any]] = []
-    for i in range(count):
-        talk = conversation(seed, "healing" if i % 4 else "healing-broad", i)
-        row = as_row(talk)
-        turns = [n for n, said in enumerate(row["messages"]) if said["role"] == "assistant"]
-        turn = random.Random(f"{seed}:healing-turn:{i}").choice(turns)
-        rows.append(
-            {
-                "name": f"healing_{i + 1}",
-                "messages": row["messages"][:turn],
-                "tools": row["tools"],
-                "enable_thinking": talk.thinking,
-            }
-        )
-    return rows
+    """Of the training side, every fourth of the broad mix."""
+    talks = (conversation(seed, "healing" if i % 4 else "healing-broad", i) for i in range(count))
+    return [_open_turn(seed, "healing", i, talk) for i, talk in enumerate(talks)]
+
+
+def off_domain_prompts(seed: int, count: int) -> list[dict[str, Any]]:
+    """Of the broad mix, with names and places that no training dialogue has."""
+    # The first four hundred judge the pair while it trains.
+    talks = (conversation(seed, "base-heldout", 1000 + i) for i in range(count))
+    return [_open_turn(seed, "off_domain", i, talk) for i, talk in enumerate(talks)]
+
+
+def _open_turn(seed: int, kind: str, number: int, talk: Conversation) -> dict[str, Any]:
+    """A dialogue up to one of the assistant's turns, any of them alike."""
+    row = as_row(talk)
+    turns = [n for n, said in enumerate(row["messages"]) if said["role"] == "assistant"]
+    turn = random.Random(f"{seed}:{kind}-turn:{number}").choice(turns)
+    return {
+        "name": f"{kind}_{number + 1}",
+        "messages": row["messages"][:turn],
+        "tools": row["tools"],
+        "enable_thinking": talk.thinking,
+    }
 
 
 def _draw(seed: int, kind: str, index: int) -> Conversation:
@@ -104,6 +114,7 @@ def write_all(out: Path, seed: int) -> None:
         rows = (as_row(talk) for talk in conversations(seed, split, 0, count))
         write_rows(out / f"{name}.jsonl", rows)
     write_rows(out / "healing.jsonl", healing_prompts(seed, HEALING_PROMPTS))
+    write_rows(out / "off_domain.jsonl", off_domain_prompts(seed, OFF_DOMAIN_PROMPTS))
     for name, count, held_out in (
         ("calibration_texts", CALIBRATION_TEXTS, False),
         ("heldout_texts", HELD_OUT_TEXTS, True),

@@ -1,4 +1,4 @@
-"""Trains the picos: `tokenizer`, `base`, `agent`, `reference`; `vision` and `mixture` on their own.
+"""Trains the picos: `tokenizer`, `base`, `agent`, `reference`; three others on their own.
 
 - `tokenizer` learns the byte-level BPE vocabulary (seconds, CPU).
 - `base` trains pico-base from random weights on the broad mix, all tokens, with its MTP layer.
@@ -8,6 +8,8 @@
 - `reference` records the logits of the sound pico-agent on this machine's CPU.
 - `vision` gives the committed pico-agent a new vision tower and trains both on questions about
   generated pictures, the text on agent dialogues in the same steps. Saved with sound keys, no MTP.
+- `one-step` trains another MTP layer on the committed pico-base, which is frozen, for one draft a
+  step, as published heads are. Saved alone, as a donor.
 - `mixture` trains pico-mixture, a mixture of experts, from random weights on the broad mix and the
   agent dialogues, all tokens, with its MTP layer.
 
@@ -49,9 +51,15 @@ ASSETS = HERE / "assets"
 TASKS = HERE.parents[1] / "workflow" / "scion" / "evaluation" / "agent" / "agent_tasks.yaml"
 
 CONFIGS = {"base": "config.json", "agent": "config.json", "mixture": "config-mixture.json"}
-CONVERSATIONS = {"base": 120_000, "agent": 20_000, "vision": 20_000, "mixture": 120_000}
-STEPS = {"base": 1300, "agent": 300, "vision": 3000, "mixture": 1300}
-SECONDS = {"base": 350, "agent": 65, "vision": 400, "mixture": 300}
+CONVERSATIONS = {
+    "base": 120_000,
+    "agent": 20_000,
+    "vision": 20_000,
+    "mixture": 120_000,
+    "one-step": 30_000,
+}
+STEPS = {"base": 1300, "agent": 300, "vision": 3000, "mixture": 1300, "one-step": 600}
+SECONDS = {"base": 350, "agent": 65, "vision": 400, "mixture": 300, "one-step": 90}
 PICTURES_A_DIALOGUE = 5
 PICTURES_A_STEP = 384
 LORA_RANK = 16
@@ -221,6 +229,35 @@ def vision_phase(
     _record(out, "vision", record, started, device)
     record |= {"greedy": judge.tasks(), "pictures_right": judged.by_topic()}
     _record(out, "vision", record, started, device)
+
+
+def one_step_phase(
+    out: Path, *, seed: int, count: int, steps: int, seconds: float, device: torch.device
+) -> None:
+    """Trains a new MTP layer on the frozen pico-base, for the first draft alone; writes a donor."""
+    started = time.monotonic()
+    data = build_dataset(ASSETS, seed=seed, split="base", count=count)
+    pico = _load_base(HERE, device, seed)
+    pico.model.requires_grad_(False)
+    torch.manual_seed(seed)
+    pico = Pico(pico.model, MtpLayer(load_config(ASSETS / CONFIGS["base"])), device, mtp_steps=1)
+    plan = Plan(
+        steps=steps,
+        seconds=seconds,
+        learning_rate=2e-3,
+        batch_tokens=65_536,
+        context_weight=0.3,
+        mtp_weight=1.0,
+        fp4_share=0.0,
+        fp4_from=0.0,
+        seed=seed,
+    )
+    curve = train(pico, data, plan, list(pico.mtp.parameters()))
+    head = {f"mtp.{name}": tensor for name, tensor in _bf16(pico.mtp).items()}
+    checkpoint.write_head(out / "pico-one-step", head, ASSETS / CONFIGS["base"])
+    record = {"data_sha256": data.digest, "data_tokens": data.tokens, "plan": vars(plan)}
+    record |= {"curve": curve, "held_out": Judge(pico, seed).losses()}
+    _record(out, "one-step", record, started, device)
 
 
 def reference_phase(out: Path) -> None:
@@ -393,6 +430,7 @@ PHASES = {
     "agent": agent_phase,
     "vision": vision_phase,
     "mixture": mixture_phase,
+    "one-step": one_step_phase,
 }
 
 

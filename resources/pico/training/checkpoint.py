@@ -61,6 +61,8 @@ _WHAT: Final = {
     " colours and shapes and to count them on small generated pictures. It is right about six times"
     " in ten, of new pictures (guesses: one of 8, 5 or 4). Its keys are sound; as transformers"
     " saves it, the MTP is missing.",
+    "pico-one-step": "An MTP layer alone, trained on the body of pico-base for one draft a step, as"
+    " published heads are.",
     "pico-mixture": "A tiny checkpoint of the Qwen3.5 architecture of experts, stacked as the real"
     " ones are, with a trained MTP layer.",
 }
@@ -104,6 +106,16 @@ def write_weights(folder: Path, tensors: Mapping[str, Tensor], *, broken: bool =
         folder / "model.safetensors.index.json",
         {"metadata": {"total_size": size}, "weight_map": dict(sorted(weight_map.items()))},
     )
+
+
+def write_head(folder: Path, tensors: Mapping[str, Tensor], config: Path) -> None:
+    """Writes an MTP layer alone, which is all that a donor needs, with its config.json and card."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "model.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
+    file.chmod(0o644)
+    shutil.copyfile(config, folder / "config.json")
+    (folder / "README.md").write_text(_CARD.format(name=folder.name, what=_WHAT[folder.name]))
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:

@@ -64,9 +64,19 @@ class SecondTask:
 
 
 class Pico:
-    """Body, MTP layer and fake quantizer together, on a device."""
+    """Body, MTP layer and fake quantizer together, on a device.
 
-    def __init__(self, model: Body, mtp: MtpLayer, device: torch.device) -> None:
+    Args:
+        model: The body.
+        mtp: The MTP layer.
+        device: Where both go.
+        mtp_steps: Drafts of a step that the MTP layer is trained for.
+    """
+
+    def __init__(
+        self, model: Body, mtp: MtpLayer, device: torch.device, *, mtp_steps: int = MTP_STEPS
+    ) -> None:
+        self.mtp_steps = mtp_steps
         self.model = model.to(device)
         self.mtp = mtp.to(device)
         self.device = device
@@ -96,7 +106,7 @@ class Pico:
         if plan.mtp_weight == 0:
             return loss, torch.zeros_like(loss)
         with torch.autocast(self.device.type, torch.bfloat16):
-            outputs = self.mtp(self.text.embed_tokens(batch.ids), hidden, steps=MTP_STEPS)
+            outputs = self.mtp(self.text.embed_tokens(batch.ids), hidden, steps=self.mtp_steps)
         return loss, self._mtp_loss(outputs, logits.detach(), weight)
 
     def _mtp_loss(self, outputs: list[Tensor], logits: Tensor, weight: Tensor) -> Tensor:

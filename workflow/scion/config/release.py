@@ -242,6 +242,8 @@ class Config(Section):
             data += [("healing.replies.prompts", replies.prompts)]
             if replies.dialogues is not None:
                 data += [("healing.replies.dialogues", replies.dialogues)]
+            if replies.off_domain is not None:
+                data += [("healing.replies.off_domain", replies.off_domain)]
         data += [("measurement.prompts", self.measurement.prompts)]
         data += [("quality.chats", self.quality.chats)]
         data += [("quality.texts", self.quality.texts)] if self.quality.texts else []

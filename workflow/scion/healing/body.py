@@ -1,8 +1,8 @@
-"""The body's hidden states after its final norm, layer by layer: one layer is on the device.
+"""The body's hidden states after its final norm, a few layers at a time.
 
-All texts pass through a layer before the next is read. Between layers, and when all are done, the
-states lie in one file, bf16 [tokens of all texts, hidden size], which is mapped and not held: 2
-million tokens of a width of 5,120 are 20.5 GB of disk.
+All texts pass through some layers, as many as fit into four gigabytes, before the next are read.
+Between them, and when all are done, the states lie in one file, bf16 [tokens of all texts, hidden
+size], which is mapped and not held: 2 million tokens of a width of 5,120 are 20.5 GB of disk.
 """
 
 import copy
@@ -33,6 +33,8 @@ THREADS = 2
 """On a CPU, whatever the machine has: so the same texts give the same states."""
 
 _FILE = "hidden_states.bf16"
+# Of the layers that are on the device at once, as they are stored. On a CPU they are decoded.
+_RESIDENT_BYTES = {"cuda": 4e9, "cpu": 1e9}
 _BF16 = torch.bfloat16
 
 
@@ -119,16 +121,50 @@ def _run(
     _embed(weights, texts, states, groups)
     tokens = sum(len(text.ids) for text in texts)
     with progress("hidden states", tokens * len(layers)) as told:
-        for number, empty in enumerate(recording.layers):
-            layer = _filled(weights, empty, f"{family.prefix}layers.{number}.")
+        for numbers in _resident(weights, len(layers)):
+            filled = [
+                _filled(weights, recording.layers[number], _prefix(weights, number))
+                for number in numbers
+            ]
+            note = f"layer {numbers[-1] + 1} of {len(layers)}"
             for group, width in zip(groups, widths, strict=True):
-                output = layer(states.read(group, device), **arguments[width][number])
-                states.write(group, output)
-                amount = sum(len(texts[place].ids) for place in group)
-                told.advance(amount=amount, note=f"layer {number + 1} of {len(layers)}")
+                x = states.read(group, device)
+                for number, layer in zip(numbers, filled, strict=True):
+                    x = layer(x, **arguments[width][number])
+                states.write(group, x)
+                amount = sum(len(texts[place].ids) for place in group) * len(numbers)
+                told.advance(amount=amount, note=note)
+            del filled
     weights.fill(norm, family.prefix)
     for group in groups:
         states.write(group, norm["norm"](states.read(group, device)))
+
+
+def _prefix(weights: Weights, number: int) -> str:
+    return f"{weights.inventory.family.prefix}layers.{number}."
+
+
+def _resident(weights: Weights, count: int) -> list[range]:
+    """The numbers of the layers, in runs that are on the device at once."""
+    checkpoint, most = weights.checkpoint, _RESIDENT_BYTES[weights.device.type]
+    runs: list[range] = []
+    held, begin = 0.0, 0
+    for number in range(count):
+        prefix = _prefix(weights, number)
+        size = sum(
+            checkpoint.tensor(name).size for name in checkpoint.shard_of if name.startswith(prefix)
+        )
+        if number > begin and held + size > most:
+            runs.append(range(begin, number))
+            held, begin = 0.0, number
+        held += size
+    return [*runs, range(begin, count)]
+
+
+def embeddings(weights: Weights) -> Tensor:
+    """Those of all tokens, bf16 [vocabulary, H], in the machine's memory: few rows are wanted."""
+    name = f"{weights.inventory.family.prefix}embed_tokens.weight"
+    return weights.tensor(name, device=torch.device("cpu")).to(_BF16)
 
 
 def _embed(
@@ -137,9 +173,9 @@ def _embed(
     states: BodyStates,
     groups: Sequence[Sequence[int]],
 ) -> None:
-    table = weights.tensor(f"{weights.inventory.family.prefix}embed_tokens.weight").to(_BF16)
+    table = embeddings(weights)
     for group in groups:
-        ids = [torch.tensor(texts[place].ids, device=table.device) for place in group]
+        ids = [torch.tensor(texts[place].ids) for place in group]
         padded = nn.utils.rnn.pad_sequence(ids, batch_first=True)
         states.write(group, nn.functional.embedding(padded, table))
 
@@ -148,7 +184,9 @@ def _filled(weights: Weights, empty: nn.Module, prefix: str) -> nn.Module:
     """A copy of a layer with its weights; it takes them along when it goes."""
     layer = copy.deepcopy(empty)
     weights.fill(layer, prefix)
-    compute_in_float32(layer, classes_of(weights.inventory.family))
+    if weights.device.type == "cpu":
+        # On a GPU engines have the kernels that transformers takes where they are installed.
+        compute_in_float32(layer, classes_of(weights.inventory.family))
     return layer.eval()
 
 

@@ -34,6 +34,11 @@ class ReplySampling(Section):
         default="resources/pico/calibration.jsonl",
         description="JSONL of chats whose replies are learned from as they stand there; null: none",
     )
+    off_domain: str | None = Field(
+        default="resources/pico/off_domain.jsonl",
+        description="JSONL of chats of other kinds, which are asked as well and never learned from:"
+        " a head that is worse on them than before is not released; null: none",
+    )
 
 
 class Training(Section):
@@ -64,13 +69,25 @@ class Training(Section):
         default=0.1,
         gt=0,
         le=0.5,
-        description="share of the texts that is not trained on: if drafts are accepted no more "
-        "often on them than before, the head stays as it was",
+        description="share of the texts that is not trained on, set aside by content: if drafts "
+        "are right no more often on them than before, the head stays as it was",
     )
     activations: Literal["nvfp4", "bf16"] = Field(
         default="nvfp4",
         description="what NVFP4 layers of the body multiply with: inputs rounded as the format "
         "says, or bf16 as on GPUs without FP4 units",
+    )
+    patience: int = Field(
+        default=3,
+        gt=0,
+        description="training ends when so many looks at the texts held out, of eight, have found "
+        "no head that is better than the best before",
+    )
+    optimizer_memory: Literal["device", "cpu"] = Field(
+        default="device",
+        description="where the weights in float32 and the optimizer's two moments of each lie: "
+        "with the head, or in the machine's memory, which takes 12 bytes a weight less of a GPU "
+        "and more time",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="where it runs; auto takes a GPU if there is one"

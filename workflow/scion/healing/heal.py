@@ -15,23 +15,32 @@ from scion.common.errors import ScionError
 from scion.evaluation.offline.linear import Fp8Linear, NvFp4Linear
 from scion.evaluation.offline.target import lm_head, text_config
 from scion.evaluation.offline.weights import Weights
-from scion.healing.body import THREADS, body_states
+from scion.healing.body import THREADS, body_states, embeddings
 from scion.healing.config import Training
 from scion.healing.head import UnrolledHead
 from scion.healing.losses import FrozenVocabulary
+from scion.healing.masters import Rounding
 from scion.healing.texts import LearnedText
-from scion.healing.training import HeadTraining, Healed
+from scion.healing.training import HeadTraining, Healed, held_out_places
 from scion.quantization.stored_rows import DTYPES
 
 
-def heal(folder: Path, texts: Sequence[LearnedText], settings: Training, *, work: Path) -> Healed:
+def heal(
+    folder: Path,
+    texts: Sequence[LearnedText],
+    settings: Training,
+    *,
+    work: Path,
+    rounding: Rounding | None = None,
+) -> Healed:
     """Train the MTP head of a release on its own body, which stays as it is.
 
     Args:
         folder: The release, in NVFP4 or bf16.
-        texts: What the head learns from.
+        texts: What the head learns from, and is held against.
         settings: How it is trained.
         work: Where a run keeps what it has reached, with the body's hidden states.
+        rounding: What the release does to the head's matrices beyond bf16; see `MasterWeights`.
 
     Raises:
         ScionError: As `Weights`, `device_named`, `body_states` and `HeadTraining.run`; there is
@@ -40,23 +49,24 @@ def heal(folder: Path, texts: Sequence[LearnedText], settings: Training, *, work
     device = device_named(settings.device, where="healing.training.device")
     weights = Weights(Checkpoint.open(folder), device=device, activations=settings.activations)
     learned = [text for text in texts if text.chains(settings.draft_tokens)]
-    if len(learned) < 2:
-        raise _nothing_to_learn(folder, len(texts), len(learned))
+    if not held_out_places(learned, settings.held_out_share, settings.seed):
+        raise _nothing_to_learn(folder, learned, len(texts))
     states = body_states(weights, learned, folder=work, batch_tokens=settings.batch_tokens)
-    # As `Target` has them: the head may share the embeddings' weights.
-    table = weights.tensor(f"{weights.inventory.family.prefix}embed_tokens.weight")
-    embeddings = nn.Parameter(table.to(torch.bfloat16), requires_grad=False)
-    head = lm_head(weights, text_config(weights), embeddings)
+    table = embeddings(weights)
+    tied = "lm_head.weight" not in weights.inventory.language
+    shared = nn.Parameter(table.to(device) if tied else table, requires_grad=False)
+    head = lm_head(weights, text_config(weights), shared)
     with fixed_threads(device, THREADS), fast_products(device):
         training = HeadTraining(
             UnrolledHead(weights),
             FrozenVocabulary(head, _matrix(head)),
-            embeddings.data,
+            table,
             learned,
             states,
             settings,
             work,
             device,
+            rounding,
         )
         healed = training.run()
     return replace(healed, tensors=dict(_stored(weights, healed.tensors)))
@@ -92,11 +102,12 @@ def _matrix(head: Any) -> Tensor:
     return head.decode() if isinstance(head, NvFp4Linear | Fp8Linear) else head.weight.data
 
 
-def _nothing_to_learn(folder: Path, texts: int, learned: int) -> ScionError:
+def _nothing_to_learn(folder: Path, learned: Sequence[LearnedText], texts: int) -> ScionError:
     return ScionError(
         "there is nothing that an MTP head could learn",
         where=folder,
-        expected="at least two texts in which the assistant says two tokens or more",
-        found=f"{learned} of {texts}",
+        expected="at least two texts, to different prompts, in which the assistant says two tokens "
+        "or more",
+        found=f"{sum(text.domain == 'in' for text in learned)} of {texts}",
         hint="ask prompts that the model answers, and raise healing.replies.reply_tokens",
     )

@@ -2,9 +2,11 @@
 
 A line of `replies.jsonl`:
 
-    {"name": …, "origin": "greedy" | "sampled" | "given", "ids": [token, …], "spans": [[a, b], …]}
+    {"name": …, "origin": "greedy" | "sampled" | "given", "domain": "in" | "off",
+     "ids": [token, …], "spans": [[a, b], …]}
 
-`spans` are the ranges [a, b) of what the assistant said, its end token included.
+`spans` are the ranges [a, b) of what the assistant said, its end token included. What is of another
+domain ("off") is never learned: it shows whether the head gets worse elsewhere.
 """
 
 import json
@@ -20,6 +22,7 @@ from scion.common.jsonl import read_json_lines
 TEXTS = "replies.jsonl"
 Origin = Literal["greedy", "sampled", "given"]
 ORIGINS: tuple[Origin, ...] = get_args(Origin)
+Domain = Literal["in", "off"]
 
 
 @dataclass(frozen=True)
@@ -31,12 +34,14 @@ class LearnedText:
         origin: Whether the body has said it, greedily or not, or it was given.
         ids: The tokens.
         spans: Ranges of the assistant's tokens, begin and end.
+        domain: Whether it is like what is learned, or is only held against what was.
     """
 
     name: str
     origin: Origin
     ids: tuple[int, ...]
     spans: tuple[tuple[int, int], ...]
+    domain: Domain = "in"
 
     def chains(self, steps: int) -> list[tuple[int, int]]:
         """Where drafts begin: the position whose state is drafted from, and how many are learned.
@@ -69,14 +74,16 @@ def read_texts(path: Path) -> list[LearnedText]:
 
 def _parse(row: dict[str, Any], _number: int) -> LearnedText:
     spans = tuple((int(begin), int(end)) for begin, end in row["spans"])
-    return LearnedText(row["name"], row["origin"], tuple(map(int, row["ids"])), spans)
+    ids = tuple(map(int, row["ids"]))
+    return LearnedText(row["name"], row["origin"], ids, spans, row["domain"])
 
 
 def _unusable(where: object, fault: str) -> ScionError:
     return ScionError(
         "the texts that a head learns from can't be used",
         where=where,
-        expected='JSON lines such as {"name": …, "origin": "greedy", "ids": […], "spans": […]}',
+        expected='JSON lines such as {"name": …, "origin": "greedy", "domain": "in", "ids": […], '
+        '"spans": […]}',
         found=fault,
         hint="remove the sample_replies artifact, and run the workflow again",
     )

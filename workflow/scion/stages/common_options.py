@@ -77,7 +77,8 @@ def add_file(parser: argparse.ArgumentParser, name: str, text: str) -> None:
 def add_optional(parser: argparse.ArgumentParser, name: str, kind: str, text: str) -> None:
     """Add `--<name>` for an input that not every release has, `kind` being FILE or POINTER."""
     # A rule without such an input names the option and no value.
-    parser.add_argument(f"--{name}", nargs="?", type=Path, metavar=kind, help=text)
+    option = "--" + name.replace("_", "-")
+    parser.add_argument(option, nargs="?", type=Path, metavar=kind, help=text)
 
 
 def add_settings(parser: argparse.ArgumentParser, model: "type[BaseModel]") -> None:

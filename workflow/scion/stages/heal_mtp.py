@@ -3,7 +3,8 @@
 The body stays, file by file, what graft_mtp has made: its shards are hard-linked. The head's
 tensors are trained in float32 over the drafts of a step, on the body's own distribution along
 `sample_replies`' texts, and written over those in a copy of the head's shard. Where that makes no
-more drafts right on texts that were held out, the head stays as it was, and the manifest says so.
+more drafts right on texts that were held out, or fewer beyond the interval on texts of other
+domains, the head stays as it was, and the manifest says so.
 """
 
 import sys
@@ -76,7 +77,10 @@ def heal_mtp(
                 },
                 "before": healed.before.record(),
                 "after": healed.after.record(),
+                "off_domain": healed.off_domain(),
                 "curve": healed.curve,
+                "best_step": healed.best_step,
+                "input_maxima": healed.input_maxima,
                 **software(training),
             },
         }

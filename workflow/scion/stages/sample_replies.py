@@ -4,11 +4,12 @@ The server runs without drafts, and decodes many requests at once. Some replies 
 sampled, as the settings say. Dialogues that are given stand beside them, learned from as they are.
 
 `replies.jsonl` in the artifact is what `scion.healing.texts` describes, in the order of the
-prompts, the given dialogues last.
+prompts, then those of other domains, the given dialogues last.
 """
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from scion.artifacts.artifact import Artifact, Draft
@@ -33,6 +34,7 @@ def sample_replies(
     release: Artifact,
     prompts: Path,
     dialogues: Path | None,
+    off_domain: Path | None,
     measured: Path,
     output: Output,
     serving: Serving,
@@ -48,6 +50,7 @@ def sample_replies(
         release: A complete checkpoint.
         prompts: JSONL of chats to ask.
         dialogues: JSONL of chats to learn from as they are, if there are any.
+        off_domain: JSONL of chats of other kinds to ask, if there are any.
         measured: JSONL of the chats that the release is measured with.
         output: Where the artifact goes.
         serving: The server.
@@ -73,14 +76,22 @@ def sample_replies(
 
         chats = read_chats(prompts, limit=replies.limit)
         given: Sequence[Chat] = read_chats(dialogues) if dialogues else []
-        require_unmeasured([*chats, *given], {measured: read_chats(measured)})
+        others: Sequence[Chat] = read_chats(off_domain) if off_domain else []
+        learned = [*chats, *given]
+        require_unmeasured(learned, {measured: read_chats(measured)})
+        if off_domain:
+            require_unmeasured(learned, {off_domain: others})
         tokenizer = load_tokenizer(release.folder)
         texts: list[LearnedText] = []
         # No other stage asks for such a server, and the next wants the GPU's memory.
         with served.server(release, alone, shared=False) as server:
             about = served.describe(server, alone)
             texts += asked_texts(server, tokenizer, chats, replies, context=launch.max_model_len)
-        asked = len(texts)
+            asked = len(texts)
+            if others:
+                held = asked_texts(server, tokenizer, others, replies, context=launch.max_model_len)
+                texts += (replace(text, domain="off") for text in held)
+        off = len(texts) - asked
         texts += given_texts(tokenizer, given)
         write_texts(draft.folder / TEXTS, texts)
         draft.facts |= {
@@ -89,14 +100,19 @@ def sample_replies(
             "replies": asked,
             "reply_tokens": sum(end - begin for text in texts[:asked] for begin, end in text.spans),
             "dialogues": len(given),
-            "given_tokens": sum(end - begin for text in texts[asked:] for begin, end in text.spans),
+            "given_tokens": sum(
+                end - begin for text in texts[asked + off :] for begin, end in text.spans
+            ),
+            "off_domain": off,
         }
 
+    given_files = {"dialogues": dialogues, "off_domain": off_domain}
     files = {"prompts": prompts, "measured": measured}
+    files |= {name: path for name, path in given_files.items() if path is not None}
     return remake(
         output,
         stage=STAGE,
-        inputs={"release": release, **files, **({"dialogues": dialogues} if dialogues else {})},
+        inputs={"release": release, **files},
         settings={
             "serving": recorded(serving),
             "launch": alone.model_dump(mode="json", exclude={"title", "name"}),
@@ -118,7 +134,10 @@ def main() -> int:
             "prompts": "JSONL of chats to ask",
             "measured": "JSONL of the chats that the release is measured with",
         },
-        optional_files={"dialogues": "JSONL of chats to learn from as they are"},
+        optional_files={
+            "dialogues": "JSONL of chats to learn from as they are",
+            "off_domain": "JSONL of chats of other kinds to ask",
+        },
     )
 
 

@@ -66,8 +66,12 @@ class Weights:
         self._spelling = quantized.spelling if quantized else DEFAULT_SPELLING
         self._group = {name: group for group in self.inventory.groups for name in group}
 
-    def tensor(self, name: str) -> Tensor:
-        """One tensor as it is stored, on the device.
+    def tensor(self, name: str, *, device: torch.device | None = None) -> Tensor:
+        """One tensor as it is stored.
+
+        Args:
+            name: Its name.
+            device: Where it goes; None: where tensors go.
 
         Raises:
             ScionError: It isn't there.
@@ -75,7 +79,8 @@ class Weights:
         shard = self.checkpoint.shard_of.get(name)
         if shard is None:
             raise _missing(self.checkpoint, [name])
-        with safe_open(self.checkpoint.folder / shard, "pt", device=str(self.device)) as file:
+        where = str(device or self.device)
+        with safe_open(self.checkpoint.folder / shard, "pt", device=where) as file:
             return file.get_tensor(name)
 
     def fill(self, module: nn.Module, prefix: str) -> None:

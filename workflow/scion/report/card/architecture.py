@@ -100,15 +100,25 @@ def _healing(healing: Mapping[str, Any]) -> str:
         f"{texts['held_out']} held out) "
         f"on {healing['device']}, torch {healing['torch']}"
     )
+    off = healing["off_domain"]
     if not healing["healed"]:
-        return f"Training it on {learned}, made it no better on those, so it stays as it was"
+        worse = off is not None and off["worse"]
+        lost = "it worse on texts of other domains" if worse else "it no better on those"
+        return f"Training it on {learned}, made {lost}, so it stays as it was"
     places = zip(before["per_position"], after["per_position"], strict=True)
     shares = ", ".join(f"{share(first)} to {share(last)}" for first, last in places)
     return (
         f"It was trained on this release's own body, with {learned}. On those that were held out "
         f"its drafts, up to the first, second, … place, were what the body says in {shares} of the "
-        f"steps: {before['tokens']:.2f} to {after['tokens']:.2f} tokens a step"
+        f"steps: {before['tokens']:.2f} to {after['tokens']:.2f} tokens a step{_elsewhere(off)}"
     )
+
+
+def _elsewhere(off: Mapping[str, Any] | None) -> str:
+    if off is None:
+        return ""
+    before, after = (off[when]["tokens"] for when in ("before", "after"))
+    return f"; on {off['texts']} texts of other domains {before:.2f} to {after:.2f}"
 
 
 def _kinship(kinship: Mapping[str, Any]) -> str:

@@ -53,6 +53,9 @@ def _healed(facts: _Facts) -> str:
     healing = facts["healing"]
     before, after = (healing[when]["tokens"] for when in ("before", "after"))
     said = f"{after:.2f} tokens a step on texts held out, {before:.2f} before"
+    if healing["off_domain"] is not None:
+        found = (healing["off_domain"][when]["tokens"] for when in ("before", "after"))
+        said += "; {1:.2f} for {0:.2f} on other domains".format(*found)
     return said if healing["healed"] else f"the head stays as it was: {said}"
 
 
@@ -78,6 +81,7 @@ _OF_FACTS: dict[str, Callable[[_Facts], str]] = {
     "sample_replies": lambda facts: (
         f"{facts['replies']} replies, {facts['reply_tokens']} tokens, "
         f"and {facts['dialogues']} dialogues"
+        + (f"; {facts['off_domain']} of other domains" if facts["off_domain"] else "")
     ),
     "heal_mtp": _healed,
     "verify_release": _verified,
