@@ -258,7 +258,12 @@ def measure(args: argparse.Namespace, folder: Path, states: Path) -> dict[str, A
             **{key: yaml.safe_load(value) for key, value in given.items()},
         }
     )
-    weights = Weights(Checkpoint.open(release), device=device, activations=settings.activations)
+    weights = Weights(
+        Checkpoint.open(release),
+        device=device,
+        activations=settings.activations,
+        compiled=device.type == "cuda",
+    )
     config: Any = target.text_config(weights)
     texts = random_texts(args.tokens, args.length, config.vocab_size)
     tokens = sum(len(text.ids) for text in texts)

@@ -22,6 +22,7 @@ generator, and `--show base` prints some of them. Needs jinja2 for `--show`, no 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import random
 from collections.abc import Iterable, Sequence
@@ -60,11 +61,25 @@ def healing_prompts(seed: int, count: int) -> list[dict[str, Any]]:
     return [_open_turn(seed, "healing", i, talk) for i, talk in enumerate(talks)]
 
 
-def off_domain_prompts(seed: int, count: int) -> list[dict[str, Any]]:
-    """Of the broad mix, with names and places that no training dialogue has."""
+def off_domain_prompts(
+    seed: int, count: int, learned: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Of the broad mix's held-out side, such as no user begins a learned dialogue with."""
+    begun = {_asked(row)[:turns] for row in learned for turns in range(1, len(_asked(row)) + 1)}
+    rows: list[dict[str, Any]] = []
     # The first four hundred judge the pair while it trains.
-    talks = (conversation(seed, "base-heldout", 1000 + i) for i in range(count))
-    return [_open_turn(seed, "off_domain", i, talk) for i, talk in enumerate(talks)]
+    for i in itertools.count(1000):
+        row = _open_turn(seed, "off_domain", len(rows), conversation(seed, "base-heldout", i))
+        if _asked(row) not in begun:
+            rows.append(row)
+        if len(rows) == count:
+            return rows
+    raise AssertionError
+
+
+def _asked(row: dict[str, Any]) -> tuple[str, ...]:
+    """What the user says in a dialogue."""
+    return tuple(said["content"] for said in row["messages"] if said["role"] == "user")
 
 
 def _open_turn(seed: int, kind: str, number: int, talk: Conversation) -> dict[str, Any]:
@@ -113,8 +128,11 @@ def write_all(out: Path, seed: int) -> None:
     ):
         rows = (as_row(talk) for talk in conversations(seed, split, 0, count))
         write_rows(out / f"{name}.jsonl", rows)
-    write_rows(out / "healing.jsonl", healing_prompts(seed, HEALING_PROMPTS))
-    write_rows(out / "off_domain.jsonl", off_domain_prompts(seed, OFF_DOMAIN_PROMPTS))
+    healing = healing_prompts(seed, HEALING_PROMPTS)
+    write_rows(out / "healing.jsonl", healing)
+    calibration = map(as_row, conversations(seed, "calibration", 0, CALIBRATION_ROWS))
+    off_domain = off_domain_prompts(seed, OFF_DOMAIN_PROMPTS, [*healing, *calibration])
+    write_rows(out / "off_domain.jsonl", off_domain)
     for name, count, held_out in (
         ("calibration_texts", CALIBRATION_TEXTS, False),
         ("heldout_texts", HELD_OUT_TEXTS, True),

@@ -108,6 +108,26 @@ def test_the_unrolled_head_drafts_as_engines_do(
     assert same >= 0.98 * compared
 
 
+def test_what_is_computed_again_on_a_gpu_gives_the_same_gradients(
+    weights: Weights, target: Target, texts: list[LearnedText]
+) -> None:
+    text = texts[0]
+    hidden = target.hidden(text.ids).float()[None]
+    batch = collate([text], (0,), steps=3, device=CPU)
+    embedded = target.embed(batch.ids).float()
+    found: list[dict[str, Tensor]] = []
+    for saving in (False, True):
+        head = UnrolledHead(weights)
+        head._saving = saving
+        drafted = head(embedded, hidden, batch.rows, steps=3)
+        sum(draft.square().sum() for draft in drafted).backward()
+        found.append({name: each.grad for name, each in head.head.named_parameters()})
+    assert found[0].keys() == found[1].keys()
+    for name, gradient in found[0].items():
+        assert gradient.abs().max() > 0, name
+        assert torch.equal(gradient, found[1][name]), name
+
+
 LOSSES: dict[LossName, Callable[[Tensor, Tensor], Tensor]] = {
     "cross_entropy": lambda p, q: -(p * q.log()).sum(-1),
     "total_variation": lambda p, q: (p - q).abs().sum(-1) / 2,

@@ -10,7 +10,9 @@ Begin with `heal.heal`, which puts the parts together:
 - `body`: the frozen body's hidden states for these texts, computed layer by layer.
 - `head`: the head, unrolled over the steps that engines draft; `losses`: what it learns.
 - `rounding`: what FP8 or NVFP4 makes of a head's matrices, for a head that is released so.
-- `training`: the loop over them, which a run that was killed goes on with.
+- `masters`: the weights in float32 that move, while the head computes with what a release stores.
+- `agreement`: how often drafts are right on texts that are held out.
+- `training`: the loop over all this, which a run that was killed goes on with.
 
 May import: common, architectures, formats, checkpoint, artifacts, engines, lint, quantization,
 evaluation.

@@ -75,7 +75,7 @@ class HeldOut:
 
     @torch.no_grad()
     def agreement(self) -> Agreement | None:
-        """Count; None without texts."""
+        """Count, the texts in the order of their places; None without any."""
         begun: list[list[int]] = []
         agreed: list[list[int]] = []
         for number, group in enumerate(self._groups):
@@ -95,7 +95,11 @@ class HeldOut:
                 counts += torch.stack(places, 1).tolist()
         if not begun:
             return None
-        return Agreement(tuple(map(tuple, begun)), tuple(map(tuple, agreed)))
+        places = [place for group in self._groups for place in group]
+        order = sorted(range(len(places)), key=places.__getitem__)
+        return Agreement(
+            tuple(tuple(begun[row]) for row in order), tuple(tuple(agreed[row]) for row in order)
+        )
 
 
 def said_states(states: Tensor, batch: Batch, step: int) -> Tensor:

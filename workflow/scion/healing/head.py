@@ -7,6 +7,7 @@ body's at i; what comes out says, by the body's `lm_head`, what follows that tok
 those of the text, as they are where all drafts so far were accepted.
 """
 
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Self
 
@@ -72,7 +73,8 @@ class UnrolledHead(nn.Module):
         self._classes = classes_of(weights.inventory.family)
         family = weights.inventory.family
         self.prefix = family.head.prefix if family.head else ""
-        self.dtype = torch.bfloat16 if weights.device.type == "cuda" else torch.float32
+        self._saving = weights.device.type == "cuda"
+        self.dtype = torch.bfloat16 if self._saving else torch.float32
         loaded = load_head(weights, config)
         if any(isinstance(part, NvFp4Linear | Fp8Linear) for part in loaded.modules()):
             raise _quantized(weights)
@@ -97,13 +99,12 @@ class UnrolledHead(nn.Module):
         Returns:
             For each step, [B, R, H], what predicts the token at `rows + step + 2`.
         """
-        head, layer = self.head, self._layer
         positions = torch.arange(embedded.shape[1] - 1, device=rows.device).expand(
             rows.shape[0], -1
         )
-        x = self._joined(embedded[:, 1:], states[:, :-1])
-        normed = layer.input_layernorm(x)
-        keys, values = self._keys(normed, positions)
+        x, normed, keys, values = self._again(
+            self._begun, embedded[:, 1:], states[:, :-1], positions
+        )
         own: list[tuple[Tensor, Tensor]] = []
         x, normed = _rows(x, rows), _rows(normed, rows)
         drafted: list[Tensor] = []
@@ -111,13 +112,42 @@ class UnrolledHead(nn.Module):
             if step:
                 # Chains that reach beyond the text are not learned; they read its last token.
                 tokens = _rows(embedded, (rows + step + 1).clamp(max=embedded.shape[1] - 1))
-                x = self._joined(tokens, drafted[-1])
-                normed = layer.input_layernorm(x)
-                own.append(self._keys(normed, rows + step))
-            x = x + self._attend(normed, rows + step, keys, values, own, rows)
-            x = x + layer.mlp(layer.post_attention_layernorm(x))
-            drafted.append(head.norm(x))
+                x, normed, *kept = self._again(self._begun, tokens, drafted[-1], rows + step)
+                own.append((kept[0], kept[1]))
+            drafted.append(
+                self._again(self._ended, x, normed, rows + step, keys, values, tuple(own), rows)
+            )
         return drafted
+
+    def _again(self, part: Callable[..., Any], *inputs: Any) -> Any:
+        """Compute a part; on a GPU, where memory is short, once more on the way back."""
+        if not self._saving:
+            return part(*inputs)
+        return checkpoint(part, *inputs, use_reentrant=False, preserve_rng_state=False)
+
+    def _begun(
+        self, embedded: Tensor, states: Tensor, positions: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The layer's input, the same after its norm, keys, and values."""
+        x = self._joined(embedded, states)
+        normed = self._layer.input_layernorm(x)
+        return x, normed, *self._keys(normed, positions)
+
+    def _ended(
+        self,
+        x: Tensor,
+        normed: Tensor,
+        positions: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        own: Sequence[tuple[Tensor, Tensor]],
+        rows: Tensor,
+    ) -> Tensor:
+        """From the layer's input to what a step drafts, [B, R, H]."""
+        layer = self._layer
+        x = x + self._attend(normed, positions, keys, values, own, rows)
+        x = x + layer.mlp(layer.post_attention_layernorm(x))
+        return self.head.norm(x)
 
     def _joined(self, embedded: Tensor, states: Tensor) -> Tensor:
         head = self.head
@@ -140,7 +170,7 @@ class UnrolledHead(nn.Module):
         positions: Tensor,
         keys: Tensor,
         values: Tensor,
-        own: list[tuple[Tensor, Tensor]],
+        own: Sequence[tuple[Tensor, Tensor]],
         rows: Tensor,
     ) -> Tensor:
         """The attention of chains: first-step keys up to each row, later ones of their own."""
@@ -183,7 +213,7 @@ def _mixed(
     rows: Tensor,
     keys: Tensor,
     values: Tensor,
-    own: list[tuple[Tensor, Tensor]],
+    own: Sequence[tuple[Tensor, Tensor]],
 ) -> Tensor:
     """Values by the attention of some rows, [B, heads, R, D]."""
     later = torch.arange(keys.shape[2], device=rows.device) > rows[:, None, :, None]

@@ -15,11 +15,13 @@ from scion.common.errors import ScionError
 from scion.evaluation.offline.linear import Fp8Linear, NvFp4Linear
 from scion.evaluation.offline.target import lm_head, text_config
 from scion.evaluation.offline.weights import Weights
+from scion.formats.stored_modules import HeadScheme
 from scion.healing.body import THREADS, body_states, embeddings
 from scion.healing.config import Training
 from scion.healing.head import UnrolledHead
 from scion.healing.losses import FrozenVocabulary
 from scion.healing.masters import Rounding
+from scion.healing.rounding import head_groups, rounded
 from scion.healing.texts import LearnedText
 from scion.healing.training import HeadTraining, Healed, held_out_places
 from scion.quantization.stored_rows import DTYPES
@@ -31,7 +33,7 @@ def heal(
     settings: Training,
     *,
     work: Path,
-    rounding: Rounding | None = None,
+    scheme: HeadScheme = "none",
 ) -> Healed:
     """Train the MTP head of a release on its own body, which stays as it is.
 
@@ -40,14 +42,20 @@ def heal(
         texts: What the head learns from, and is held against.
         settings: How it is trained.
         work: Where a run keeps what it has reached, with the body's hidden states.
-        rounding: What the release does to the head's matrices beyond bf16; see `MasterWeights`.
+        scheme: What the release will store the head's matrices in; it is trained through that.
 
     Raises:
         ScionError: As `Weights`, `device_named`, `body_states` and `HeadTraining.run`; there is
             nothing to learn.
     """
     device = device_named(settings.device, where="healing.training.device")
-    weights = Weights(Checkpoint.open(folder), device=device, activations=settings.activations)
+    weights = Weights(
+        Checkpoint.open(folder),
+        device=device,
+        activations=settings.activations,
+        # All texts pass through each matrix, some thousand tokens at a time.
+        compiled=device.type == "cuda",
+    )
     learned = [text for text in texts if text.chains(settings.draft_tokens)]
     if not held_out_places(learned, settings.held_out_share, settings.seed):
         raise _nothing_to_learn(folder, learned, len(texts))
@@ -57,8 +65,9 @@ def heal(
     shared = nn.Parameter(table.to(device) if tied else table, requires_grad=False)
     head = lm_head(weights, text_config(weights), shared)
     with fixed_threads(device, THREADS), fast_products(device):
+        unrolled = UnrolledHead(weights)
         training = HeadTraining(
-            UnrolledHead(weights),
+            unrolled,
             FrozenVocabulary(head, _matrix(head)),
             table,
             learned,
@@ -66,10 +75,31 @@ def heal(
             settings,
             work,
             device,
-            rounding,
+            _rounding(weights, unrolled.prefix, scheme),
         )
         healed = training.run()
     return replace(healed, tensors=dict(_stored(weights, healed.tensors)))
+
+
+def _rounding(weights: Weights, prefix: str, scheme: HeadScheme) -> Rounding | None:
+    """What a release in such a scheme does to the head's matrices, by their names in the head."""
+    if scheme == "none":
+        return None
+    groups = [
+        [f"{module.removeprefix(prefix)}.weight" for module in group]
+        for group in head_groups(weights.inventory)
+    ]
+
+    def through(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {
+            name: value
+            for group in groups
+            for name, value in zip(
+                group, rounded([stored[name] for name in group], scheme), strict=True
+            )
+        }
+
+    return through
 
 
 def raw_bytes(tensor: Tensor) -> bytes:

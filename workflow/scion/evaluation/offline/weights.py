@@ -48,6 +48,7 @@ class Weights:
         checkpoint: The release.
         device: Where tensors go.
         activations: Whether NVFP4 layers round their input; those of weights alone never do.
+        compiled: Whether NVFP4 layers have compiled kernels; see `NvFp4Linear`.
 
     Raises:
         ScionError: Another architecture than dense Qwen3.5/3.6, no MTP head or one of several
@@ -55,8 +56,14 @@ class Weights:
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, *, device: torch.device, activations: Activations
+        self,
+        checkpoint: Checkpoint,
+        *,
+        device: torch.device,
+        activations: Activations,
+        compiled: bool = False,
     ) -> None:
+        self._compiled = compiled
         self.checkpoint, self.device = checkpoint, device
         self.inventory = _inventory(checkpoint)
         quantized = _quantized(checkpoint)
@@ -155,6 +162,7 @@ class Weights:
             input_scale=input_scale,
             # A CPU would spend most of its time on decoding, and has memory.
             keep=self.device.type == "cpu",
+            compiled=self._compiled,
         )
 
     def _eight_bits(self, name: str, linear: nn.Linear) -> Fp8Linear:
