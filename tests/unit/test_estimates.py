@@ -7,6 +7,7 @@ from support.interval_coverage import SCENARIOS, Scenario
 
 from scion.evaluation.intervals import (
     Estimate,
+    _student,
     bounded_ratio,
     clustered_proportion,
     difference_of_ratios,
@@ -59,6 +60,11 @@ def test_a_ratio_takes_the_prompt_as_its_unit():
     assert apart.low < 0 < 1 < (apart.high or 0)
     assert ratio_of_sums([3, 0], [4, 0]).low is None
     assert apart.record()["count"] == 20
+
+
+@pytest.mark.parametrize("freedom", [*range(1, 40), 100, 541, 4000, 4001])
+def test_the_bound_of_students_t_is_scipys(freedom: int):
+    assert _student(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=1e-11)
 
 
 def test_a_difference_of_ratios_leaves_a_prompt_out_of_both():
