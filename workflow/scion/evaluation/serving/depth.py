@@ -24,7 +24,7 @@ from statistics import fmean, linear_regression
 from typing import Any
 
 from scion.evaluation.serving.config import MOST_DRAFTS
-from scion.evaluation.serving.speed import longest_decode
+from scion.evaluation.serving.leading import longest_decode
 
 
 @dataclass(frozen=True)

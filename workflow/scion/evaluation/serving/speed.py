@@ -5,7 +5,7 @@ own, the next ones of the list, so that an interval covers the prompts as well a
 noise; every launch and every number of drafts gets the same ones.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,15 +77,6 @@ def speed_records(
             }
         )
     return records
-
-
-def longest_decode(records: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The longest decode of one server, of those with the fewest requests at once.
-
-    Args:
-        records: As `speed_records` makes them.
-    """
-    return min(records, key=lambda decode: (decode["parallel"], -decode["tokens"]))
 
 
 def _grouped(timed: Sequence[tuple[Wave, Timing]]) -> dict[tuple[int, int], list[Timing]]:

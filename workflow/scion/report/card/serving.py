@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from scion.common.text import Record, drafts, mode, number, parallel, ratio, share, table
-from scion.evaluation.serving.speed import longest_decode as longest
+from scion.evaluation.serving import leading
 
 
 def serving_values(serving: Record) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def overall_acceptance(run: Record) -> Record | None:
 
 def longest_decode(run: Record) -> Record:
     """The longest decode of a run, of those with the fewest requests at once."""
-    return dict(longest(run["speed"]))
+    return dict(leading.longest_decode(run["speed"]))
 
 
 def fastest_run(runs: Sequence[Record]) -> Record:
