@@ -46,57 +46,73 @@ def paired_numbers(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[PairedNum
 
     Returns:
         By launch and number of drafts tokens a step, then the share of drafts accepted by position,
-        each by set of prompts; nothing where the prompts are others, or one release has no counts
-        by prompt, as older ones.
+        each by set of prompts; nothing where the prompts are others, or a release has no counts by
+        prompt, as older ones.
 
     Raises:
-        ScionError: The counts are not of the shape that the stage writes.
+        ScionError: The counts of two servers are not to the same prompts, or no counts.
     """
-    serving = [results.get(RECORD.name) for results in (a, b)]
+    counted = [_Counted.of(results.get(RECORD.name)) for results in (a, b)]
+    before, after = counted
+    if before is None or after is None or before.prompts != after.prompts:
+        return []
+    both = [key for key in before.replies if key in after.replies]
     try:
-        return list(_paired(*serving))
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        return [
+            number
+            for key in both
+            for number in _paired(*key, before.replies[key], after.replies[key])
+        ]
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise ScionError(
             "the counts of accepted drafts can't be compared",
             where=RECORD.name,
-            expected="drafts and accepted tokens of the same prompts, as measure_serving writes "
-            "them",
+            expected="drafts and accepted tokens of each prompt, as measure_serving writes them",
             found=f"{type(error).__name__}: {error}",
             hint="different versions of Scion wrote the two: measure the older release again",
         ) from error
 
 
-def _paired(a: Any, b: Any) -> Iterator[PairedNumber]:
-    if not a or not b or a["prompts"]["sha256"] != b["prompts"]["sha256"]:
-        return
-    replies = [
-        {
-            (run["launch"], run["speculative_tokens"]): run["replies"]
-            for run in serving["runs"]
-            if run.get("replies")
-        }
-        for serving in (a, b)
-    ]
-    for launch, drafted in (key for key in replies[0] if key in replies[1]):
-        before, after = (side[launch, drafted] for side in replies)
-        # The difference is of B, the first here, less A.
-        rows = paired_acceptance(after, before)
-        where = f"{launch} {drafts(drafted)}"
+@dataclass(frozen=True)
+class _Counted:
+    """The prompts of a release, by their digest, and the counts by launch and drafts."""
+
+    prompts: str
+    replies: dict[tuple[str, int], Any]
+
+    @classmethod
+    def of(cls, serving: Any) -> "_Counted | None":
+        """What a record holds; None if it is of another shape."""
+        try:
+            replies = {
+                (str(run["launch"]), int(run["speculative_tokens"])): run["replies"]
+                for run in serving["runs"]
+                if run.get("replies")
+            }
+            return cls(str(serving["prompts"]["sha256"]), replies)
+        except (LookupError, TypeError, ValueError, AttributeError):
+            return None
+
+
+def _paired(launch: str, drafted: int, before: Any, after: Any) -> Iterator[PairedNumber]:
+    # The difference is of the one less the other.
+    rows = paired_acceptance(after, before)
+    where = f"{launch} {drafts(drafted)}"
+    for row in rows:
+        yield PairedNumber(
+            f"{where}: tokens a step, {_asked(row)}",
+            row["other"]["mean_length"],
+            row["one"]["mean_length"],
+            row["difference"]["mean_length"],
+        )
+    for place in range(len(rows[0]["difference"]["per_position"])):
         for row in rows:
             yield PairedNumber(
-                f"{where}: tokens a step, {_asked(row)}",
-                row["other"]["mean_length"],
-                row["one"]["mean_length"],
-                row["difference"]["mean_length"],
+                f"{where}: accepted at position {place + 1}, {_asked(row)}",
+                row["other"]["per_position"][place],
+                row["one"]["per_position"][place],
+                row["difference"]["per_position"][place],
             )
-        for place in range(drafted):
-            for row in rows:
-                yield PairedNumber(
-                    f"{where}: accepted at position {place + 1}, {_asked(row)}",
-                    row["other"]["per_position"][place],
-                    row["one"]["per_position"][place],
-                    row["difference"]["per_position"][place],
-                )
 
 
 def _asked(row: Record) -> str:
