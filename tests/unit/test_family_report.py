@@ -1,7 +1,9 @@
 """What is said of a family: in its page, in each card, in the summary, in the picture."""
 
+import copy
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +15,12 @@ from scion.artifacts.making import Output, remake
 from scion.artifacts.release_check import check_release
 from scion.common.files import write_json
 from scion.common.text import change
-from scion.evaluation.family.config import RECORD
+from scion.engines.config import PICO_LAUNCH
+from scion.engines.vllm.bench import Timing
+from scion.evaluation.family.config import RECORD, FamilyMember
+from scion.evaluation.family.record import Member, member_record
+from scion.evaluation.serving.acceptance import paired_acceptance
+from scion.evaluation.serving.speed import Wave
 from scion.report.family import acceptance_beside, family_brief, family_lines, summary_table
 from scion.report.pictures.family import family_picture
 from scion.report.summary import family_summary
@@ -90,6 +97,36 @@ def test_the_page_has_picture_table_and_decodes(conversion: Conversion, tmp_path
     assert summary_table(measured.family()) in page
     assert page.count("| owner/Release-2 |") == 1 + 6
     assert {"README.md", "family.svg"} <= made.files.keys()
+
+
+def test_a_release_is_paired_with_the_baseline_if_both_draft(
+    conversion: Conversion, tmp_path: Path
+) -> None:
+    records = measured.results()
+    run = records["measure_serving"]["runs"][2]
+    own = copy.deepcopy(records)
+    for reply in own["measure_serving"]["runs"][2]["replies"]:
+        reply["drafts"] += 1
+    timed = [(Wave(repeat, 8, (0,)), Timing(100.0 + repeat, 20.0, 10.0)) for repeat in range(6)]
+
+    def member(name: str, content: dict[str, Any], drafts: int) -> Member:
+        made = measured.artifacts(content, release=conversion.graft_mtp, folder=tmp_path / name)
+        launch = PICO_LAUNCH.model_copy(update={"speculative_tokens": drafts})
+        about = FamilyMember(name=name, repository=f"owner/{name}", launch=launch)
+        parts = (
+            made[stage] for stage in ("measure_serving", "run_agent_tasks", "evaluate_quality")
+        )
+        return Member(about, conversion.graft_mtp, *parts)
+
+    baseline, healed = member("grafted", records, 3), member("healed", own, 3)
+    paired = member_record(healed, timed, (baseline, timed))
+    assert paired["acceptance_beside_baseline"] == paired_acceptance(
+        own["measure_serving"]["runs"][2]["replies"], run["replies"]
+    )
+    assert paired["acceptance"] == run["acceptance"][-1]
+    assert member_record(baseline, timed, None)["acceptance_beside_baseline"] is None
+    plain = member_record(member("plain", records, 0), timed, (baseline, timed))
+    assert plain["acceptance"] is plain["acceptance_beside_baseline"] is None
 
 
 def test_two_heads_stand_beside_each_other_prompt_by_prompt(tmp_path: Path) -> None:
