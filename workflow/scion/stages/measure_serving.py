@@ -74,7 +74,6 @@ from scion.common.files import write_json
 from scion.common.memory import available_memory
 from scion.common.progress import progress
 from scion.common.section import Section
-from scion.common.text import drafts
 from scion.common.threads import unawaited_pool
 from scion.engines.config import Launch, Serving
 from scion.engines.server import Server
@@ -159,7 +158,7 @@ def measure_serving(
         asked = [launch for launch in started if launch.name == launches[0].name]
         together = _servers_together(release, serving, len(asked))
         # The first launch once more, with the drafts that are predicted to be fastest.
-        possible = [*started, *asked[: measurement.best_drafts]]
+        possible = [*started, *(asked[:1] if measurement.best_drafts else ())]
         servers = len(possible) + (len(asked) if together > 1 else 0)
         work = serving_work(possible, measurement, len(chats), servers=servers)
         log = served.log("bench")
@@ -175,7 +174,7 @@ def measure_serving(
             prediction = predict_depths(measured_depths(one.records()))
             if prediction is not None and measurement.best_drafts:
                 best = launches[0].model_copy(update={"speculative_tokens": prediction.best})
-                measured.say(f"predicted to be fastest: {drafts(prediction.best)}")
+                measured.say(f"predicted to be fastest: {prediction.best} drafts a step")
                 if prediction.best not in measurement.drafts:
                     one.measure(best, None, asked=True)
             first = len(one.runs)
