@@ -13,6 +13,8 @@ from scion.common.files import write_json
 from scion.engines.config import Launch, Serving
 from scion.engines.served_model import ServedModel
 from scion.engines.vllm.command import server_command
+from scion.engines.vllm.counters import SpecDecodeCounters
+from scion.evaluation.decoding import Answer, Prompt
 from scion.evaluation.intervals import (
     bounded_ratio,
     median,
@@ -21,13 +23,15 @@ from scion.evaluation.intervals import (
     ratio_of_sums,
     speedup,
 )
+from scion.evaluation.serving.acceptance import CountedReply, acceptance_rows, paired_acceptance
+from scion.evaluation.serving.depth import measured_depths, predict_depths, prediction_record
 
 TASKS = Path(__file__).parent.parent / "workflow/scion/evaluation/agent/agent_tasks.yaml"
 CPU = {"kind": "cpu", "name": "AMD EPYC", "count": 2}
 GPU = {"kind": "gpu", "name": "NVIDIA H200", "count": 1}
 _ENGINE = {"name": "vLLM", "version": "0.32.0", "environment": "serve-cpu"}
 _ACCEPTED = {"chat": 0.95, "code": 0.8, "tools": 0.99, "long_form": 0.85}
-_FASTER = {0: 1.0, 1: 1.6, 3: 2.2}
+_FASTER = {0: 1.0, 1: 1.6, 3: 2.2, 5: 2.3, 8: 2.4}
 _DIGEST = "ce157f0f136dad49a1f1a7ce1918c4e2dadfc424fb9eb1ad7dc2917d7d4b3358"
 
 
@@ -45,6 +49,7 @@ def serving(
     for place, launch in enumerate(launches):
         rates = _rates(chance, drafted, parallel, repeats)
         for count in drafted:
+            replies = _replies(chance, count) if count and not place else None
             runs.append(
                 {
                     "launch": launch,
@@ -59,10 +64,14 @@ def serving(
                     "concurrency": 170.62,
                     "memory": {"weights_gib": None, "kv_cache_gib": 1.0, "graphs_gib": None},
                     "speed": _speed(rates, count),
-                    "acceptance": _acceptance(chance, count) if count and not place else None,
+                    "acceptance": _acceptance(replies, count) if replies else None,
+                    "replies": replies,
                     "same_text_as_baseline": _same_text(count) if 0 in drafted else None,
                 }
             )
+    # As the stage, which predicts from the first launch.
+    own = [run for run in runs if run["launch"] == launches[0]]
+    prediction = predict_depths(measured_depths(own))
     return {
         "engine": _ENGINE,
         "hardware": hardware,
@@ -72,6 +81,7 @@ def serving(
             "sets": dict.fromkeys(_ACCEPTED, 4),
         },
         "runs": runs,
+        "prediction": None if prediction is None else prediction_record(prediction, own),
     }
 
 
@@ -118,41 +128,44 @@ def _speed(rates: dict[tuple[int, int, int], list[float]], drafted: int) -> list
     return records
 
 
-def _acceptance(chance: random.Random, drafted: int) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    every: list[tuple[int, list[int]]] = []
+def _replies(chance: random.Random, drafted: int) -> list[dict[str, Any]]:
+    """What each prompt had accepted: four of each set, with thinking and without."""
+    replies: list[dict[str, Any]] = []
     for name, rate in _ACCEPTED.items():
         for thinking in (False, True):
-            prompts: list[tuple[int, list[int]]] = []
-            for _ in range(4):
+            for number in range(4):
                 drafts, counts = chance.randint(8, 40), []
                 left = drafts
                 for _ in range(drafted):
                     left = sum(chance.random() < rate for _ in range(left))
                     counts.append(left)
-                prompts.append((drafts, counts))
-            every += prompts
-            rows.append(_row(name, thinking, prompts, drafted))
-    return [*rows, _row("all", None, every, drafted)]
+                replies.append(
+                    {
+                        "prompt": f"{name}-{number}",
+                        "set": name,
+                        "thinking": thinking,
+                        "drafts": drafts,
+                        "accepted_by_position": counts,
+                    }
+                )
+    return replies
 
 
-def _row(
-    name: str, thinking: bool | None, prompts: list[tuple[int, list[int]]], drafted: int
-) -> dict[str, Any]:
-    drafts = [rounds for rounds, _ in prompts]
-    places = [[counts[place] for _, counts in prompts] for place in range(drafted)]
-    lengths = [rounds + sum(counts) for rounds, counts in prompts]
-    mean = bounded_ratio(lengths, drafts, low=1, high=drafted + 1)
-    return {
-        "set": name,
-        "thinking": thinking,
-        "prompts": len(prompts),
-        "drafts": sum(drafts),
-        "draft_tokens": drafted * sum(drafts),
-        "accepted_by_position": [sum(place) for place in places],
-        "per_position": [bounded_ratio(accepted, drafts).record() for accepted in places],
-        "mean_length": mean.record(),
-    }
+def _acceptance(replies: list[dict[str, Any]], drafted: int) -> list[dict[str, Any]]:
+    counted = [
+        CountedReply(
+            Prompt(reply["prompt"], reply["set"], reply["thinking"], [1]),
+            Answer("", 1, [1]),
+            SpecDecodeCounters(
+                reply["drafts"],
+                reply["drafts"] * drafted,
+                sum(reply["accepted_by_position"]),
+                tuple(reply["accepted_by_position"]),
+            ),
+        )
+        for reply in replies
+    ]
+    return acceptance_rows(counted, drafted)
 
 
 def _same_text(drafted: int) -> dict[str, Any] | None:
@@ -309,15 +322,19 @@ def bfcl() -> dict[str, Any]:
     }
 
 
-def family(weights: str = "sha256:aa", *, releases: int = 3) -> dict[str, Any]:
-    """`family.json`: a baseline without drafts, and releases beside it.
+def family(weights: str = "sha256:aa", *, releases: int = 3, heads: bool = False) -> dict[str, Any]:
+    """`family.json`: a baseline, and releases that draft beside it.
 
     Args:
         weights: Digest of the second release's.
         releases: How many there are.
+        heads: Whether the baseline drafts as well.
     """
     chance = random.Random(11)
     rates = _rates(chance, (0, 3), (1, 2), 6)
+    replies = [_replies(chance, 3) for _ in range(releases)]
+    # A baseline without drafts has none to stand beside.
+    drafting = 0 if heads else 1
     scored = quality()
     shown = [model for model in scored["models"] if model["name"] in ("release", "fixed")]
     rows = [
@@ -329,13 +346,16 @@ def family(weights: str = "sha256:aa", *, releases: int = 3) -> dict[str, Any]:
             "algorithm": "NVFP4",
             "spelling": "modelopt" if place else "compressed-tensors",
             "launch": "pico",
-            "speculative_tokens": 3 if place else 0,
+            "speculative_tokens": 3 if place >= drafting else 0,
             "speed": _speed(rates, 3 if place else 0),
-            "acceptance": _acceptance(chance, 3)[-1] if place else None,
+            "acceptance": _acceptance(own, 3)[-1] if place >= drafting else None,
+            "acceptance_beside_baseline": paired_acceptance(own, replies[0])
+            if heads and place
+            else None,
             "agent_tasks": {"passed": 107, "total": 110, "rate": proportion(107, 110).record()},
             "quality": {"reference": scored["reference"], "models": shown},
         }
-        for place in range(releases)
+        for place, own in enumerate(replies)
     ]
     return {
         "family": {

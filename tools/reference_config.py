@@ -77,9 +77,12 @@ def _key(key: str, value: dict[str, Any], defaults: dict[str, Any], *, required:
 
 def _kind(value: dict[str, Any]) -> str:
     """What a value may be, in words."""
-    kinds = [_plain(part) for part in value.get("anyOf", [value])]
-    words = " or ".join(kinds)
+    words = _either(value)
     return words[:1].upper() + words[1:]
+
+
+def _either(value: dict[str, Any]) -> str:
+    return " or ".join(_plain(part) for part in value.get("anyOf", [value]))
 
 
 def _plain(value: dict[str, Any]) -> str:
@@ -90,7 +93,7 @@ def _plain(value: dict[str, Any]) -> str:
     if "const" in value:
         return f"`{value['const']}`"
     words = (
-        f"list of {_plain(value['items'])}" if value["type"] == "array" else _KINDS[value["type"]]
+        f"list of {_either(value['items'])}" if value["type"] == "array" else _KINDS[value["type"]]
     )
     bounds = [text.format(value[bound]) for bound, text in _BOUNDS.items() if bound in value]
     return ", ".join([words, *bounds])

@@ -15,6 +15,7 @@ from scion.evaluation.intervals import (
     Estimate,
     bounded_ratio,
     clustered_proportion,
+    difference_of_ratios,
     median,
     positive_ratio,
     proportion,
@@ -99,6 +100,22 @@ def _mean_length_truth() -> float:
 
 
 _MEAN_LENGTH = _mean_length_truth()
+
+
+def _paired_acceptance(prompts: int, gain: float) -> Draw:
+    """Two heads on the same prompts: what makes one easy for the first does so for the second."""
+
+    def draw(random: Random) -> tuple[Estimate, float]:
+        rates = _rates(random, 0.8, 0.08, prompts)
+        sides: list[list[tuple[float, int]]] = []
+        # The first head gains a share of what the second leaves.
+        for own in (rates + gain * (1 - rates), rates):
+            drafts = random.integers(30, 90, prompts)
+            accepted = random.binomial(drafts, own)
+            sides.append(list(zip(accepted.tolist(), drafts.tolist(), strict=True)))
+        return difference_of_ratios(*sides), gain * 0.2
+
+    return draw
 
 
 def _instructions(prompts: int, mean: float, correlation: float) -> Draw:
@@ -191,6 +208,16 @@ SCENARIOS = (
             _mean_length(prompts),
         )
         for prompts in (4, 8, 24)
+    ),
+    *(
+        Scenario(
+            "acceptance beside another head",
+            "difference_of_ratios",
+            f"{prompts} prompts, 0.8 accepted by one and {0.8 + 0.2 * gain:g} by the other, "
+            "correlation 0.08 within a prompt",
+            _paired_acceptance(prompts, gain),
+        )
+        for prompts, gain in ((4, 0.3), (16, 0.3), (16, 0.05))
     ),
     *(
         Scenario(

@@ -19,6 +19,7 @@ from commands import Earlier, interrupt
 from project_copy import ProjectCopy
 from scion.artifacts.artifact import Artifact
 from scion.engines.vllm.command import ServerCommand
+from scion.report.card.serving import fastest_run
 from scion.report.config import Card
 
 pytestmark = [pytest.mark.serve, pytest.mark.timeout(1800)]
@@ -29,7 +30,7 @@ measurement:
   decode_tokens: [16, 32]
   repeats: 5
   reply_tokens: 60
-  speculative_tokens: [0, 3]
+  speculative_tokens: [0, 3, best]
 agent_tasks: {cases: 4}
 quality: {samples: 4, max_tokens: 300}
 ifeval: {limit: 4}
@@ -117,6 +118,25 @@ def test_the_grafted_head_is_accepted_well_above_chance(runs: dict[int, dict[str
     # A head that guesses is right once in a vocabulary of hundreds.
     assert counts["per_position"][0]["low"] > 0.3
     assert counts["mean_length"]["low"] > 1.3
+
+
+def test_the_number_of_drafts_that_is_predicted_to_be_fastest_is_measured(
+    results: Path, runs: dict[int, dict[str, Any]]
+) -> None:
+    serving = json.loads((results / "measure_serving/serving.json").read_text())
+    prediction = serving["prediction"]
+    rows = {row["speculative_tokens"]: row for row in prediction["speeds"]}
+    assert [step["speculative_tokens"] for step in prediction["measured_steps"]] == [0, 3]
+    assert set(runs) == {0, 3, prediction["best"]}
+    assert {number for number, row in rows.items() if row["measured"]} == set(runs)
+    speeds = {number: row["tokens_per_second"] for number, row in rows.items()}
+    assert max(speeds.values()) == speeds[prediction["best"]]
+    for drafted in set(runs) - {0}:
+        (counts,) = [row for row in runs[drafted]["acceptance"] if row["set"] == "all"]
+        replies = runs[drafted]["replies"]
+        assert sum(reply["drafts"] for reply in replies) == counts["drafts"]
+        positions = zip(*(reply["accepted_by_position"] for reply in replies), strict=True)
+        assert [sum(place) for place in positions] == counts["accepted_by_position"]
 
 
 def test_summary_names_release_digests_tasks_and_acceptance(
@@ -228,12 +248,13 @@ def test_another_sample_count_reruns_quantization_and_what_lies_below(
     assert finished.planned(*CONFIG, str(config)) == BELOW_QUANTIZE
 
 
-def test_the_card_prints_the_command_that_was_measured(
+def test_the_card_prints_the_command_that_was_fastest(
     results: Path, runs: dict[int, dict[str, Any]]
 ) -> None:
-    command = ServerCommand.recorded(runs[3]["command"], [])
+    fastest = fastest_run(list(runs.values()))
+    command = ServerCommand.recorded(fastest["command"], [])
     repository = Card().repository
     text = (results / "release/README.md").read_text()
     assert f"```bash\n{command.text(repository, name=repository)}\n```" in text
     # Nothing of this machine is published with it.
-    assert str(results) not in json.dumps(runs[3]["command"])
+    assert str(results) not in json.dumps(fastest["command"])

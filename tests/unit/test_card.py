@@ -15,7 +15,10 @@ from scion.common.errors import ScionError
 from scion.common.text import number, ratio, share, small, table
 from scion.engines.config import PICO_LAUNCH
 from scion.evaluation.intervals import proportion
+from scion.report.card.glance import measured_lines
+from scion.report.card.launches import launch_values
 from scion.report.card.memory import fitting_gpus
+from scion.report.card.serving import recommendation
 from scion.report.card.typography import unbroken, without_tags
 from scion.report.config import Card
 from scion.report.summary import summary
@@ -264,7 +267,7 @@ def test_the_card_begins_with_eight_lines_that_have_their_intervals_and_counts(t
     assert lines["acceptance"] == (
         f"{number(counts['mean_length'], 2)} of 4 tokens a step with 3 MTP drafts; accepted by "
         f"position: {', '.join(share(rate) for rate in counts['per_position'])}; "
-        f"n={counts['drafts']} drafts on 32 prompts"
+        f"n={counts['drafts']} drafts on 16 prompts"
     )
     longest = next(one for one in run["speed"] if (one["parallel"], one["tokens"]) == (1, 200))
     assert lines["speed"].startswith(
@@ -284,6 +287,68 @@ def test_the_card_begins_with_eight_lines_that_have_their_intervals_and_counts(t
     assert "74 of 274" in lines["verified"]
     assert "50 quantized modules" in lines["verified"]
     assert "apache-2.0" in lines["licence"]
+
+
+def test_the_card_recommends_the_fastest_beside_the_predicted_drafts(text: str) -> None:
+    record = measured.serving()
+    run, prediction = record["runs"][-1], record["prediction"]
+    longest = next(one for one in run["speed"] if (one["parallel"], one["tokens"]) == (1, 200))
+    best = next(
+        row for row in prediction["speeds"] if row["speculative_tokens"] == prediction["best"]
+    )
+    assert best["measured"] is None
+    assert (
+        "\nRecommended: MTP n=3, the fastest of n=0, 1 and 3 that were measured: "
+        f"{number(longest['tokens_per_second'])} tokens a second over 200 tokens, single. Of up to "
+        f"8 drafts, acceptance and step times at n=0, 1 and 3 predict n={prediction['best']} to be "
+        f"fastest: {best['tokens_per_second']:.1f} tokens a second, not measured.\n"
+    ) in text
+
+
+def test_a_recommendation_needs_two_numbers_and_knows_old_records() -> None:
+    assert recommendation(measured.serving(drafted=(3,))) == ""
+    old = measured.serving()
+    del old["prediction"]
+    assert recommendation(old).endswith("over 200 tokens, single.")
+    both = measured.serving(drafted=(0, 1, 3, 8))
+    both["prediction"]["best"] = 8
+    speed = both["prediction"]["speeds"][8]["measured"]
+    assert recommendation(both).startswith("Recommended: MTP n=8, the fastest of n=0, 1, 3 and 8")
+    assert ", single; its interval overlaps with that of n=3. Of up to 8" in recommendation(both)
+    assert recommendation(both).endswith(f" tokens a second, measured {number(speed)}.")
+
+
+@pytest.mark.parametrize("environment", ["serve-cpu", "serve-cuda"])
+def test_the_command_drafts_as_many_tokens_as_are_recommended(
+    conversion: Conversion, environment: str
+) -> None:
+    record = measured.serving(drafted=(0, 1, 3, 8))
+    record["engine"] = record["engine"] | {"environment": environment}
+    drafting = PICO_LAUNCH.model_copy(update={"gpu": "rtx-5090"})
+    other = drafting.model_copy(update={"name": "other"})
+    first, second = launch_values(
+        conversion.graft_mtp.folder, [drafting, other], record, repository="owner/Name"
+    )
+    told = [re.findall(r'num_speculative_tokens":(\d+)', way["command"]) for way in first["ways"]]
+    # What was measured on a CPU recommends nothing for a GPU.
+    assert told == ([["8"], ["3"]] if environment == "serve-cpu" else [["8"]])
+    steps = "3" if environment == "serve-cpu" else "8"
+    assert f"--speculative-num-steps {steps} " in first["sglang"]["command"]
+    assert all('num_speculative_tokens":3' in way["command"] for way in second["ways"])
+
+
+def test_a_launch_whose_drafts_do_not_pay_is_shown_without(conversion: Conversion) -> None:
+    record = measured.serving()
+    for decode in record["runs"][0]["speed"]:
+        decode["tokens_per_second"]["value"] *= 9
+    (launch,) = launch_values(
+        conversion.graft_mtp.folder, [PICO_LAUNCH], record, repository="owner/Name"
+    )
+    assert "speculative" not in launch["ways"][0]["command"]
+    lines = measured_lines(measured.results() | {"measure_serving": record})
+    assert " with no MTP: 200 tokens" in lines["speed"]
+    assert " tokens a step with 3 MTP drafts" in lines["acceptance"]
+    assert recommendation(record).startswith("Recommended: no MTP, the fastest of n=0, 1 and 3")
 
 
 def test_the_launch_comes_before_results_and_these_before_the_proof(text: str) -> None:

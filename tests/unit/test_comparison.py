@@ -17,8 +17,10 @@ from commands import check_refusal
 from scion.artifacts.artifact import Artifact, Draft
 from scion.artifacts.making import Output, remake
 from scion.artifacts.manifest import manifest_digests
+from scion.common.errors import ScionError
 from scion.common.files import copy_file, write_json
 from scion.report.comparison.findings import Number, OneSided, Value, compare, title
+from scion.report.comparison.paired import paired_numbers
 from scion.report.comparison.releases import open_release
 from scion.stages.seal_release import seal_release
 
@@ -181,6 +183,62 @@ def test_every_verdict_is_told_and_counted(
     assert "(+100.0 %)" in shown[0]
     columns = {line.index("serving.json") for line in lines if "100 tokens" in line}
     assert len(columns) == 1
+
+
+def test_the_same_prompts_are_compared_one_by_one(
+    first: Path, content: dict[str, Any], tmp_path: Path
+) -> None:
+    run = content["measure_serving"]["runs"][2]
+    for reply in run["replies"]:
+        reply["accepted_by_position"][2] = min(
+            reply["accepted_by_position"][1], reply["accepted_by_position"][2] + 2
+        )
+    second = sealed(tmp_path, content)
+    found = compared(first, second)
+    # Eight sets and all, for tokens a step and three positions, but for what is the same.
+    assert found["counts"]["paired"] == 9 * (1 + 1) + 9 * (1 + 3)
+    paired = {number["path"]: number for number in found["paired"]}
+    assert {path.split(", ")[0] for path in paired} == {
+        "pico MTP n=3: tokens a step",
+        "pico MTP n=3: accepted at position 3",
+    }
+    overall = paired["pico MTP n=3: accepted at position 3, all prompts"]
+    (before,) = measured.serving()["runs"][2]["acceptance"][-1:]
+    assert overall["a"] == pytest.approx(before["per_position"][2]["value"], abs=1e-6)
+    assert overall["b"] - overall["a"] == pytest.approx(overall["difference"]["value"], abs=2e-6)
+    assert overall["differs"] is True
+    assert overall["difference"]["count"] == 16
+    # The interval of the pairs is narrower than each of the two.
+    width = before["per_position"][2]["high"] - before["per_position"][2]["low"]
+    assert overall["difference"]["high"] - overall["difference"]["low"] < width / 2
+    # Counts of single replies are told as these differences alone.
+    assert not any("replies" in value["path"] for value in found["values"])
+
+    lines = scion(first, second).stdout.splitlines()
+    assert "the same prompts, one by one:" in lines
+    (shown,) = (line for line in lines if line.endswith("accepted at position 3, all prompts"))
+    assert shown.startswith("differs ")
+    assert f"; {found['counts']['paired_different']} of 54 paired ones differ; " in lines[-1]
+
+
+def test_other_prompts_and_older_records_are_not_paired(content: dict[str, Any]) -> None:
+    new = {"serving.json": measured.serving()}
+    assert len(paired_numbers(new, new)) == 54
+    other, old = (copy.deepcopy(content["measure_serving"]) for _ in range(2))
+    other["prompts"]["sha256"] = "0" * 64
+    for run in old["runs"]:
+        del run["replies"]
+    for side in ({"serving.json": other}, {"serving.json": old}, {}):
+        assert paired_numbers(new, side) == paired_numbers(side, new) == []
+
+
+def test_counts_that_can_not_be_paired_are_named(content: dict[str, Any]) -> None:
+    content["measure_serving"]["runs"][1]["replies"].pop()
+    with pytest.raises(ScionError, match="accepted drafts can't be compared") as caught:
+        paired_numbers(
+            {"serving.json": measured.serving()}, {"serving.json": content["measure_serving"]}
+        )
+    assert "not to the same prompts" in caught.value.found
 
 
 def test_lists_are_aligned_by_what_identifies_their_items(content: dict[str, Any]) -> None:

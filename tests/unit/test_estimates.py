@@ -1,15 +1,28 @@
+import math
+import random
+
 import pytest
+from scipy import stats
 from support.interval_coverage import SCENARIOS, Scenario
 
 from scion.evaluation.intervals import (
+    Estimate,
+    _student,
     bounded_ratio,
     clustered_proportion,
+    difference_of_ratios,
     median,
     positive_ratio,
     proportion,
     ratio_of_sums,
     speedup,
 )
+
+
+def width(estimate: Estimate) -> float:
+    assert estimate.low is not None
+    assert estimate.high is not None
+    return estimate.high - estimate.low
 
 
 def test_wilson_at_both_ends_and_between():
@@ -47,6 +60,58 @@ def test_a_ratio_takes_the_prompt_as_its_unit():
     assert apart.low < 0 < 1 < (apart.high or 0)
     assert ratio_of_sums([3, 0], [4, 0]).low is None
     assert apart.record()["count"] == 20
+
+
+@pytest.mark.parametrize("freedom", [*range(1, 40), 100, 541, 4000, 4001])
+def test_the_bound_of_students_t_is_scipys(freedom: int):
+    assert _student(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=1e-11)
+
+
+def test_a_difference_of_ratios_leaves_a_prompt_out_of_both():
+    chance = random.Random(3)
+    one = [(chance.randint(0, 40), chance.randint(40, 90)) for _ in range(9)]
+    other = [(chance.randint(0, 40), chance.randint(40, 90)) for _ in range(9)]
+
+    def difference(left: int | None = None) -> float:
+        ratios: list[float] = []
+        for side in (one, other):
+            kept = [pair for place, pair in enumerate(side) if place != left]
+            ratios.append(sum(above for above, _ in kept) / sum(below for _, below in kept))
+        return ratios[0] - ratios[1]
+
+    whole = difference()
+    squares = sum((difference(place) - whole) ** 2 for place in range(9))
+    reach = stats.t.ppf(0.975, 8) * math.sqrt(8 / 9 * squares)
+    found = difference_of_ratios(one, other)
+    assert (found.value, found.low, found.high) == pytest.approx(
+        (whole, whole - reach, whole + reach)
+    )
+    assert found.count == 9
+
+
+def test_a_paired_difference_is_narrower_where_prompts_are_hard_for_both():
+    shared = [0.2, 0.5, 0.7, 0.9, 0.4, 0.8]
+    one = [(round(100 * rate) + 5 + place % 2, 100) for place, rate in enumerate(shared)]
+    other = [(round(100 * rate), 100) for rate in shared]
+    found, alone = difference_of_ratios(one, other), ratio_of_sums(*zip(*one, strict=True))
+    assert 0 < width(found) < width(alone) / 10
+    assert found.low is not None
+    assert found.low > 0
+    # Of the same denominators it is the ratio of the differences.
+    differences = [above - below for (above, _), (below, _) in zip(one, other, strict=True)]
+    plain = ratio_of_sums(differences, [100] * 6)
+    assert (found.low, found.high) == pytest.approx((plain.low, plain.high))
+
+
+def test_a_difference_without_variation_has_no_interval():
+    pairs = [(3, 4), (1, 9), (0, 0)]
+    same = difference_of_ratios(pairs, pairs)
+    assert (same.value, same.low, same.high, same.count) == (0, None, None, 2)
+    assert difference_of_ratios([(3, 4), (0, 0)], [(3, 4), (2, 4)]).low is None
+    with pytest.raises(ValueError, match="both sides"):
+        difference_of_ratios([(1, 2)], [(0, 0)])
+    with pytest.raises(ValueError, match="shorter"):
+        difference_of_ratios([(1, 2)], [])
 
 
 def test_a_share_near_its_bound_has_more_room_away_from_it():

@@ -1,7 +1,9 @@
 """What is said of a family: in its page, in each card, in the summary, in the picture."""
 
+import copy
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,8 +14,14 @@ from scion.artifacts.file_tree import FolderTree
 from scion.artifacts.making import Output, remake
 from scion.artifacts.release_check import check_release
 from scion.common.files import write_json
-from scion.evaluation.family.config import RECORD
-from scion.report.family import family_brief, family_lines, summary_table
+from scion.common.text import change
+from scion.engines.config import PICO_LAUNCH
+from scion.engines.vllm.bench import Timing
+from scion.evaluation.family.config import RECORD, FamilyMember
+from scion.evaluation.family.record import Member, member_record
+from scion.evaluation.serving.acceptance import paired_acceptance
+from scion.evaluation.serving.speed import Wave
+from scion.report.family import acceptance_beside, family_brief, family_lines, summary_table
 from scion.report.pictures.family import family_picture
 from scion.report.summary import family_summary
 from scion.stages.render_family import render_family
@@ -22,11 +30,13 @@ from sealed import sealed
 TEMPLATE = Path(__file__).parents[2] / "workflow/templates/family.md.jinja"
 
 
-def compared(folder: Path, *releases: Artifact, weights: str = "sha256:aa") -> Artifact:
+def compared(
+    folder: Path, *releases: Artifact, weights: str = "sha256:aa", heads: bool = False
+) -> Artifact:
     """The artifact compare_family of some releases."""
 
     def build(draft: Draft) -> None:
-        write_json(draft.folder / RECORD.name, measured.family(weights))
+        write_json(draft.folder / RECORD.name, measured.family(weights, heads=heads))
 
     return remake(
         Output.at(folder / "compare_family"),
@@ -89,13 +99,77 @@ def test_the_page_has_picture_table_and_decodes(conversion: Conversion, tmp_path
     assert {"README.md", "family.svg"} <= made.files.keys()
 
 
+def test_a_release_is_paired_with_the_baseline_if_both_draft(
+    conversion: Conversion, tmp_path: Path
+) -> None:
+    records = measured.results()
+    run = records["measure_serving"]["runs"][2]
+    own = copy.deepcopy(records)
+    for reply in own["measure_serving"]["runs"][2]["replies"]:
+        reply["drafts"] += 1
+    timed = [(Wave(repeat, 8, (0,)), Timing(100.0 + repeat, 20.0, 10.0)) for repeat in range(6)]
+
+    def member(name: str, content: dict[str, Any], drafts: int) -> Member:
+        made = measured.artifacts(content, release=conversion.graft_mtp, folder=tmp_path / name)
+        launch = PICO_LAUNCH.model_copy(update={"speculative_tokens": drafts})
+        about = FamilyMember(name=name, repository=f"owner/{name}", launch=launch)
+        parts = (
+            made[stage] for stage in ("measure_serving", "run_agent_tasks", "evaluate_quality")
+        )
+        return Member(about, conversion.graft_mtp, *parts)
+
+    baseline, healed = member("grafted", records, 3), member("healed", own, 3)
+    paired = member_record(healed, timed, (baseline, timed))
+    assert paired["acceptance_beside_baseline"] == paired_acceptance(
+        own["measure_serving"]["runs"][2]["replies"], run["replies"]
+    )
+    assert paired["acceptance"] == run["acceptance"][-1]
+    assert member_record(baseline, timed, None)["acceptance_beside_baseline"] is None
+    plain = member_record(member("plain", records, 0), timed, (baseline, timed))
+    assert plain["acceptance"] is plain["acceptance_beside_baseline"] is None
+
+
+def test_two_heads_stand_beside_each_other_prompt_by_prompt(tmp_path: Path) -> None:
+    record = measured.family(heads=True)
+    rows = acceptance_beside(record["releases"]).splitlines()[2:]
+    # Four sets with thinking and without, and all, of each release but the baseline.
+    assert len(rows) == 2 * 9
+    paired = record["releases"][1]["acceptance_beside_baseline"][-1]
+    before, after = paired["other"], paired["one"]
+    assert after["mean_length"] == record["releases"][1]["acceptance"]["mean_length"]["value"]
+    shown = change(paired["difference"]["mean_length"], 2)
+    assert rows[8].startswith(
+        f"| owner/Release-1 | all | {before['mean_length']:.2f} → {after['mean_length']:.2f}: "
+        f"{shown} | 16 | {100 * before['per_position'][0]:.1f} → "
+    )
+    assert f", {shown} beside the baseline;" in family_lines(record)[2]
+    made = render_family(
+        compared=compared(tmp_path, heads=True),
+        template=TEMPLATE,
+        output=Output.at(tmp_path / "render_family"),
+        environment=ENVIRONMENT,
+    )
+    page = (made.folder / "README.md").read_text()
+    assert f"{rows[8]}\n" in page
+
+
+def test_without_two_heads_nothing_is_paired() -> None:
+    record = measured.family()
+    assert acceptance_beside(record["releases"]) == ""
+    for release in record["releases"]:
+        del release["acceptance_beside_baseline"]
+    assert acceptance_beside(record["releases"]) == "", "a record of old"
+    assert "beside the baseline;" not in "".join(family_lines(record))
+
+
 def test_a_card_quotes_its_family_and_the_release_can_be_checked(
     conversion: Conversion, tmp_path: Path
 ) -> None:
     weights = conversion.graft_mtp.content
-    family = compared(tmp_path / "family", conversion.graft_mtp, weights=weights)
+    family = compared(tmp_path / "family", conversion.graft_mtp, weights=weights, heads=True)
     release = sealed(conversion, tmp_path, measured.results(), beside={"compare_family": family})
     card = (release / "README.md").read_text()
+    assert "Accepted drafts beside the baseline, by prompts" in card
     assert "### The tiny family" in card
     assert "| **owner/Release-1** |" in card
     assert "pictures/family.svg" in card

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,13 @@ from scion.engines.config import PICO_LAUNCH
 from scion.engines.vllm.bench import Timing, _fault, _timing
 from scion.engines.vllm.counters import SpecDecodeCounters
 from scion.evaluation.decoding import Answer, Prompt
-from scion.evaluation.serving.acceptance import CountedReply, acceptance_rows
+from scion.evaluation.intervals import difference_of_ratios
+from scion.evaluation.serving.acceptance import (
+    CountedReply,
+    acceptance_rows,
+    paired_acceptance,
+    reply_rows,
+)
 from scion.evaluation.serving.config import Measurement
 from scion.evaluation.serving.progress import MeasurementProgress, serving_work
 from scion.evaluation.serving.prompts import SETS, check_room, count_sets, read_prompt_sets
@@ -117,6 +124,82 @@ def test_acceptance_by_set_and_mode_with_the_prompt_as_unit():
     assert chat["mean_length"]["high"] == 3, "cut to what is possible"
     assert rows[2]["mean_length"]["low"] is None, "one prompt shows no variation"
     assert rows[3]["drafts"] == 60
+
+
+def test_counts_of_each_reply_are_kept_and_add_up_to_the_rows():
+    counted = [
+        reply("a", "chat", False, SpecDecodeCounters(10, 20, 20, (10, 10))),
+        reply("a", "chat", True, SpecDecodeCounters(0, 0, 0, ())),
+        reply("c", "chat", True, SpecDecodeCounters(10, 20, 10, (5, 5))),
+    ]
+    rows = reply_rows(counted, 2)
+    assert rows[1] == {
+        "prompt": "a",
+        "set": "chat",
+        "thinking": True,
+        "drafts": 0,
+        "accepted_by_position": [0, 0],
+    }
+    overall = acceptance_rows(counted, 2)[-1]
+    assert sum(row["drafts"] for row in rows) == overall["drafts"]
+    positions = zip(*(row["accepted_by_position"] for row in rows), strict=True)
+    assert [sum(counts) for counts in positions] == overall["accepted_by_position"]
+
+
+def counts(
+    name: str, thinking: bool, drafts: int, *accepted: int, kind: str = "chat"
+) -> dict[str, Any]:
+    return {
+        "prompt": name,
+        "set": kind,
+        "thinking": thinking,
+        "drafts": drafts,
+        "accepted_by_position": list(accepted),
+    }
+
+
+def test_acceptance_of_two_servers_is_paired_by_prompt():
+    before = [
+        counts("a", False, 20, 10, 4),
+        counts("b", False, 40, 30, 20),
+        counts("a", True, 10, 6, 2),
+        counts("c", True, 30, 24, 12, kind="code"),
+    ]
+    # In another order, and with a draft more.
+    after = [
+        counts("c", True, 28, 25, 14, 9, kind="code"),
+        counts("a", True, 9, 7, 3, 1),
+        counts("b", False, 36, 30, 22, 11),
+        counts("a", False, 18, 11, 5, 2),
+    ]
+    rows = paired_acceptance(after, before)
+    assert [(row["set"], row["thinking"], row["prompts"]) for row in rows] == [
+        ("chat", False, 2),
+        ("chat", True, 1),
+        ("code", True, 1),
+        ("all", None, 3),
+    ]
+    chat, alone, _, overall = rows
+    assert chat["one"] == {
+        "per_position": pytest.approx([41 / 54, 27 / 54, 13 / 54], abs=1e-6),
+        "mean_length": 2.5,
+    }
+    assert chat["other"]["per_position"] == pytest.approx([40 / 60, 24 / 60], abs=1e-6)
+    # With thinking and without, a prompt is one unit.
+    expected = difference_of_ratios([(18, 27), (30, 36), (25, 28)], [(16, 30), (30, 40), (24, 30)])
+    assert overall["difference"]["per_position"][0] == expected.record()
+    lengths = difference_of_ratios(
+        [(27 + 18 + 8 + 3, 27), (36 + 63, 36), (28 + 48, 28)],
+        [(30 + 16 + 6, 30), (40 + 50, 40), (30 + 36, 30)],
+    )
+    assert overall["difference"]["mean_length"] == lengths.record()
+    assert len(overall["difference"]["per_position"]) == 2, "positions that both have"
+    assert alone["difference"]["mean_length"]["low"] is None, "one prompt shows no variation"
+
+
+def test_replies_to_other_prompts_are_not_paired():
+    with pytest.raises(ValueError, match="same prompts"):
+        paired_acceptance([counts("a", False, 9, 3)], [counts("a", True, 9, 3)])
 
 
 def test_acceptance_of_a_set_without_drafts_is_an_error():

@@ -25,6 +25,10 @@ beyond 5 %, if the two were measured independently. Numbers of the same prompts 
 independent, and of hundreds of numbers one or the other parts by chance. An interval covers what
 one run sampled: timings also part because a machine was busier, and another GPU is another matter.
 
+Accepted drafts of the same prompts are compared prompt by prompt as well, by set of prompts: B less
+A with the 95 % interval of that difference, of which a prompt is the unit. It "differs" where the
+interval leaves out 0. Both need the same prompts, launch and number of drafts.
+
 A change's size is told in half-widths as well: of the wider one of the two intervals. What is
 never the same is not compared: the port of a server, and the ids and times in answers. Files of
 lines (timings.jsonl, answers) are compared by their digests.

@@ -188,7 +188,7 @@ class Config(Section):
                     f"launches.{number}.speculative_tokens: {launch.speculative_tokens}, and "
                     "mtp.origin is none: without a head nothing drafts; set 0"
                 )
-        if any(self.measurement.speculative_tokens):
+        if any(self.measurement.drafts):
             yield (
                 "measurement.speculative_tokens: drafts are asked for, and mtp.origin is none; "
                 "set [0]"

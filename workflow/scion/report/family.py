@@ -5,8 +5,10 @@ from typing import Any
 
 from scion.common.text import (
     Record,
+    change,
     drafts,
     hardware,
+    mode,
     number,
     parallel,
     ratio,
@@ -15,7 +17,7 @@ from scion.common.text import (
     small,
     table,
 )
-from scion.report.card.scores import leading_part
+from scion.report.card.scores import in_points, leading_part
 
 
 def family_values(compared: Record) -> dict[str, Any]:
@@ -42,6 +44,7 @@ def family_values(compared: Record) -> dict[str, Any]:
             for release in compared["releases"]
         },
         "decodes": decode_table(compared["releases"]),
+        "acceptance": acceptance_beside(compared["releases"]),
     }
 
 
@@ -126,6 +129,38 @@ def decode_table(releases: Sequence[Record]) -> str:
     return table([*headings, "first token (ms)", "between tokens (ms)", "n"], rows)
 
 
+def acceptance_beside(releases: Sequence[Record]) -> str:
+    """A row a release and set of prompts: what the baseline accepts, the release, the difference.
+
+    Empty where no release drafts as well as the baseline. A record of an older version has none.
+    """
+    rows: list[list[str]] = []
+    most = 0
+    for release in releases:
+        for row in release.get("acceptance_beside_baseline") or ():
+            before, after, differences = row["other"], row["one"], row["difference"]
+            positions = [
+                f"{100 * old:.1f} → {100 * new:.1f} %: {change(in_points(difference), 1)}"
+                for old, new, difference in zip(
+                    before["per_position"],
+                    after["per_position"],
+                    differences["per_position"],
+                    strict=False,
+                )
+            ]
+            lengths = f"{before['mean_length']:.2f} → {after['mean_length']:.2f}"
+            name = row["set"].replace("_", " ")
+            asked = "all" if row["thinking"] is None else f"{name}, {mode(row['thinking'])}"
+            told = f"{lengths}: {change(differences['mean_length'], 2)}"
+            rows.append([release["repository"], asked, told, str(row["prompts"]), *positions])
+            most = max(most, len(positions))
+    if not rows:
+        return ""
+    headings = ["release", "prompts of", "tokens a step", "prompts"]
+    headings += [f"position {place} (points)" for place in range(1, most + 1)]
+    return table(headings, [[*row, *[""] * (len(headings) - len(row))] for row in rows])
+
+
 def family_lines(compared: Record) -> list[str]:
     """What `scion summary` says of it: a line a release."""
     releases = compared["releases"]
@@ -143,7 +178,10 @@ def _line(release: Record) -> str:
         f"second{f', {ratio(beside)} the baseline' if beside else ', the baseline'}"
     ]
     if release["acceptance"]:
-        parts.append(f"{release['acceptance']['mean_length']['value']:.2f} tokens a step")
+        told = f"{release['acceptance']['mean_length']['value']:.2f} tokens a step"
+        if paired := release.get("acceptance_beside_baseline"):
+            told += f", {change(paired[-1]['difference']['mean_length'], 2)} beside the baseline"
+        parts.append(told)
     tasks = release["agent_tasks"]
     parts += [f"{tasks['passed']}/{tasks['total']} agent cases", size(release["bytes"])]
     return "; ".join(parts)

@@ -27,7 +27,7 @@ from scion.report import summary_lines as lines
 from scion.report.card import scores as tables
 from scion.report.card.scores import ScoreGroup
 from scion.report.card.serving import serving_values
-from scion.report.comparison.comparable import answer_of
+from scion.report.comparison.comparable import answer_of, asked_of
 from scion.report.family import family_brief, family_lines, family_values
 
 if TYPE_CHECKING:
@@ -134,7 +134,10 @@ _ROWS = (
             ({"tokens", "parallel"}, "{tokens} tokens, {parallel} parallel"),
             ({"set", "thinking"}, "{set}, {thinking}"),
             ({"prompt", "length"}, "{prompt}, up to {length} tokens"),
+            ({"speculative_tokens", "tokens_per_second"}, "n={speculative_tokens}, predicted"),
+            ({"speculative_tokens", "step_ms"}, "n={speculative_tokens}, as measured"),
         ),
+        comparable={"replies": asked_of},
     ),
     MeasuredStage(
         quality.RECORD,

@@ -2,7 +2,7 @@
 
 from scion.common.text import Record, change, drafts, hardware, number, ratio, share, small
 from scion.report.card.scores import answered, in_points, leading_part
-from scion.report.card.serving import longest_decode, overall_acceptance
+from scion.report.card.serving import fastest_run, longest_decode, overall_acceptance
 
 
 def agent_task_lines(tasks: Record) -> list[str]:
@@ -96,10 +96,9 @@ def agent_task_brief(tasks: Record) -> str:
 
 
 def serving_brief(serving: Record) -> str:
-    """Tokens a step and speed with the most drafts."""
-    run = max(serving["runs"], key=lambda each: each["speculative_tokens"])
-    single = [decode for decode in run["speed"] if decode["parallel"] == 1] or run["speed"]
-    longest = max(single, key=lambda decode: decode["tokens"])
+    """Tokens a step and speed with the drafts that are recommended."""
+    run = fastest_run(serving["runs"])
+    longest = longest_decode(run)
     parts = [f"{longest['tokens_per_second']['value']:.1f} tokens a second"]
     if longest["ratio_to_baseline"]:
         parts.append(f"{longest['ratio_to_baseline']['value']:.2f}× no MTP")

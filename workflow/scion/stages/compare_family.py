@@ -5,6 +5,8 @@ vLLM's own benchmark as `measure_serving` does: `measurement.repeats` times each
 `family.rounds` rounds, so that a machine that becomes slower touches all of them
 (`scion.evaluation.family.rounds`). Ratios are to the family's baseline in this run. Acceptance,
 agent tasks and quality do not depend on the hour: they are those of each release's own records.
+Where a release and the baseline both draft, acceptance is compared prompt by prompt, for both were
+asked the same.
 
 `family.json` in the artifact, E being `scion.evaluation.intervals.Estimate.record`:
 
@@ -17,8 +19,15 @@ agent tasks and quality do not depend on the hour: they are those of each releas
                    "speed": [{"tokens", "parallel", "repeats", "tokens_per_second": E,
                               "ttft_ms": E, "itl_ms": E, "ratio_to_baseline": E | null}],
                    "acceptance": a row of `serving.json` | null,
+                   "acceptance_beside_baseline":
+                       [{"set": name | "all", "thinking": bool | null, "prompts",
+                         "one": A, "other": A, "difference": {"per_position": [E],
+                                                              "mean_length": E}}] | null,
                    "agent_tasks": {"passed", "total", "rate": E},
                    "quality": {"reference", "models": those of `quality.json`}}]}
+
+`one` is the release, `other` the baseline, A {"per_position": […], "mean_length"}: see
+`scion.evaluation.serving.acceptance.paired_acceptance`.
 
 `family_timings.jsonl` beside it holds every timed decode.
 """
@@ -134,7 +143,8 @@ def compare_family(
                 len(members), measurement.repeats, family.rounds, time_release=time_release
             )
         names = [member.about.name for member in members]
-        baseline = timed[names.index(family.baseline)]
+        place = names.index(family.baseline)
+        baseline = members[place], timed[place]
         result = {
             "family": family.model_dump(mode="json"),
             **about,
@@ -144,7 +154,7 @@ def compare_family(
                 "sets": count_sets(chats),
             },
             "releases": [
-                member_record(member, own, None if own is baseline else baseline)
+                member_record(member, own, None if member is baseline[0] else baseline)
                 for member, own in zip(members, timed, strict=True)
             ],
         }

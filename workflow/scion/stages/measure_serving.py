@@ -13,6 +13,10 @@ greedily (temperature 0):
   first token and the time between tokens, all as medians over the repeats; and the ratio to the
   same launch without drafts in this run.
 
+What the first launch showed with two numbers of drafts or more predicts how fast other numbers are
+(`scion.evaluation.serving.depth`). If `speculative_tokens` says `best`, the number that is
+predicted to be fastest is measured as well, unless it was.
+
 What runs beside a server does not change its replies. On a CPU with several cores those of all
 servers are asked for at the same time, then each is started again and timed alone. On a GPU, whose
 memory is one server's own, a server is asked for both.
@@ -33,9 +37,18 @@ A failed request, or an answer that is shorter than asked, fails the stage.
                "acceptance": [{"set": name | "all", "thinking": bool | null, "prompts", "drafts",
                                "draft_tokens", "accepted_by_position": […], "per_position": [E],
                                "mean_length": E}] | null,
+               "replies": [{"prompt", "set", "thinking": bool, "drafts",
+                            "accepted_by_position": […]}] | null,
                "same_text_as_baseline": {"identical", "total", "differences":
-                    [{"prompt", "length", "first_difference"}]} | null}]}
+                    [{"prompt", "length", "first_difference"}]} | null}],
+     "prediction": {"launch", "tokens", "parallel", "conditional_acceptance": [by position],
+                    "measured_steps": [{"speculative_tokens", "tokens_a_step", "step_ms"}],
+                    "speeds": [{"speculative_tokens", "tokens_a_step", "step_ms",
+                                "tokens_per_second", "measured": E | null}],
+                    "best": drafts} | null}
 
+The prediction is of the longest decode of the fewest `parallel` requests; `measured_steps` are what
+it was made from, `measured` is what each number came to, also one that was measured because of it.
 C is the server's command, but for interpreter, folder, served name and port, as
 `scion.engines.vllm.command.ServerCommand.record` has it: {"variables", "start", "options"}. It and
 what the log tells are null for a server that ran already. `timings.jsonl` beside it
@@ -48,7 +61,8 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +77,11 @@ from scion.common.section import Section
 from scion.common.threads import unawaited_pool
 from scion.engines.config import Launch, Serving
 from scion.engines.server import Server
-from scion.engines.vllm.bench import benchmark
+from scion.engines.vllm.bench import Benchmark, benchmark
+from scion.evaluation.chats import Chat
 from scion.evaluation.decoding import compare_answers
 from scion.evaluation.serving.config import RECORD, Measurement
+from scion.evaluation.serving.depth import measured_depths, predict_depths, prediction_record
 from scion.evaluation.serving.progress import MeasurementProgress, ServerProgress, serving_work
 from scion.evaluation.serving.prompts import count_sets, read_prompt_sets
 from scion.evaluation.serving.session import (
@@ -124,7 +140,7 @@ def measure_serving(
     started = [
         launch.model_copy(update={"speculative_tokens": drafted})
         for launch in launches
-        for drafted in measurement.speculative_tokens
+        for drafted in measurement.drafts
     ]
     if serving.server_url is not None and len(started) != 1:
         raise ScionError(
@@ -139,58 +155,44 @@ def measure_serving(
 
     def build(draft: Draft) -> None:
         chats = read_prompt_sets(prompts)
-        about: dict[str, Any] = {}
-        runs: list[ServerRun] = []
         asked = [launch for launch in started if launch.name == launches[0].name]
         together = _servers_together(release, serving, len(asked))
-        servers = len(started) + (len(asked) if together > 1 else 0)
+        # The first launch once more, with the drafts that are predicted to be fastest.
+        possible = [*started, *(asked[:1] if measurement.best_drafts else ())]
+        servers = len(possible) + (len(asked) if together > 1 else 0)
+        work = serving_work(possible, measurement, len(chats), servers=servers)
         log = served.log("bench")
         with (
-            progress(
-                "measuring", serving_work(started, measurement, len(chats), servers=servers)
-            ) as told,
+            progress("measuring", work) as told,
             benchmark(python=python, serving=serving, inherited=os.environ, log=log) as bench,
         ):
             measured = MeasurementProgress(STAGE, servers=servers, told=told)
-
-            def session(server: Server, launch: Launch, shown: ServerProgress) -> Session:
-                shown.ready()
-                return Session(server, launch, release.folder, bench, shown)
-
-            def ask(one: Session) -> Replies:
-                return ask_replies(one, chats, measurement, path=prompts)
-
-            replies: list[Replies] = []
-            if together > 1:
-                with ExitStack() as stack:
-                    pool = stack.enter_context(unawaited_pool(together))
-                    pending: list[Future[Replies]] = []
-                    for launch in asked:
-                        name = _name(launch, "replies")
-                        shown = measured.next_server(name)
-                        server = stack.enter_context(served.server(release, launch, name))
-                        pending.append(pool.submit(ask, session(server, launch, shown)))
-                    replies = [future.result() for future in pending]
-            for place, launch in enumerate(started):
-                shown = measured.next_server(_name(launch))
-                with served.server(release, launch, _name(launch), timed=True) as server:
-                    one = session(server, launch, shown)
-                    if launch in asked and together == 1:
-                        replies.append(ask(one))
-                    said = replies[place] if place < len(asked) else None
-                    runs.append(time_decodes(one, chats, measurement, replies=said, path=prompts))
-                    about = about or served.describe(server, launch)
+            one = _Measuring(release, served, measurement, chats, prompts, bench, measured)
+            replies = one.ask_together(asked, together) if together > 1 else []
+            for launch, said in zip_longest(asked, replies):
+                one.measure(launch, said, asked=True)
+            prediction = predict_depths(measured_depths(one.records()))
+            if prediction is not None and measurement.best_drafts:
+                best = launches[0].model_copy(update={"speculative_tokens": prediction.best})
+                measured.say(f"predicted to be fastest: {prediction.best} drafts a step")
+                if prediction.best not in measurement.drafts:
+                    one.measure(best, None, asked=True)
+            first = len(one.runs)
+            for launch in started[len(asked) :]:
+                one.measure(launch, None, asked=False)
+        records = one.records()
         result = {
-            **about,
+            **one.about,
             "prompts": {
                 "file": prompts.name,
                 "sha256": digest_file(prompts),
                 "sets": count_sets(chats),
             },
-            "runs": [_record(run, _baseline(run, runs)) for run in runs],
+            "runs": records,
+            "prediction": prediction and prediction_record(prediction, records[:first]),
         }
         write_json(draft.folder / RESULT, result)
-        (draft.folder / TIMINGS).write_text("".join(map(_timing_lines, runs)))
+        (draft.folder / TIMINGS).write_text("".join(map(_timing_lines, one.runs)))
         measured.done()
 
     return remake(
@@ -205,6 +207,73 @@ def measure_serving(
         environment=environment,
         build=build,
     )
+
+
+@dataclass
+class _Measuring:
+    """Servers that are measured one after the other, and what they showed.
+
+    Attributes:
+        release: What they serve.
+        served: How they are started.
+        measurement: What they are asked.
+        chats: The prompts.
+        prompts: The prompts' file, for errors.
+        bench: vLLM's benchmark.
+        measured: Told of every step.
+        runs: Every server that was timed.
+        about: Engine and hardware, of the first of them.
+    """
+
+    release: Artifact
+    served: ServedStage
+    measurement: Measurement
+    chats: Sequence[Chat]
+    prompts: Path
+    bench: Benchmark
+    measured: MeasurementProgress
+    runs: list[ServerRun] = field(default_factory=list[ServerRun])
+    about: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    def ask_together(self, launches: Sequence[Launch], together: int) -> list[Replies]:
+        """What the servers of some launches reply, all of them started at once."""
+        with ExitStack() as stack:
+            pool = stack.enter_context(unawaited_pool(together))
+            pending: list[Future[Replies]] = []
+            for launch in launches:
+                name = _name(launch, "replies")
+                shown = self.measured.next_server(name)
+                server = stack.enter_context(self.served.server(self.release, launch, name))
+                pending.append(pool.submit(self._ask, self._session(server, launch, shown)))
+            return [future.result() for future in pending]
+
+    def measure(self, launch: Launch, said: Replies | None, *, asked: bool) -> None:
+        """Time a server.
+
+        Args:
+            launch: How it is started.
+            said: What another server of this launch has replied.
+            asked: Whether it is asked for replies if there are none.
+        """
+        shown = self.measured.next_server(_name(launch))
+        with self.served.server(self.release, launch, _name(launch), timed=True) as server:
+            one = self._session(server, launch, shown)
+            if said is None and asked:
+                said = self._ask(one)
+            run = time_decodes(one, self.chats, self.measurement, replies=said, path=self.prompts)
+            self.runs.append(run)
+            self.about.update(self.about or self.served.describe(server, launch))
+
+    def records(self) -> list[dict[str, Any]]:
+        """The servers as `serving.json` has them."""
+        return [_record(run, _baseline(run, self.runs)) for run in self.runs]
+
+    def _session(self, server: Server, launch: Launch, shown: ServerProgress) -> Session:
+        shown.ready()
+        return Session(server, launch, self.release.folder, self.bench, shown)
+
+    def _ask(self, one: Session) -> Replies:
+        return ask_replies(one, self.chats, self.measurement, path=self.prompts)
 
 
 def _name(launch: Launch, *more: str) -> str:
@@ -250,6 +319,7 @@ def _record(run: ServerRun, baseline: ServerRun | None) -> dict[str, Any]:
         **run.capacity,
         "speed": speed_records(run.timed, baseline.timed if baseline else None),
         "acceptance": run.replies.acceptance if run.replies else None,
+        "replies": run.replies.counts if run.replies else None,
         "same_text_as_baseline": same,
     }
 

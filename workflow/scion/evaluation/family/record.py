@@ -1,6 +1,6 @@
 """What `family.json` says of each release."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from scion.evaluation.agent.config import RECORD as AGENT_TASKS
 from scion.evaluation.family.config import FamilyMember
 from scion.evaluation.family.rounds import Timed
 from scion.evaluation.quality.config import RECORD as QUALITY
+from scion.evaluation.serving.acceptance import paired_acceptance
 from scion.evaluation.serving.config import RECORD as SERVING
 from scion.evaluation.serving.speed import speed_records
 from scion.formats.spellings import declared_spelling
@@ -34,13 +35,15 @@ class Member:
     quality: Artifact
 
 
-def member_record(member: Member, timed: Timed, baseline: Timed | None) -> dict[str, Any]:
+def member_record(
+    member: Member, timed: Timed, baseline: tuple[Member, Timed] | None
+) -> dict[str, Any]:
     """A release as `family.json` holds it.
 
     Args:
         member: The release.
         timed: Its decodes in the family's rounds.
-        baseline: Those of the baseline; None for that itself.
+        baseline: The release that it stands beside, and the decodes of that; None for that itself.
     """
     launch, config = member.about.launch, read_json(member.release.folder / CONFIG)
     spelling = declared_spelling(config)
@@ -54,23 +57,28 @@ def member_record(member: Member, timed: Timed, baseline: Timed | None) -> dict[
         "spelling": None if spelling is None else spelling.name,
         "launch": launch.name,
         "speculative_tokens": launch.speculative_tokens,
-        "speed": speed_records(timed, baseline),
-        "acceptance": _acceptance(read_json(member.serving.folder / SERVING.name), member.about),
+        "speed": speed_records(timed, baseline[1] if baseline else None),
+        "acceptance": next(
+            (row for row in _drafted(member, "acceptance") if row["set"] == "all"), None
+        ),
+        "acceptance_beside_baseline": _beside(member, baseline[0]) if baseline else None,
         "agent_tasks": {key: tasks[key] for key in ("passed", "total", "rate")},
         "quality": _quality(read_json(member.quality.folder / QUALITY.name)),
     }
 
 
-def _acceptance(serving: Mapping[str, Any], about: FamilyMember) -> dict[str, Any] | None:
-    """What was accepted over all prompts with as many drafts as the release is served with."""
-    rows = [
-        row
-        for run in serving["runs"]
-        if run["speculative_tokens"] == about.launch.speculative_tokens
-        for row in run["acceptance"] or ()
-        if row["set"] == "all"
-    ]
-    return next(iter(rows), None)
+def _drafted(member: Member, key: str) -> Sequence[Mapping[str, Any]]:
+    """What was recorded with as many drafts as the release is served with; nothing without."""
+    serving = read_json(member.serving.folder / SERVING.name)
+    drafted = member.about.launch.speculative_tokens
+    runs = [run for run in serving["runs"] if run["speculative_tokens"] == drafted]
+    return next((run[key] for run in runs if run[key]), [])
+
+
+def _beside(member: Member, baseline: Member) -> list[dict[str, Any]] | None:
+    """How much more is accepted than of the baseline, prompt by prompt; None unless both draft."""
+    own, other = (_drafted(each, "replies") for each in (member, baseline))
+    return paired_acceptance(own, other) if own and other else None
 
 
 def _quality(quality: Mapping[str, Any]) -> dict[str, Any]:

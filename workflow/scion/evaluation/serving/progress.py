@@ -67,7 +67,7 @@ class MeasurementProgress:
 
     Args:
         stage: Name of the stage.
-        servers: How many there are.
+        servers: How many there are, at most.
         told: Counts as `serving_work` does.
     """
 
@@ -80,14 +80,17 @@ class MeasurementProgress:
         """A server is about to be started; what it does is told of what is returned."""
         self._server += 1
         where = f"{name} ({self._server} of {self._servers})"
-        server = ServerProgress(f"{self._stage}: ", where, self._told)
+        server = ServerProgress(self._stage, where, self._told)
         server.say("starting the server")
         return server
 
+    def say(self, text: str) -> None:
+        """Say something of all servers."""
+        print(f"{self._stage}: {text}", file=sys.stderr, flush=True)
+
     def done(self) -> None:
         """The clear last line."""
-        seconds = time.monotonic() - self._begin
-        print(f"{self._stage}: done, {self._servers} servers in {seconds:.0f} s", file=sys.stderr)
+        self.say(f"done, {self._server} servers in {time.monotonic() - self._begin:.0f} s")
 
 
 class ServerProgress:
@@ -118,4 +121,4 @@ class ServerProgress:
         """Say something of this server."""
         line = f"{self._name}: {text}"
         self._told.doing(line)
-        print(f"{self._stage}{line}", file=sys.stderr, flush=True)
+        print(f"{self._stage}: {line}", file=sys.stderr, flush=True)

@@ -14,7 +14,7 @@ from scion.engines.vllm.counters import SpecDecodeCounters, read_counters
 from scion.engines.vllm.log import capacity
 from scion.evaluation.chats import Chat
 from scion.evaluation.decoding import Answer, Prompt, generate
-from scion.evaluation.serving.acceptance import CountedReply, acceptance_rows
+from scion.evaluation.serving.acceptance import CountedReply, acceptance_rows, reply_rows
 from scion.evaluation.serving.config import Measurement
 from scion.evaluation.serving.progress import ServerProgress
 from scion.evaluation.serving.prompts import check_room, render_prompts
@@ -61,10 +61,12 @@ class Replies:
     Attributes:
         answers: In the order in which the prompts were asked.
         acceptance: Rows by set; None without drafts.
+        counts: A row for each; None without drafts.
     """
 
     answers: list[Answer]
     acceptance: list[dict[str, Any]] | None
+    counts: list[dict[str, Any]] | None
 
 
 @dataclass(frozen=True)
@@ -104,13 +106,14 @@ def ask_replies(
     """
     prompts = _rendered(session, chats, measurement, path, replies=True)
     done = [_reply(session, prompt, measurement.reply_tokens) for prompt in prompts]
-    rows = None
-    if session.launch.speculative_tokens:
-        try:
-            rows = acceptance_rows(done, session.launch.speculative_tokens)
-        except ValueError as error:
-            raise session.miscount(error) from error
-    return Replies([reply.answer for reply in done], rows)
+    answers, drafted = [reply.answer for reply in done], session.launch.speculative_tokens
+    if not drafted:
+        return Replies(answers, None, None)
+    try:
+        rows = acceptance_rows(done, drafted)
+    except ValueError as error:
+        raise session.miscount(error) from error
+    return Replies(answers, rows, reply_rows(done, drafted))
 
 
 def time_decodes(

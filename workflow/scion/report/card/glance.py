@@ -19,7 +19,7 @@ from scion.evaluation.harness import config as harness
 from scion.evaluation.quality import config as quality
 from scion.evaluation.serving import config as serving
 from scion.report.card.scores import bfcl_rate, leading_part
-from scion.report.card.serving import longest_decode, overall_acceptance
+from scion.report.card.serving import fastest_run, longest_decode, overall_acceptance
 
 NOT_MEASURED = "not measured"
 
@@ -31,14 +31,12 @@ def measured_lines(records: Mapping[str, Record]) -> dict[str, str]:
         records: The parsed record of each stage that measured.
     """
     runs: Sequence[Record] = records[serving.RECORD.stage]["runs"]
-    # The launch that counts, with most drafts.
-    run = max(
-        (run for run in runs if run["launch"] == runs[0]["launch"]),
-        key=lambda run: run["speculative_tokens"],
-    )
+    # The launch that counts, with the recommended drafts; acceptance is of those that draft.
+    run = fastest_run(runs)
+    drafting = fastest_run([run for run in runs if run["acceptance"]] or runs)
     where = hardware(records[serving.RECORD.stage]["hardware"])
     return {
-        "acceptance": _acceptance(run),
+        "acceptance": _acceptance(drafting),
         "speed": f"{_speed(run)}, on {where}",
         "tasks": "; ".join(
             (

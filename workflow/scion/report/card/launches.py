@@ -12,6 +12,7 @@ from scion.engines.sglang.engine import SGLANG
 from scion.engines.vllm.command import ServerCommand, server_command
 from scion.engines.vllm.cpu_environment import CPU_ENVIRONMENT
 from scion.report.card.memory import predicted_memory
+from scion.report.card.serving import recommended_drafts
 from scion.report.card.typography import without_tags
 
 _CPU_NOTE = (
@@ -29,6 +30,9 @@ def launch_values(
 ) -> list[dict[str, Any]]:
     """What the template says of each launch.
 
+    Where a measurement recommends a number of drafts, its launch drafts as many: in the command
+    that was measured, and if that was on GPUs, in all that is said of GPUs.
+
     Args:
         release: The checkpoint's folder.
         launches: Those of the configuration.
@@ -36,20 +40,37 @@ def launch_values(
         repository: The release's name on the hub.
     """
     model = ServedModel.read(release)
-    return [
-        {
-            "title": without_tags(launch.title),
-            **_ways(launch, model, serving, repository),
-            "memory": predicted_memory(release, launch, text_only=model.lost_tower),
-        }
-        for launch in launches
-    ]
+    values: list[dict[str, Any]] = []
+    for launch in launches:
+        chosen = _recommended(launch, serving)
+        on_gpus = chosen if serving["engine"]["environment"] == "serve-cuda" else launch
+        values.append(
+            {
+                "title": without_tags(launch.title),
+                **_ways(on_gpus, _measured(chosen, model, serving), model, serving, repository),
+                "memory": predicted_memory(release, on_gpus, text_only=model.lost_tower),
+            }
+        )
+    return values
 
 
-def _ways(launch: Launch, model: ServedModel, serving: Record, repository: str) -> dict[str, Any]:
+def _recommended(launch: Launch, serving: Record) -> Launch:
+    """The launch with the number of drafts that its measurement recommends, if it does."""
+    drafted = recommended_drafts(serving)
+    if drafted is None or launch.name != serving["runs"][0]["launch"]:
+        return launch
+    return launch.model_copy(update={"speculative_tokens": drafted})
+
+
+def _ways(
+    launch: Launch,
+    measured: ServerCommand | None,
+    model: ServedModel,
+    serving: Record,
+    repository: str,
+) -> dict[str, Any]:
     """The commands of a launch, that of the measurement first, and the reason of each flag."""
     environment = serving["engine"]["environment"]
-    measured = _measured(launch, model, serving)
     commands: list[tuple[str, str, ServerCommand]] = []
     if measured is not None:
         where = f"{hardware(serving['hardware'])}, vLLM {serving['engine']['version']}"
@@ -77,7 +98,7 @@ def _ways(launch: Launch, model: ServedModel, serving: Record, repository: str) 
 
 
 def _measured(launch: Launch, model: ServedModel, serving: Record) -> ServerCommand | None:
-    """The command that ran while the launch was measured with its own number of drafts."""
+    """The command that ran while the launch was measured with its number of drafts."""
     runs = (
         run
         for run in serving["runs"]

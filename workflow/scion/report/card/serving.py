@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from scion.common.text import Record, drafts, mode, number, parallel, ratio, share, table
+from scion.evaluation.serving import leading
 
 
 def serving_values(serving: Record) -> dict[str, Any]:
@@ -30,6 +31,7 @@ def serving_values(serving: Record) -> dict[str, Any]:
         "acceptance": acceptance_table(runs, several=several),
         "acceptance_by_set": acceptance_by_set(runs, several=several),
         "same_text": same_text(runs),
+        "recommendation": recommendation(serving),
     }
 
 
@@ -40,7 +42,79 @@ def overall_acceptance(run: Record) -> Record | None:
 
 def longest_decode(run: Record) -> Record:
     """The longest decode of a run, of those with the fewest requests at once."""
-    return min(run["speed"], key=lambda decode: (decode["parallel"], -decode["tokens"]))
+    return dict(leading.longest_decode(run["speed"]))
+
+
+def fastest_run(runs: Sequence[Record]) -> Record:
+    """The run of the first launch that is fastest; of equals the one with fewer drafts.
+
+    Its longest decode counts, of those with the fewest requests at once.
+    """
+    own = [run for run in runs if run["launch"] == runs[0]["launch"]]
+    ordered = sorted(own, key=lambda run: run["speculative_tokens"])
+    return max(ordered, key=lambda run: longest_decode(run)["tokens_per_second"]["value"])
+
+
+def recommended_drafts(serving: Record) -> int | None:
+    """How many drafts a step to serve the first launch with; None if one number was measured."""
+    fastest = fastest_run(serving["runs"])
+    return fastest["speculative_tokens"] if len(_measured_drafts(serving)) > 1 else None
+
+
+def _measured_drafts(serving: Record) -> list[int]:
+    runs = serving["runs"]
+    return sorted({run["speculative_tokens"] for run in runs if run["launch"] == runs[0]["launch"]})
+
+
+def recommendation(serving: Record) -> str:
+    """How many drafts to serve with, and why; empty if one number was measured."""
+    drafted = recommended_drafts(serving)
+    if drafted is None:
+        return ""
+    decode = longest_decode(fastest_run(serving["runs"]))
+    close = _overlapping(serving, drafted)
+    measured = (
+        f"Recommended: {drafts(drafted)}, the fastest of n={_listed(_measured_drafts(serving))} "
+        f"that were measured: {number(decode['tokens_per_second'])} tokens a second over "
+        f"{decode['tokens']} tokens, {parallel(decode['parallel'])}"
+        f"{f'; its interval overlaps with that of n={_listed(close)}' if close else ''}."
+    )
+    return f"{measured} {_predicted(serving)}".strip()
+
+
+def _overlapping(serving: Record, drafted: int) -> list[int]:
+    """The other numbers of drafts whose interval is not apart from that of the fastest."""
+    runs = [run for run in serving["runs"] if run["launch"] == serving["runs"][0]["launch"]]
+    speeds = {run["speculative_tokens"]: longest_decode(run)["tokens_per_second"] for run in runs}
+    low = speeds[drafted]["low"]
+    return sorted(
+        count
+        for count, speed in speeds.items()
+        if count != drafted
+        and low is not None
+        and speed["high"] is not None
+        and speed["high"] >= low
+    )
+
+
+def _predicted(serving: Record) -> str:
+    """What was predicted to be fastest, and what it came to; a record of old has no prediction."""
+    prediction = serving.get("prediction")
+    if prediction is None:
+        return ""
+    rows = {row["speculative_tokens"]: row for row in prediction["speeds"]}
+    best = rows[prediction["best"]]
+    known = _listed([step["speculative_tokens"] for step in prediction["measured_steps"]])
+    came = "not measured" if best["measured"] is None else f"measured {number(best['measured'])}"
+    return (
+        f"Of up to {max(rows)} drafts, acceptance and step times at n={known} predict "
+        f"n={prediction['best']} to be fastest: {best['tokens_per_second']:.1f} tokens a second, "
+        f"{came}."
+    )
+
+
+def _listed(counts: Sequence[int]) -> str:
+    return " and ".join(filter(None, [", ".join(map(str, counts[:-1])), str(counts[-1])]))
 
 
 def _conditions(run: Record) -> str:

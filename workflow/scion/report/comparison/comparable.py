@@ -1,4 +1,7 @@
-"""What of a record can be the same in two runs: not the ids and times of answers."""
+"""What of a record can be the same in two runs: not the ids and times of answers.
+
+Counts by prompt are compared in pairs, by `scion.report.comparison.paired`, and not as values.
+"""
 
 import json
 from typing import Any
@@ -20,3 +23,11 @@ def _message_of(choice: Any) -> Any:
     except (LookupError, TypeError):
         return choice
     return json.dumps(parts, ensure_ascii=False)
+
+
+def asked_of(replies: Any) -> Any:
+    """Which prompts were asked, of counts by reply."""
+    try:
+        return sorted(f"{reply['prompt']}, {reply['thinking']}" for reply in replies)
+    except (LookupError, TypeError):
+        return replies

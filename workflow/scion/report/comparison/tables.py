@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from scion.common.text import change
 from scion.report.comparison.findings import (
     APART,
     OVERLAP,
@@ -25,6 +26,7 @@ from scion.report.comparison.findings import (
     percent,
     title,
 )
+from scion.report.comparison.paired import PairedNumber, paired_numbers
 from scion.report.comparison.releases import Release, Stage, stages, weights
 
 # Values of one kind that are shown without --all, and letters of a value.
@@ -41,12 +43,14 @@ class ComparisonReport:
         a: One release.
         b: The other.
         findings: All that their result files hold.
+        paired: What both were measured on prompt by prompt.
         everything: Whether what is unchanged is told too.
     """
 
     a: Release
     b: Release
     findings: Sequence[Finding]
+    paired: Sequence[PairedNumber]
     everything: bool
 
     @classmethod
@@ -56,7 +60,8 @@ class ComparisonReport:
         Raises:
             ScionError: A result file has another shape in one of them.
         """
-        return cls(a, b, compare(a.results, b.results), everything)
+        findings = compare(a.results, b.results)
+        return cls(a, b, findings, paired_numbers(a.results, b.results), everything)
 
     @cached_property
     def counts(self) -> dict[str, int]:
@@ -69,6 +74,8 @@ class ComparisonReport:
         return {
             "numbers": numbers.total(),
             **{verdict: numbers[verdict] for verdict in VERDICTS},
+            "paired": len(self.paired),
+            "paired_different": sum(number.differs is True for number in self.paired),
             "values_different": equal[False],
             "values_equal": equal[True],
             "only_in_a": sides["A"],
@@ -86,6 +93,16 @@ class ComparisonReport:
                 for stage in self._stages
             ],
             "numbers": [_number_record(number) for number in self._numbers],
+            "paired": [
+                {
+                    "path": number.title,
+                    "a": number.a,
+                    "b": number.b,
+                    "difference": number.difference,
+                    "differs": number.differs,
+                }
+                for number in self._paired
+            ],
             "values": [
                 {"path": title(value.path), "a": value.a, "b": value.b} for value in self._values
             ],
@@ -114,6 +131,10 @@ class ComparisonReport:
         if self._numbers:
             heads = ("verdict", "A", "B", "change", "half-widths", "number")
             lines += ["", *_table(heads, [_number_row(number) for number in self._numbers])]
+        if self._paired:
+            heads = ("verdict", "A", "B", "difference", "prompts", "number")
+            lines += ["", "the same prompts, one by one:"]
+            lines += _table(heads, [_paired_row(number) for number in self._paired])
         if self._values:
             lines += ["", "without an interval:", *self._value_lines()]
         for side in ("A", "B"):
@@ -135,6 +156,12 @@ class ComparisonReport:
         numbers = [finding for finding in self.findings if isinstance(finding, Number)]
         kept = [finding for finding in numbers if self.everything or finding.verdict != SAME]
         return sorted(kept, key=lambda number: _ORDER.index(number.verdict))
+
+    @cached_property
+    def _paired(self) -> list[PairedNumber]:
+        return [
+            number for number in self.paired if self.everything or number.difference["value"] != 0
+        ]
 
     @cached_property
     def _values(self) -> list[Value]:
@@ -166,6 +193,8 @@ class ComparisonReport:
             for verdict in VERDICTS
             if count[verdict] or verdict != UNKNOWN
         )
+        if self._paired:
+            verdicts += f"; {count['paired_different']} of {count['paired']} paired ones differ"
         sides: list[str] = []
         for side in ("A", "B"):
             findings = self._only_in(side)
@@ -222,6 +251,15 @@ def _number_row(number: Number) -> list[str]:
         "" if number.halves is None or not number.change else f"{number.halves:.1f}",
         title(number.path),
     ]
+
+
+def _paired_row(number: PairedNumber) -> list[str]:
+    difference = change(number.difference, 3)
+    differs = {True: "differs", False: "", None: UNKNOWN}[number.differs]
+    # Nothing varies where nothing differs.
+    verdict = differs if number.difference["value"] else ""
+    values = [f"{value:.3f}" for value in (number.a, number.b)]
+    return [verdict, *values, difference, str(number.difference["count"]), number.title]
 
 
 def _digits(number: Number) -> int:

@@ -23,6 +23,8 @@ from scion.report.pictures.style import (
 )
 
 _INTERVALS = "lines: 95 % intervals"
+# Positions, and bars of a decode, that have room for longer labels.
+_ROOMY = 3
 
 
 def acceptance_picture(serving: Record) -> Picture | None:
@@ -61,6 +63,7 @@ def _overall(run: Record) -> Record:
 
 def _positions(axes: Axes, overall: dict[int, Record], look: dict[int, tuple[str, str]]) -> None:
     style_axes(axes, "accepted drafts by position", grid="y")
+    most = max(overall)
     for place, (n, row) in enumerate(sorted(overall.items())):
         shift = (place - (len(overall) - 1) / 2) * 0.34
         colour, marker = look[n]
@@ -68,14 +71,17 @@ def _positions(axes: Axes, overall: dict[int, Record], look: dict[int, tuple[str
             value, x = 100 * estimate["value"], position + shift
             style: Any = {"color": colour, "marker": marker, "scale": 100}
             point(axes, (value, x), estimate, across=False, **style)
+            # Of many positions there is room for one number each.
+            if most > _ROOMY and n < most:
+                continue
             top = 100 * upper_end(estimate) + 3
             axes.text(x, top, f"{value:.1f}", color=INK, ha="center", va="bottom", fontsize=8.5)
-    most = max(overall)
     axes.set_xlim(0.5, most + 0.5)
     axes.set_ylim(0, 112)
     axes.set_yticks(range(0, 101, 20))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f} %"))
-    axes.set_xticks(range(1, most + 1), [f"position {n}" for n in range(1, most + 1)])
+    word = "position " if most <= _ROOMY else ""
+    axes.set_xticks(range(1, most + 1), [f"{word}{n}" for n in range(1, most + 1)])
 
 
 def _sets(axes: Axes, run: Record, colour: str) -> None:
@@ -165,7 +171,7 @@ def _bars(axes: Axes, runs: list[Record], count: int, colours: dict[int, str]) -
                     color=INK,
                     ha="center",
                     va="bottom",
-                    fontsize=8,
+                    fontsize=8 if len(runs) <= _ROOMY else 6.8,
                 )
     axes.set_xlim(-0.5, len(lengths) - 0.5)
     axes.set_xticks(range(len(lengths)), [f"{length} tokens" for length in lengths], color=MUTED)
