@@ -5,6 +5,7 @@
   agent dialogues that wait for the assistant's next turn, every fourth of the broad mix.
 - `off_domain.jsonl`: prompts of the broad mix, of the held-out side, that show whether a head that
   was trained gets worse elsewhere.
+- `prompts_off_domain.jsonl`: the prompts of `prompts.jsonl`, and a set of that kind beside them.
 - `calibration_texts.jsonl`: plain stories and instructions from the training side, for the same.
 - `heldout.jsonl`: agent dialogues whose argument values occur nowhere in training, for perplexity.
 - `heldout_texts.jsonl`: plain stories and instructions of the broad mix, no chat around them, from
@@ -39,6 +40,7 @@ HELD_OUT_ROWS = 96
 HELD_OUT_TEXTS = 32
 HEALING_PROMPTS = 320
 OFF_DOMAIN_PROMPTS = 48
+OFF_DOMAIN_MEASURED = 8
 CALIBRATION_TEXTS = 20
 
 
@@ -62,13 +64,13 @@ def healing_prompts(seed: int, count: int) -> list[dict[str, Any]]:
 
 
 def off_domain_prompts(
-    seed: int, count: int, learned: Sequence[dict[str, Any]]
+    seed: int, count: int, learned: Sequence[dict[str, Any]], *, first: int = 1000
 ) -> list[dict[str, Any]]:
     """Of the broad mix's held-out side, such as no user begins a learned dialogue with."""
     begun = {_asked(row)[:turns] for row in learned for turns in range(1, len(_asked(row)) + 1)}
     rows: list[dict[str, Any]] = []
     # The first four hundred judge the pair while it trains.
-    for i in itertools.count(1000):
+    for i in itertools.count(first):
         row = _open_turn(seed, "off_domain", len(rows), conversation(seed, "base-heldout", i))
         if _asked(row) not in begun:
             rows.append(row)
@@ -130,9 +132,18 @@ def write_all(out: Path, seed: int) -> None:
         write_rows(out / f"{name}.jsonl", rows)
     healing = healing_prompts(seed, HEALING_PROMPTS)
     write_rows(out / "healing.jsonl", healing)
-    calibration = map(as_row, conversations(seed, "calibration", 0, CALIBRATION_ROWS))
+    calibration = [as_row(t) for t in conversations(seed, "calibration", 0, CALIBRATION_ROWS)]
     off_domain = off_domain_prompts(seed, OFF_DOMAIN_PROMPTS, [*healing, *calibration])
     write_rows(out / "off_domain.jsonl", off_domain)
+    measured = off_domain_prompts(
+        seed, OFF_DOMAIN_MEASURED, [*healing, *calibration, *off_domain], first=3000
+    )
+    asked = [json.loads(line) for line in (HERE / "prompts.jsonl").read_text().splitlines()]
+    for row in measured:
+        # Each is asked with thinking and without.
+        del row["enable_thinking"]
+        asked.append({"name": row["name"], "set": "off_domain", **row})
+    write_rows(out / "prompts_off_domain.jsonl", asked)
     for name, count, held_out in (
         ("calibration_texts", CALIBRATION_TEXTS, False),
         ("heldout_texts", HELD_OUT_TEXTS, True),

@@ -120,8 +120,9 @@ def test_what_is_computed_again_on_a_gpu_gives_the_same_gradients(
         head = UnrolledHead(weights)
         head._saving = saving
         drafted = head(embedded, hidden, batch.rows, steps=3)
-        sum(draft.square().sum() for draft in drafted).backward()
-        found.append({name: each.grad for name, each in head.head.named_parameters()})
+        torch.stack([draft.square().sum() for draft in drafted]).sum().backward()
+        parameters = head.head.named_parameters()
+        found.append({name: cast("Tensor", each.grad) for name, each in parameters})
     assert found[0].keys() == found[1].keys()
     for name, gradient in found[0].items():
         assert gradient.abs().max() > 0, name
