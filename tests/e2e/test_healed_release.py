@@ -15,7 +15,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 RELEASE, NAME = "pico-agent-nvfp4-text-mtp", "healed.yaml"
 WANTED = ("--configfile", NAME, "--until", "verify_release")
 PROMPTS = "resources/pico/healing.jsonl"
-REPLIES = {"prompts": PROMPTS, "limit": 8, "reply_tokens": 24, "dialogues": None}
+OTHERS = "others.jsonl"
+REPLIES = {
+    "prompts": PROMPTS,
+    "limit": 8,
+    "reply_tokens": 24,
+    "dialogues": None,
+    "off_domain": OTHERS,
+}
 TRAINING = {"steps": 2, "batch_tokens": 2000, "held_out_share": 0.25}
 
 
@@ -33,6 +40,8 @@ def project(
 
 
 def configure(project: ProjectCopy, **training: object) -> None:
+    others = (project.folder / "resources/pico/off_domain.jsonl").read_text().splitlines()
+    (project.folder / OTHERS).write_text("\n".join(others[:2]) + "\n")
     healing = {"enabled": True, "replies": REPLIES, "training": {**TRAINING, **training}}
     project.configure(NAME, healing=healing)
 
@@ -45,19 +54,21 @@ def test_every_prompt_is_answered_by_the_release_itself(project: ProjectCopy) ->
     replies, release = opened(project, "sample_replies"), opened(project, "graft_mtp")
     assert replies.manifest["made_from"]["release"]["content"] == release.content
     texts = read_texts(replies.folder / TEXTS)
-    chats = read_chats(project.folder / PROMPTS, limit=8)
+    chats = [*read_chats(project.folder / PROMPTS, limit=8), *read_chats(project.folder / OTHERS)]
     tokenizer = load_tokenizer(release.folder)
     assert [text.name for text in texts] == [chat.name for chat in chats]
+    assert [text.domain for text in texts] == ["in"] * 8 + ["off"] * 2
     # Every second is sampled.
-    assert [text.origin for text in texts] == ["greedy", "sampled"] * 4
+    assert [text.origin for text in texts] == ["greedy", "sampled"] * 5
     for text, chat in zip(texts, chats, strict=True):
         ((begin, end),) = text.spans
         assert list(text.ids[:begin]) == prompt_ids(tokenizer, chat)
         assert end == len(text.ids)
         assert 1 <= end - begin <= 24
     assert replies.facts["reply_tokens"] == sum(
-        end - begin for text in texts for begin, end in text.spans
+        end - begin for text in texts[:8] for begin, end in text.spans
     )
+    assert replies.facts["off_domain"] == 2
     assert replies.facts["engine"]["version"]
 
 
@@ -67,8 +78,10 @@ def test_the_release_is_verified_with_the_head_that_came_of_it(project: ProjectC
     assert {of: healing["texts"][of] for of in ("greedy", "sampled", "given")} == {
         **{"greedy": 4, "sampled": 4, "given": 0},
     }
+    assert healing["off_domain"]["texts"] == 2
     assert len(healing["before"]["per_position"]) == 3
     better = healing["after"]["tokens"] > healing["before"]["tokens"]
+    better &= not healing["off_domain"]["worse"]
     assert healing["healed"] == better
     assert verified.manifest["made_from"]["release"]["content"] == healed.content
     assert verified.facts["trained_tensors"] == (15 if better else 0)

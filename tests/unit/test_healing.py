@@ -1,6 +1,7 @@
 """Training an MTP head on its frozen body: the parts, and the loop, on the embedded base model."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -15,17 +16,23 @@ from conversion import Conversion, Pico
 from healing import QUICK, short_texts, spoil
 from scion.checkpoint.shards import Checkpoint
 from scion.common.errors import NoRoomError, ScionError
+from scion.evaluation.intervals import Estimate, ratio_of_sums
 from scion.evaluation.offline.mtp import Drafter, load_head
 from scion.evaluation.offline.target import Target
 from scion.evaluation.offline.weights import Weights
+from scion.formats.stored_modules import HeadScheme
 from scion.healing import body
+from scion.healing.agreement import Agreement
 from scion.healing.batches import collate
 from scion.healing.body import body_states
 from scion.healing.config import LossName
 from scion.healing.head import UnrolledHead
-from scion.healing.heal import _stored, heal
+from scion.healing.heal import _rounding, _stored, heal
 from scion.healing.losses import FrozenVocabulary
+from scion.healing.masters import MasterWeights
+from scion.healing.rounding import head_groups, rounded
 from scion.healing.texts import LearnedText
+from scion.healing.training import held_out_places
 
 CPU = torch.device("cpu")
 
@@ -269,3 +276,94 @@ def test_a_disk_without_room_is_told_before(
     with pytest.raises(NoRoomError, match="too small for the hidden states"):
         body_states(weights, texts, folder=tmp_path, batch_tokens=900)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_head_that_is_worse_on_other_domains_stays_as_it_was(
+    conversion: Conversion,
+    texts: list[LearnedText],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spoil(monkeypatch)
+    others = [replace(text, name=f"other_{text.name}", domain="off") for text in texts[:3]]
+    settings = QUICK.model_copy(update={"steps": 12, "learning_rate": 3e-3, "donor_pull": 0.0})
+    folder = conversion.graft_mtp.folder
+    healed = heal(folder, [*texts, *others], settings, work=tmp_path / "better")
+    found = healed.off_domain()
+    assert found is not None
+    assert found["texts"] == 3
+    assert healed.tensors
+    assert not found["worse"]
+    assert found["after"]["tokens"] > found["before"]["tokens"]
+
+    # As if it had begun where it ended on them: the loss is the gain's mirror.
+    def mirrored(self: Agreement, other: Agreement) -> Estimate:
+        gain = ratio_of_sums([-9, -10, -11], [10, 10, 10])
+        assert (self, other) == (healed.off_after, healed.off_before)
+        return gain
+
+    monkeypatch.setattr(Agreement, "gain_over", mirrored)
+    refused = heal(folder, [*texts, *others], settings, work=tmp_path / "worse")
+    assert refused.after.tokens > refused.before.tokens
+    assert refused.worse_elsewhere
+    assert refused.tensors == {}
+
+
+def test_training_ends_where_nothing_is_gained_and_keeps_the_best(
+    conversion: Conversion, texts: list[LearnedText], tmp_path: Path
+) -> None:
+    settings = QUICK.model_copy(update={"learning_rate": 0.5, "steps": 16, "patience": 2})
+    healed = heal(conversion.graft_mtp.folder, texts, settings, work=tmp_path)
+    assert [look["step"] for look in healed.curve] == [2, 4]
+    assert healed.best_step == 0
+
+
+def test_texts_of_one_prompt_are_held_out_together() -> None:
+    texts = [
+        LearnedText(f"{number}", "greedy", (number % 10, 1, 2, 3), ((1, 4),))
+        for number in range(40)
+    ]
+    others = [replace(text, domain="off") for text in texts]
+    for seed in range(5):
+        held_out = held_out_places([*texts, *others], 0.25, seed)
+        assert len(held_out) in (8, 12)
+        assert {place % 10 for place in held_out} == {
+            place % 10 for place in range(40) if place in held_out
+        }
+        assert all(
+            (place in held_out) == (place % 10 in {each % 10 for each in held_out})
+            for place in range(40)
+        )
+    assert len({tuple(sorted(held_out_places(texts, 0.25, seed))) for seed in range(5)}) > 1
+    # One prompt alone is learned from, and none is held out.
+    assert held_out_places(texts[::10], 0.5, 0) == set()
+
+
+@pytest.mark.parametrize("scheme", ["fp8", "nvfp4"])
+def test_a_head_computes_with_what_its_release_stores(weights: Weights, scheme: HeadScheme) -> None:
+    head = UnrolledHead(weights)
+    computed = dict(head.head.named_parameters())
+    masters = MasterWeights(head.head, QUICK, _rounding(weights, head.prefix, scheme))
+    before = masters.tensors()
+    for parameter in computed.values():
+        parameter.grad = torch.ones_like(parameter)
+    assert masters.step(1.0)
+    moved = masters.tensors()
+    groups = [
+        [f"{module.removeprefix(head.prefix)}.weight" for module in group]
+        for group in head_groups(weights.inventory)
+    ]
+    assert ["layers.0.mlp.down_proj.weight"] in groups
+    stored = moved | {
+        name: value
+        for group in groups
+        for name, value in zip(group, rounded([moved[of] for of in group], scheme), strict=True)
+    }
+    for name, parameter in computed.items():
+        # The optimizer's step is small beside a step of four bits, and is not lost.
+        assert not torch.equal(moved[name], before[name]), name
+        assert torch.equal(parameter, stored[name].to(parameter.dtype)), name
+        assert parameter.grad is None
+    computed["norm.weight"].grad = torch.full_like(computed["norm.weight"], float("inf"))
+    assert not masters.step(1.0)
+    assert all(torch.equal(each, moved[name]) for name, each in masters.tensors().items())

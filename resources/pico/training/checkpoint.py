@@ -50,7 +50,7 @@ library_name: transformers
 # {name}
 
 {what} Made by `resources/pico/train.py` of Scion from text that its own grammars generate; trained
-in part in simulated NVFP4 arithmetic. For tests and demonstrations of a release pipeline, of no
+in {arithmetic} arithmetic. For tests and demonstrations of a release pipeline, of no
 use otherwise. Licence: Apache-2.0.
 """
 _WHAT: Final = {
@@ -115,7 +115,12 @@ def write_head(folder: Path, tensors: Mapping[str, Tensor], config: Path) -> Non
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
     file.chmod(0o644)
     shutil.copyfile(config, folder / "config.json")
-    (folder / "README.md").write_text(_CARD.format(name=folder.name, what=_WHAT[folder.name]))
+    _write_card(folder, "bf16")
+
+
+def _write_card(folder: Path, arithmetic: str) -> None:
+    card = _CARD.format(name=folder.name, what=_WHAT[folder.name], arithmetic=arithmetic)
+    (folder / "README.md").write_text(card)
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
@@ -128,8 +133,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 
 def write_companions(folder: Path, assets: Path, config: str) -> None:
     """Writes everything of a checkpoint that is not weights: configs, tokenizer, template, card."""
-    card = _CARD.format(name=folder.name, what=_WHAT[folder.name])
-    (folder / "README.md").write_text(card)
+    _write_card(folder, "part in simulated NVFP4")
     shutil.copyfile(assets / config, folder / "config.json")
     for name in ("tokenizer.json", "chat_template.jinja"):
         shutil.copyfile(assets / name, folder / name)

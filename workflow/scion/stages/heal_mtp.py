@@ -57,6 +57,7 @@ def heal_mtp(
         from scion.healing.heal import heal, raw_bytes, software
 
         texts = read_texts(replies.folder / TEXTS)
+        learned = [text for text in texts if text.domain == "in"]
         healed = heal(release.folder, texts, training, work=draft.work)
         new = {name: raw_bytes(tensor) for name, tensor in healed.tensors.items()}
         draft.link_all(release, but={release.tensors()[name]["file"] for name in new})
@@ -71,7 +72,7 @@ def heal_mtp(
             "healing": {
                 "healed": bool(healed.tensors),
                 "texts": {
-                    **{of: sum(text.origin == of for text in texts) for of in ORIGINS},
+                    **{of: sum(text.origin == of for text in learned) for of in ORIGINS},
                     "learned": healed.learned,
                     "held_out": healed.held_out,
                 },
