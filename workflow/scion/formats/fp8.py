@@ -19,6 +19,19 @@ _SMALLEST_NORMAL = 2.0**-6
 _DIVISION = 1 + 1 / 16
 
 
+def quantize(weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """Round a weight, to ModelOpt's bytes.
+
+    Args:
+        weight: bfloat16 [N, K], on any device.
+        scale: float32 [], the largest magnitude of the weight, or of its group, over 448.
+
+    Returns:
+        float8_e4m3fn [N, K].
+    """
+    return (weight.float() / scale).to(weight.dtype).to(torch.float8_e4m3fn)
+
+
 def dequantize(weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """Decode a weight: float8_e4m3fn [N, K] and float32 [] to float32 [N, K]."""
     return weight.float() * scale

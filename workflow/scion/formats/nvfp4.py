@@ -100,10 +100,33 @@ def rounding_errors(
     """
     scale = _per_element(block_scale, global_scale)
     size = weight.float().abs() / scale
-    # E2M1 numbers are halves up to 2, wholes up to 4, doubles up to 6.
+    return square_sums((_nearest(size) - size) * scale)
+
+
+def rounded(weight: torch.Tensor, global_scale: torch.Tensor) -> torch.Tensor:
+    """What a weight decodes to once it is packed with maximum scales, on any device.
+
+    The numbers are those of `scion.formats.packing.pack` and `dequantize`, bit for bit.
+
+    Args:
+        weight: bfloat16, float16 or float32 [N, K], K divisible by 16.
+        global_scale: float32 [], above zero.
+
+    Returns:
+        float32 [N, K].
+    """
+    scale = _per_element(maximum_scales(weight, global_scale), global_scale)
+    quotient = weight.float() / scale
+    nearest = _nearest(quotient.abs())
+    # What is below zero keeps its sign where it becomes zero, and -0.0 is not below.
+    return torch.where(quotient < 0, -nearest, nearest) * scale
+
+
+def _nearest(size: torch.Tensor) -> torch.Tensor:
+    """The nearest E2M1 numbers of magnitudes, ties to the even code."""
+    # They are halves up to 2, wholes up to 4, doubles up to 6.
     step = torch.where(size < 2, 0.5, torch.where(size < 4, 1.0, 2.0))
-    nearest = (size / step).round_().mul_(step).clamp_(max=E2M1_VALUES[-1])
-    return square_sums((nearest - size) * scale)
+    return (size / step).round_().mul_(step).clamp_(max=E2M1_VALUES[-1])
 
 
 def square_sums(numbers: torch.Tensor) -> torch.Tensor:

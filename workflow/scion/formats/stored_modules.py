@@ -4,6 +4,7 @@ Needs no torch: the numbers themselves are `scion.formats.nvfp4`'s and `scion.fo
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 from scion.architectures.inventory import Inventory
 from scion.formats.modelopt import BLOCK, FP8, NVFP4, W4A16
@@ -15,6 +16,9 @@ _PARENTS: dict[str, tuple[str, ...]] = {
     "attention": ("linear_attn", "self_attn"),
 }
 Layout = dict[str, tuple[str, tuple[int, ...]]]
+
+HeadScheme = Literal["none", "fp8", "nvfp4"]
+"""What the matrices of an MTP head's decoder layer are stored in; `none` is bf16."""
 
 
 def algorithms(

@@ -22,13 +22,11 @@ from scion.common.digest import digest_json
 from scion.common.errors import ScionError
 from scion.common.progress import progress
 from scion.formats.modelopt import NVFP4
-from scion.formats.nvfp4 import E2M1_VALUES
-from scion.formats.packing import amax, pack
 from scion.formats.spellings import DEFAULT_SPELLING, declared_spelling
 from scion.quantization.layerwise.layer import FLOATS
+from scion.quantization.packed_group import pack_group
 from scion.quantization.planned_shards import PlannedShards
 
-_LARGEST_SCALE = 448.0
 # Groups that are packed, but not yet written; with three matrices each of 180 MB in bf16.
 _WAITING = 4
 # Groups that are read ahead, so that the disk has work while a large one is packed.
@@ -156,24 +154,10 @@ def _pack_group(
     weights: Sequence[torch.Tensor],
     input_scales: dict[str, torch.Tensor],
 ) -> dict[str, torch.Tensor]:
-    largest = torch.stack([amax(weight) for weight in weights]).amax()
-    if not largest > 0:
-        raise ScionError(
-            "all weights of a module are zero, so it has no scale",
-            where=f"{checkpoint.folder}: {group[0]}",
-            expected="numbers of which the largest gives a scale",
-            found="zeros",
-            hint="the source is broken: choose another revision",
-        )
-    scale_2 = largest / (E2M1_VALUES[-1] * _LARGEST_SCALE)
+    made = pack_group(weights, NVFP4, where=f"{checkpoint.folder}: {group[0]}")
     tensors: dict[str, torch.Tensor] = {}
-    for module, weight in zip(group, weights, strict=True):
-        packed, scale = pack(weight, scale_2)
-        tensors |= {
-            f"{module}.weight": packed,
-            f"{module}.weight_scale": scale,
-            f"{module}.weight_scale_2": scale_2,
-        }
+    for module, packed in zip(group, made, strict=True):
+        tensors |= {f"{module}.{suffix}": tensor for suffix, tensor in packed.items()}
         if input_scales:
             tensors[f"{module}.input_scale"] = input_scales[module]
     return tensors
