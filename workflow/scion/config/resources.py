@@ -36,7 +36,7 @@ _SAFETY = 4
 _ALL_GPU_MEMORY = 1 << 50
 _ASSUMED = 60_000_000_000
 # The largest heads have some gigabytes.
-_HEAD: Resources = {"mem_mb": _STAGE_MB, "disk_mb": 5_000, "runtime": 30}
+_HEAD: Resources = {"mem_mb": _STAGE_MB + 3_000, "disk_mb": 5_000, "runtime": 30}
 
 
 @dataclass(frozen=True)
@@ -159,6 +159,7 @@ _ROWS: Mapping[str, Callable[[Config, ReleaseSize], Resources]] = {
     ),
     "quantize_nvfp4": _quantized,
     "heal_mtp": _healed,
+    "quantize_mtp": lambda config, size: _HEAD,
     **dict.fromkeys(
         (
             *("sample_replies", "measure_serving", "run_agent_tasks", "evaluate_quality"),
