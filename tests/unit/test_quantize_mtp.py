@@ -12,15 +12,17 @@ from torch import Tensor
 
 import measured
 from checkpoints import edit_tensor
-from conversion import Conversion, Pico, copied
+from conversion import ENVIRONMENT, Conversion, Pico, copied
 from quantized_heads import MAXIMA, quantized, trained, verified_of
 from quantized_heads import told as told_otherwise
 from scion.artifacts.artifact import Artifact
+from scion.artifacts.making import Output
 from scion.artifacts.release_layout import RELEASE, TENSORS, table_file
 from scion.artifacts.store.store import Store
 from scion.checkpoint.shards import CONFIG, INDEX, Checkpoint
 from scion.common.errors import ScionError
 from scion.config import load_config
+from scion.engines.vllm.engine import VLLM
 from scion.evaluation.offline.linear import Fp8Linear, NvFp4Linear
 from scion.evaluation.offline.mtp import load_head
 from scion.evaluation.offline.target import text_config
@@ -28,6 +30,10 @@ from scion.evaluation.offline.weights import Weights
 from scion.formats.modelopt import HF_QUANT_CONFIG
 from scion.formats.stored_modules import HeadScheme
 from scion.healing.rounding import rounded
+from scion.lint.config import Lint
+from scion.lint.gate import lint_folder
+from scion.stages.graft_mtp import graft_mtp
+from scion.stages.respell import respell
 from sealed import by_stage, sealed
 from shared import made_once
 from tampering import HEAD, SHARD, Change, in_json, in_manifest, rehash, told
@@ -80,6 +86,16 @@ def heads(
 def stored(release: Artifact, name: str) -> Tensor:
     checkpoint = Checkpoint.open(release.folder)
     return Weights(checkpoint, device=torch.device("cpu"), activations="nvfp4").tensor(name)
+
+
+def decoded(release: Artifact, module: str) -> Tensor:
+    """The weight of a module of the head, as it is drafted with."""
+    checkpoint = Checkpoint.open(release.folder)
+    weights = Weights(checkpoint, device=torch.device("cpu"), activations="nvfp4")
+    head = load_head(weights, text_config(weights))
+    part = head.get_submodule(module.removeprefix("mtp."))
+    assert isinstance(part, Fp8Linear | NvFp4Linear)
+    return part.decode()
 
 
 def flip(raw: bytearray) -> None:
@@ -140,15 +156,9 @@ def test_the_numbers_are_those_that_training_sees(
     heads: Mapping[HeadScheme, Made], scheme: HeadScheme
 ) -> None:
     healed, release = heads[scheme]["heal_mtp"], heads[scheme]["quantize_mtp"]
-    weights = Weights(
-        Checkpoint.open(release.folder), device=torch.device("cpu"), activations="nvfp4"
-    )
-    head = load_head(weights, text_config(weights))
     wanted = rounded([stored(healed, f"{name}.weight") for name in (GATE, UP)], scheme)
     for name, value in zip((GATE, UP), wanted, strict=True):
-        part: Any = head.get_submodule(name.removeprefix("mtp."))
-        assert isinstance(part, Fp8Linear if scheme == "fp8" else NvFp4Linear)
-        assert torch.equal(part.decode(), value)
+        assert torch.equal(decoded(release, name), value)
 
 
 def test_what_engines_fuse_shares_its_scales(heads: Mapping[HeadScheme, Made]) -> None:
@@ -197,6 +207,52 @@ def test_a_head_that_is_quantized_already_is_refused(
 ) -> None:
     with pytest.raises(ScionError, match="does not exclude its MTP head"):
         quantized({"heal_mtp": heads["fp8"]["quantize_mtp"]}, tmp_path, "fp8")
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_the_other_spelling_has_the_same_numbers(
+    conversion: Conversion, healing: Made, tmp_path: Path, scheme: HeadScheme
+) -> None:
+    respelled = respell(
+        quantized=conversion.quantize_nvfp4,
+        spelling="compressed-tensors",
+        output=Output.at(tmp_path / "respell"),
+        environment=ENVIRONMENT,
+    )
+    grafted = graft_mtp(
+        quantized=respelled,
+        fixed=conversion.fix_keys,
+        donor=conversion.fetch_donor,
+        output=Output.at(tmp_path / "graft_mtp"),
+        environment=ENVIRONMENT,
+    )
+    # Of a head that training has left as it was.
+    facts = {**grafted.facts, "healing": {**healing["heal_mtp"].facts["healing"], "healed": False}}
+    healed = told_otherwise(grafted, {"release": grafted}, facts, tmp_path)
+    release = quantized({"heal_mtp": healed}, tmp_path, scheme)
+    verified = verified_of(conversion, release, healed, tmp_path)
+    assert verified.facts["trained_tensors"] == 0
+    assert verified.facts["quantized_head_modules"] == 7
+    ignored = json.loads((release.folder / CONFIG).read_bytes())["quantization_config"]["ignore"]
+    assert [name for name in ignored if "mtp" in name] == ["mtp.fc"]
+    wanted = rounded([stored(healed, f"{name}.weight") for name in (GATE, UP)], scheme)
+    for name, value in zip((GATE, UP), wanted, strict=True):
+        assert torch.equal(decoded(release, name), value)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_every_known_engine_builds_the_head_as_it_is_stored(
+    heads: Mapping[HeadScheme, Made], scheme: HeadScheme
+) -> None:
+    engines = tuple(f"vllm=={version}" for version in VLLM.releases)
+    before, after = (
+        {
+            result.rule.code
+            for result in lint_folder(made.folder, Lint(engines=(*engines, "sglang")))
+        }
+        for made in (heads[scheme]["heal_mtp"], heads[scheme]["quantize_mtp"])
+    )
+    assert after == before
 
 
 # What is verified
