@@ -21,7 +21,7 @@ from scion.artifacts.release_layout import RELEASE, TENSORS, table_file
 from scion.artifacts.store.store import Store
 from scion.checkpoint.shards import CONFIG, INDEX, Checkpoint
 from scion.common.errors import ScionError
-from scion.config import load_config
+from scion.config import check_sources, load_config, read_values
 from scion.engines.vllm.engine import VLLM
 from scion.evaluation.offline.linear import Fp8Linear, NvFp4Linear
 from scion.evaluation.offline.mtp import load_head
@@ -36,11 +36,12 @@ from scion.stages.graft_mtp import graft_mtp
 from scion.stages.respell import respell
 from sealed import by_stage, sealed
 from shared import made_once
-from tampering import HEAD, SHARD, Change, in_json, in_manifest, rehash, told
+from tampering import HEAD, SHARD, Change, both, in_json, in_manifest, rehash, told
 
 Made = Mapping[str, Artifact]
 LAYER = "mtp.layers.0"
 GATE, UP, DOWN = (f"{LAYER}.mlp.{name}_proj" for name in ("gate", "up", "down"))
+BODY = "model.language_model.layers.0.input_layernorm.weight"
 FC, NORM = "mtp.fc.weight", f"{LAYER}.input_layernorm.weight"
 MODULES = {
     *(f"{LAYER}.self_attn.{name}_proj" for name in "qkvo"),
@@ -350,6 +351,22 @@ ALTERED: dict[str, tuple[Change, str]] = {
         lambda folder: edit_tensor(folder, NORM, flip),
         NORM,
     ),
+    "a norm that is said to be quantized": (
+        both(
+            lambda folder: edit_tensor(folder, NORM, flip),
+            in_manifest(
+                "quantize_mtp",
+                lambda made: made["facts"]["quantized_head"]["modules"].append(
+                    NORM.removesuffix(".weight")
+                ),
+            ),
+        ),
+        f"{NORM} is no packed matrix",
+    ),
+    "a tensor of the body that is another": (
+        lambda folder: edit_tensor(folder, BODY, flip),
+        f"{BODY} is no packed matrix",
+    ),
     "a head of fewer modules by its facts": (
         in_manifest("quantize_mtp", lambda made: made["facts"]["quantized_head"]["modules"].pop()),
         "fact quantized_head",
@@ -409,3 +426,15 @@ def test_a_head_is_quantized_only_after_training(scheme: str) -> None:
 def test_an_unknown_scheme_is_told() -> None:
     with pytest.raises(ScionError, match=r"mtp\.quantize: .*'none', 'fp8' or 'nvfp4'"):
         load_config({"mtp": {"quantize": "int4"}}, where="here")
+
+
+def test_the_head_of_a_mixture_is_refused_before_any_work(
+    pico: Pico, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = pico.folder.parents[1]
+    values = read_values(project / "config/releases/pico-mixture-nvfp4-text-mtp.yaml")
+    values |= {"healing": {"enabled": True}, "mtp": {**values["mtp"], "quantize": "fp8"}}
+    config = load_config(values, where="here")
+    monkeypatch.chdir(project)
+    with pytest.raises(ScionError, match="a mixture of experts, and such a head"):
+        check_sources(config, where="here", hub=False)

@@ -262,8 +262,11 @@ def _head_problems(rows: Rows, healed: Rows, manifests: Mapping[str, Manifest]) 
     changed = [name for name in rows if not same_bytes(rows[name], healed.get(name))]
     modules = {name.rpartition(".")[0] for name in changed}
     for name in sorted(changed):
-        if not in_head(name) or f"{name.rpartition('.')[0]}.weight" not in healed:
-            yield f"{TENSORS}: {printable(name)} is of no matrix of the head, and is another"
+        weight = healed.get(f"{name.rpartition('.')[0]}.weight")
+        # What is packed has another form, and norms are no matrices.
+        other = name not in healed or rows[name]["dtype"] != healed[name]["dtype"]
+        if not (in_head(name) and weight and len(weight["shape"]) == 2 and other):
+            yield f"{TENSORS}: {printable(name)} is no packed matrix of the head, and is another"
     for name in sorted(healed.keys() - rows.keys()):
         if name.removesuffix(".weight") not in modules:
             yield f"{TENSORS}: has no {printable(name)}, which {HEALED} has"
