@@ -21,7 +21,7 @@ from scion.common.section import Section
 from scion.common.digest import digest_file, digest_json
 from scion.artifacts.environments import identity, prefix
 from scion.artifacts.plan import Plan, Plans
-from scion.artifacts.release_layout import GRAFTED, HEALED
+from scion.artifacts.release_layout import GRAFTED, HEAD_QUANTIZED, HEALED
 from scion.artifacts.store.sources import appearance
 from scion.artifacts.store.store import Store
 from scion.evaluation.family.config import FamilyMember
@@ -388,7 +388,14 @@ def bf16(config):
 
 def whole(config):
     """The stage whose artifact is the release's checkpoint, all of it."""
+    if quantizes_head(config):
+        return HEAD_QUANTIZED
     return HEALED if config.healing.enabled else GRAFTED
+
+
+def quantizes_head(config):
+    """Whether the matrices of the release's MTP head are stored in FP8 or NVFP4."""
+    return config.mtp.quantize != "none"
 
 
 def of_all(stage):
@@ -415,6 +422,7 @@ def evidence(config):
     conversion = {"fetch_source", "fetch_donor", "fetch_base", "lint_source", "fix_keys"}
     conversion |= {"extract_text", "quantize_nvfp4", "respell", "verify_release"}
     conversion |= {GRAFTED, "sample_replies"} if config.healing.enabled else set()
+    conversion |= {HEALED} if quantizes_head(config) else set()
     own = [
         stages[rule.name]
         for rule in workflow.rules

@@ -1,7 +1,7 @@
 """Score the release, some of it beside its source and its base model.
 
-Input: the artifacts graft_mtp or heal_mtp, fix_keys or extract_text, fetch_source, fetch_base and
-verify_release.
+Input: the artifacts graft_mtp, heal_mtp or quantize_mtp, fix_keys or extract_text, fetch_source,
+fetch_base and verify_release.
 Output: the artifacts evaluate_quality, evaluate_ifeval, evaluate_bfcl and evaluate_images.
 """
 

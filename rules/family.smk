@@ -1,7 +1,7 @@
 """Compare the releases of a family, on one server in one run.
 
-Input: the artifacts graft_mtp or heal_mtp, verify_release, measure_serving, run_agent_tasks and
-evaluate_quality of all of them.
+Input: the artifacts graft_mtp, heal_mtp or quantize_mtp, verify_release, measure_serving,
+run_agent_tasks and evaluate_quality of all of them.
 Output: the artifacts compare_family, which each card quotes, and render_family, a page with a
 picture; `results/<family>` shows them.
 """

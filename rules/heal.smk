@@ -1,8 +1,8 @@
-"""Train the MTP head of the release on its own body.
+"""Train the MTP head of the release on its own body; store its matrices in FP8 or NVFP4.
 
 Input: the artifact graft_mtp; prompts, dialogues, and prompts of other domains.
-Output: the artifacts sample_replies, what the head learns from, and heal_mtp, all that the release
-holds but its card.
+Output: the artifacts sample_replies, what the head learns from, and heal_mtp and quantize_mtp, of
+which the last that is asked for is all that the release holds but its card.
 """
 
 SAMPLE_REPLIES = plan(
@@ -68,7 +68,7 @@ HEAL_MTP = plan(
     lambda config: (
         dict(
             reads={"release": GRAFTED, "replies": "sample_replies"},
-            settings=settings(training=config.healing.training),
+            settings=settings(training=config.healing.training, scheme=config.mtp.quantize),
             environment=ROOT_ENVIRONMENT,
             threads=healing_threads,
         )
@@ -98,6 +98,46 @@ rule heal_mtp:
             --release {input.release:q} \
             --replies {input.replies:q} \
             --settings {params.settings:q} \
+            --output {output:q} \
+            --store {params.store:q} \
+            --plan {params.plan:q} \
+            --environment {params.environment:q} \
+            --progress {params.progress:q} \
+            2>&1 | tee -i {log:q}
+        """
+
+
+QUANTIZE_MTP = plan(
+    HEAD_QUANTIZED,
+    lambda config: quantizes_head(config)
+    and dict(
+        reads={"release": HEALED},
+        scheme=config.mtp.quantize,
+        environment=ROOT_ENVIRONMENT,
+        threads=moving_threads,
+    ),
+)
+
+
+rule quantize_mtp:
+    input:
+        unpack(QUANTIZE_MTP.input),
+    output:
+        QUANTIZE_MTP.pointer,
+    log:
+        QUANTIZE_MTP.log,
+    benchmark:
+        QUANTIZE_MTP.benchmark
+    threads: QUANTIZE_MTP.threads
+    resources:
+        **QUANTIZE_MTP.resources,
+    params:
+        **QUANTIZE_MTP.params,
+    shell:
+        r"""
+        python -m scion.stages.quantize_mtp \
+            --release {input.release:q} \
+            --scheme {params.scheme:q} \
             --output {output:q} \
             --store {params.store:q} \
             --plan {params.plan:q} \

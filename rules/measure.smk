@@ -1,6 +1,7 @@
 """Measure the release on a real server.
 
-Input: the artifacts graft_mtp or heal_mtp, and verify_release (nothing is measured that was not verified).
+Input: the artifacts graft_mtp, heal_mtp or quantize_mtp, and verify_release (nothing is measured
+that was not verified).
 Output: the artifacts measure_serving and run_agent_tasks.
 """
 

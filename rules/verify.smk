@@ -1,13 +1,19 @@
 """Verify the grafted checkpoint against what it was made from.
 
-Input: the artifacts graft_mtp or heal_mtp, fix_keys and, where there is a donor, fetch_donor.
+Input: the artifacts graft_mtp, heal_mtp or quantize_mtp, fix_keys and, where there is a donor,
+fetch_donor; heal_mtp as well, where the head was quantized after it.
 Output: the artifact verify_release, a report.
 """
 
 VERIFY_RELEASE = plan(
     "verify_release",
     lambda config: dict(
-        reads={"release": whole(config), "fixed": "fix_keys", "donor": donor(config)},
+        reads={
+            "release": whole(config),
+            "fixed": "fix_keys",
+            "donor": donor(config),
+            "healed": HEALED if quantizes_head(config) else None,
+        },
         settings=settings(lint=config.lint),
         environment=ROOT_ENVIRONMENT,
         threads=moving_threads,
@@ -35,6 +41,7 @@ rule verify_release:
             --release {input.release:q} \
             --fixed {input.fixed:q} \
             --donor {input.donor:q} \
+            --healed {input.healed:q} \
             --settings {params.settings:q} \
             --output {output:q} \
             --store {params.store:q} \

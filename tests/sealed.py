@@ -23,7 +23,7 @@ TEMPLATE = Path(__file__).parent.parent / "workflow/templates/card.md.jinja"
 SECTIONS = sorted((TEMPLATE.parent / "sections").iterdir())
 _STAGES = (
     *("fetch_source", "fetch_donor", "lint_source", "fix_keys", "extract_text"),
-    *("quantize_nvfp4", "graft_mtp", "sample_replies", "verify_release"),
+    *("quantize_nvfp4", "graft_mtp", "sample_replies", "heal_mtp", "verify_release"),
 )
 
 

@@ -19,6 +19,7 @@ from scion.healing.rounding import head_groups, rounded
 from scion.quantization.packed_group import pack_group, shared_scale
 
 PICO = Path(__file__).parent.parent.parent / "resources/pico"
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 ALGORITHM: dict[HeadScheme, str] = {"fp8": FP8, "nvfp4": NVFP4}
 
 
@@ -78,10 +79,10 @@ def test_training_sees_what_the_packed_matrices_decode_to(
     scheme: HeadScheme, kind: str, dtype: torch.dtype
 ) -> None:
     weights = [weight.to(dtype) for weight in group(kind)]
-    found = rounded(weights, scheme)
+    found = rounded([weight.to(DEVICE) for weight in weights], scheme)
     for value, wanted in zip(found, decoded(weights, scheme), strict=True):
-        assert value.dtype == dtype
-        assert torch.equal(bits(value), bits(wanted.to(dtype)))
+        assert (value.dtype, value.device.type) == (dtype, DEVICE.type)
+        assert torch.equal(bits(value.cpu()), bits(wanted.to(dtype)))
 
 
 def test_without_a_scheme_the_values_are_those_of_bf16() -> None:

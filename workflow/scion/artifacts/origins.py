@@ -58,11 +58,41 @@ def trained_origins(
     }
 
 
+def packed_origins(
+    origins: Mapping[str, dict[str, str]], rows: Rows, before: Rows
+) -> dict[str, dict[str, str]]:
+    """The origins of a release some of whose matrices were quantized later than the others.
+
+    Their tensors are `quantized`; the digest is of the weight before, trained or not.
+
+    Args:
+        origins: Of the release before.
+        rows: The release's tensors.
+        before: Those of the release before.
+
+    Returns:
+        A tensor that is neither the same as before nor of a weight there is not among them.
+    """
+    return dict(_packed_origins(origins, rows, before))
+
+
 def same_bytes(row: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> bool:
     """Whether two rows are of tensors with the same bytes, dtype and shape."""
     if row is None or other is None:
         return False
     return all(row.get(key) == other.get(key) for key in _BYTES)
+
+
+def _packed_origins(
+    origins: Mapping[str, dict[str, str]], rows: Rows, before: Rows
+) -> Iterator[tuple[str, dict[str, str]]]:
+    for name, row in rows.items():
+        weight = f"{name.rpartition('.')[0]}.weight"
+        if same_bytes(row, before.get(name)):
+            if name in origins:
+                yield name, origins[name]
+        elif weight in before:
+            yield name, _origin("quantized", before[weight])
 
 
 def _origins(rows: Rows, source: Rows, donor: Rows) -> Iterator[tuple[str, dict[str, str]]]:

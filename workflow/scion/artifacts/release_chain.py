@@ -12,6 +12,7 @@ from typing import Any, cast
 from scion.artifacts.release_layout import (
     COMPARED,
     GRAFTED,
+    HEAD_QUANTIZED,
     HEALED,
     PROVENANCE,
     RENDERED,
@@ -45,8 +46,11 @@ _HEALING: Mapping[str, Mapping[str, str]] = {
     _REPLIES: {"release": GRAFTED},
     HEALED: {"release": GRAFTED, "replies": _REPLIES},
 }
-# The stages whose inputs are all known.
-_KNOWN = {*CHAIN, *_HEALING, _RESPELLED, SEALED, RENDERED}
+# What quantizing the head's matrices is made from, and what verifying them is besides.
+_HEAD_FROM, _HEAD_BEFORE = {"release": HEALED}, {"healed": HEALED}
+# The stages of the way to a release, and with them all whose inputs are known.
+_WAY = {*CHAIN, *_HEALING, HEAD_QUANTIZED, _RESPELLED}
+_KNOWN = {*_WAY, SEALED, RENDERED}
 # Fetched only to be measured beside the release.
 _BESIDES = ("fetch_base",)
 # Files other than shards that the stages of the chain write anew.
@@ -67,7 +71,7 @@ def chain_of(manifests: Manifests) -> dict[str, dict[str, str]]:
     """The stages that this release is made by, with the stage that each input comes from.
 
     Without a donor where no manifest knows of one; with `respell`, and with the stages that train a
-    head, where there are their manifests.
+    head and quantize it, where there are their manifests.
     """
     chain = {stage: dict(inputs) for stage, inputs in CHAIN.items()}
     grafted = manifests.get(GRAFTED)
@@ -81,6 +85,9 @@ def chain_of(manifests: Manifests) -> dict[str, dict[str, str]]:
     if HEALED in manifests:
         verified = {**chain.pop(_VERIFIED), "release": HEALED}
         chain |= {stage: dict(inputs) for stage, inputs in _HEALING.items()}
+        if HEAD_QUANTIZED in manifests:
+            chain[HEAD_QUANTIZED] = dict(_HEAD_FROM)
+            verified |= {"release": HEAD_QUANTIZED, **_HEAD_BEFORE}
         chain[_VERIFIED] = verified
     return chain
 
@@ -102,7 +109,7 @@ def chain_problems(manifests: Manifests, sealed: Manifest) -> Iterator[str]:
     yield from _input_problems(SEALED, sealed, manifests)
     yield from _fact_problems(manifests, sealed)
     yield from _passed_on(manifests)
-    yield from _healed_files(manifests)
+    yield from _kept_files(manifests)
     yield from _weights(manifests)
 
 
@@ -142,7 +149,7 @@ def _input_problems(stage: str, manifest: Manifest, manifests: Manifests) -> Ite
 
 def _wanted(stage: str, manifests: Manifests) -> Mapping[str, str]:
     """The artifacts that a stage is made from, by the name of the input."""
-    if stage in CHAIN or stage in _HEALING or stage == _RESPELLED:
+    if stage in _WAY:
         return chain_of(manifests).get(stage, {})
     if stage in (SEALED, RENDERED):
         return {name: name for name in manifests if name != stage}
@@ -157,7 +164,7 @@ def _names(manifest: Manifest) -> dict[str, str]:
 
 def _fact_problems(manifests: Manifests, sealed: Manifest) -> Iterator[str]:
     """Facts that quote what another manifest says."""
-    grafted = manifests.get(GRAFTED, {"facts": {}})
+    grafted, healed = (manifests.get(stage, {"facts": {}}) for stage in (GRAFTED, HEALED))
     quotes = (
         (SEALED, "weights", weights_stage(manifests), "content"),
         (SEALED, "card", RENDERED, "content"),
@@ -167,8 +174,9 @@ def _fact_problems(manifests: Manifests, sealed: Manifest) -> Iterator[str]:
         (GRAFTED, "donor", _DONOR, "location"),
         (GRAFTED, "mtp_tensors", _DONOR, "mtp_tensors"),
         (GRAFTED, "mtp_bytes", _DONOR, "mtp_bytes"),
-        # Whoever reads what a release is made of reads the last of the two.
+        # Whoever reads what a release is made of reads the last of these.
         *((HEALED, fact, GRAFTED, fact) for fact in grafted["facts"]),
+        *((HEAD_QUANTIZED, fact, HEALED, fact) for fact in healed["facts"]),
     )
     for stage, fact, source, key in quotes:
         quoting = sealed if stage == SEALED else manifests.get(stage)
@@ -187,12 +195,7 @@ def _passed_on(manifests: Manifests) -> Iterator[str]:
             if stage not in manifests or source not in manifests:
                 continue
             files, given = manifests[stage]["files"], manifests[source]["files"]
-            # Training changes shards of the head, and what says of tensors where they come from.
-            rewritten = (
-                {TENSORS}
-                if stage == HEALED
-                else _REWRITTEN.union(_told_rewritten(manifests[stage]))
-            )
+            rewritten = _rewritten(stage, manifests[stage])
             yield from (
                 f"{_file(stage)}: {printable(name)} is not that of {_file(source)}"
                 for name in files
@@ -203,12 +206,22 @@ def _passed_on(manifests: Manifests) -> Iterator[str]:
             )
 
 
-def _healed_files(manifests: Manifests) -> Iterator[str]:
-    """Files that a release with a trained head has more than the one before, or fewer."""
-    if HEALED in manifests and GRAFTED in manifests:
-        files, before = (manifests[stage]["files"].keys() for stage in (HEALED, GRAFTED))
-        for name in sorted(files ^ before):
-            yield f"{_file(HEALED)}: {printable(name)} is in one of {HEALED} and {GRAFTED} alone"
+def _rewritten(stage: str, manifest: Manifest) -> set[str]:
+    """The files beside shards that a stage writes anew."""
+    # Training changes shards of the head, and what says of tensors where they come from.
+    if stage == HEALED:
+        return {TENSORS}
+    told = () if stage == HEAD_QUANTIZED else _told_rewritten(manifest)
+    return _REWRITTEN.union(told)
+
+
+def _kept_files(manifests: Manifests) -> Iterator[str]:
+    """Files that a release with another head has more than the one before, or fewer."""
+    for stage, source in ((HEALED, GRAFTED), (HEAD_QUANTIZED, HEALED)):
+        if stage in manifests and source in manifests:
+            files, before = (manifests[each]["files"].keys() for each in (stage, source))
+            for name in sorted(files ^ before):
+                yield f"{_file(stage)}: {printable(name)} is in one of {stage} and {source} alone"
 
 
 def _told_rewritten(manifest: Manifest) -> Iterable[str]:

@@ -1,6 +1,7 @@
 """What a sealed release holds: `seal_release` puts it together so, `scion check` holds it to that.
 
-the files of graft_mtp or heal_mtp       the checkpoint
+the files of graft_mtp, or of heal_mtp   the checkpoint
+  or quantize_mtp where there are these
 README.md, pictures/                     the files of render_card
 provenance/<stage>.json                  the manifest of every stage
 provenance/results/                      what was measured: records, and files of lines
@@ -17,7 +18,7 @@ from scion.common.files import to_json
 
 SEALED = "seal_release"
 RELEASE = "release"
-GRAFTED, HEALED = "graft_mtp", "heal_mtp"
+GRAFTED, HEALED, HEAD_QUANTIZED = "graft_mtp", "heal_mtp", "quantize_mtp"
 RENDERED = "render_card"
 COMPARED = "compare_family"
 CARD = "README.md"
@@ -40,7 +41,8 @@ def table_file(stage: str) -> str:
 
 def weights_stage(manifests: Iterable[str]) -> str:
     """The stage, of those of a release, whose artifact is the release's checkpoint."""
-    return HEALED if HEALED in manifests else GRAFTED
+    stages = set(manifests)
+    return next((stage for stage in (HEAD_QUANTIZED, HEALED) if stage in stages), GRAFTED)
 
 
 def placed_files(stage: str, manifest: Manifest) -> dict[str, str]:

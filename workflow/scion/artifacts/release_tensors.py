@@ -9,16 +9,23 @@ neither quantizing nor a donor has made must be the source's own head or tower.
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 from scion.architectures.families import in_head
 from scion.artifacts.artifact import tensor_rows
 from scion.artifacts.file_check import FileCheck
 from scion.artifacts.file_tree import FileTree, read_object
-from scion.artifacts.origins import Rows, same_bytes, tensor_origins, trained_origins
+from scion.artifacts.origins import (
+    Rows,
+    packed_origins,
+    same_bytes,
+    tensor_origins,
+    trained_origins,
+)
 from scion.artifacts.release_chain import quantized_stage
 from scion.artifacts.release_layout import (
     GRAFTED,
+    HEAD_QUANTIZED,
     HEALED,
     PROVENANCE,
     TENSORS,
@@ -78,19 +85,25 @@ def tensor_problems(
         yield f"{INDEX}: does not name the tensors of the shards"
     known = {stage: read for stage, read in tables.items() if read is not None}
     grafted = known.get(GRAFTED) if HEALED in manifests else rows
-    if grafted is None:
+    healed = known.get(HEALED) if HEAD_QUANTIZED in manifests else rows
+    if grafted is None or healed is None:
         # A table that is there and can't be read is told already.
-        if GRAFTED not in listed:
-            yield f"{table_file(GRAFTED)}: missing"
+        for stage, rows_before in ((GRAFTED, grafted), (HEALED, healed)):
+            if rows_before is None and stage not in listed:
+                yield f"{table_file(stage)}: missing"
         return
     yield from _chain(grafted, known)
     yield from _source_problems(grafted, known, manifests)
+    yield from _verified_problems(rows, manifests)
     if HEALED in manifests:
-        yield from _trained_problems(rows, grafted, manifests)
+        yield from _trained_problems(healed, grafted, manifests)
+    if HEAD_QUANTIZED in manifests:
+        yield from _head_problems(rows, healed, manifests)
     fixed, donor = tables.get(_FIXED), tables.get(_DONOR) if _DONOR in manifests else {}
     if table is not None and fixed is not None and donor is not None:
         origins = tensor_origins(grafted, source=fixed, donor=donor)
-        yield from _origin_problems(table, trained_origins(origins, rows, grafted))
+        origins = trained_origins(origins, healed, grafted)
+        yield from _origin_problems(table, packed_origins(origins, rows, healed))
 
 
 class _Reader:
@@ -197,23 +210,30 @@ def _source_problems(
 def _count_problems(
     rows: Rows, kept: Collection[str], manifests: Mapping[str, Manifest]
 ) -> Iterator[str]:
-    """Facts about what was put together and verified that the shards do not bear out."""
+    """Facts about what was put together that the tensors do not bear out."""
     tower = [name for name in kept if not in_head(name)]
-    head = sum(map(in_head, rows))
-    found: dict[str, dict[str, Any]] = {
-        GRAFTED: {
-            "mtp_tensors": head,
-            "vision_tensors": len(tower),
-            "text_only": not tower,
-            "source_shards": sorted({rows[name]["file"] for name in kept}),
-        },
-        _VERIFIED: {"tensors": len(rows), "mtp_tensors": head},
+    found = {
+        "mtp_tensors": sum(map(in_head, rows)),
+        "vision_tensors": len(tower),
+        "text_only": not tower,
+        "source_shards": sorted({rows[name]["file"] for name in kept}),
     }
-    for stage, facts in found.items():
-        told = manifests[stage]["facts"] if stage in manifests else facts
-        for key, value in facts.items():
-            if told.get(key) != value:
-                yield f"{PROVENANCE}/{stage}.json: its fact {key} is not what the shards have"
+    yield from _false_facts(GRAFTED, found, manifests)
+
+
+def _verified_problems(rows: Rows, manifests: Mapping[str, Manifest]) -> Iterator[str]:
+    """Facts about what was verified that the shards do not bear out."""
+    found = {"tensors": len(rows), "mtp_tensors": sum(map(in_head, rows))}
+    yield from _false_facts(_VERIFIED, found, manifests)
+
+
+def _false_facts(
+    stage: str, found: Mapping[str, Any], manifests: Mapping[str, Manifest]
+) -> Iterator[str]:
+    told = manifests[stage]["facts"] if stage in manifests else found
+    for key, value in found.items():
+        if told.get(key) != value:
+            yield f"{PROVENANCE}/{stage}.json: its fact {key} is not what the shards have"
 
 
 def _trained_problems(
@@ -235,6 +255,29 @@ def _trained_problems(
             yield f"{TENSORS}: {printable(name)} has another form than before the head was trained"
         elif not in_head(name) and not same_bytes(row, before):
             yield f"{TENSORS}: {printable(name)} is not of the head, and is another than before"
+
+
+def _head_problems(rows: Rows, healed: Rows, manifests: Mapping[str, Manifest]) -> Iterator[str]:
+    """What quantizing a head has changed of the release, and may not; facts that tell otherwise."""
+    changed = [name for name in rows if not same_bytes(rows[name], healed.get(name))]
+    modules = {name.rpartition(".")[0] for name in changed}
+    for name in sorted(changed):
+        weight = healed.get(f"{name.rpartition('.')[0]}.weight")
+        # What is packed has another form, and norms are no matrices.
+        other = name not in healed or rows[name]["dtype"] != healed[name]["dtype"]
+        if not (in_head(name) and weight and len(weight["shape"]) == 2 and other):
+            yield f"{TENSORS}: {printable(name)} is no packed matrix of the head, and is another"
+    for name in sorted(healed.keys() - rows.keys()):
+        if name.removesuffix(".weight") not in modules:
+            yield f"{TENSORS}: has no {printable(name)}, which {HEALED} has"
+    told = manifests[HEAD_QUANTIZED]["facts"].get("quantized_head")
+    named = told.get("modules") if isinstance(told, dict) else None
+    if not isinstance(named, list) or set(map(str, cast("list[Any]", named))) != modules:
+        yield (
+            f"{PROVENANCE}/{HEAD_QUANTIZED}.json: its fact quantized_head is not what the shards "
+            "have"
+        )
+    yield from _false_facts(_VERIFIED, {"quantized_head_modules": len(modules)}, manifests)
 
 
 def _matrices(table: Rows) -> Rows:

@@ -6,10 +6,11 @@ from pydantic import Field
 
 from scion.checkpoint.own_head import OwnHead
 from scion.common.section import Section
+from scion.formats.stored_modules import HeadScheme
 
 
 class Mtp(Section):
-    """Where the release's MTP head comes from."""
+    """Where the release's MTP head comes from, and how it is stored."""
 
     origin: Literal["donor", "source", "none"] = Field(
         default="donor",
@@ -25,6 +26,13 @@ class Mtp(Section):
         default=None,
         description="the donor's location once more: it is taken although its weights do not look "
         "like those of the source's base; null: only kin is grafted",
+    )
+
+    quantize: HeadScheme = Field(
+        default="none",
+        description="what the matrices of the head's decoder layer are stored in: none leaves them "
+        "bf16; the head of a 27B, 850 MB, becomes 477 MB with fp8 and 314 with nvfp4; the scales "
+        "of their inputs come from healing, which has to be enabled",
     )
 
     @property

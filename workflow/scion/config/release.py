@@ -34,9 +34,11 @@ from scion.evaluation.quality.config import Quality
 from scion.evaluation.serving.config import Measurement
 from scion.formats.modelopt import NVFP4
 from scion.formats.spellings import DEFAULT_SPELLING, SPELLINGS
+from scion.formats.stored_modules import head_algorithm
 from scion.healing.config import Healing
 from scion.lint.config import Lint
 from scion.quantization.config import Quantization
+from scion.quantization.head_groups import refuse_experts
 from scion.quantization.variants_config import Comparison
 from scion.report.config import Card
 
@@ -139,12 +141,15 @@ class Config(Section):
     @model_validator(mode="after")
     def _spell_for_engines(self) -> "Config":
         kinds = self.quantization.algorithms
-        if (self.spelling, kinds, self.lint.engines) == (DEFAULT_SPELLING.name, (NVFP4,), _ENGINES):
+        head = head_algorithm(self.mtp.quantize, self.quantization.four_bits)
+        usual = (DEFAULT_SPELLING.name, (NVFP4,), None, _ENGINES)
+        if (self.spelling, kinds, head, self.lint.engines) == usual:
             return self
         # Late: every plan reads a configuration, and most are of what all these engines read.
         from scion.engines.registry.spellings import unread
 
-        if refusals := unread(SPELLINGS[self.spelling], kinds, self.lint.engines):
+        spelling = SPELLINGS[self.spelling]
+        if refusals := unread(spelling, kinds, self.lint.engines, head=head):
             raise ValueError(f"spelling {self.spelling}: {'; '.join(refusals)}")
         return self
 
@@ -174,6 +179,12 @@ class Config(Section):
             faults.append(
                 "healing.enabled: mtp.origin is none: there is no head to train; set "
                 "`healing: {enabled: false}`"
+            )
+        if self.mtp.quantize != "none" and not self.healing.enabled:
+            faults.append(
+                f"mtp.quantize: {self.mtp.quantize}, and healing.enabled is false: the scales of "
+                "the head's inputs come from training it; set `healing: {enabled: true}`, or "
+                "`quantize: none`"
             )
         faults += self._drafts() if self.mtp.origin == "none" else []
         if faults:
@@ -336,6 +347,9 @@ def check_sources(config: Config, *, where: object, hub: bool) -> list[str]:
         check_parts(seen, config.mtp, tower=not config.text_only)
         if "source" in seen and config.healing.enabled:
             _require_healable(seen["source"])
+        if "source" in seen and config.mtp.quantize != "none":
+            source = seen["source"]
+            refuse_experts(source.expected, where=f"mtp.quantize: {source.location}")
         if "source" in seen and not config.serving.stretches_context():
             for number, launch in enumerate(config.launches):
                 with of_key(f"launches.{number}.max_model_len"):

@@ -32,6 +32,8 @@ _LEAST_MINUTES = 10
 _SERVER_MINUTES = 240
 # Logits and attention of a head that trains.
 _HEALING_MB = 4_000
+# The matrices of a head in bf16, and as they are packed.
+_PACKING_MB = 3_000
 _SAFETY = 4
 _ALL_GPU_MEMORY = 1 << 50
 _ASSUMED = 60_000_000_000
@@ -159,6 +161,7 @@ _ROWS: Mapping[str, Callable[[Config, ReleaseSize], Resources]] = {
     ),
     "quantize_nvfp4": _quantized,
     "heal_mtp": _healed,
+    "quantize_mtp": lambda config, size: {**_HEAD, "mem_mb": _STAGE_MB + _PACKING_MB},
     **dict.fromkeys(
         (
             *("sample_replies", "measure_serving", "run_agent_tasks", "evaluate_quality"),

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from scion.architectures.families import in_head
 from scion.architectures.family import Family
 from scion.common.errors import ScionError
 
@@ -62,13 +63,15 @@ def quantization_config(
 
     Where all modules have one algorithm it is named once. Mixed precision names every module:
     vLLM and SGLang build what `quantized_layers` does not name unquantized, whatever is excluded.
+    A release whose MTP head is quantized declares it even if all are NVFP4: SGLang builds a head in
+    bf16 unless it is named there.
 
     Args:
         exclude: The list that `declared_exclusions` gives.
         producer: `name` and `version` of the quantizer.
         algorithms: That of each quantized module; may be left out where all are NVFP4.
     """
-    mixed = FP8 in algorithms.values()
+    mixed = FP8 in algorithms.values() or any(map(in_head, algorithms))
     alone = next(iter(algorithms.values()), NVFP4)
     groups = {
         f"group_{number}": {

@@ -37,6 +37,16 @@ def algorithms(
     return {module: four_bits if module in others else FP8 for module in modules}
 
 
+def head_algorithm(scheme: HeadScheme, four_bits: str) -> str | None:
+    """The algorithm of an MTP head's matrices; None where they stay bf16.
+
+    Args:
+        scheme: What the release asks for.
+        four_bits: What modules of its body in NVFP4 have: NVFP4 or W4A16.
+    """
+    return {"none": None, "fp8": FP8, "nvfp4": four_bits}[scheme]
+
+
 def projection_parents(keep_bf16: str, use_fp8: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The parents whose projections stay bf16, and those whose become FP8, by the two settings."""
     kept = _PARENTS[keep_bf16]

@@ -55,8 +55,8 @@ class Healed:
         held_out: How many were held out.
         curve: By step at which it was looked at: mean loss since the last look, and tokens a step.
         best_step: After which step the head was best; 0 if it was before the first.
-        input_maxima: By matrix of the head, the largest magnitude of its input on the texts held
-            out, by the checkpoint's names.
+        input_maxima: By matrix of the head that a release rounds, the largest magnitude of its
+            input, by the checkpoint's names; none where it rounds nothing.
         tensors: The best head, bf16, by name; none if the head stays as it was.
     """
 
@@ -136,7 +136,10 @@ class HeadTraining:
         self._masters = MasterWeights(head.head, settings, rounding)
         held_out = held_out_places(texts, settings.held_out_share, settings.seed)
         off = [place for place, text in enumerate(texts) if text.domain == "off"]
-        self._learned = sorted(set(range(len(texts))) - {*held_out, *off})
+        learned = sorted(set(range(len(texts))) - {*held_out, *off})
+        self._groups = batches(texts, learned, settings.batch_tokens)
+        self._rounds = rounding is not None
+        self._learned_texts = len(learned)
         self._held_out_texts = len(held_out)
         self._held_out, self._off = (
             HeldOut(batches(texts, places, settings.batch_tokens), self._drafted, vocabulary)
@@ -173,9 +176,11 @@ class HeadTraining:
 
     def _ended(self, reached: _Reached) -> Healed:
         self._masters.put(reached.tensors)
-        with InputMaxima(self._head) as maxima:
-            self._held_out.agreement()
-        off_after = self._off.agreement()
+        with InputMaxima(self._head) as maxima, torch.no_grad():
+            off_after = self._off.agreement()
+            # Scales of a quantized head are made of them.
+            for group in self._groups if self._rounds else ():
+                self._drafted(group)
         better = reached.best.tokens > reached.before.tokens
         kept = better and not _lost(reached.off_before, off_after)
         prefix = self._head.prefix
@@ -184,7 +189,7 @@ class HeadTraining:
             after=reached.best,
             off_before=reached.off_before,
             off_after=off_after,
-            learned=len(self._learned),
+            learned=self._learned_texts,
             held_out=self._held_out_texts,
             curve=reached.curve,
             best_step=reached.best_step,
@@ -230,10 +235,9 @@ class HeadTraining:
 
     def _order(self) -> Iterator[tuple[int, ...]]:
         """The groups of texts that are trained on, each time round in another order."""
-        groups = batches(self._texts, self._learned, self._settings.batch_tokens)
         turn = random.Random(f"{self._settings.seed}:order")
         while True:
-            yield from turn.sample(groups, len(groups))
+            yield from turn.sample(self._groups, len(self._groups))
 
     # What is kept of a run
 

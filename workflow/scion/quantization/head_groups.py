@@ -25,14 +25,26 @@ def head_groups(expected: Inventory) -> list[tuple[str, ...]]:
     fc = expected.family.head.fc if expected.family.head else None
     names = (name.removesuffix(".weight") for name in expected.mtp)
     modules = [name for name in names if name in expected.linear and name != fc]
-    experts = [name for name in modules if ".experts." in name]
-    if experts:
-        raise ScionError(
-            "the MTP head is a mixture of experts, and such a head is not quantized",
-            where=experts[0],
-            expected="a head with one MLP in its decoder layer",
-            found=f"{len(experts)} matrices of experts ({expected.family.title})",
-            hint="set mtp.quantize: none",
-        )
+    refuse_experts(expected, where=modules[0] if modules else expected.family.title)
     group_of = {module: group for group in expected.groups for module in group}
     return list(dict.fromkeys(group_of.get(module, (module,)) for module in modules))
+
+
+def refuse_experts(expected: Inventory, *, where: object) -> None:
+    """Refuse to quantize the head of a mixture of experts, which is one as well.
+
+    Args:
+        expected: The tensors that config.json implies, with a head or without.
+        where: What to name in errors.
+
+    Raises:
+        ScionError: It is a mixture.
+    """
+    if expected.stacked:
+        raise ScionError(
+            "the MTP head is a mixture of experts, and such a head is not quantized",
+            where=where,
+            expected="a head with one MLP in its decoder layer",
+            found=f"experts ({expected.family.title})",
+            hint="set mtp.quantize: none",
+        )

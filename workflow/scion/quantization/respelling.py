@@ -11,6 +11,7 @@ import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from scion.architectures.inventory import implied
@@ -115,14 +116,7 @@ def respelling(checkpoint: Checkpoint, target: Spelling) -> Respelling:
             found=source.quant_method,
             hint="there is nothing to do",
         )
-    plain = dict.fromkeys(
-        name.removesuffix(".weight")
-        for name in checkpoint.shard_of
-        if name.endswith(".weight") and checkpoint.tensor(name).dtype in _PLAIN
-    )
-    scheme = checkpoint.config["quantization_config"]
-    _refuse_malformed(scheme, where)
-    declared = source.reading(scheme, plain, where=where)
+    declared = declared_besides(checkpoint, source)
     algorithms = stored_algorithms(checkpoint, source)
     olds, news = source.all_tensors(algorithms), target.all_tensors(algorithms)
     labels, numbers, inexact = dict[str, Tensor](), dict[str, float](), list[str]()
@@ -139,6 +133,26 @@ def respelling(checkpoint: Checkpoint, target: Spelling) -> Respelling:
     return Respelling(
         checkpoint, source, target, algorithms, declared, labels, numbers, tuple(inexact)
     )
+
+
+def declared_besides(checkpoint: Checkpoint, spelling: Spelling) -> Declared:
+    """What a release declares beside the algorithms of its modules.
+
+    Args:
+        checkpoint: The release.
+        spelling: The one that it declares.
+
+    Raises:
+        ScionError: The declaration is malformed, or of a format that has no other spelling.
+    """
+    where, scheme = checkpoint.folder / CONFIG, checkpoint.config["quantization_config"]
+    plain = dict.fromkeys(
+        name.removesuffix(".weight")
+        for name in checkpoint.shard_of
+        if name.endswith(".weight") and checkpoint.tensor(name).dtype in _PLAIN
+    )
+    _refuse_malformed(scheme, where)
+    return spelling.reading(scheme, plain, where=where)
 
 
 def _refuse_malformed(scheme: Mapping[str, Any], where: Path) -> None:
@@ -163,13 +177,17 @@ def _refuse_malformed(scheme: Mapping[str, Any], where: Path) -> None:
 
 
 def excluding(
-    checkpoint: Checkpoint, exclude: list[str]
+    checkpoint: Checkpoint,
+    exclude: list[str],
+    *,
+    quantized: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """What a release declares once it excludes these modules, in its own spelling.
 
     Args:
         checkpoint: A release that `Respelling` or `quantize_nvfp4` has written.
         exclude: As `scion.formats.modelopt.declared_exclusions` names them.
+        quantized: The algorithm of each module that is quantized besides those that are already.
 
     Returns:
         The `quantization_config` of config.json; and the content of each further file that declares
@@ -184,7 +202,7 @@ def excluding(
     scheme = spelling.declaration(
         exclude,
         producer=checkpoint.config["quantization_config"]["producer"],
-        algorithms=stored_algorithms(checkpoint, spelling),
+        algorithms={**stored_algorithms(checkpoint, spelling), **quantized},
     )
     return scheme, {name: content(scheme) for name, content in spelling.sidecars.items()}
 

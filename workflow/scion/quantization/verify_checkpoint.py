@@ -4,7 +4,6 @@ This is what `verify_release` does once it is known that the store has no such a
 lists them. They stand apart because torch takes seconds to import.
 """
 
-import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,18 +29,22 @@ from scion.formats.stored_modules import algorithms
 from scion.lint.config import Lint
 from scion.lint.gate import judged_engines, lint_folder, require_sound
 from scion.lint.json_report import finding_row
-from scion.quantization.recipe_table import RecipeRow, recipe_row
-from scion.quantization.verify_fp8 import check_fp8_scales, fp8_errors
-from scion.quantization.verify_nvfp4 import check_module, row_blocks
+from scion.quantization.recipe_table import recipe_row
+from scion.quantization.verify_fp8 import check_fp8_scales
+from scion.quantization.verify_head import check_head, quantized_modules
+from scion.quantization.verify_weights import check_weights, error_ratio, overall_error
 
 _AGAIN = "the release was made by quantize_nvfp4: remove its artifact and run the workflow again"
-# Of a module's weights. Rounding makes 0.1; GPTQ has made 0.12 of a whole model.
-_LARGEST_ERROR = 0.5
 _BESIDE = {"mtp": "MTP head", "vision": "vision tower"}
 
 
 def verify_checkpoint(
-    release: Artifact, fixed: Artifact, donor: Artifact | None, settings: Lint
+    release: Artifact,
+    fixed: Artifact,
+    donor: Artifact | None,
+    settings: Lint,
+    *,
+    healed: Artifact | None = None,
 ) -> dict[str, Any]:
     """Check a grafted release, and report.
 
@@ -50,6 +53,7 @@ def verify_checkpoint(
         fixed: The bf16 source with sound keys.
         donor: The MTP tensors; None where the head is the source's own, or there is none.
         settings: Engines to judge the release for, and rules to leave out.
+        healed: The release before its head was quantized; None where the head is bf16.
 
     Returns:
         What was found, JSON-able: counts, findings of lint, the relative error of the weights as a
@@ -76,26 +80,41 @@ def verify_checkpoint(
     kept = parts.kept(_kept(release))
     gone = parts.beside.difference(*kept.values())
     rows = {name: row for name, row in fixed.tensors().items() if name not in gone}
-    unchanged = _check_inventory(checkpoint, rows, donor, source, quantized, spelling)
-    trained = _trained(release, unchanged)
-    unchanged = {name: digest for name, digest in unchanged.items() if name not in trained}
+    head = quantized_modules(release, healed, expected)
+    matrices = {f"{module}.weight" for module in head}
+    begun = _check_inventory(checkpoint, rows, donor, source, quantized, head, spelling)
+    trained = _trained(release if healed is None else healed, begun)
+    unchanged = {n: digest for n, digest in begun.items() if n not in trained | matrices}
     digests = _digests(checkpoint)
     for name, wanted in unchanged.items():
         if digests[name] != wanted:
             raise _wrong(release, name, "a tensor is not its original", wanted, digests[name])
-    _check_finite(checkpoint, "mtp", trained, where=str(release.folder))
+    _check_finite(checkpoint, "mtp", trained - matrices, where=str(release.folder))
     if donor is not None:
-        _check_finite(checkpoint, "mtp", donor.tensors(), where=donor.facts["location"])
+        grafted = donor.tensors().keys() - matrices
+        _check_finite(checkpoint, "mtp", grafted, where=donor.facts["location"])
     for part, names in kept.items():
-        _check_finite(checkpoint, part, names, where=str(fixed.folder))
+        _check_finite(checkpoint, part, set(names) - matrices, where=str(fixed.folder))
+    head_errors = check_head(
+        release,
+        checkpoint,
+        healed,
+        head,
+        begun=begun,
+        trained=trained,
+        digests=digests,
+        spelling=spelling,
+    )
     checksums = release.facts["scale_checksums"]
-    errors = _check_weights(checkpoint, source, quantized, recipe, spelling, checksums)
+    errors = check_weights(checkpoint, source, quantized, recipe, spelling, checksums)
     eight_bits = [module for module, algorithm in quantized.items() if algorithm == FP8]
     check_fp8_scales(checkpoint, source, eight_bits, expected.groups, recipe, spelling)
     return {
         "tensors": len(digests),
         "unchanged_tensors": len(unchanged),
         "trained_tensors": len(trained),
+        "quantized_head_modules": len(head_errors),
+        "relative_head_error": overall_error(head_errors) if head_errors else None,
         "mtp_tensors": sum(map(in_head, digests)),
         "quantized_modules": len(errors),
         "fp8_modules": len(eight_bits),
@@ -105,9 +124,10 @@ def verify_checkpoint(
             "engines": judged_engines(settings),
             "findings": [finding_row(result) for result in findings],
         },
-        "relative_weight_error": _overall(errors),
+        "relative_weight_error": overall_error(errors),
         "relative_weight_error_by_module": {
-            name: _ratio(error, weight) for name, (error, weight) in errors.items()
+            name: error_ratio(error, weight)
+            for name, (error, weight) in (errors | head_errors).items()
         },
     }
 
@@ -161,6 +181,7 @@ def _check_inventory(
     donor: Artifact | None,
     source: Checkpoint,
     quantized: Mapping[str, str],
+    head: Mapping[str, str],
     spelling: Spelling,
 ) -> dict[str, str]:
     """Check the set of tensors, their dtypes and shapes.
@@ -170,11 +191,12 @@ def _check_inventory(
         rows: The source's tensors that the release is made of.
         donor: The MTP tensors, if they were grafted.
         source: The source's headers, experts one by one.
-        quantized: NVFP4 or FP8 by module; all else must be as it was.
+        quantized: NVFP4 or FP8 by module of the language model.
+        head: The same of the MTP head; all else must be as it was.
         spelling: How the release names tensors.
 
     Returns:
-        The digest that each unchanged tensor must have.
+        The digest that each tensor has before a head is trained and quantized.
     """
     weights = {f"{module}.weight" for module in quantized}
     unchanged = {
@@ -187,6 +209,10 @@ def _check_inventory(
     wanted = {name: (row["dtype"], tuple(row["shape"])) for name, row in unchanged.items()}
     for module, algorithm in quantized.items():
         parts = spelling.layout(algorithm, source.tensor(f"{module}.weight").shape)
+        wanted |= {f"{module}.{suffix}": part for suffix, part in parts.items()}
+    for module, algorithm in head.items():
+        _, shape = wanted.pop(f"{module}.weight")
+        parts = spelling.layout(algorithm, shape)
         wanted |= {f"{module}.{suffix}": part for suffix, part in parts.items()}
     found = {
         name: (checkpoint.tensor(name).dtype, checkpoint.tensor(name).shape)
@@ -230,66 +256,9 @@ def _check_finite(checkpoint: Checkpoint, part: str, names: Iterable[str], *, wh
             )
 
 
-def _check_weights(
-    checkpoint: Checkpoint,
-    source: Checkpoint,
-    quantized: Mapping[str, str],
-    recipe: RecipeRow,
-    spelling: Spelling,
-    checksums: Mapping[str, float],
-) -> dict[str, tuple[float, float]]:
-    """Squared error and squared norm by quantized module."""
-    # One thread a module: torch's own gain little on windows of rows.
-    torch.set_num_threads(1)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    with progress("verified modules", len(quantized)) as told:
-
-        def check(module: str) -> tuple[float, float]:
-            if quantized[module] == FP8:
-                parts = list(fp8_errors(checkpoint, source, module, spelling, device=device))
-                error, norm = sum(part[0] for part in parts), sum(part[1] for part in parts)
-            else:
-                rows = row_blocks(checkpoint, source, module, spelling)
-                error, norm = check_module(
-                    rows,
-                    recipe,
-                    module=module,
-                    folder=checkpoint.folder,
-                    checksums=checksums,
-                    device=device,
-                )
-            told.advance()
-            if not _ratio(error, norm) <= _LARGEST_ERROR:
-                raise _too_far(checkpoint.folder, module, _ratio(error, norm))
-            return error, norm
-
-        found = in_parallel(check, quantized)
-    return dict(zip(quantized, found, strict=True))
-
-
 def _tensor(checkpoint: Checkpoint, name: str) -> torch.Tensor:
     with safe_open(checkpoint.folder / checkpoint.shard_of[name], framework="pt") as file:
         return file.get_tensor(name)
-
-
-def _too_far(folder: Path, module: str, error: float) -> ScionError:
-    return ScionError(
-        "a quantized weight has little to do with its source",
-        where=f"{folder}: {module}",
-        expected=f"a relative error of at most {_LARGEST_ERROR}",
-        found=f"{error:.3f}",
-        hint="remove the quantize_nvfp4 artifact and run the workflow again",
-    )
-
-
-def _overall(errors: dict[str, tuple[float, float]]) -> float:
-    squared = sum(error for error, _ in errors.values())
-    return _ratio(squared, sum(weight for _, weight in errors.values()))
-
-
-def _ratio(error: float, weight: float) -> float:
-    """Root of a ratio of sums, without the last digits: they depend on the number of threads."""
-    return float(f"{math.sqrt(error / weight):.6g}")
 
 
 def _wrong(

@@ -5,7 +5,7 @@ A stage turns artifacts into an artifact. Rule, module, log and benchmark have t
     fetch_source, lint_source, fix_keys, extract_text, quantize_nvfp4      the source, to NVFP4
     respell                                                                in another spelling
     fetch_donor, graft_mtp, verify_release                                 the whole, and its proof
-    sample_replies, heal_mtp                                               a head that fits it
+    sample_replies, heal_mtp, quantize_mtp                                 a head that fits it
     measure_serving, run_agent_tasks, evaluate_quality, evaluate_ifeval,
     evaluate_bfcl, fetch_base                                              what it can do
     render_card, seal_release                                              what is published

@@ -17,15 +17,17 @@ from scion.checkpoint.replaced_tensors import copy_with
 from scion.checkpoint.shards import CONFIG
 from scion.common.errors import ScionError
 from scion.common.section import Section
+from scion.formats.stored_modules import HeadScheme
 from scion.healing.config import Training
 from scion.healing.texts import ORIGINS, TEXTS, read_texts
 from scion.stages.common_options import add_settings, read_settings, run_stage, stage_parser
 
 
 class HealingSettings(Section):
-    """The section of the configuration that this stage reads."""
+    """What this stage reads of the configuration, `scheme` being `mtp.quantize`."""
 
     training: Training
+    scheme: HeadScheme
 
 
 def heal_mtp(
@@ -33,6 +35,7 @@ def heal_mtp(
     release: Artifact,
     replies: Artifact,
     training: Training,
+    scheme: HeadScheme = "none",
     output: Output,
     environment: str,
 ) -> Artifact:
@@ -42,6 +45,7 @@ def heal_mtp(
         release: The release as graft_mtp has put it together, with an MTP head.
         replies: What the head learns from.
         training: How.
+        scheme: What quantize_mtp will store the head's matrices in; they are trained through that.
         output: Where the artifact goes.
         environment: Identity of the locked environment.
 
@@ -58,7 +62,7 @@ def heal_mtp(
 
         texts = read_texts(replies.folder / TEXTS)
         learned = [text for text in texts if text.domain == "in"]
-        healed = heal(release.folder, texts, training, work=draft.work)
+        healed = heal(release.folder, texts, training, work=draft.work, scheme=scheme)
         new = {name: raw_bytes(tensor) for name, tensor in healed.tensors.items()}
         draft.link_all(release, but={release.tensors()[name]["file"] for name in new})
         copy_with(release.folder, draft.folder, new)
@@ -90,7 +94,7 @@ def heal_mtp(
         output,
         stage="heal_mtp",
         inputs={"release": release, "replies": replies},
-        settings={"training": training.model_dump(mode="json")},
+        settings={"training": training.model_dump(mode="json"), "scheme": scheme},
         environment=environment,
         build=build,
     )
@@ -114,12 +118,14 @@ def main() -> int:
     )
     add_settings(parser, HealingSettings)
     args = parser.parse_args()
+    settings = read_settings(args.settings, HealingSettings)
     return run_stage(
         args,
         lambda output: heal_mtp(
             release=output.store.open_pointer(args.release),
             replies=output.store.open_pointer(args.replies),
-            training=read_settings(args.settings, HealingSettings).training,
+            training=settings.training,
+            scheme=settings.scheme,
             output=output,
             environment=args.environment,
         ),

@@ -144,7 +144,11 @@ def card_values(
         "card": _without_tags(settings.card),
         "metadata": _metadata(settings.card, text_only=text_only),
         "block": BLOCK,
-        **part_values(release.folder, recipe=release.facts["recipe"]),
+        **part_values(
+            release.folder,
+            recipe=release.facts["recipe"],
+            head=release.facts.get("quantized_head"),
+        ),
         "weights_alone": release.facts["recipe"]["four_bits"] == W4A16,
         "spelling": evidence["respell"].facts["spelling"]
         if "respell" in evidence
@@ -221,7 +225,9 @@ def _curl_body(tasks: Path, card: Card) -> str:
 
 def main() -> int:
     """Parse arguments and run the stage."""
-    parser = stage_parser(__doc__, inputs={"release": "pointer of graft_mtp or heal_mtp"})
+    parser = stage_parser(
+        __doc__, inputs={"release": "pointer of graft_mtp, heal_mtp or quantize_mtp"}
+    )
     add_evidence(parser)
     add_file(parser, "template", "jinja template of the card")
     parser.add_argument("--made-by", metavar="JSON", help="the Scion that runs, to be named")

@@ -80,7 +80,10 @@ def main() -> int:
     """Parse arguments and run the stage."""
     parser = stage_parser(
         __doc__,
-        inputs={"release": "pointer of graft_mtp or heal_mtp", "card": "pointer of render_card"},
+        inputs={
+            "release": "pointer of graft_mtp, heal_mtp or quantize_mtp",
+            "card": "pointer of render_card",
+        },
     )
     add_evidence(parser)
     args = parser.parse_args()

@@ -13,6 +13,8 @@ What is checked:
 - unchanged tensors equal the source's, those of its own MTP head and vision tower among them if
   these were kept, and a grafted head's the donor's, bit for bit; the head's alone may be trained
   instead, which the table of heal_mtp says of each, with what training began with;
+- the matrices of a quantized head are within one rounding of those that heal_mtp has left, with
+  maximum scales, and their inputs have the scales of what training has seen;
 - quantized weights decode to within one rounding of the source's, or, where a recipe chooses scales
   or moves weights, to what it may make of them (`scion.quantization.verify_nvfp4`); no row has
   vanished; scales of FP8 are those of the largest number of their group; and every number of what
@@ -42,6 +44,7 @@ def verify_release(
     release: Artifact,
     fixed: Artifact,
     donor: Artifact | None,
+    healed: Artifact | None = None,
     output: Output,
     settings: Lint,
     environment: str,
@@ -52,6 +55,7 @@ def verify_release(
         release: The NVFP4 checkpoint, with its MTP head if it has one.
         fixed: The bf16 source with sound keys.
         donor: The MTP tensors; None where the head is the source's own, or there is none.
+        healed: The release as heal_mtp has left it, where its head was quantized after that.
         output: Folder of the artifact to make; it holds the report, not the weights.
         settings: Engines to judge the release for, and rules to leave out.
         environment: Identity of the locked environment.
@@ -64,15 +68,18 @@ def verify_release(
         # Here, because torch takes seconds to import, and the store may have the artifact.
         from scion.quantization.verify_checkpoint import verify_checkpoint
 
-        report = verify_checkpoint(release, fixed, donor, settings)
+        report = verify_checkpoint(release, fixed, donor, settings, healed=healed)
         write_json(draft.folder / REPORT, report)
         by_module = "relative_weight_error_by_module"
         draft.facts |= {key: value for key, value in report.items() if key != by_module}
 
+    inputs = {"release": release, "fixed": fixed}
+    inputs |= {"donor": donor} if donor else {}
+    inputs |= {"healed": healed} if healed else {}
     return remake(
         output,
         stage="verify_release",
-        inputs={"release": release, "fixed": fixed, **({"donor": donor} if donor else {})},
+        inputs=inputs,
         settings={"lint": settings.model_dump(mode="json")},
         environment=environment,
         build=build,
@@ -84,11 +91,12 @@ def main() -> int:
     parser = stage_parser(
         __doc__,
         inputs={
-            "release": "pointer of graft_mtp or heal_mtp",
+            "release": "pointer of graft_mtp, heal_mtp or quantize_mtp",
             "fixed": "pointer of fix_keys",
         },
     )
     add_optional(parser, "donor", "POINTER", "pointer of fetch_donor")
+    add_optional(parser, "healed", "POINTER", "pointer of heal_mtp, for a release of quantize_mtp")
     add_settings(parser, LintSettings)
     args = parser.parse_args()
     return run_stage(
@@ -97,6 +105,7 @@ def main() -> int:
             release=output.store.open_pointer(args.release),
             fixed=output.store.open_pointer(args.fixed),
             donor=output.store.open_pointer(args.donor) if args.donor else None,
+            healed=output.store.open_pointer(args.healed) if args.healed else None,
             output=output,
             settings=read_settings(args.settings, LintSettings).lint,
             environment=args.environment,

@@ -24,11 +24,12 @@ from scion.evaluation.offline.experts import NvFp4Experts
 from scion.evaluation.offline.linear import Fp8Linear, NvFp4Linear
 from scion.formats.fp8 import dequantize
 from scion.formats.modelopt import FP8, HF_QUANT_CONFIG, MIXED, NVFP4, W4A16
-from scion.formats.spellings import DEFAULT_SPELLING, Spelling, declared_spelling
+from scion.formats.spellings import DEFAULT_SPELLING, SPELLINGS, Spelling, declared_spelling
 from scion.quantization.respelling import stored_algorithms
 
 Activations = Literal["nvfp4", "bf16"]
 _BF16 = torch.bfloat16
+_WEIGHTS = {row["weight"].name for each in SPELLINGS.values() for row in each.tensors.values()}
 
 
 class Weights:
@@ -216,11 +217,17 @@ def _inventory(checkpoint: Checkpoint) -> Inventory:
             found=declared,
             hint="measure it on a vLLM server, which counts drafts and accepted tokens itself",
         )
-    represented = expected.represented(checkpoint.shard_of)
+    represented = expected.represented(map(_weight_of, checkpoint.shard_of))
     missing = [name for name in expected.mtp if name not in represented]
     if missing:
         raise _missing(checkpoint, missing)
     return expected
+
+
+def _weight_of(name: str) -> str:
+    """The name that a stored weight has where it is not packed, in any spelling."""
+    module, _, last = name.rpartition(".")
+    return f"{module}.weight" if last in _WEIGHTS else name
 
 
 @dataclass(frozen=True)

@@ -7,19 +7,25 @@ from typing import Any
 from scion.architectures.inventory import Inventory, inventory
 from scion.checkpoint.shards import CONFIG, read_object
 from scion.common.text import share, size
+from scion.formats.modelopt import FP8, NVFP4, W4A16
 from scion.report.config import Card
 
 # What a release quantizes, by the parent of the modules.
 _PARTS = {"self_attn": "attention", "linear_attn": "gated delta net", "mlp": "MLP"}
 _DELTA_NET = "linear_attn"
+# What a head's matrices are in, by the algorithm that is declared.
+_KINDS = {FP8: "FP8", NVFP4: "NVFP4", W4A16: "NVFP4"}
 
 
-def part_values(release: Path, *, recipe: Mapping[str, Any]) -> dict[str, Any]:
+def part_values(
+    release: Path, *, recipe: Mapping[str, Any], head: Mapping[str, Any] | None
+) -> dict[str, Any]:
     """What the template says of a release's parts.
 
     Args:
         release: The checkpoint's folder.
         recipe: The fact of quantize_nvfp4.
+        head: That of quantize_mtp; None where the head is bf16.
     """
     expected = inventory(read_object(release / CONFIG), where=release / CONFIG)
     held = [parent for parent in _PARTS if any(f".{parent}." in name for name in expected.linear)]
@@ -29,13 +35,15 @@ def part_values(release: Path, *, recipe: Mapping[str, Any]) -> dict[str, Any]:
             _PARTS[parent] for parent in held if parent not in recipe["kept"]
         ),
         "fp8": " and ".join(_PARTS[parent] for parent in held if parent in recipe["fp8"]),
-        "kept_parts": ", ".join(_kept(expected, recipe)),
+        "kept_parts": ", ".join(_kept(expected, recipe, head)),
         "delta_net": _DELTA_NET in held,
         "nested": expected.family.nested,
     }
 
 
-def _kept(expected: Inventory, recipe: Mapping[str, Any]) -> list[str]:
+def _kept(
+    expected: Inventory, recipe: Mapping[str, Any], head: Mapping[str, Any] | None
+) -> list[str]:
     """What stays in bf16, with the reasons."""
     tables = "`lm_head` and the embeddings" + (", which are one table" if expected.tied else "")
     kept = [f"the projections of `{parent}`" for parent in recipe["kept"]]
@@ -47,8 +55,10 @@ def _kept(expected: Inventory, recipe: Mapping[str, Any]) -> list[str]:
         kept.append(f"{', '.join(small)} (small, and their errors pile up{state})")
     biases = any(name.endswith(".bias") for name in expected.language)
     kept.append("all norms and biases" if biases else "all norms")
-    if expected.mtp:
-        kept.append("the MTP head (engines load it unquantized)")
+    if expected.mtp and head:
+        kept.append("`fc` of the MTP head (SGLang loads it in bf16 alone)")
+    elif expected.mtp:
+        kept.append("the MTP head")
     return kept
 
 
@@ -69,9 +79,12 @@ def head_values(
     state = "then trained" if trained else "bit for bit"
     healed = ", healed on this body" if trained else ""
     told = f". {_healing(healing)}" if healing is not None else ""
+    head = graft.get("quantized_head")
+    told += f". {_quantized(head)}" if head else ""
+    stored = _KINDS[head["algorithm"]] if head else "bf16"
     if graft["mtp_origin"] == "source":
         return {
-            "brief": f"with its own bf16 multi-token-prediction (MTP) head{healed}",
+            "brief": f"with its own {stored} multi-token-prediction (MTP) head{healed}",
             "made": f"the parent's own, the {count}, {state}{told}",
         }
     if graft["mtp_origin"] == "none":
@@ -85,7 +98,7 @@ def head_values(
     page = f"[{card.base}](https://huggingface.co/{card.base})"
     parents = "missing" if fix["mtp_missing"] else "replaced"
     return {
-        "brief": f"with the bf16 multi-token-prediction (MTP) head of {page}{healed}",
+        "brief": f"with the {stored} multi-token-prediction (MTP) head of {page}{healed}",
         "made": f"`{graft['donor']}`, the {count}, {state}; the parent's was {parents}. "
         f"{_kinship(graft['kinship'])}{told}",
     }
@@ -119,6 +132,15 @@ def _elsewhere(off: Mapping[str, Any] | None) -> str:
         return ""
     before, after = (off[when]["tokens"] for when in ("before", "after"))
     return f"; on {off['texts']} texts of other domains {before:.2f} to {after:.2f}"
+
+
+def _quantized(head: Mapping[str, Any]) -> str:
+    """What storing the head's matrices in fewer bits has made of it."""
+    kind = _KINDS[head["algorithm"]]
+    return (
+        f"The {len(head['modules'])} matrices of its decoder layer are then stored in {kind} with "
+        f"maximum scales, which leaves {size(head['bytes'])} of it"
+    )
 
 
 def _kinship(kinship: Mapping[str, Any]) -> str:

@@ -59,6 +59,14 @@ def _healed(facts: _Facts) -> str:
     return said if healing["healed"] else f"the head stays as it was: {said}"
 
 
+def _head_quantized(facts: _Facts) -> str:
+    head = facts["quantized_head"]
+    return (
+        f"{len(head['modules'])} modules of the MTP head in {head['algorithm']}: "
+        f"{size(facts['mtp_bytes'])} became {size(head['bytes'])}"
+    )
+
+
 def _verified(facts: _Facts) -> str:
     return (
         f"{facts['tensors']} tensors, {facts['unchanged_tensors']} of them bit for bit; relative "
@@ -84,6 +92,7 @@ _OF_FACTS: dict[str, Callable[[_Facts], str]] = {
         + (f"; {facts['off_domain']} of other domains" if facts["off_domain"] else "")
     ),
     "heal_mtp": _healed,
+    "quantize_mtp": _head_quantized,
     "verify_release": _verified,
 }
 
