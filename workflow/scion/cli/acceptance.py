@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scion.architectures.families import released_classes
+from scion.cli.model_options import CHAT_LINE, MODELS, add_model_options, count
 
 if TYPE_CHECKING:
     from scion.evaluation.intervals import Estimate
@@ -15,15 +15,12 @@ if TYPE_CHECKING:
 _DESCRIPTION = f"""\
 Measure how many drafts of a release's MTP head the release accepts, without a server: what vLLM
 counts with --speculative-config '{{"method": "mtp", "num_speculative_tokens": N}}' and greedy
-decoding. For {released_classes()}, in bf16, or in NVFP4 by ModelOpt,
-alone or beside FP8.
+decoding. For {MODELS},
+in bf16, or in NVFP4 by ModelOpt, alone or beside FP8.
 On a GPU NVFP4 weights stay packed: a 27B release takes about 21 GB."""
 
-_EPILOG = """\
-a line of the prompts, such as:
-  {"messages": [{"role": "user", "content": "What is larger, 27 or 68?"}]}
-and it may hold `name`, `tools` (as the chat API takes them) and `enable_thinking` (true or false).
-
+_EPILOG = f"""\
+{CHAT_LINE}
 examples:
   scion acceptance models/agent-nvfp4 --prompts prompts.jsonl
   scion acceptance models/agent-nvfp4 --prompts prompts.jsonl --draft-tokens 1 --limit 20
@@ -50,27 +47,9 @@ def add_acceptance(
         "--prompts", type=Path, required=True, metavar="FILE", help="JSON lines of chats, see below"
     )
     parser.add_argument(
-        "--draft-tokens", type=_count, default=3, metavar="N", help="drafts a round (default: 3)"
+        "--draft-tokens", type=count, default=3, metavar="N", help="drafts a round (default: 3)"
     )
-    parser.add_argument(
-        "--reply-tokens", type=_count, default=200, metavar="N", help="longest reply (default: 200)"
-    )
-    parser.add_argument(
-        "--limit", type=_count, metavar="N", help="the first N prompts only (default: all)"
-    )
-    parser.add_argument(
-        "--device",
-        choices=("auto", "cpu", "cuda"),
-        default="auto",
-        help="default: auto, a GPU if there is one",
-    )
-    parser.add_argument(
-        "--activations",
-        choices=("nvfp4", "bf16"),
-        default="nvfp4",
-        help="what NVFP4 layers multiply with: rounded to NVFP4, as the checkpoint declares and "
-        "GPUs with FP4 units do, or bf16, as others do (default: nvfp4)",
-    )
+    add_model_options(parser)
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the counts as JSON")
     parser.set_defaults(run=run)
 
@@ -124,9 +103,3 @@ def _interval(estimate: "Estimate", factor: float, form: str) -> str:
     if estimate.low is None or estimate.high is None:
         return "unknown: one prompt"
     return f"{factor * estimate.low:{form}} to {factor * estimate.high:{form}}"
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
-    return int(text)

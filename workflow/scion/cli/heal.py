@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scion.architectures.families import released_classes
+from scion.cli.model_options import CHAT_LINE, MODELS, add_model_options
 from scion.cli.new_folder import placed_whole, require_free, take_along
 
 if TYPE_CHECKING:
@@ -22,17 +22,15 @@ if TYPE_CHECKING:
 _DESCRIPTION = f"""\
 Train the MTP head of somebody's release on the body that it serves, so that more of its drafts are
 accepted. No source is needed: the body is in the release, and stays as it is. For
-{released_classes()}, in NVFP4 or in bf16.
+{MODELS},
+in NVFP4 or in bf16.
 
 Chats of the prompts that end with the assistant's turn are learned from as they stand; to others
 the release itself replies, greedily, with the whole model in memory. A share of them is held out:
 if drafts are right no more often on those than before, nothing is written."""
 
-_EPILOG = """\
-a line of the prompts, such as:
-  {"messages": [{"role": "user", "content": "What is larger, 27 or 68?"}]}
-and it may hold `name`, `tools` (as the chat API takes them) and `enable_thinking` (true or false).
-
+_EPILOG = f"""\
+{CHAT_LINE}
 examples:
   scion heal downloads/X --prompts prompts.jsonl                 in downloads/X-healed
   scion heal downloads/X --prompts prompts.jsonl --activations bf16    for GPUs without FP4 units
@@ -62,16 +60,12 @@ def add_heal(
     parser.add_argument(
         "--prompts", type=Path, required=True, metavar="FILE", help="JSON lines of chats, see below"
     )
-    parser.add_argument("--limit", type=int, metavar="N", help="the first N chats only")
     parser.add_argument(
         "--output",
         type=Path,
         metavar="FOLDER",
         help="where it goes, which must not exist; by default beside FOLDER, with -healed behind "
         "its name",
-    )
-    parser.add_argument(
-        "--reply-tokens", type=int, default=200, metavar="N", help="longest reply (default: 200)"
     )
     parser.add_argument(
         "--set",
@@ -81,18 +75,7 @@ def add_heal(
         help="a key of healing.training of the configuration, such as steps=200, "
         "learning_rate=1e-4 or draft_tokens=1; may be given several times",
     )
-    parser.add_argument(
-        "--device",
-        choices=("auto", "cpu", "cuda"),
-        default="auto",
-        help="default: auto, a GPU if there is one",
-    )
-    parser.add_argument(
-        "--activations",
-        choices=("nvfp4", "bf16"),
-        default="nvfp4",
-        help="what NVFP4 layers multiply with: as for scion acceptance (default: nvfp4)",
-    )
+    add_model_options(parser)
     parser.set_defaults(run=run)
 
 

@@ -10,7 +10,7 @@ from scion.engines.server import Server
 from scion.evaluation.chats import Chat, read_chats, token_ids
 from scion.evaluation.decoding import Prompt
 
-SETS = ("chat", "code", "tools", "long_form")
+SETS = ("chat", "code", "tools", "long_form", "off_domain")
 
 
 def read_prompt_sets(path: Path) -> list[Chat]:
