@@ -11,10 +11,14 @@ from scion.artifacts.making import Output, remake
 from scion.evaluation.chats import read_chats
 from scion.evaluation.offline.prompts import load_tokenizer
 from scion.evaluation.offline.weights import Weights
+from scion.healing import body, heal
 from scion.healing.config import Training
 from scion.healing.head import UnrolledHead
 from scion.healing.replies import given_texts
 from scion.healing.texts import TEXTS, LearnedText, write_texts
+
+# Two tests run at a time, and threads that wait for each other's turn on a core take minutes.
+body.THREADS = heal.THREADS = 1
 
 QUICK = Training(steps=6, batch_tokens=1500, held_out_share=0.25, device="cpu")
 

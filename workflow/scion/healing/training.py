@@ -297,7 +297,7 @@ def held_out_places(texts: Sequence[LearnedText], share: float, seed: int) -> se
     ordered = sorted(prompts, key=lambda ids: hashlib.sha256(f"{seed}:{ids}".encode()).digest())
     held_out: set[int] = set()
     for prompt in ordered[: len(ordered) - 1]:
-        if held_out and len(held_out) + 0.5 > count:
+        if held_out and len(held_out) + 0.5 >= count:
             break
         held_out.update(prompts[prompt])
     return held_out
