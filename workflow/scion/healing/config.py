@@ -78,10 +78,11 @@ class Training(Section):
         "says, or bf16 as on GPUs without FP4 units",
     )
     patience: int = Field(
-        default=3,
+        default=8,
         gt=0,
         description="training ends when so many looks at the texts held out, of eight, have found "
-        "no head that is better than the best before",
+        "no head that is better than the best before; fewer than eight may end it before the "
+        "learning rate has fallen",
     )
     optimizer_memory: Literal["device", "cpu"] = Field(
         default="device",
