@@ -68,7 +68,8 @@ HEAL_MTP = plan(
     lambda config: (
         dict(
             reads={"release": GRAFTED, "replies": "sample_replies"},
-            settings=settings(training=config.healing.training, scheme=config.mtp.quantize),
+            settings=settings(training=config.healing.training),
+            scheme=config.mtp.quantize,
             environment=ROOT_ENVIRONMENT,
             threads=healing_threads,
         )
@@ -98,6 +99,7 @@ rule heal_mtp:
             --release {input.release:q} \
             --replies {input.replies:q} \
             --settings {params.settings:q} \
+            --scheme {params.scheme:q} \
             --output {output:q} \
             --store {params.store:q} \
             --plan {params.plan:q} \

@@ -298,10 +298,9 @@ def test_the_card_recommends_the_fastest_beside_the_predicted_drafts(text: str) 
     )
     assert best["measured"] is None
     assert (
-        "\nRecommended: MTP n=3, the fastest of n=0, 1 and 3 that were measured: "
-        f"{number(longest['tokens_per_second'])} tokens a second over 200 tokens, single. Of up to "
-        f"8 drafts, acceptance and step times at n=0, 1 and 3 predict n={prediction['best']} to be "
-        f"fastest: {best['tokens_per_second']:.1f} tokens a second, not measured.\n"
+        "\nRecommended: MTP n=3, the fastest of n=0, 1 and 3 with "
+        f"{number(longest['tokens_per_second'])} tokens a second. Predicted fastest of up to 8: "
+        f"n={prediction['best']} with {best['tokens_per_second']:.1f}, not measured.\n"
     ) in text
 
 
@@ -309,13 +308,13 @@ def test_a_recommendation_needs_two_numbers_and_knows_old_records() -> None:
     assert recommendation(measured.serving(drafted=(3,))) == ""
     old = measured.serving()
     del old["prediction"]
-    assert recommendation(old).endswith("over 200 tokens, single.")
+    assert recommendation(old).endswith(" tokens a second.")
     both = measured.serving(drafted=(0, 1, 3, 8))
     both["prediction"]["best"] = 8
     speed = both["prediction"]["speeds"][8]["measured"]
     assert recommendation(both).startswith("Recommended: MTP n=8, the fastest of n=0, 1, 3 and 8")
-    assert ", single; its interval overlaps with that of n=3. Of up to 8" in recommendation(both)
-    assert recommendation(both).endswith(f" tokens a second, measured {number(speed)}.")
+    assert " a second; its interval overlaps with that of n=3. Predicted" in recommendation(both)
+    assert recommendation(both).endswith(f", measured {number(speed)}.")
 
 
 @pytest.mark.parametrize("environment", ["serve-cpu", "serve-cuda"])

@@ -8,6 +8,7 @@ domains, the head stays as it was, and the manifest says so.
 """
 
 import sys
+from typing import get_args
 
 from scion.architectures.families import in_head
 from scion.artifacts.artifact import Artifact, Draft
@@ -24,10 +25,9 @@ from scion.stages.common_options import add_settings, read_settings, run_stage, 
 
 
 class HealingSettings(Section):
-    """What this stage reads of the configuration, `scheme` being `mtp.quantize`."""
+    """The section of the configuration that this stage reads."""
 
     training: Training
-    scheme: HeadScheme
 
 
 def heal_mtp(
@@ -117,15 +117,16 @@ def main() -> int:
         inputs={"release": "pointer of graft_mtp", "replies": "pointer of sample_replies"},
     )
     add_settings(parser, HealingSettings)
+    schemes = get_args(HeadScheme)
+    parser.add_argument("--scheme", required=True, choices=schemes, help="what the head will get")
     args = parser.parse_args()
-    settings = read_settings(args.settings, HealingSettings)
     return run_stage(
         args,
         lambda output: heal_mtp(
             release=output.store.open_pointer(args.release),
             replies=output.store.open_pointer(args.replies),
-            training=settings.training,
-            scheme=settings.scheme,
+            training=read_settings(args.settings, HealingSettings).training,
+            scheme=args.scheme,
             output=output,
             environment=args.environment,
         ),

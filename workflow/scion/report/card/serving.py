@@ -75,8 +75,7 @@ def recommendation(serving: Record) -> str:
     close = _overlapping(serving, drafted)
     measured = (
         f"Recommended: {drafts(drafted)}, the fastest of n={_listed(_measured_drafts(serving))} "
-        f"that were measured: {number(decode['tokens_per_second'])} tokens a second over "
-        f"{decode['tokens']} tokens, {parallel(decode['parallel'])}"
+        f"with {number(decode['tokens_per_second'])} tokens a second"
         f"{f'; its interval overlaps with that of n={_listed(close)}' if close else ''}."
     )
     return f"{measured} {_predicted(serving)}".strip()
@@ -104,12 +103,10 @@ def _predicted(serving: Record) -> str:
         return ""
     rows = {row["speculative_tokens"]: row for row in prediction["speeds"]}
     best = rows[prediction["best"]]
-    known = _listed([step["speculative_tokens"] for step in prediction["measured_steps"]])
     came = "not measured" if best["measured"] is None else f"measured {number(best['measured'])}"
     return (
-        f"Of up to {max(rows)} drafts, acceptance and step times at n={known} predict "
-        f"n={prediction['best']} to be fastest: {best['tokens_per_second']:.1f} tokens a second, "
-        f"{came}."
+        f"Predicted fastest of up to {max(rows)}: n={prediction['best']} with "
+        f"{best['tokens_per_second']:.1f}, {came}."
     )
 
 
