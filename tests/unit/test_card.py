@@ -298,7 +298,7 @@ def test_the_card_recommends_the_fastest_beside_the_predicted_drafts(text: str) 
     )
     assert best["measured"] is None
     assert (
-        "\nRecommended: MTP n=3, the fastest of n=0, 1 and 3 with "
+        " Recommended: MTP n=3, the fastest of n=0, 1 and 3 with "
         f"{number(longest['tokens_per_second'])} tokens a second. Predicted fastest of up to 8: "
         f"n={prediction['best']} with {best['tokens_per_second']:.1f}, not measured.\n"
     ) in text
