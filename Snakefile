@@ -16,6 +16,11 @@ include: "rules/terminal.smk"
 configfile: "config/default.yaml"
 
 
+if not workflow.overwrite_configfiles:
+
+    configfile: "config/releases/pico-agent-nvfp4-text-mtp.yaml"
+
+
 include: "rules/common.smk"
 include: "rules/hooks.smk"
 include: "rules/fetch.smk"

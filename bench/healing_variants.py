@@ -123,6 +123,7 @@ def main() -> int:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--short", type=int, default=50, help="steps (50)")
     parser.add_argument("--long", type=int, default=400, help="steps (400)")
+    parser.add_argument("--batch-tokens", type=int, default=8192, help="of a step (8192)")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--heads", default="", help="schemes to train through, such as fp8,nvfp4")
     parser.add_argument("--out", type=Path, help="where the heads of the long runs go")
@@ -147,6 +148,7 @@ def main() -> int:
                     device=args.device,
                     loss=variant["loss"],
                     steps=variant["steps"],
+                    batch_tokens=args.batch_tokens,
                     learning_rate=args.learning_rate,
                     patience=1 << 20,
                 )

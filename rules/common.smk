@@ -33,8 +33,8 @@ from scion.checkpoint.local_files import local_files, usable_files
 from snakemake.io import contains_wildcard
 
 PROJECT = Path(workflow.basedir)
-# Those of the command line first, then the default.
-CONFIG_FILES = [os.path.relpath(path) for path in workflow.configfiles]
+# The release's own first, then the default.
+CONFIG_FILES = sorted(map(os.path.relpath, workflow.configfiles), key="config/default.yaml".__eq__)
 
 # The jobs' `python` is the one that runs Snakemake, activated environment or not. Setting a prefix
 # takes Snakemake's own strict mode away, and with it the exit code of a stage that is piped to tee.

@@ -46,6 +46,14 @@ def told(folder: Path) -> list[str]:
         return [f"{Path(error.where).relative_to(folder)}: {error.problem}: {error.found}"]
 
 
+def told_of_altered(release: Path, folder: Path, change: Change) -> list[str]:
+    """What the check says of a copy of a release, altered, all digests written anew."""
+    shutil.copytree(release, folder)
+    change(folder)
+    rehash(folder)
+    return told(folder)
+
+
 def named(lines: list[str]) -> set[str]:
     """The files that lines begin with."""
     return {line.split(": ")[0] for line in lines}

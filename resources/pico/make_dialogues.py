@@ -1,8 +1,9 @@
 """Writes the data files beside the pico pair, or shows what its training data look like.
 
 - `calibration.jsonl`: agent dialogues from the training side, for the quantizer's scales.
-- `healing.jsonl`: prompts from the training side, for the replies that the MTP head learns from:
-  agent dialogues that wait for the assistant's next turn, every fourth of the broad mix.
+- `healing.jsonl`: prompts from the training side, for the replies that the MTP head learns from, in
+  equal parts: agent dialogues that wait for the assistant's next turn, small questions, stories,
+  instructions.
 - `off_domain.jsonl`: prompts of the broad mix, of the held-out side, that show whether a head that
   was trained gets worse elsewhere.
 - `prompts_off_domain.jsonl`: the prompts of `prompts.jsonl`, and a set of that kind beside them.
@@ -39,7 +40,7 @@ CALIBRATION_ROWS = 96
 HELD_OUT_ROWS = 96
 HELD_OUT_TEXTS = 32
 HEALING_PROMPTS = 320
-OFF_DOMAIN_PROMPTS = 48
+OFF_DOMAIN_PROMPTS = 24
 OFF_DOMAIN_MEASURED = 8
 CALIBRATION_TEXTS = 20
 
@@ -58,9 +59,18 @@ def plain_texts(seed: int, count: int, *, held_out: bool) -> list[dict[str, Any]
 
 
 def healing_prompts(seed: int, count: int) -> list[dict[str, Any]]:
-    """Of the training side, every fourth of the broad mix."""
-    talks = (conversation(seed, "healing" if i % 4 else "healing-broad", i) for i in range(count))
-    return [_open_turn(seed, "healing", i, talk) for i, talk in enumerate(talks)]
+    """Of the training side, agent dialogues, small questions, stories and instructions in turn."""
+    drawn = (conversation(seed, "healing", i) for i in itertools.count())
+    chats = (conversation(seed, "healing-chat", i) for i in itertools.count())
+    small, stories, instructions = itertools.tee(chats, 3)
+    kinds = (
+        (talk for talk in drawn if talk.tools),
+        (talk for talk in small if talk.kind not in ("story", "explain")),
+        (talk for talk in stories if talk.kind == "story"),
+        (talk for talk in instructions if talk.kind == "explain"),
+    )
+    turns = itertools.cycle(kinds)
+    return [_open_turn(seed, "healing", i, next(next(turns))) for i in range(count)]
 
 
 def off_domain_prompts(
@@ -95,25 +105,6 @@ def _open_turn(seed: int, kind: str, number: int, talk: Conversation) -> dict[st
         "tools": row["tools"],
         "enable_thinking": talk.thinking,
     }
-
-
-def _draw(seed: int, kind: str, index: int) -> Conversation:
-    """A conversation of the kind: tools and small questions as they come, long ones on request."""
-    if kind != "long":
-        with_tools = kind == "tool"
-        found = (
-            talk
-            for i in range(1000 * index, 1000 * (index + 1))
-            if bool((talk := conversation(seed, "evaluation", i)).tools) == with_tools
-            and talk.kind not in ("unfit", "incomplete", "story")
-        )
-        return next(found)
-    writer = Writer(random.Random(f"{seed}:long:{index}"), skew=0.45, held_out=True)
-    while True:
-        talk = Conversation("long", thinking=False)
-        (story if index % 4 else explain)(writer, talk)
-        if index % 4 == 0 or "long story" in talk.messages[0]["content"]:
-            return talk
 
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:

@@ -572,8 +572,10 @@ def test_the_delta_net_convolves_tokens_one_by_one_as_it_does_a_prompt():
     """For CPUs without AVX512-BF16; drafts and prompts go through the other function there."""
     code = """
 import torch
+from torch.nn.functional import conv1d
 from vllm.model_executor.layers.mamba.ops.cpu.causal_conv1d import causal_conv1d_fn_cpu
-from scion_vllm_plugin.delta_net import convolve_by_torch
+from scion_vllm_plugin.delta_net import convolve_by_torch, convolve_channels, use_torch_convolution
+use_torch_convolution()
 torch.manual_seed(0)
 channels, tokens, slots = 320, 9, torch.tensor([5, 1, 6], dtype=torch.int32)
 weight = torch.randn(channels, 4).bfloat16()
@@ -595,6 +597,12 @@ for bias in (None, torch.randn(channels).bfloat16()):
     ]
     assert torch.equal(torch.stack(steps, -1).transpose(0, 1).reshape(channels, -1), expected)
     assert torch.equal(state, expected_state)
+    exact = conv1d(
+        x[None].double(), weight[:, None].double(), None if bias is None else bias.double(),
+        groups=channels,
+    )
+    found = convolve_channels(x[None], weight[:, None], bias, padding=0, groups=channels)
+    torch.testing.assert_close(found.double(), exact, rtol=2**-8, atol=1e-5)
 print("equal")
 """
     run = run_code(code)

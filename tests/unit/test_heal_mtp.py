@@ -1,7 +1,6 @@
 """heal_mtp: a release with another head, its proof, and `scion check` of altered ones."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from scion.stages.heal_mtp import heal_mtp
 from scion.stages.verify_release import verify_release
 from sealed import by_stage, sealed
 from shared import made_once
-from tampering import HEAD, SHARD, Change, both, in_json, in_manifest, rehash, told
+from tampering import HEAD, SHARD, Change, both, in_json, in_manifest, told, told_of_altered
 
 Made = dict[str, Artifact]
 NORM = "model.language_model.layers.0.input_layernorm.weight"
@@ -245,7 +244,5 @@ def test_altered_releases_are_found_although_all_digests_are_written_anew(
     release: Path, tmp_path: Path, name: str
 ) -> None:
     change, words = ALTERED[name]
-    folder = shutil.copytree(release, tmp_path / "release")
-    change(folder)
-    rehash(folder)
-    assert any(words in line for line in told(folder)), told(folder)
+    lines = told_of_altered(release, tmp_path / "release", change)
+    assert any(words in line for line in lines), lines

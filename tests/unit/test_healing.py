@@ -1,6 +1,6 @@
 """Training an MTP head on its frozen body: the parts, and the loop, on the embedded base model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,13 +17,14 @@ from healing import QUICK, short_texts, spoil
 from scion.checkpoint.shards import Checkpoint
 from scion.common.errors import NoRoomError, ScionError
 from scion.evaluation.intervals import Estimate, ratio_of_sums
+from scion.evaluation.offline.acceptance import count_rounds
 from scion.evaluation.offline.mtp import Drafter, load_head
 from scion.evaluation.offline.target import Target
 from scion.evaluation.offline.weights import Weights
 from scion.formats.stored_modules import HeadScheme
 from scion.healing import body
-from scion.healing.agreement import Agreement
-from scion.healing.batches import collate
+from scion.healing.agreement import Agreement, HeldOut, steps_along
+from scion.healing.batches import Batch, batches, collate
 from scion.healing.body import body_states
 from scion.healing.config import LossName
 from scion.healing.head import UnrolledHead
@@ -134,6 +135,49 @@ def test_what_is_computed_again_on_a_gpu_gives_the_same_gradients(
     for name, gradient in found[0].items():
         assert gradient.abs().max() > 0, name
         assert torch.equal(gradient, found[1][name]), name
+
+
+def test_steps_are_counted_as_a_server_steps_along_a_reply() -> None:
+    # Two replies of six and four tokens; a draft is made behind each but the last.
+    text = LearnedText("two", "given", tuple(range(20)), ((4, 10), (15, 19)))
+    chains = text.chains(3)
+    assert chains == [(3, 3), (4, 3), (5, 3), (6, 2), (7, 1), (14, 3), (15, 2), (16, 1)]
+    # Two drafts are right, then none at 6, one at 7 ends the reply; all three of the second are.
+    leading = [2, 0, 0, 0, 1, 3, 0, 0]
+    assert steps_along(chains, leading, 3) == ((4, 3, 2), (3, 2, 1))
+
+
+def test_agreement_on_a_greedy_reply_is_what_rounds_of_drafts_accept(
+    weights: Weights, target: Target, texts: list[LearnedText], tmp_path: Path
+) -> None:
+    head, loaded = UnrolledHead(weights), load_head(weights, target.config)
+    greedy: list[LearnedText] = []
+    rounds: list[tuple[int, tuple[int, ...]]] = []
+    for text in texts[:3]:
+        prompt = list(text.ids[: text.spans[0][0]])
+        # As many tokens as it takes, an end or none: what is beyond a reply's end is not compared.
+        reply = target.decode(prompt, ends=(), limit=40, past=0)
+        drafter = Drafter(loaded, target, prompt, reply.hidden)
+        ids = (*prompt, *reply.tokens)
+        greedy.append(LearnedText(text.name, "greedy", ids, ((len(prompt), len(ids)),)))
+        # Drafts that would lie beyond it are not asked for.
+        beyond = [*reply.tokens, -1, -1, -1]
+        rounds.append(count_rounds(beyond, reply.length, drafter.draft, 3))
+    states = body_states(weights, greedy, folder=tmp_path, batch_tokens=2048)
+
+    def drafted(group: Sequence[int]) -> tuple[Batch, Tensor, list[Tensor]]:
+        batch, own = collate(greedy, group, steps=3, device=CPU), states.read(group, CPU)
+        return batch, own, head(target.embed(batch.ids).float(), own.float(), batch.rows, steps=3)
+
+    groups = batches(greedy, range(3), 2048)
+    vocabulary = FrozenVocabulary(target.head, cast("Tensor", target.head.weight))
+    found = HeldOut(greedy, groups, drafted, vocabulary).agreement()
+    assert found is not None
+    # One computes in float32, the other in bf16: a draft may be another, and shift what follows.
+    assert sum(count for count, _ in rounds) > 30
+    for begun, agreed, (count, accepted) in zip(found.begun, found.agreed, rounds, strict=True):
+        assert abs(begun[0] - count) <= 2
+        assert abs(sum(agreed) - sum(accepted)) <= 4
 
 
 LOSSES: dict[LossName, Callable[[Tensor, Tensor], Tensor]] = {

@@ -40,7 +40,7 @@ MIXES: Final = {
     "agent": Mix(agent=0.9, thinking=0.5, skew=0.45),
     "calibration": Mix(agent=0.9, thinking=0.5, skew=0.45),
     "healing": Mix(agent=0.9, thinking=0.5, skew=0.45),
-    "healing-broad": Mix(agent=0.58, thinking=0.5, skew=1.0),
+    "healing-chat": Mix(agent=0.0, thinking=0.5, skew=0.45),
     "base-heldout": Mix(agent=0.58, thinking=0.5, skew=1.0, held_out=True),
     "heldout": Mix(agent=0.9, thinking=0.5, skew=0.45, held_out=True),
     "evaluation": Mix(agent=0.7, thinking=0.8, skew=0.45, held_out=True),

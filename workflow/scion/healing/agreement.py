@@ -1,7 +1,8 @@
 """How often a head's drafts are what the body says, on texts that it does not learn from.
 
-Along a text as it stands, a step of drafts begins at every place of a reply. That is no figure of
-serving: there a step begins where the one before ended, and the text is what the release says.
+Counted as a server steps along a reply: after its first token, each step beginning where the one
+before it ended. What is hard to draft for takes more steps, so it counts for more than its length.
+Of a reply that the body said greedily this is what a server counts, but for drafts beyond its end.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scion.evaluation.intervals import Estimate, bounded_ratio, ratio_of_sums
+from scion.evaluation.intervals import Estimate, bounded_ratio, difference_of_ratios
 from scion.healing.batches import Batch
 from scion.healing.losses import FrozenVocabulary
+from scion.healing.texts import LearnedText
 
 Counts = tuple[tuple[int, ...], ...]
 Drafts = Callable[[Sequence[int]], tuple[Batch, Tensor, list[Tensor]]]
@@ -43,11 +45,18 @@ class Agreement:
         return 1 + sum(estimate.value for estimate in self.estimates)
 
     def gain_over(self, other: "Agreement") -> Estimate:
-        """How many more drafts of a step are right than another head's, on the same texts."""
-        more = [
-            sum(mine) - sum(others) for mine, others in zip(self.agreed, other.agreed, strict=True)
-        ]
-        return ratio_of_sums(more, [begun[0] for begun in self.begun])
+        """How many more tokens a step are than with another head, over the same texts.
+
+        Drafts beyond a reply's end are none here, so it is a little less than that of `tokens`.
+        """
+        mine, others = (
+            [
+                (begun[0] + sum(agreed), begun[0])
+                for begun, agreed in zip(found.begun, found.agreed, strict=True)
+            ]
+            for found in (self, other)
+        )
+        return difference_of_ratios(mine, others)
 
     def record(self) -> dict[str, Any]:
         """As facts hold it."""
@@ -61,27 +70,32 @@ class HeldOut:
     """Texts that a head is looked at with.
 
     Args:
-        groups: Of texts that are drafted for at once.
+        texts: All texts.
+        groups: Of the places in `texts` that are drafted for at once.
         drafts: From such a group, its batch, the body's states, and the states drafted.
         vocabulary: The body's `lm_head`.
     """
 
     def __init__(
-        self, groups: Sequence[Sequence[int]], drafts: Drafts, vocabulary: FrozenVocabulary
+        self,
+        texts: Sequence[LearnedText],
+        groups: Sequence[Sequence[int]],
+        drafts: Drafts,
+        vocabulary: FrozenVocabulary,
     ) -> None:
-        self._groups, self._drafts, self._vocabulary = groups, drafts, vocabulary
+        self._texts, self._groups = texts, groups
+        self._drafts, self._vocabulary = drafts, vocabulary
         # What the body says does not change.
         self._said: dict[tuple[int, int], Tensor] = {}
 
     @torch.no_grad()
     def agreement(self) -> Agreement | None:
         """Count, the texts in the order of their places; None without any."""
-        begun: list[list[int]] = []
-        agreed: list[list[int]] = []
+        found: dict[int, tuple[tuple[int, ...], tuple[int, ...]]] = {}
         for number, group in enumerate(self._groups):
             batch, states, drafted = self._drafts(group)
             right = torch.ones_like(batch.steps, dtype=torch.bool)
-            counted: list[tuple[Tensor, Tensor]] = []
+            leading = torch.zeros_like(batch.steps)
             for step, draft in enumerate(drafted):
                 learned = batch.steps > step
                 key = (number, step)
@@ -90,16 +104,39 @@ class HeldOut:
                     self._said[key] = self._vocabulary.best(said)
                 drafts = self._vocabulary.best(draft[learned].to(torch.bfloat16))
                 right[learned] &= self._said[key] == drafts
-                counted.append((learned.sum(1), (right & learned).sum(1)))
-            for counts, places in zip((begun, agreed), zip(*counted, strict=True), strict=True):
-                counts += torch.stack(places, 1).tolist()
-        if not begun:
+                leading += right & learned
+            for place, lengths in zip(group, leading.tolist(), strict=True):
+                chains = self._texts[place].chains(len(drafted))
+                found[place] = steps_along(chains, lengths, len(drafted))
+        if not found:
             return None
-        places = [place for group in self._groups for place in group]
-        order = sorted(range(len(places)), key=places.__getitem__)
-        return Agreement(
-            tuple(tuple(begun[row]) for row in order), tuple(tuple(agreed[row]) for row in order)
-        )
+        counts = [found[place] for place in sorted(found)]
+        return Agreement(tuple(begun for begun, _ in counts), tuple(right for _, right in counts))
+
+
+def steps_along(
+    chains: Sequence[tuple[int, int]], leading: Sequence[int], drafts: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Step along the replies of a text, and count by place in the draft.
+
+    Args:
+        chains: Of the text, as `LearnedText.chains` gives them.
+        leading: For each, how many of its drafts are right before one is wrong.
+        drafts: Of a step.
+
+    Returns:
+        The steps that reach a place within their reply, and those whose drafts are right up to it.
+    """
+    begun, agreed, following = [0] * drafts, [0] * drafts, -1
+    for (position, inside), right in zip(chains, leading, strict=False):
+        # Another reply begins beyond where the last step of this one has led.
+        if position < following:
+            continue
+        for counted, reached in ((begun, inside), (agreed, right)):
+            for place in range(reached):
+                counted[place] += 1
+        following = position + right + 1
+    return tuple(begun), tuple(agreed)
 
 
 def said_states(states: Tensor, batch: Batch, step: int) -> Tensor:

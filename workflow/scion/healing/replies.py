@@ -17,7 +17,7 @@ from scion.evaluation.chats import Chat
 from scion.evaluation.decoding import Prompt, generate
 from scion.evaluation.offline.prompts import all_prompt_ids
 from scion.healing.config import ReplySampling
-from scion.healing.texts import LearnedText, Origin
+from scion.healing.texts import Domain, LearnedText, Origin
 
 
 def require_unmeasured(chats: Sequence[Chat], measured: Mapping[Path, Sequence[Chat]]) -> None:
@@ -106,7 +106,7 @@ def _end(turn: Sequence[int], last: int) -> int:
 def asked_texts(
     server: Server,
     tokenizer: Any,
-    chats: Sequence[Chat],
+    chats: Mapping[Domain, Sequence[Chat]],
     replies: ReplySampling,
     *,
     context: int,
@@ -116,33 +116,29 @@ def asked_texts(
     Args:
         server: The server.
         tokenizer: The release's.
-        chats: The prompts.
+        chats: The prompts, by what their replies are for; they are asked together.
         replies: How long replies are, and how many are sampled.
         context: Of the server (tokens); prompts that leave no room for a reply are left out.
 
     Raises:
         ScionError: No prompt has room; the template refuses one; a request fails.
     """
-    pairs = zip(chats, all_prompt_ids(tokenizer, chats), strict=True)
-    rendered = [Prompt(chat.name, chat.set or "", False, ids) for chat, ids in pairs]
-    room = [prompt for prompt in rendered if len(prompt.tokens) + replies.reply_tokens <= context]
-    if not room:
-        shortest = min(len(prompt.tokens) for prompt in rendered)
-        raise ScionError(
-            "no prompt leaves room for a reply",
-            where=f"healing.replies.prompts: {len(rendered)} prompts",
-            expected=f"prompt and reply of {context} tokens at most",
-            found=f"{shortest} tokens of the shortest prompt, {replies.reply_tokens} of a reply",
-            hint="name shorter prompts, lower healing.replies.reply_tokens, or raise the launch's "
-            "max_model_len",
-        )
+    asked: list[tuple[Domain, Prompt]] = []
+    for domain, those in chats.items():
+        tokens = all_prompt_ids(tokenizer, those)
+        most = context - replies.reply_tokens
+        if tokens and min(map(len, tokens)) > most:
+            raise _no_room(domain, tokens, replies, context)
+        for chat, ids in zip(those, tokens, strict=True):
+            if len(ids) <= most:
+                asked.append((domain, Prompt(chat.name, chat.set or "", False, ids)))
     with (
-        progress("replies", len(room)) as told,
+        progress("replies", len(asked)) as told,
         unawaited_pool(replies.parallel_requests) as pool,
     ):
         pending = [
-            pool.submit(_asked_text, server, prompt, number, replies)
-            for number, prompt in enumerate(room)
+            pool.submit(_asked_text, server, prompt, domain, number, replies)
+            for number, (domain, prompt) in enumerate(asked)
         ]
         for future in pending:
             text = future.result()
@@ -150,7 +146,24 @@ def asked_texts(
             yield text
 
 
-def _asked_text(server: Server, prompt: Prompt, number: int, replies: ReplySampling) -> LearnedText:
+def _no_room(
+    domain: Domain, prompts: Sequence[Sequence[int]], replies: ReplySampling, context: int
+) -> ScionError:
+    key = "prompts" if domain == "in" else "off_domain"
+    shortest = min(map(len, prompts))
+    return ScionError(
+        "no prompt leaves room for a reply",
+        where=f"healing.replies.{key}: {len(prompts)} prompts",
+        expected=f"prompt and reply of {context} tokens at most",
+        found=f"{shortest} tokens of the shortest prompt, {replies.reply_tokens} of a reply",
+        hint="name shorter prompts, lower healing.replies.reply_tokens, or raise the launch's "
+        "max_model_len",
+    )
+
+
+def _asked_text(
+    server: Server, prompt: Prompt, domain: Domain, number: int, replies: ReplySampling
+) -> LearnedText:
     share = replies.sampled_share
     # Evenly among the others, whatever the share is.
     sampled = int((number + 1) * share) > int(number * share)
@@ -162,4 +175,4 @@ def _asked_text(server: Server, prompt: Prompt, number: int, replies: ReplySampl
     answer = generate(server, prompt, replies.reply_tokens, sampling=how)
     begin = len(prompt.tokens)
     ids = (*prompt.tokens, *answer.tokens)
-    return LearnedText(prompt.name, origin, ids, ((begin, len(ids)),))
+    return LearnedText(prompt.name, origin, ids, ((begin, len(ids)),), domain)

@@ -84,7 +84,7 @@ class Healed:
             "texts": len(self.off_before.begun),
             "before": self.off_before.record(),
             "after": self.off_after.record(),
-            "more_drafts_right": self.off_after.gain_over(self.off_before).record(),
+            "more_tokens_a_step": self.off_after.gain_over(self.off_before).record(),
             "worse": self.worse_elsewhere,
         }
 
@@ -142,7 +142,7 @@ class HeadTraining:
         self._learned_texts = len(learned)
         self._held_out_texts = len(held_out)
         self._held_out, self._off = (
-            HeldOut(batches(texts, places, settings.batch_tokens), self._drafted, vocabulary)
+            HeldOut(texts, batches(texts, places, settings.batch_tokens), self._drafted, vocabulary)
             for places in (held_out, off)
         )
 

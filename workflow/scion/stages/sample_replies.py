@@ -9,7 +9,6 @@ prompts, then those of other domains, the given dialogues last.
 
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from scion.artifacts.artifact import Artifact, Draft
@@ -17,7 +16,7 @@ from scion.artifacts.making import Output, remake
 from scion.engines.config import Launch, Serving
 from scion.evaluation.chats import Chat, read_chats
 from scion.healing.config import ReplySampling
-from scion.healing.texts import TEXTS, LearnedText, write_texts
+from scion.healing.texts import TEXTS, Domain, write_texts
 from scion.stages.served import ServedSettings, ServedStage, recorded, run_served_stage
 
 STAGE = "sample_replies"
@@ -82,28 +81,23 @@ def sample_replies(
         if off_domain:
             require_unmeasured(learned, {off_domain: others})
         tokenizer = load_tokenizer(release.folder)
-        texts: list[LearnedText] = []
         # No other stage asks for such a server, and the next wants the GPU's memory.
         with served.server(release, alone, shared=False) as server:
             about = served.describe(server, alone)
-            texts += asked_texts(server, tokenizer, chats, replies, context=launch.max_model_len)
-            asked = len(texts)
-            if others:
-                held = asked_texts(server, tokenizer, others, replies, context=launch.max_model_len)
-                texts += (replace(text, domain="off") for text in held)
-        off = len(texts) - asked
-        texts += given_texts(tokenizer, given)
+            of: dict[Domain, Sequence[Chat]] = {"in": chats, "off": others}
+            texts = [*asked_texts(server, tokenizer, of, replies, context=launch.max_model_len)]
+        own = [text for text in texts if text.domain == "in"]
+        said_before = given_texts(tokenizer, given)
+        texts += said_before
         write_texts(draft.folder / TEXTS, texts)
         draft.facts |= {
             **about,
             "prompts": len(chats),
-            "replies": asked,
-            "reply_tokens": sum(end - begin for text in texts[:asked] for begin, end in text.spans),
+            "replies": len(own),
+            "reply_tokens": sum(end - begin for text in own for begin, end in text.spans),
             "dialogues": len(given),
-            "given_tokens": sum(
-                end - begin for text in texts[asked + off :] for begin, end in text.spans
-            ),
-            "off_domain": off,
+            "given_tokens": sum(end - begin for text in said_before for begin, end in text.spans),
+            "off_domain": len(texts) - len(own) - len(said_before),
         }
 
     given_files = {"dialogues": dialogues, "off_domain": off_domain}
