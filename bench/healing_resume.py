@@ -35,8 +35,8 @@ _KEPT = "training.pt"
 
 def train(args: argparse.Namespace) -> int:
     """Train in this process, and print the digest of the head's bytes, by name."""
-    setattr(loop, "_SAVE_SECONDS", 1.0)
-    setattr(loop, "_SAVE_SHARE", 0)
+    loop._SAVE_SECONDS = 1.0  # pyright: ignore[reportPrivateUsage]
+    loop._SAVE_SHARE = 0  # pyright: ignore[reportPrivateUsage]
     settings = Training(device=args.device, steps=args.steps, batch_tokens=8192)
     healed = heal(args.release, read_texts(args.replies), settings, work=args.work)
     digest = hashlib.sha256()
