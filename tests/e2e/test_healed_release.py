@@ -93,6 +93,13 @@ def test_other_training_asks_no_prompt_again(project: ProjectCopy) -> None:
     assert project.planned(*WANTED) == {"heal_mtp", "verify_release"}
 
 
+def test_the_default_release_is_healed_and_one_that_does_not_ask_is_not(
+    project: ProjectCopy,
+) -> None:
+    assert project.planned() >= {"sample_replies", "heal_mtp"}
+    assert not project.planned("--configfile", "config/default.yaml") & {"heal_mtp"}
+
+
 def test_a_prompt_that_is_measured_with_stops_the_run(project: ProjectCopy) -> None:
     measured = (project.folder / "resources/pico/prompts.jsonl").read_text().splitlines()[0]
     (project.folder / "own.jsonl").write_text(f"{json.dumps(json.loads(measured))}\n")

@@ -25,8 +25,6 @@ It also makes the gated delta net compute alike with and without speculation
 (`scion_vllm_plugin.delta_net`): speculative decoding promises the same greedy text, and that
 promise is measured.
 
-CPUs without instructions for bf16 multiply its matrices in float32 (`scion_vllm_plugin.products`).
-
 vLLM calls `register_nvfp4_on_cpu` through the entry point `vllm.general_plugins`, once in each of
 its processes, and `cpu_platform` through `vllm.platform_plugins`; the latter offers the platform of
 `scion_vllm_plugin.platform`, which starts faster. Off the CPU both do nothing.
@@ -52,7 +50,6 @@ def register_nvfp4_on_cpu() -> None:
         KeptWeightsNvFp4LinearKernel,
         WeightOnlyNvFp4LinearKernel,
     )
-    from scion_vllm_plugin.products import multiply_in_float32
 
     linear.register_linear_kernel(KeptWeightsNvFp4LinearKernel, PlatformEnum.CPU, "nvfp4")
     # What is registered comes after vLLM's own, of which the first that can is taken.
@@ -60,7 +57,6 @@ def register_nvfp4_on_cpu() -> None:
     linear.MarlinNvFp4LinearKernel = WeightOnlyNvFp4LinearKernel
     offer_experts()
     use_one_arithmetic()
-    multiply_in_float32()
 
 
 def cpu_platform() -> str | None:

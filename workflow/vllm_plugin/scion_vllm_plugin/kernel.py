@@ -21,8 +21,6 @@ from vllm.model_executor.layers.quantization.utils.nvfp4_emulation_utils import 
     get_reciprocal,
 )
 
-from scion_vllm_plugin.products import kept, product
-
 BLOCK = 16
 _LARGEST_SCALE = 448.0
 _FP4 = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
@@ -70,8 +68,8 @@ class KeptWeightsNvFp4LinearKernel(EmulationNvFp4LinearKernel):
     def _multiply(
         self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None
     ) -> torch.Tensor:
-        if self._weight is None:
-            weight = dequantize_to_dtype(
+        if self._weight is None or self._weight.dtype != x.dtype:
+            self._weight = dequantize_to_dtype(
                 layer.weight.data.view(torch.uint8),
                 layer.weight_scale.data,
                 layer.weight_global_scale,
@@ -79,8 +77,8 @@ class KeptWeightsNvFp4LinearKernel(EmulationNvFp4LinearKernel):
                 BLOCK,
                 swizzle=False,
             )
-            self._weight = kept(weight)
-        return product(x, self._weight, bias)
+        out = torch.matmul(x, self._weight.t())
+        return out if bias is None else out + bias
 
 
 class WeightOnlyNvFp4LinearKernel(KeptWeightsNvFp4LinearKernel):
