@@ -49,6 +49,7 @@ from scion.healing.body import body_states  # noqa: E402
 from scion.healing.config import Training  # noqa: E402
 from scion.healing.heal import heal  # noqa: E402
 from scion.healing.texts import LearnedText  # noqa: E402
+from scion.healing.training import KEPT  # noqa: E402
 from scion.quantization.layerwise.recording import Recording  # noqa: E402
 
 SMALL: dict[str, Any] = {
@@ -302,7 +303,7 @@ def measure(args: argparse.Namespace, folder: Path, states: Path) -> dict[str, A
     # One pass over what is learned, whatever comes of it.
     per_pass = math.ceil((1 - settings.held_out_share) * tokens / settings.batch_tokens)
     settings = settings.model_copy(update={"steps": args.steps or per_pass, "patience": 1 << 30})
-    (states / "training.pt").unlink(missing_ok=True)
+    (states / KEPT).unlink(missing_ok=True)
     peak_gigabytes(device, reset=True)
     seconds, healed = timed(device, lambda: heal(release, texts, settings, work=states))
     result["training"] = {

@@ -30,8 +30,6 @@ from scion.healing.config import Training
 from scion.healing.heal import heal, raw_bytes
 from scion.healing.texts import read_texts
 
-_KEPT = "training.pt"
-
 
 def train(args: argparse.Namespace) -> int:
     """Train in this process, and print the digest of the head's bytes, by name."""
@@ -56,7 +54,7 @@ def child(args: argparse.Namespace, work: Path) -> "subprocess.Popen[str]":
 
 def killed(args: argparse.Namespace, work: Path, turn: random.Random) -> int | None:
     """Kill a process while it trains: after which step the next goes on; None if it had ended."""
-    kept = work / _KEPT
+    kept = work / loop.KEPT
     before = kept.stat().st_mtime_ns if kept.exists() else 0
     process = child(args, work)
     while process.poll() is None and not (kept.exists() and kept.stat().st_mtime_ns > before):

@@ -35,7 +35,7 @@ from scion.healing.agreement import Agreement
 from scion.healing.config import Training
 from scion.healing.heal import heal
 from scion.healing.texts import LearnedText, read_texts
-from scion.healing.training import Healed, held_out_places
+from scion.healing.training import KEPT, Healed, held_out_places
 
 _SET_ASIDE = 0.2
 _LOSSES = ("cross_entropy", "total_variation", "acceptance")
@@ -97,7 +97,7 @@ def tried(
     start = time.perf_counter()
     healed = heal(release, texts, settings, work=work, scheme=scheme)
     seconds = time.perf_counter() - start
-    (work / "training.pt").unlink(missing_ok=True)
+    (work / KEPT).unlink(missing_ok=True)
     return healed, seconds
 
 

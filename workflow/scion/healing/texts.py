@@ -43,6 +43,11 @@ class LearnedText:
     spans: tuple[tuple[int, int], ...]
     domain: Domain = "in"
 
+    @property
+    def said_tokens(self) -> int:
+        """How many tokens the assistant said."""
+        return sum(end - begin for begin, end in self.spans)
+
     def chains(self, steps: int) -> list[tuple[int, int]]:
         """Where drafts begin: the position whose state is drafted from, and how many are learned.
 

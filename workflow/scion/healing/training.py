@@ -33,7 +33,8 @@ from scion.healing.losses import FrozenVocabulary
 from scion.healing.masters import MasterWeights, Rounding
 from scion.healing.texts import LearnedText
 
-_KEPT = "training.pt"
+KEPT = "training.pt"
+"""What a run that was killed goes on from, in the folder of its work."""
 # What is reached is kept when this time has passed since the last time, or so many times that which
 # keeping it took.
 _SAVE_SECONDS, _SAVE_SHARE = 60.0, 20
@@ -249,12 +250,12 @@ class HeadTraining:
             },
             "masters": self._masters.state(),
         }
-        with atomic_file(self._folder / _KEPT) as file:
+        with atomic_file(self._folder / KEPT) as file:
             torch.save(state, file)
 
     def _resumed(self) -> _Reached:
         """What an earlier run has come to, or the beginning."""
-        path = self._folder / _KEPT
+        path = self._folder / KEPT
         if not path.exists():
             before = self._held_out.agreement()
             assert before is not None

@@ -94,10 +94,10 @@ def sample_replies(
             **about,
             "prompts": len(chats),
             "replies": len(own),
-            "reply_tokens": sum(end - begin for text in own for begin, end in text.spans),
+            "reply_tokens": sum(text.said_tokens for text in own),
             "dialogues": len(given),
-            "given_tokens": sum(end - begin for text in said_before for begin, end in text.spans),
-            "off_domain": len(texts) - len(own) - len(said_before),
+            "given_tokens": sum(text.said_tokens for text in said_before),
+            "off_domain": sum(text.domain == "off" for text in texts),
         }
 
     given_files = {"dialogues": dialogues, "off_domain": off_domain}
