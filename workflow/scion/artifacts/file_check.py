@@ -21,11 +21,13 @@ class FileCheck:
         problems: A line for each thing that is not as the table says; it begins with the path.
         headers: The header of each safetensors file that could be read, by its name.
         tensors: SHA-256 by name of the tensors of each of them.
+        altered: The same of those that are sound files, and others than the table says.
     """
 
     problems: list[str] = field(default_factory=list[str])
     headers: dict[str, Header] = field(default_factory=dict[str, Header])
     tensors: dict[str, dict[str, str]] = field(default_factory=dict[str, dict[str, str]])
+    altered: dict[str, dict[str, str]] = field(default_factory=dict[str, dict[str, str]])
 
 
 def check_files(
@@ -57,6 +59,7 @@ def check_files(
         elif read.sha256 != entry["sha256"]:
             told = f"expected {entry['sha256']}, found {read.sha256}"
             check.problems.append(f"{printable(name)}: {told}")
+            check.altered[name] = read.tensors
         elif read.unsound is not None:
             check.problems.append(f"{printable(name)}: {printable(read.unsound)}")
         elif read.header is not None:

@@ -70,6 +70,8 @@ def tensor_problems(
     tables = {stage: reader.table(name) for stage, name in listed.items()}
     index = reader.index()
     yield from reader.problems
+    if table is not None:
+        yield from _altered(checked, table)
     rows = dict[str, Any]()
     for shard, digests in checked.tensors.items():
         for name, row in tensor_rows(checked.headers[shard], shard, digests).items():
@@ -155,6 +157,14 @@ def _is_row(row: object) -> bool:
         and isinstance(shape, list)
         and all(isinstance(length, int) for length in shape)
     )
+
+
+def _altered(checked: FileCheck, table: Rows) -> Iterator[str]:
+    """The tensors of altered shards that are other than the table says."""
+    for shard, digests in checked.altered.items():
+        for name, sha256 in digests.items():
+            if name not in table or table[name]["sha256"] != sha256:
+                yield f"{shard}: {printable(name)} is not the tensor of {TENSORS}"
 
 
 def _differences(table: Rows, rows: Rows) -> Iterator[str]:

@@ -10,9 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from scion.cli.acceptance import add_acceptance
+from scion.cli.audit import add_audit
 from scion.cli.check import add_check
 from scion.cli.compare import add_compare
+from scion.cli.diff import add_diff
 from scion.cli.estimate import add_estimate
+from scion.cli.explain import add_explain
 from scion.cli.heal import add_heal
 from scion.cli.launch_options import add_launch
 from scion.cli.respell import add_respell
@@ -58,7 +61,10 @@ def command_parser() -> argparse.ArgumentParser:
     add_acceptance(commands.add_parser, _acceptance)
     add_estimate(commands.add_parser, _estimate)
     add_launch(commands.add_parser, _launch)
+    add_audit(commands.add_parser, _audit)
     add_compare(commands.add_parser, _compare)
+    add_diff(commands.add_parser, _diff)
+    add_explain(commands.add_parser, _explain)
     add_respell(commands.add_parser, _respell)
     add_heal(commands.add_parser, _heal)
     add_store(commands.add_parser, _store)
@@ -99,6 +105,12 @@ def _check(args: argparse.Namespace) -> None:
     from scion.cli.check import check
 
     check(args)
+
+
+def _audit(args: argparse.Namespace) -> int:
+    from scion.cli.audit import audit_release
+
+    return audit_release(args)
 
 
 def _add_pin(add_parser: _AddParser) -> None:
@@ -178,6 +190,18 @@ def _compare(args: argparse.Namespace) -> int:
     from scion.cli.compare import compare_releases
 
     return compare_releases(args)
+
+
+def _diff(args: argparse.Namespace) -> int:
+    from scion.cli.diff import diff
+
+    return diff(args)
+
+
+def _explain(args: argparse.Namespace) -> None:
+    from scion.cli.explain import explain_subject
+
+    explain_subject(args)
 
 
 def _respell(args: argparse.Namespace) -> None:

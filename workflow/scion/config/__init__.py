@@ -6,7 +6,7 @@ Begin with:
 - `families.read_configs`: the releases of a file, be it of one or of a family.
 
 May import: common, architectures, formats, checkpoint, artifacts, engines, lint, quantization,
-evaluation, healing, report, stages.
+evaluation, healing, report, stages, audit.
 
 To extend: a key stands in the `config.py` of the package that reads it; a new section is a field of
 `release.Config` more.

@@ -73,14 +73,33 @@ def worst_rounding(
     if multiples:
         distances = torch.stack([_roundings(found, exact * multiple) for multiple in multiples])
         scale_errors = torch.where(exact > 0, distances.amin(0), scale_errors)
+    code_error = code_errors(weight, packed, block_scale, global_scale).max().item()
+    return scale_errors.max().item(), code_error
+
+
+def code_errors(
+    weight: torch.Tensor,
+    packed: torch.Tensor,
+    block_scale: torch.Tensor,
+    global_scale: torch.Tensor,
+) -> torch.Tensor:
+    """How far each code is from weight over scale, in multiples of what rounding allows.
+
+    Args:
+        weight: The weight before quantization, [N, K].
+        packed: uint8 [N, K/2].
+        block_scale: float8_e4m3fn [N, K/16].
+        global_scale: float32 scalar.
+
+    Returns:
+        float32 [N, K]: at most 1 (and a float32 rounding) of a nearest code.
+    """
     scale = _per_element(block_scale, global_scale)
-    codes = unpack(packed)
     ratio = torch.where(scale > 0, weight.float() / scale, torch.zeros_like(scale))
     clipped = ratio.clamp(-E2M1_VALUES[-1], E2M1_VALUES[-1])
     size = clipped.abs()
     half_step = torch.where(size < 2, 0.25, torch.where(size < 4, 0.5, 1.0))
-    code_error = ((codes - clipped).abs() / half_step).max().item()
-    return scale_errors.max().item(), code_error
+    return (unpack(packed) - clipped).abs() / half_step
 
 
 def maximum_scales(weight: torch.Tensor, global_scale: torch.Tensor) -> torch.Tensor:

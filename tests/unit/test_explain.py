@@ -1,0 +1,78 @@
+"""`scion explain`: where something of a sealed release came from."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from conversion import Conversion
+from scion.artifacts.file_tree import FolderTree
+from scion.audit.explanation import dot, explain
+from scion.cli.main import main
+from scion.common.errors import ScionError
+
+QUANTIZED = "model.language_model.layers.0.mlp.up_proj.weight"
+
+
+def test_a_quantized_tensor_is_followed_to_the_source(
+    sealed_release: Path, conversion: Conversion
+) -> None:
+    (found,) = explain(FolderTree(sealed_release), QUANTIZED)
+    assert found.made_by == "quantize_nvfp4"
+    assert [step.stage for step in found.steps] == [
+        *("quantize_nvfp4", "extract_text", "fix_keys", "fetch_source")
+    ]
+    source = conversion.fetch_source.tensors()
+    names = [line.removeprefix("there it is ") for line in found.lines if "there it is" in line]
+    # The source's key has a broken prefix, and the digest is that of its bytes.
+    assert names
+    assert f"origin quantized, of sha256 {source[names[0]]['sha256']}" in found.lines
+
+
+def test_a_grafted_tensor_is_followed_to_the_donor(sealed_release: Path) -> None:
+    (found,) = explain(FolderTree(sealed_release), "mtp.norm.weight")
+    assert [step.stage for step in found.steps] == ["fetch_donor"]
+    assert any("pico-base" in line for line in found.lines)
+
+
+def test_a_file_and_a_number_are_of_their_stages(sealed_release: Path) -> None:
+    tree = FolderTree(sealed_release)
+    (card,) = explain(tree, "README.md")
+    assert card.made_by == "render_card"
+    assert len(card.steps) > 8
+    shares = re.findall(r"(\d+\.\d)\s?%", (sealed_release / "README.md").read_text())
+    assert shares
+    found = explain(tree, shares[0])
+    assert all("provenance/results/" in each.lines[0] for each in found)
+
+
+def test_the_chain_is_drawn(sealed_release: Path) -> None:
+    (found,) = explain(FolderTree(sealed_release), QUANTIZED)
+    graph = dot(found)
+    assert '"fetch_source" -> "fix_keys";' in graph
+    assert f'"quantize_nvfp4" -> "{QUANTIZED}";' in graph
+
+
+def test_what_is_not_there_is_refused(sealed_release: Path, release: Path) -> None:
+    with pytest.raises(ScionError, match="nothing of that name"):
+        explain(FolderTree(sealed_release), "model.none")
+    with pytest.raises(ScionError, match="no manifest"):
+        explain(FolderTree(release), "mtp.norm.weight")
+
+
+def test_the_command_prints_text_json_and_dot(
+    sealed_release: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*options: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["scion", "explain", str(sealed_release), *options])
+        assert main() == 0
+        return capsys.readouterr().out
+
+    text = run(QUANTIZED)
+    assert text.startswith(f"{QUANTIZED}\n")
+    assert "settings" in text
+    (record,) = json.loads(run(QUANTIZED, "--json"))
+    assert record["made_by"] == "quantize_nvfp4"
+    assert run(QUANTIZED, "--dot").startswith("digraph")

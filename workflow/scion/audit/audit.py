@@ -1,0 +1,133 @@
+"""The audit of a release: all verdicts, over what its reader has given."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from scion.architectures.inventory import inventory
+from scion.architectures.sound_names import SoundNames
+from scion.audit.claims import Claims
+from scion.audit.configuration import audit_configuration
+from scion.audit.origin import NAMES, Original, audit_head, audit_origin
+from scion.audit.seal import audit_lint, audit_seal, release_tree
+from scion.audit.stored import stored_tensors
+from scion.audit.verdict import Fault, PartVerdict, ProofLevel
+from scion.audit.weights import Extent, Extents, RangedCheckpoint, members_apart
+from scion.checkpoint.donor_head import find_head
+from scion.checkpoint.folder_source import open_source
+from scion.checkpoint.shards import CONFIG, parse_object
+from scion.common.errors import ScionError
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class ReleaseAudit:
+    """What was found of a release.
+
+    Attributes:
+        release: Its folder or repository, with the commit that was read.
+        source: The same of the source; None where none was given.
+        donor: The same of the donor.
+        root: The root digest of its seal; None where it has none that holds.
+        verdicts: One for each part.
+    """
+
+    release: str
+    source: str | None
+    donor: str | None
+    root: str | None
+    verdicts: Sequence[PartVerdict]
+
+    @property
+    def refuted(self) -> bool:
+        """Whether anything contradicts the release."""
+        return any(verdict.outcome is ProofLevel.REFUTED for verdict in self.verdicts)
+
+    def record(self) -> dict[str, Any]:
+        """As JSON; keys are added without notice, none is removed while `version` stays.
+
+        version: 1
+        release, source, donor: what was read, with commits of the hub; null where none was given
+        root: digest of the seal
+        refuted: whether anything contradicts the release
+        verdicts: each with part, outcome, told, count, faults
+        """
+        return {
+            "version": VERSION,
+            "release": self.release,
+            "source": self.source,
+            "donor": self.donor,
+            "root": self.root,
+            "refuted": self.refuted,
+            "verdicts": [verdict.record() for verdict in self.verdicts],
+        }
+
+
+def audit(
+    release: str, *, source: str | None = None, donor: str | None = None, deep: bool = False
+) -> ReleaseAudit:
+    """Prove what can be proved of a release.
+
+    Args:
+        release: Its folder, or a repository of the hub.
+        source: The bf16 checkpoint that it was made from; a folder or a repository.
+        donor: The checkpoint that its MTP head comes from.
+        deep: Whether lint reads the tensors' data as well, which needs a folder, and the source is
+            quantized again where the calibration samples are at hand.
+
+    Raises:
+        ScionError: The release, source or donor is not there, can't be read, or is no checkpoint
+            of an architecture that is known.
+    """
+    seal, claims, root = audit_seal(release)
+    verdicts = [seal]
+    try:
+        weights = RangedCheckpoint.open(release)
+    except ScionError as error:
+        # What is damaged is told by the seal; without one there is nothing to say.
+        if seal.outcome is not ProofLevel.REFUTED:
+            raise
+        fault = Fault(error.where, error.problem, error.expected, error.found)
+        verdicts.append(PartVerdict.of(NAMES, "can't be read", count=0, faults=[fault]))
+        return ReleaseAudit(release, source, donor, None, verdicts)
+    verdicts.append(audit_lint(release, deep=deep))
+    head, donor = _donor_head(donor) if donor is not None else (None, None)
+    if source is None:
+        told = "name the bf16 checkpoint that the release was made from as --source"
+        count = len(weights.extents)
+        verdicts.append(PartVerdict("tensors and configuration", ProofLevel.UNPROVED, told, count))
+        if head is not None:
+            verdicts.append(_head_alone(weights, head, claims))
+    else:
+        original = Original.of(RangedCheckpoint.open(source))
+        source = original.weights.source.name
+        verdicts += audit_origin(weights, original, head, claims)
+        verdicts.append(audit_configuration(weights, original.weights, sealed=claims.sealed))
+        if deep and claims.recipe is not None:
+            # ModelOpt takes seconds to import.
+            from scion.audit.full_derivation import audit_in_full
+
+            verdicts.append(audit_in_full(release_tree(release), weights, source))
+    root = root if seal.outcome is ProofLevel.PROVED else None
+    return ReleaseAudit(weights.source.name, source, donor, root, verdicts)
+
+
+def _head_alone(release: RangedCheckpoint, donor: Extents, claims: Claims) -> PartVerdict:
+    """The head's verdict where there is a donor and no source."""
+    expected = inventory(release.config, where=f"{release.source.name}/{CONFIG}")
+    stored = stored_tensors(release, SoundNames(expected.storable, expected.family))
+    return audit_head(stored, members_apart(stored.plain, expected), {}, donor, claims)
+
+
+def _donor_head(location: str) -> tuple[Extents, str]:
+    """The tensors of a donor's MTP head, experts one by one, and what was read."""
+    source = open_source(location)
+    found = find_head(source, location)
+    headers = source.headers(sorted({shard for shard, _ in found.tensors}))
+    extents = {
+        tensor.name: Extent(source, shard, headers[shard].data_start + tensor.begin, tensor)
+        for shard, tensor in found.tensors
+    }
+    expected = inventory(parse_object(found.config, where=location), where=location)
+    return members_apart(extents, expected), source.name

@@ -1,0 +1,209 @@
+"""Quantized weights derived again from the source, a window of rows at a time, bit for bit.
+
+NVFP4 has three parts to derive. The scale over a module is that of the largest weight, of it or of
+the modules that engines load with it as one. Block scales are those of the largest weight of each
+block, unless a recipe has chosen others. Codes follow from weight and scales, unless a recipe has
+moved weights (GPTQ). So what was chosen can be told from what was computed: a block whose scale is
+another than its maximum's, a code that is another than the nearest.
+
+Only what was chosen needs bounds: squared errors of blocks beside those that maximum scales leave.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from scion.audit.stored import StoredModule
+from scion.audit.weights import Extent
+from scion.common.digest import in_parallel
+from scion.common.errors import ScionError
+from scion.common.progress import Progress, progress
+from scion.formats import fp8
+from scion.formats.modelopt import FP8
+from scion.formats.nvfp4 import (
+    code_errors,
+    dequantize,
+    maximum_scales,
+    rounding_errors,
+    square_sums,
+)
+from scion.formats.packing import amax, pack
+from scion.quantization.packed_group import shared_scale
+from scion.quantization.verify_nvfp4 import Rows
+
+# Of a window, in bf16.
+_WINDOW_BYTES = 8 << 20
+# Float32 arithmetic on either side of a tie.
+_TOLERANCE = 1 + 1e-3
+
+
+@dataclass(frozen=True)
+class Derived:
+    """What deriving a module has found.
+
+    Attributes:
+        module: Its name.
+        algorithm: NVFP4, W4A16 or FP8.
+        numbers: Of its weight.
+        other_scales: Blocks whose scale is another than their maximum's.
+        other_codes: Numbers whose code is another than the one that weight and stored scales give.
+        far_codes: Of these the ones that are not even a nearest code, to a float32 rounding.
+        largest: The largest magnitude of its weight, float32 [].
+        scale: Its scale over the whole matrix, float32 [].
+        error: Squared error of the blocks that are other than maxima give.
+        least: That of the same blocks with maximum scales and nearest codes.
+    """
+
+    module: str
+    algorithm: str
+    numbers: int
+    largest: torch.Tensor
+    scale: torch.Tensor
+    other_scales: int = 0
+    other_codes: int = 0
+    far_codes: int = 0
+    error: float = 0.0
+    least: float = 0.0
+
+    @property
+    def exact(self) -> bool:
+        """Whether all codes and block scales are those of maxima, bit for bit."""
+        return not (self.other_scales or self.other_codes)
+
+    @property
+    def error_ratio(self) -> float:
+        """Squared error of what was chosen, as a multiple of what maxima would leave."""
+        return self.error / self.least if self.least else float(self.error > 0)
+
+
+def derive(
+    modules: Mapping[str, StoredModule], source: Mapping[str, Extent]
+) -> dict[str, Derived | ScionError]:
+    """Derive every module.
+
+    Args:
+        modules: The quantized modules, whose weights have the forms that the source implies.
+        source: The source's tensors by sound names, experts one by one.
+
+    Returns:
+        By module what was found; an error where the source's weight can't be packed at all.
+    """
+    names = sorted(modules, key=lambda name: -source[f"{name}.weight"].tensor.size)
+    total = sum(source[f"{name}.weight"].tensor.size for name in names)
+    # One thread a module: torch's own gain little on windows of rows.
+    torch.set_num_threads(1)
+    with progress("derived weights", total, unit="B") as told:
+
+        def work(name: str) -> Derived | ScionError:
+            weight = source[f"{name}.weight"]
+            try:
+                if modules[name].algorithm == FP8:
+                    return _derive_fp8(modules[name], weight, told)
+                return _derive_nvfp4(modules[name], weight, told)
+            except ScionError as error:
+                return error
+
+        found = in_parallel(work, names)
+    by_name = dict(zip(names, found, strict=True))
+    return {name: by_name[name] for name in modules}
+
+
+def is_largest(found: Derived, group: Sequence[Derived]) -> bool:
+    """Whether the scale over a module is that of its largest weight, or of its group's.
+
+    Args:
+        found: The module.
+        group: All that engines load with it as one, itself among them.
+    """
+    together = torch.stack([member.largest for member in group]).amax()
+    return any(
+        bool(found.scale == scale)
+        for largest in (found.largest, together)
+        for scale in _scales(largest, found.algorithm)
+    )
+
+
+def _scales(largest: torch.Tensor, algorithm: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """The scale of a largest magnitude as a CPU divides, and as a GPU does.
+
+    PyTorch on CUDA divides by a number in multiplying with its reciprocal, which is one last bit
+    beside for some.
+    """
+    unit = shared_scale(torch.tensor(1.0), algorithm)
+    return shared_scale(largest, algorithm), largest * unit
+
+
+def nvfp4_rows(module: StoredModule, weight: Extent) -> Iterator[Rows]:
+    """The weight of a module in the source, and what is stored of it, window by window."""
+    scale = torch.tensor(module.number("weight_scale_2"))
+    for window in _windows(weight):
+        packed, scales = (module.parts[part].rows(window) for part in ("weight", "weight_scale"))
+        yield weight.rows(window), packed, scales, scale
+
+
+def _windows(weight: Extent) -> Iterator[range]:
+    count, columns = weight.tensor.shape
+    step = max(1, _WINDOW_BYTES // (2 * columns))
+    for first in range(0, count, step):
+        yield range(first, min(first + step, count))
+
+
+def _derive_nvfp4(module: StoredModule, weight: Extent, told: Progress) -> Derived:
+    scale = torch.tensor(module.number("weight_scale_2"))
+    numbers = weight.tensor.shape[0] * weight.tensor.shape[1]
+    found = Derived(module.name, module.algorithm, numbers, torch.tensor(0.0), scale)
+    for rows, packed, scales, _ in nvfp4_rows(module, weight):
+        largest = torch.maximum(found.largest, amax(rows))
+        found = replace(_compared(found, rows, packed, scales), largest=largest)
+        told.advance(amount=rows.numel() * rows.element_size())
+    return found
+
+
+def _compared(
+    found: Derived, rows: torch.Tensor, packed: torch.Tensor, scales: torch.Tensor
+) -> Derived:
+    """What a window adds."""
+    scale = found.scale
+    codes, maxima = pack(rows, scale)
+    if torch.equal(_bytes(maxima), _bytes(scales)) and torch.equal(codes, packed):
+        return found
+    chosen = _bytes(maxima) != _bytes(scales)
+    codes, _ = pack(rows, scale, scales)
+    different = codes ^ packed
+    other = int((different & 0xF != 0).sum() + (different >> 4 != 0).sum())
+    far = int((code_errors(rows, packed, scales, scale) > _TOLERANCE).sum()) if other else 0
+    blocks = chosen | (different != 0).unflatten(-1, (-1, 8)).any(-1)
+    errors = square_sums(dequantize(packed, scales, scale) - rows.float())
+    wanted = maximum_scales(rows, scale)
+    least = rounding_errors(rows, wanted, scale)
+    return replace(
+        found,
+        other_scales=found.other_scales + int(chosen.sum()),
+        other_codes=found.other_codes + other,
+        far_codes=found.far_codes + far,
+        error=found.error + errors[blocks].double().sum().item(),
+        least=found.least + least[blocks].double().sum().item(),
+    )
+
+
+def _derive_fp8(module: StoredModule, weight: Extent, told: Progress) -> Derived:
+    scale = torch.tensor(module.number("weight_scale"))
+    numbers = weight.tensor.shape[0] * weight.tensor.shape[1]
+    found = Derived(module.name, FP8, numbers, torch.tensor(0.0), scale)
+    for window in _windows(weight):
+        rows, stored = weight.rows(window), module.parts["weight"].rows(window)
+        different = _bytes(fp8.quantize(rows, scale)) != _bytes(stored)
+        far = different.any() and fp8.worst_rounding(rows, stored, scale) > _TOLERANCE
+        found = replace(
+            found,
+            largest=torch.maximum(found.largest, amax(rows)),
+            other_codes=found.other_codes + int(different.sum()),
+            far_codes=found.far_codes + int(far),
+        )
+        told.advance(amount=rows.numel() * rows.element_size())
+    return found
+
+
+def _bytes(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.view(torch.uint8)

@@ -1,0 +1,158 @@
+"""The tensors of a checkpoint where they lie, in a folder or on the hub; only ranges are read."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from scion.architectures.inventory import Inventory
+from scion.checkpoint.folder_source import open_source
+from scion.checkpoint.safetensors_file import Tensor
+from scion.checkpoint.shards import CONFIG, INDEX, parse_object, parse_weight_map
+from scion.checkpoint.source import Source
+from scion.common.errors import ScionError
+from scion.quantization.stored_rows import DTYPES
+
+
+@dataclass(frozen=True)
+class Extent:
+    """The bytes of a tensor.
+
+    Attributes:
+        source: The checkpoint that has them.
+        file: Its shard.
+        offset: Where they begin in it.
+        tensor: Name, dtype and shape.
+    """
+
+    source: Source
+    file: str
+    offset: int
+    tensor: Tensor
+
+    def stream(self, begin: int, size: int) -> Iterator[bytes]:
+        """The bytes [begin, begin + size) of the tensor, in chunks."""
+        return self.source.stream(self.file, self.offset + begin, size)
+
+    def rows(self, rows: range) -> torch.Tensor:
+        """Neighbouring rows of it, as they are stored."""
+        inner = self.tensor.shape[1:]
+        dtype = DTYPES[self.tensor.dtype]
+        width = math.prod(inner) * dtype.itemsize
+        raw = bytearray().join(self.stream(rows.start * width, len(rows) * width))
+        return torch.frombuffer(raw, dtype=dtype).view(len(rows), *inner)
+
+    def number(self) -> float:
+        """The one number of a scalar."""
+        raw = bytearray().join(self.stream(0, self.tensor.size))
+        return torch.frombuffer(raw, dtype=DTYPES[self.tensor.dtype]).item()
+
+    @property
+    def form(self) -> tuple[str, tuple[int, ...]]:
+        """Dtype and shape."""
+        return self.tensor.dtype, self.tensor.shape
+
+
+Extents = dict[str, Extent]
+
+
+@dataclass(frozen=True)
+class RangedCheckpoint:
+    """A checkpoint.
+
+    Attributes:
+        source: Where its files are read from.
+        config: The content of config.json.
+        extents: The tensors by the names that they have in the shards.
+    """
+
+    source: Source
+    config: Mapping[str, Any]
+    extents: Extents
+
+    @classmethod
+    def open(cls, location: str) -> "RangedCheckpoint":
+        """Open a folder or a repository of the hub; headers and config.json are read.
+
+        Raises:
+            ScionError: It is no checkpoint, or one of its headers is unsound; a tensor stands in
+                two shards.
+        """
+        source = open_source(location)
+        config = parse_object(_read(source, CONFIG), where=f"{source.name}/{CONFIG}")
+        shards = [name for name in source.files if name.endswith(".safetensors")]
+        if INDEX in source.files:
+            where = f"{source.name}/{INDEX}"
+            index = parse_weight_map(parse_object(_read(source, INDEX), where=where), where=where)
+            shards = sorted(set(index.values()))
+        extents: Extents = {}
+        for shard, header in source.headers([_there(source, shard) for shard in shards]).items():
+            for name, tensor in header.tensors.items():
+                if name in extents:
+                    raise ScionError(
+                        "a tensor stands in two shards",
+                        where=f"{source.name}: {name}",
+                        expected=f"it in {extents[name].file} alone",
+                        found=f"it in {shard} as well",
+                        hint="engines take the one or the other: ask its publisher",
+                    )
+                extents[name] = Extent(source, shard, header.data_start + tensor.begin, tensor)
+        return cls(source, config, extents)
+
+
+def members_apart(extents: Mapping[str, Extent], expected: Inventory) -> Extents:
+    """Tensors by name, the members of stacked experts in place of each stack.
+
+    Args:
+        extents: By sound names.
+        expected: The tensors that config.json implies.
+
+    Raises:
+        ScionError: A stack has another shape than config.json implies.
+    """
+    found: Extents = {}
+    for name, extent in extents.items():
+        stack = expected.stacked.get(name)
+        if stack is None:
+            found[name] = extent
+            continue
+        if extent.tensor.shape != stack.shape:
+            raise ScionError(
+                "a stack of experts is not as config.json implies",
+                where=f"{extent.source.name}: {name}",
+                expected=f"shape {list(stack.shape)}",
+                found=f"shape {list(extent.tensor.shape)}",
+                hint="config.json and shards are of different models",
+            )
+        size = extent.tensor.size // len(stack.members)
+        for number, member in enumerate(stack.members):
+            tensor = Tensor(member, extent.tensor.dtype, stack.member_shape, 0, size)
+            found[member] = replace(extent, offset=extent.offset + number * size, tensor=tensor)
+    return found
+
+
+def _read(source: Source, name: str) -> bytes:
+    raw = source.read(_there(source, name))
+    if raw is None:
+        raise ScionError(
+            f"{name} is too large to be what it says",
+            where=source.name,
+            expected="some megabytes of JSON at most",
+            found=f"{source.files[name]} bytes",
+            hint="name the folder or repository of a checkpoint",
+        )
+    return raw
+
+
+def _there(source: Source, name: str) -> str:
+    if name not in source.files:
+        raise ScionError(
+            "the checkpoint lacks a file",
+            where=source.name,
+            expected=name,
+            found="no such file",
+            hint="name the folder or repository of a whole checkpoint",
+        )
+    return name
