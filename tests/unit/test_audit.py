@@ -10,17 +10,21 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import measured
 from checkpoints import edit_json, edit_tensor
 from conversion import Conversion, Pico, convert
 from scion.artifacts.release_layout import CARD, RELEASE
 from scion.audit.audit import ReleaseAudit, audit
-from scion.audit.derivation import Derived, is_largest
+from scion.audit.derivation import Derived, derive, is_largest
+from scion.audit.stored import StoredModule
 from scion.audit.verdict import ProofLevel
+from scion.audit.weights import RangedCheckpoint
 from scion.checkpoint.shards import Checkpoint
 from scion.cli.main import main
 from scion.formats.packing import pack
+from scion.formats.spellings import SPELLINGS
 from shared import made_once
 from tampering import (
     HEAD,
@@ -345,8 +349,6 @@ def test_a_dropped_layer_is_missing(release: Path, tmp_path: Path, pico: Pico) -
 
 def _without(folder: Path, prefix: str) -> None:
     """Rewrite the shards of a folder without the tensors of a prefix."""
-    from safetensors.torch import load_file, save_file
-
     weight_map: dict[str, str] = {}
     for path in sorted(folder.glob("*.safetensors")):
         tensors = {n: t for n, t in load_file(path).items() if not n.startswith(prefix)}
@@ -426,3 +428,38 @@ def test_a_scale_that_a_gpu_divided_is_that_of_the_largest_weight() -> None:
         for scale, sound in ((each / 2688, True), (by_gpu, True), (by_none, False)):
             found = Derived("m", "NVFP4", 16, largest=each, scale=scale)
             assert is_largest(found, [found]) is sound
+
+
+def test_maxima_of_llm_compressor_are_derived_in_releases_of_other_tools(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(128, 256).to(torch.bfloat16)
+    # As compressed_tensors.quantization.utils.helpers computes them, in the weight's dtype.
+    reciprocal = (2688.0 / weight.abs().amax()).float()
+    largest = weight.unflatten(-1, (-1, 16)).abs().amax(-1)
+    scales = ((largest / 6).float() * reciprocal).to(torch.float8_e4m3fn)
+    codes, _ = pack(weight, 1 / reciprocal, scales)
+    name = "model.layers.0.mlp.up_proj"
+    stored = {
+        f"{name}.weight_packed": codes,
+        f"{name}.weight_scale": scales,
+        f"{name}.weight_global_scale": reciprocal.reshape(1),
+        f"{name}.input_global_scale": torch.tensor([100.0]),
+    }
+    for folder, tensors in (("source", {f"{name}.weight": weight}), ("release", stored)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "config.json").write_text("{}")
+        save_file(tensors, tmp_path / folder / "model.safetensors")
+    source = RangedCheckpoint.open(str(tmp_path / "source")).extents
+    parts = RangedCheckpoint.open(str(tmp_path / "release")).extents
+    spelled = SPELLINGS["compressed-tensors"].tensors["NVFP4"]
+    module = StoredModule(
+        name,
+        "NVFP4",
+        {suffix: parts[f"{name}.{tensor.name}"] for suffix, tensor in spelled.items()},
+        spelled,
+    )
+    for foreign in (True, False):
+        found = derive({name: module}, source, foreign=foreign)[name]
+        assert isinstance(found, Derived)
+        assert is_largest(found, [found], foreign=foreign) is foreign
+        assert found.exact is foreign

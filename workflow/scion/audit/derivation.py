@@ -7,6 +7,10 @@ moved weights (GPTQ). So what was chosen can be told from what was computed: a b
 another than its maximum's, a code that is another than the nearest.
 
 Only what was chosen needs bounds: squared errors of blocks beside those that maximum scales leave.
+
+Releases of other tools may have llm-compressor's maxima instead: the reciprocal of the scale over a
+module is rounded to bf16, as the weights are, and so is the largest weight of a block over 6
+(https://github.com/vllm-project/compressed-tensors/blob/main/src/compressed_tensors/quantization/utils/helpers.py).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,8 +24,9 @@ from scion.common.digest import in_parallel
 from scion.common.errors import ScionError
 from scion.common.progress import Progress, progress
 from scion.formats import fp8
-from scion.formats.modelopt import FP8
+from scion.formats.modelopt import BLOCK, FP8
 from scion.formats.nvfp4 import (
+    E2M1_VALUES,
     code_errors,
     dequantize,
     maximum_scales,
@@ -29,11 +34,16 @@ from scion.formats.nvfp4 import (
     square_sums,
 )
 from scion.formats.packing import amax, pack
+from scion.formats.reciprocals import reciprocal_of
 from scion.quantization.packed_group import shared_scale
 from scion.quantization.verify_nvfp4 import Rows
 
 # Of a window, in bf16.
 _WINDOW_BYTES = 8 << 20
+# The largest E2M1 number times the largest of E4M3.
+_RANGE = E2M1_VALUES[-1] * fp8.E4M3_LARGEST
+# Of float32, beside 1.
+_LAST_BIT = 2.0**-23
 # Float32 arithmetic on either side of a tie.
 _TOLERANCE = 1 + 1e-3
 
@@ -78,13 +88,14 @@ class Derived:
 
 
 def derive(
-    modules: Mapping[str, StoredModule], source: Mapping[str, Extent]
+    modules: Mapping[str, StoredModule], source: Mapping[str, Extent], *, foreign: bool = False
 ) -> dict[str, Derived | ScionError]:
     """Derive every module.
 
     Args:
         modules: The quantized modules, whose weights have the forms that the source implies.
         source: The source's tensors by sound names, experts one by one.
+        foreign: Whether another tool than ModelOpt may have made the release: its maxima count.
 
     Returns:
         By module what was found; an error where the source's weight can't be packed at all.
@@ -100,7 +111,7 @@ def derive(
             try:
                 if modules[name].algorithm == FP8:
                     return _derive_fp8(modules[name], weight, told)
-                return _derive_nvfp4(modules[name], weight, told)
+                return _derive_nvfp4(modules[name], weight, told, foreign=foreign)
             except ScionError as error:
                 return error
 
@@ -109,19 +120,21 @@ def derive(
     return {name: by_name[name] for name in modules}
 
 
-def is_largest(found: Derived, group: Sequence[Derived]) -> bool:
+def is_largest(found: Derived, group: Sequence[Derived], *, foreign: bool = False) -> bool:
     """Whether the scale over a module is that of its largest weight, or of its group's.
 
     Args:
         found: The module.
         group: All that engines load with it as one, itself among them.
+        foreign: Whether another tool than ModelOpt may have made the release.
     """
     together = torch.stack([member.largest for member in group]).amax()
-    return any(
-        bool(found.scale == scale)
-        for largest in (found.largest, together)
-        for scale in _scales(largest, found.algorithm)
-    )
+    either = found.largest, together
+    if any(bool(found.scale == s) for each in either for s in _scales(each, found.algorithm)):
+        return True
+    # PyTorch takes the reciprocal first, and rounds that, too.
+    reciprocals = [float(_RANGE / largest.to(torch.bfloat16)) for largest in either]
+    return foreign and found.algorithm != FP8 and _reciprocal(found.scale) in reciprocals
 
 
 def _scales(largest: torch.Tensor, algorithm: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -149,19 +162,26 @@ def _windows(weight: Extent) -> Iterator[range]:
         yield range(first, min(first + step, count))
 
 
-def _derive_nvfp4(module: StoredModule, weight: Extent, told: Progress) -> Derived:
+def _derive_nvfp4(
+    module: StoredModule, weight: Extent, told: Progress, *, foreign: bool
+) -> Derived:
     scale = torch.tensor(module.number("weight_scale_2"))
     numbers = weight.tensor.shape[0] * weight.tensor.shape[1]
     found = Derived(module.name, module.algorithm, numbers, torch.tensor(0.0), scale)
     for rows, packed, scales, _ in nvfp4_rows(module, weight):
         largest = torch.maximum(found.largest, amax(rows))
-        found = replace(_compared(found, rows, packed, scales), largest=largest)
+        found = replace(_compared(found, rows, packed, scales, foreign=foreign), largest=largest)
         told.advance(amount=rows.numel() * rows.element_size())
     return found
 
 
 def _compared(
-    found: Derived, rows: torch.Tensor, packed: torch.Tensor, scales: torch.Tensor
+    found: Derived,
+    rows: torch.Tensor,
+    packed: torch.Tensor,
+    scales: torch.Tensor,
+    *,
+    foreign: bool,
 ) -> Derived:
     """What a window adds."""
     scale = found.scale
@@ -169,6 +189,8 @@ def _compared(
     if torch.equal(_bytes(maxima), _bytes(scales)) and torch.equal(codes, packed):
         return found
     chosen = _bytes(maxima) != _bytes(scales)
+    if foreign:
+        chosen &= _bytes(_rounded_maxima(rows, scale)) != _bytes(scales)
     codes, _ = pack(rows, scale, scales)
     different = codes ^ packed
     other = int((different & 0xF != 0).sum() + (different >> 4 != 0).sum())
@@ -185,6 +207,22 @@ def _compared(
         error=found.error + errors[blocks].double().sum().item(),
         least=found.least + least[blocks].double().sum().item(),
     )
+
+
+def _reciprocal(scale: torch.Tensor) -> float:
+    """The reciprocal that a scale was read from: a bf16 number, where one is beside it."""
+    exact = reciprocal_of(scale.item())
+    rounded = float(torch.tensor(exact).to(torch.bfloat16))
+    # A float32 scale gives its reciprocal back to the last bit or two.
+    return rounded if abs(rounded - exact) <= 2 * _LAST_BIT * exact else exact
+
+
+def _rounded_maxima(rows: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """Block scales as llm-compressor computes them, float8_e4m3fn [n, K/16]."""
+    largest = rows.unflatten(-1, (-1, BLOCK)).abs().amax(-1)
+    # Over 6 in the weight's own dtype.
+    scales = (largest / E2M1_VALUES[-1]).float() * _reciprocal(scale)
+    return scales.clamp(max=fp8.E4M3_LARGEST).to(torch.float8_e4m3fn)
 
 
 def _derive_fp8(module: StoredModule, weight: Extent, told: Progress) -> Derived:
