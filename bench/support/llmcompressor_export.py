@@ -21,8 +21,10 @@ def main() -> int:
     """Calibrate and export."""
     import torch
     from datasets import Dataset
-    from llmcompressor import oneshot
-    from llmcompressor.modifiers.quantization import QuantizationModifier
+    from llmcompressor import oneshot  # pyright: ignore[reportMissingImports]
+    from llmcompressor.modifiers.quantization import (  # pyright: ignore[reportMissingImports]
+        QuantizationModifier,
+    )
     from transformers import AutoTokenizer, Qwen3_5ForCausalLM
 
     folder, calibration, number, target = sys.argv[1:]

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from commands import PARTS
+from hostile import HOSTILE_HEADERS, write_shard
 from scion.artifacts.manifest import MANIFEST
 from scion.artifacts.release_layout import RESULTS
 from scion.artifacts.store.store import MARK, Store
@@ -109,6 +110,11 @@ READERS: dict[str, tuple[str, ...]] = {
     "estimate of a config": ("estimate", "{}.yaml", "--gpu", "h100", "--host-gib", "8"),
     "estimate on a disk": ("estimate", str(PICO / "pico-agent"), "--disk", "{}"),
     "compare": ("compare", "{}", "{}"),
+    "audit": ("audit", "{}"),
+    "audit of a source": ("audit", str(PICO / "pico-base"), "--source", "{}"),
+    "audit of a donor": ("audit", str(PICO / "pico-base"), "--donor", "{}"),
+    "diff": ("diff", str(PICO / "pico-base"), "{}"),
+    "explain": ("explain", "{}", "x"),
     # An empty file is the default's configuration, whose release the checkout may hold.
     "summary": ("summary", "{}", "--results", "{}.results"),
     "summary of results": (
@@ -151,7 +157,8 @@ def test_what_is_no_such_thing_is_refused(
     if reader == "lint":
         check_unjudged(said, str(path.parent))
         return
-    check_refused(said, str(path.parent if reader == "estimate" else path))
+    of_folder = reader in ("estimate", "audit of a source", "diff")
+    check_refused(said, str(path.parent if of_folder else path))
     assert "fetch the checkpoint again" not in said[2] or reader == "launch"
 
 
@@ -223,7 +230,7 @@ JSON: dict[str, Make] = {
 }
 
 
-@pytest.mark.parametrize("command", ["launch", "estimate", "acceptance"])
+@pytest.mark.parametrize("command", ["launch", "estimate", "acceptance", "audit"])
 @pytest.mark.parametrize("made", JSON.values(), ids=JSON)
 def test_a_hostile_config_is_refused(
     scion: Scion, tmp_path: Path, command: str, made: Make
@@ -231,8 +238,21 @@ def test_a_hostile_config_is_refused(
     folder = shutil.copytree(PICO / "pico-base", tmp_path / "model")
     (tmp_path / "prompts").write_text(PROMPT)
     made(folder / "config.json")
-    more = ("--prompts", tmp_path / "prompts") if command == "acceptance" else ()
+    further: dict[str, tuple[object, ...]] = {
+        "acceptance": ("--prompts", tmp_path / "prompts"),
+        "audit": ("--source", PICO / "pico-base"),
+    }
+    more = further.get(command, ())
     check_refused(scion(command, folder, *more), str(folder))
+
+
+@pytest.mark.parametrize("made", HOSTILE_HEADERS.values(), ids=HOSTILE_HEADERS)
+def test_a_hostile_header_is_refused(
+    scion: Scion, tmp_path: Path, made: Callable[[], bytes]
+) -> None:
+    (tmp_path / "config.json").write_bytes((PICO / "pico-base/config.json").read_bytes())
+    write_shard(tmp_path / "model.safetensors", made())
+    check_refused(scion("audit", tmp_path), str(tmp_path))
 
 
 # Prompts, and a config to be pinned
