@@ -23,6 +23,7 @@ from scion.common.progress import progress
 from scion.common.text import size
 from scion.evaluation.offline.classes import classes_of
 from scion.evaluation.offline.delta_net import compute_in_float32
+from scion.evaluation.offline.linear import NvFp4Linear
 from scion.evaluation.offline.target import text_config
 from scion.evaluation.offline.weights import Weights
 from scion.healing.batches import batches
@@ -187,6 +188,9 @@ def _filled(weights: Weights, empty: nn.Module, prefix: str) -> nn.Module:
     if weights.device.type == "cpu":
         # On a GPU engines have the kernels that transformers takes where they are installed.
         compute_in_float32(layer, classes_of(weights.inventory.family))
+        for module in layer.modules():
+            if isinstance(module, NvFp4Linear):
+                module.multiply_in_float32()
     return layer.eval()
 
 
