@@ -307,6 +307,15 @@ TAMPERINGS: dict[str, Change] = {
         "config.json", lambda config: config["text_config"].update(rms_norm_eps=1e-3)
     ),
     "another end of turn": in_json("generation_config.json", lambda config: config.update(top_k=1)),
+    "a scheme of the cache": in_json(
+        "config.json",
+        lambda config: config["quantization_config"].update(kv_cache_scheme={"num_bits": 8}),
+    ),
+    "another sidecar": in_json(
+        "hf_quant_config.json",
+        lambda content: content["quantization"].update(kv_cache_quant_algo="FP8"),
+    ),
+    "activation scales of nothing": _scaled(f"{ATTENTION}.o_proj.input_scale", 2.0**-24),
     "another chat template": replaced("chat_template.jinja", "assistant", "user"),
 }
 
@@ -325,6 +334,139 @@ def test_what_digests_written_anew_hide_source_and_donor_tell(
 
 def test_there_are_enough_tamperings() -> None:
     assert len(TAMPERINGS) >= 40
+
+
+def test_a_recipe_that_nobody_knows_bounds_nothing(
+    sealed_release: Path, tmp_path: Path, pico: Pico
+) -> None:
+    folder = shutil.copytree(sealed_release, tmp_path / "release")
+    for stage in ("quantize_nvfp4", "graft_mtp"):
+        edit_manifest(
+            manifest_of(folder, stage),
+            lambda manifest: manifest["facts"]["recipe"].update(name="nvfp9"),
+        )
+    rehash(folder)
+    found = audit(str(folder), source=str(pico.agent), deep=True)
+    assert "quantize_nvfp4" in refuted(found)["quantized weights"]
+    assert outcomes(found)["full derivation"] == "unproved"
+
+
+def test_weights_that_an_edit_has_moved_are_never_proved(
+    release: Path, tmp_path: Path, pico: Pico
+) -> None:
+    """One direction is taken out of a matrix, which the error that GPTQ leaves would hide."""
+    folder = _unsealed(release, tmp_path)
+    module = f"{LAYER}.mlp.down_proj"
+    source = RangedCheckpoint.open(str(pico.agent))
+    key = next(name for name in source.extents if name.endswith("layers.0.mlp.down_proj.weight"))
+    weight = source.extents[key].rows(range(source.extents[key].tensor.shape[0]))
+    checkpoint = Checkpoint.open(folder)
+    scale = torch.frombuffer(
+        bytearray(_raw(checkpoint, f"{module}.weight_scale_2")), dtype=torch.float32
+    )[0]
+    torch.manual_seed(0)
+    direction = torch.nn.functional.normalize(torch.randn(len(weight)), dim=0)
+    edited = weight.float() - torch.outer(direction, direction @ weight.float())
+    scales = pack(weight, scale)[1]
+    codes, _ = pack(edited.to(torch.bfloat16), scale, scales)
+    raw = codes.numpy().tobytes()
+    edit_tensor(folder, f"{module}.weight", lambda content: content.__setitem__(slice(None), raw))
+    found = outcomes(audit(str(folder), source=str(pico.agent)))
+    assert found["quantized weights"] in ("unproved", "refuted")
+
+
+def _unsealed(release: Path, tmp_path: Path) -> Path:
+    """A copy of a checkpoint that can be altered, without tables."""
+    folder = shutil.copytree(release, tmp_path / "release")
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    (folder / "tensors.json").unlink()
+    return folder
+
+
+CONFIGURATIONS: dict[str, Change] = {
+    "eps": in_json("config.json", lambda config: config["text_config"].update(rms_norm_eps=0.5)),
+    "temperature": in_json("generation_config.json", lambda config: config.update(top_k=1)),
+    "template": replaced("chat_template.jinja", "assistant", "user"),
+    "vocabulary": in_json(
+        "tokenizer.json", lambda content: content["model"]["vocab"].update(zzz=5)
+    ),
+}
+
+
+def test_another_configuration_contradicts_a_release_of_any_tool(
+    release: Path, tmp_path: Path, pico: Pico
+) -> None:
+    for title, change in CONFIGURATIONS.items():
+        folder = _unsealed(release, tmp_path / title)
+        change(folder)
+        found = audit(str(folder), source=str(pico.agent))
+        (verdict,) = (v for v in found.verdicts if v.part == "configuration")
+        assert verdict.faults, title
+
+
+def _added(
+    folder: Path, tensors: dict[str, torch.Tensor], file: str = "model-zz.safetensors"
+) -> None:
+    """Tensors more, in a shard of their own."""
+    save_file(tensors, folder / file, {"format": "pt"})
+    edit_json(
+        folder / "model.safetensors.index.json",
+        lambda index: index["weight_map"].update(dict.fromkeys(tensors, file)),
+    )
+
+
+def test_tensors_that_nobody_asked_for_have_no_origin(
+    release: Path, tmp_path: Path, pico: Pico
+) -> None:
+    folder = _unsealed(release, tmp_path)
+    names = "mtp.fc.bias", f"{LAYER}.mlp.up_proj.k_scale"
+    _added(folder, {name: torch.zeros(4, dtype=torch.bfloat16) for name in names})
+    found = refuted(audit(str(folder), source=str(pico.agent), donor=str(pico.base)))
+    assert found["MTP head"] == ["mtp.fc.bias"]
+    assert f"{LAYER}.mlp.up_proj.k_scale" in found["names"]
+
+
+def test_an_expert_that_stands_there_twice_is_found(tmp_path: Path, pico: Pico) -> None:
+    mixture = pico.folder / "pico-mixture"
+    folder = shutil.copytree(mixture, tmp_path / "release")
+    source = RangedCheckpoint.open(str(mixture))
+    name = next(key for key in source.extents if key.endswith("layers.0.mlp.experts.down_proj"))
+    stack = source.extents[name]
+    count = stack.tensor.shape[0]
+    whole = stack.rows(range(count))
+    members = {f"{name.rpartition('.')[0]}.{i}.down_proj.weight": whole[i] for i in range(count)}
+    _added(folder, {key: each.contiguous().clone() for key, each in members.items()})
+    found = refuted(audit(str(folder), source=str(mixture)))
+    assert set(members) <= set(found["names"])
+
+
+def test_a_scale_of_another_form_refutes_and_ends_nothing(
+    release: Path, tmp_path: Path, pico: Pico
+) -> None:
+    folder = _unsealed(release, tmp_path)
+    for path in sorted(folder.glob("*.safetensors")):
+        tensors = load_file(path)
+        for key in [name for name in tensors if name.endswith("mlp.up_proj.input_scale")]:
+            tensors[key] = torch.ones(2)
+        save_file(tensors, path, {"format": "pt"})
+    found = refuted(audit(str(folder), source=str(pico.agent)))
+    assert "activation scales" in found or "quantized weights" in found
+
+
+def test_a_named_root_and_a_level_are_asked_for(
+    sealed_release: Path, pico: Pico, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(*options: str) -> int:
+        given = [str(sealed_release), "--source", str(pico.agent), "--donor", str(pico.base)]
+        monkeypatch.setattr(sys, "argv", ["scion", "audit", *given, *options])
+        return main()
+
+    root = str(audit(str(sealed_release)).root)
+    assert run("--root", root) == 0
+    assert run("--root", f"sha256:{'0' * 64}") == 1
+    # Activation scales come of samples.
+    assert run("--require", "bounded") == 1
 
 
 def test_another_source_or_donor_contradicts_a_release(sealed_release: Path, pico: Pico) -> None:

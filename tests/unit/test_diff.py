@@ -16,12 +16,13 @@ NORM = "model.language_model.layers.0.input_layernorm.weight"
 
 
 def test_repaired_keys_are_the_same_weights_under_other_names(conversion: Conversion) -> None:
-    found = difference(str(conversion.fetch_source.folder), str(conversion.fix_keys.folder))
+    folders = str(conversion.fetch_source.folder), str(conversion.fix_keys.folder)
+    found = difference(*folders, tables=True)
     renamed = conversion.fix_keys.facts["renamed_tensors"]
     assert found.same_weights
     assert len(found.renamed) == renamed > 0
     assert found.read == ("tensors.json", "tensors.json")
-    assert found.renamed == difference(found.a, found.b, data=True).renamed
+    assert found.renamed == difference(*folders).renamed
 
 
 def test_quantizing_and_grafting_are_told_apart(conversion: Conversion) -> None:
@@ -42,8 +43,8 @@ def test_a_changed_tensor_and_key_are_named(conversion: Conversion, tmp_path: Pa
     edit_json(folder / "config.json", lambda config: config["text_config"].update(vocab_size=7))
     before = str(conversion.graft_mtp.folder)
     # The table in the folder is that of the release before.
-    assert not difference(before, str(folder)).changed
-    found = difference(before, str(folder), data=True)
+    assert not difference(before, str(folder), tables=True).changed
+    found = difference(before, str(folder))
     assert dict(found.changed) == {NORM: "other bytes"}
     assert found.config.keys() == {"text_config.vocab_size"}
 

@@ -6,10 +6,12 @@ from typing import Any
 
 from scion.architectures.inventory import inventory
 from scion.architectures.sound_names import SoundNames
+from scion.artifacts.manifest import MANIFEST
 from scion.audit.claims import Claims
 from scion.audit.configuration import audit_configuration
+from scion.audit.full_derivation import FULL_DERIVATION, audit_in_full
 from scion.audit.origin import NAMES, Original, audit_head, audit_origin
-from scion.audit.seal import audit_lint, audit_seal, release_tree
+from scion.audit.seal import SEAL, audit_lint, audit_seal, release_tree
 from scion.audit.stored import stored_tensors
 from scion.audit.verdict import Fault, PartVerdict, ProofLevel
 from scion.audit.weights import Extent, Extents, RangedCheckpoint, members_apart
@@ -39,6 +41,11 @@ class ReleaseAudit:
     root: str | None
     verdicts: Sequence[PartVerdict]
 
+    def reaches(self, level: ProofLevel) -> bool:
+        """Whether every part is proved so far, or further."""
+        order = list(ProofLevel)
+        return all(order.index(v.outcome) <= order.index(level) for v in self.verdicts)
+
     @property
     def refuted(self) -> bool:
         """Whether anything contradicts the release."""
@@ -65,7 +72,12 @@ class ReleaseAudit:
 
 
 def audit(
-    release: str, *, source: str | None = None, donor: str | None = None, deep: bool = False
+    release: str,
+    *,
+    source: str | None = None,
+    donor: str | None = None,
+    root: str | None = None,
+    deep: bool = False,
 ) -> ReleaseAudit:
     """Prove what can be proved of a release.
 
@@ -73,6 +85,7 @@ def audit(
         release: Its folder, or a repository of the hub.
         source: The bf16 checkpoint that it was made from; a folder or a repository.
         donor: The checkpoint that its MTP head comes from.
+        root: The digest that its publisher has named of its seal; None where nobody has.
         deep: Whether lint reads the tensors' data as well, which needs a folder, and the source is
             quantized again where the calibration samples are at hand.
 
@@ -80,7 +93,11 @@ def audit(
         ScionError: The release, source or donor is not there, can't be read, or is no checkpoint
             of an architecture that is known.
     """
-    seal, claims, root = audit_seal(release)
+    seal, claims, found_root = audit_seal(release)
+    if root is not None and root != found_root:
+        problem = "is another seal than the one that was named"
+        fault = Fault(MANIFEST, problem, root, str(found_root))
+        seal = PartVerdict.of(SEAL, seal.told, count=seal.count, faults=[*seal.faults, fault])
     verdicts = [seal]
     try:
         weights = RangedCheckpoint.open(release)
@@ -103,14 +120,36 @@ def audit(
         original = Original.of(RangedCheckpoint.open(source))
         source = original.weights.source.name
         verdicts += audit_origin(weights, original, head, claims)
-        verdicts.append(audit_configuration(weights, original.weights, sealed=claims.sealed))
-        if deep and claims.recipe is not None:
-            # ModelOpt takes seconds to import.
-            from scion.audit.full_derivation import audit_in_full
+        stored = stored_tensors(weights, original.sound(weights))
+        algorithms = {
+            extent.tensor.name.rpartition(".")[0]: module.algorithm
+            for module in stored.modules.values()
+            for extent in (module.parts["weight"],)
+        }
+        verdicts.append(
+            audit_configuration(
+                weights, original.weights, sealed=claims.sealed, algorithms=algorithms
+            )
+        )
+    if deep:
+        verdicts.append(_in_full(release, weights, source, claims))
+    held = found_root if seal.outcome is ProofLevel.PROVED else None
+    return ReleaseAudit(weights.source.name, source, donor, held, verdicts)
 
-            verdicts.append(audit_in_full(release_tree(release), weights, source))
-    root = root if seal.outcome is ProofLevel.PROVED else None
-    return ReleaseAudit(weights.source.name, source, donor, root, verdicts)
+
+def _in_full(
+    release: str, weights: RangedCheckpoint, source: str | None, claims: Claims
+) -> PartVerdict:
+    """The verdict of quantizing again."""
+    lacking = {
+        "no source was given": source is None,
+        "the release has no manifest": not claims.sealed,
+        "it records no recipe that is known": claims.recipe is None,
+    }
+    for why, so in lacking.items():
+        if so:
+            return PartVerdict(FULL_DERIVATION, ProofLevel.UNPROVED, f"not done: {why}", 0)
+    return audit_in_full(release_tree(release), weights, str(source))
 
 
 def _head_alone(release: RangedCheckpoint, donor: Extents, claims: Claims) -> PartVerdict:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from scion.artifacts.file_tree import FileTree, read_object
-from scion.artifacts.release_layout import PROVENANCE, TENSORS
+from scion.artifacts.release_layout import GRAFTED, PROVENANCE, TENSORS
 from scion.common.errors import ScionError
 from scion.quantization.recipe_table import RECIPES, RecipeRow
 
@@ -19,12 +19,14 @@ class Claims:
     Attributes:
         sealed: Whether it has a manifest.
         recipe: The recipe of its NVFP4 weights; None where none is recorded.
+        head: Where the release says that its MTP head comes from: `source`, `donor` or `none`.
         checksums: Of block scales that calibration chose, by module.
         trained: By tensor of a trained head the SHA-256 of what training began with.
     """
 
     sealed: bool = False
     recipe: RecipeRow | None = None
+    head: str | None = None
     checksums: Mapping[str, float] = field(default_factory=dict[str, float])
     trained: Mapping[str, str] = field(default_factory=dict[str, str])
 
@@ -48,7 +50,9 @@ class Claims:
             if isinstance(origin, dict) and origin.get("from") == "trained"
         }
         row = RECIPES.get(name) if isinstance(name, str) else None
-        return cls(sealed=True, recipe=row, checksums=sums, trained=trained)
+        origin = _section(_object(tree, f"{PROVENANCE}/{GRAFTED}.json"), "facts").get("mtp_origin")
+        head = origin if isinstance(origin, str) else None
+        return cls(sealed=True, recipe=row, head=head, checksums=sums, trained=trained)
 
 
 def _object(tree: FileTree, name: str) -> Mapping[str, Any]:

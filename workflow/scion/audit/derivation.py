@@ -13,6 +13,7 @@ module is rounded to bf16, as the weights are, and so is the largest weight of a
 (https://github.com/vllm-project/compressed-tensors/blob/main/src/compressed_tensors/quantization/utils/helpers.py).
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -150,14 +151,15 @@ def _scales(largest: torch.Tensor, algorithm: str) -> tuple[torch.Tensor, torch.
 def nvfp4_rows(module: StoredModule, weight: Extent) -> Iterator[Rows]:
     """The weight of a module in the source, and what is stored of it, window by window."""
     scale = torch.tensor(module.number("weight_scale_2"))
-    for window in _windows(weight):
+    for window in windows(weight):
         packed, scales = (module.parts[part].rows(window) for part in ("weight", "weight_scale"))
         yield weight.rows(window), packed, scales, scale
 
 
-def _windows(weight: Extent) -> Iterator[range]:
-    count, columns = weight.tensor.shape
-    step = max(1, _WINDOW_BYTES // (2 * columns))
+def windows(tensor: Extent) -> Iterator[range]:
+    """The rows of a tensor, some megabytes at a time."""
+    count, *inner = tensor.tensor.shape
+    step = max(1, _WINDOW_BYTES // (2 * math.prod(inner)))
     for first in range(0, count, step):
         yield range(first, min(first + step, count))
 
@@ -229,7 +231,7 @@ def _derive_fp8(module: StoredModule, weight: Extent, told: Progress) -> Derived
     scale = torch.tensor(module.number("weight_scale"))
     numbers = weight.tensor.shape[0] * weight.tensor.shape[1]
     found = Derived(module.name, FP8, numbers, torch.tensor(0.0), scale)
-    for window in _windows(weight):
+    for window in windows(weight):
         rows, stored = weight.rows(window), module.parts["weight"].rows(window)
         different = _bytes(fp8.quantize(rows, scale)) != _bytes(stored)
         far = different.any() and fp8.worst_rounding(rows, stored, scale) > _TOLERANCE

@@ -1,8 +1,8 @@
 """What two checkpoints have otherwise: tensors renamed, removed, added, requantized, changed; keys.
 
-Tensors are held together by name first, then by their bytes under whatever name. Digests are taken
-from the checkpoint's `tensors.json` where it has one that is of its shards by name, dtype and
-shape, and from the data otherwise.
+Tensors are held together by name first, then by their bytes under whatever name. Where that is
+asked for, digests are taken from a checkpoint's `tensors.json` that is of its shards by name, dtype
+and shape; otherwise the data are read.
 """
 
 import threading
@@ -61,31 +61,33 @@ class Difference:
         return {**vars(self), "same_weights": self.same_weights}
 
 
-def difference(a: str, b: str, *, data: bool = False) -> Difference:
+def difference(a: str, b: str, *, tables: bool = False) -> Difference:
     """Compare two checkpoints.
 
     Args:
         a: A folder or a repository of the hub.
         b: The other.
-        data: Read every tensor, whatever digests are known.
+        tables: Believe the `tensors.json` of a checkpoint that has one; else every tensor is read.
 
     Raises:
         ScionError: One is no checkpoint, or can't be read.
     """
     first, second = RangedCheckpoint.open(a), RangedCheckpoint.open(b)
-    known = [{} if data else _known(each) for each in (first, second)]
+    known = [_known(each) if tables else {} for each in (first, second)]
     left, right = dict(first.extents), dict(second.extents)
     requantized = dict(_requantized(first, second, left, right))
-    shared = [name for name in left if name in right and left[name].form == right[name].form]
+    shared = {name for name in left if name in right and left[name].form == right[name].form}
+    # A tensor may be another's under a new name if the other checkpoint has one of its form left.
+    forms = [{e.form for n, e in extents.items() if n not in shared} for extents in (left, right)]
     apart = [
         (each, name)
         for each, extents in enumerate((left, right))
-        for name in extents
-        if name in shared or _may_be_renamed(extents[name], (left, right)[1 - each], shared)
+        for name, extent in extents.items()
+        if name in shared or extent.form in forms[1 - each]
     ]
     digests = _digests(apart, (left, right), known)
-    same = [name for name in shared if digests[0, name] == digests[1, name]]
-    changed = {name: "other bytes" for name in shared if name not in set(same)}
+    same = {name for name in shared if digests[0, name] == digests[1, name]}
+    changed = {name: "other bytes" for name in left if name in shared and name not in same}
     changed |= {
         name: f"{_form(left[name])} became {_form(right[name])}"
         for name in left
@@ -94,6 +96,7 @@ def difference(a: str, b: str, *, data: bool = False) -> Difference:
     removed = [name for name in left if name not in right]
     added = [name for name in right if name not in left]
     renamed = _renamed(removed, added, left, right, digests)
+    taken = set(renamed.values())
     return Difference(
         a=first.source.name,
         b=second.source.name,
@@ -102,7 +105,7 @@ def difference(a: str, b: str, *, data: bool = False) -> Difference:
         changed=changed,
         requantized=requantized,
         removed=tuple(name for name in removed if name not in renamed),
-        added=tuple(name for name in added if name not in set(renamed.values())),
+        added=tuple(name for name in added if name not in taken),
         config=dict(_keys(first.config, second.config)),
         read=(TENSORS if known[0] else "data", TENSORS if known[1] else "data"),
     )
@@ -157,11 +160,6 @@ def _kind(module: StoredModule | None, plain: Mapping[str, Extent], name: str) -
     if module is not None:
         return module.algorithm
     return _BF16 if f"{name}.weight" in plain else None
-
-
-def _may_be_renamed(extent: Extent, others: Mapping[str, Extent], shared: list[str]) -> bool:
-    """Whether the other checkpoint has a tensor of this form under a name of its own."""
-    return any(other.form == extent.form for name, other in others.items() if name not in shared)
 
 
 def _digests(

@@ -6,7 +6,6 @@ records in `provenance/results/`: every value that is told so, rounded or in per
 proved here: `scion check` holds manifests to files, `scion audit` tensors to source and donor.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -22,7 +21,10 @@ from scion.artifacts.release_layout import (
     TENSORS,
     stages_files,
 )
+from scion.checkpoint.shards import unreadable
+from scion.common.bounded_json import parse_json
 from scion.common.errors import ScionError
+from scion.common.text import printable
 
 # Of values that are told as a number: more would be chance.
 _MATCHES = 12
@@ -117,12 +119,17 @@ def dot(explanation: Explanation) -> str:
         label = f"{step.stage}\\n{str(step.manifest['content'])[7:19]}"
         lines.append(f'  "{step.stage}" [label="{label}"];')
         lines += [f'  "{before}" -> "{step.stage}";' for before in step.inputs]
-        lines += [f'  "{name}" [shape=note];' for name in _plain(step)]
-        lines += [f'  "{name}" -> "{step.stage}";' for name in _plain(step)]
-    subject = explanation.subject.replace('"', "'")
-    lines.append(f'  "{subject}" [shape=oval];')
-    lines.append(f'  "{explanation.made_by}" -> "{subject}";')
+        for name in map(_quoted, _plain(step)):
+            lines.append(f'  "file {name}" [label="{name}", shape=note];')
+            lines.append(f'  "file {name}" -> "{step.stage}";')
+    subject = _quoted(explanation.subject)
+    lines.append(f'  "subject {subject}" [label="{subject}", shape=oval];')
+    lines.append(f'  "{explanation.made_by}" -> "subject {subject}";')
     return "\n".join([*lines, "}"]) + "\n"
+
+
+def _quoted(text: str) -> str:
+    return printable(text).replace("\\", "/").replace('"', "'")
 
 
 def _plain(step: ChainStep) -> list[str]:
@@ -228,6 +235,7 @@ def _file(tree: FileTree, name: str, steps: Mapping[str, ChainStep]) -> Explanat
 
 def _numbers(tree: FileTree, told: str, steps: Mapping[str, ChainStep]) -> Iterator[Explanation]:
     """Every recorded value that is told so."""
+    percent = told.strip().endswith("%")
     text = told.strip().rstrip("%×").strip().replace(",", "").replace("\N{MINUS SIGN}", "-")
     try:
         wanted = float(text)
@@ -240,15 +248,22 @@ def _numbers(tree: FileTree, told: str, steps: Mapping[str, ChainStep]) -> Itera
     for name in sorted(tree.files):
         if not (name.startswith(f"{RESULTS}/") and name.endswith(".json")):
             continue
-        content = json.loads(read_whole(tree, name))
+        try:
+            content = parse_json(read_whole(tree, name))
+        except (OSError, EOFError, ValueError) as error:
+            raise unreadable(tree.place(name), error, hint=f"scion check {tree.name}") from error
         for path, value in _leaves(content):
-            shown = {round(value, digits), round(100 * value, digits)}
-            if wanted not in shown or count == _MATCHES:
+            if wanted != round(100 * value if percent else value, digits):
                 continue
             count += 1
+            if count > _MATCHES:
+                continue
             made_by = makers.get(name, RENDERED)
             lines = (f"{value!r} in {name}", f"at {path}")
             yield Explanation(told, lines, made_by, _behind(made_by, steps))
+    if count > _MATCHES:
+        lines = (f"and {count - _MATCHES} values more are told so: give more digits, or the unit",)
+        yield Explanation(told, lines, RENDERED, ())
 
 
 def _leaves(content: Any, path: str = "") -> Iterator[tuple[str, float]]:

@@ -40,7 +40,7 @@ from scion.stages.fetch_source import fetch_source
 from scion.stages.fix_keys import fix_keys
 from scion.stages.quantize_nvfp4 import quantize_nvfp4
 
-PART = "full derivation"
+FULL_DERIVATION = "full derivation"
 _QUANTIZED = "quantize_nvfp4"
 # Nothing of these artifacts is kept, and no recipe is looked up.
 _ENVIRONMENT = "sha256:audit"
@@ -62,7 +62,7 @@ def audit_in_full(tree: FileTree, release: RangedCheckpoint, source: str) -> Par
     lacking = list(_lacking(manifest, settings))
     if lacking:
         told = f"the calibration samples are not at hand: {', '.join(lacking)}"
-        return PartVerdict(PART, ProofLevel.UNPROVED, told, 0)
+        return PartVerdict(FULL_DERIVATION, ProofLevel.UNPROVED, told, 0)
     with tempfile.TemporaryDirectory(prefix="scion-audit-") as name:
         folder = Path(name)
 
@@ -137,11 +137,11 @@ def _compared(release: StoredTensors, again: StoredTensors, *, compensated: bool
         for suffix, extent in module.parts.items()
         if suffix in chosen
     }
-    other = unequal(pairs, what=PART)
+    other = unequal(pairs, what=FULL_DERIVATION)
     told = f"{len(again.modules)} modules quantized again as recorded, on a CPU: "
     if not other:
         told += f"{len(pairs)} tensors of what samples chose are the same"
-        return PartVerdict.of(PART, told, count=len(pairs), faults=faults)
+        return PartVerdict.of(FULL_DERIVATION, told, count=len(pairs), faults=faults)
     counts = [_Count.of(pairs, other, suffix) for suffix in chosen]
     faults += [
         Fault(name, "is not the scale that samples give", f"within {_INPUTS:g} times", f"{far:.4g}")
@@ -153,7 +153,9 @@ def _compared(release: StoredTensors, again: StoredTensors, *, compensated: bool
         if count.different > count.most
     ]
     told += f"{'; '.join(count.told for count in counts)}, as another device may choose"
-    return PartVerdict.of(PART, told, count=len(pairs), faults=faults, otherwise=ProofLevel.BOUNDED)
+    return PartVerdict.of(
+        FULL_DERIVATION, told, count=len(pairs), faults=faults, otherwise=ProofLevel.BOUNDED
+    )
 
 
 # Shares of what another device chose otherwise, about twice what was seen.

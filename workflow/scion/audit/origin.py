@@ -1,6 +1,7 @@
 """What source and donor prove of a release's tensors: each is theirs, or made of theirs."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,9 @@ import torch
 from scion.architectures.families import in_head, unknown_family
 from scion.architectures.inventory import Inventory, implied
 from scion.architectures.sound_names import SoundNames, sound_names
+from scion.architectures.stacks import taken_apart
 from scion.audit.claims import Claims
-from scion.audit.derivation import Derived, derive, is_largest, nvfp4_rows
+from scion.audit.derivation import Derived, derive, is_largest, nvfp4_rows, windows
 from scion.audit.equality import unequal
 from scion.audit.stored import StoredModule, StoredTensors, stored_tensors
 from scion.audit.verdict import Fault, PartVerdict, ProofLevel
@@ -22,7 +24,7 @@ from scion.common.errors import ScionError
 from scion.common.text import size
 from scion.formats.modelopt import FP8
 from scion.formats.stored_modules import layout
-from scion.quantization.recipe_table import RecipeRow
+from scion.quantization.recipe_table import RECIPES, RecipeRow
 from scion.quantization.verify_nvfp4 import check_module
 
 NAMES, UNCHANGED, TOWER, HEAD = "names", "unchanged tensors", "vision tower", "MTP head"
@@ -32,6 +34,11 @@ WEIGHTS, INPUTS = "quantized weights", "activation scales"
 _CHOSEN, _MOVED = 2.5, 8.0
 # Of a module's codes: GPTQ moves weights everywhere, an edit a few.
 _MOVED_SHARE = 0.01
+# Of the norm of what training began with; heal_mtp pulls back to that.
+_FURTHEST = 1.0
+# The largest inputs of linear modules in published scales lie well within.
+_LARGEST_INPUTS = 1e-2, 1e5
+_FP8_RANGE, _NVFP4_RANGE = 448.0, 2688.0
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,16 @@ class Original:
         extents = {names[key]: extent for key, extent in source.extents.items()}
         return cls(source, expected, members_apart(extents, expected))
 
+    def sound(self, release: RangedCheckpoint) -> SoundNames:
+        """The names that a release of it may have: its own, and those of the head declared there.
+
+        Raises:
+            ScionError: The release's architecture is not known.
+        """
+        ours = _implied(release)
+        head = {name: s.shape for name, s in ours.stacked.items() if s.members[0] in ours.mtp}
+        return SoundNames({**self.expected.storable, **ours.mtp, **head}, self.expected.family)
+
 
 def audit_origin(
     release: RangedCheckpoint, source: Original, donor: Extents | None, claims: Claims
@@ -76,9 +93,7 @@ def audit_origin(
         ScionError: A checkpoint can't be read, or is of an architecture that is not known.
     """
     ours = _implied(release)
-    wanted = {**source.expected.storable, **ours.mtp}
-    wanted |= {name: s.shape for name, s in ours.stacked.items() if s.members[0] in ours.mtp}
-    stored = stored_tensors(release, SoundNames(wanted, source.expected.family))
+    stored = stored_tensors(release, source.sound(release))
     plain = members_apart(members_apart(stored.plain, source.expected), ours)
     body = {name: extent for name, extent in plain.items() if not in_head(name)}
     tower = {name: body.pop(name) for name in source.expected.vision if name in body}
@@ -108,40 +123,91 @@ def audit_head(
         claims: What the release says of itself.
     """
     head = {name: extent for name, extent in plain.items() if in_head(name)}
-    packed = [name for name in stored.modules if in_head(name)]
+    packed = {name: module for name, module in stored.modules.items() if in_head(name)}
     count = len(head) + len(packed)
+    own = {name: extent for name, extent in source.items() if in_head(name)}
+    faults = [_without_origin(name) for name in stored.strange if in_head(name)]
     if not count:
-        return PartVerdict(HEAD, ProofLevel.PROVED, "none", 0)
-    own = {name: source[name] for name in head if name in source}
-    whose, originals = ("donor", donor) if donor is not None else ("source", own)
-    if not originals:
+        told = "left out" if own or donor is not None else "none"
+        return PartVerdict.of(HEAD, told, count=0, faults=faults)
+    whose, originals = ("source", own) if donor is None else ("donor", donor)
+    # Without a donor an own head is the one to hold it to, unless the release says another.
+    if not originals or (donor is None and claims.head == "donor"):
         told = f"{count} tensors: name the checkpoint that they come from as --donor"
-        return PartVerdict(HEAD, ProofLevel.UNPROVED, told, count)
-    faults = [
+        return PartVerdict.of(HEAD, told, count=count, faults=faults, otherwise=ProofLevel.UNPROVED)
+    there = head.keys() | {f"{name}.weight" for name in packed}
+    faults += [
         Fault(name, f"is no tensor of the {whose}", f"a tensor of the {whose}'s head", "none")
-        for name in (*head, *(f"{name}.weight" for name in packed))
-        if name not in originals
+        for name in sorted(there - originals.keys())
     ]
-    missing = originals.keys() - head.keys() - {f"{name}.weight" for name in packed}
     faults += [
         Fault(name, "is missing from the head", f"the {whose}'s tensor", "none")
-        for name in sorted(missing)
-        if in_head(name)
+        for name in sorted(originals.keys() - there)
     ]
-    trained = {name for name in head if name in claims.trained}
+    trained = {n: (head[n], originals[n]) for n in head if n in claims.trained and n in originals}
     faults += _begun(claims.trained, originals, whose)
     kept = {n: (head[n], originals[n]) for n in head if n in originals and n not in trained}
     faults += _differences(kept, whose, what=HEAD)
-    if not trained and not packed:
-        told = f"{len(kept)} tensors, bit for bit the {whose}'s"
-        return PartVerdict.of(HEAD, told, count=count, faults=faults)
-    what = [f"{len(trained)} tensors trained"] * bool(trained)
-    what += [f"{len(packed)} matrices packed after that"] * bool(packed)
-    what += [f"{len(kept)} bit for bit the {whose}'s"] * bool(kept)
+    if not claims.trained:
+        return _untrained(packed, originals, len(kept), whose, faults)
+    moved, broken = _moved(trained)
     told = (
-        f"{', '.join(what)}: training began with the {whose}'s, and is recorded, not derived again"
+        f"{len(trained)} tensors trained, {moved:.2g} times the {whose}'s away from it at most; "
+        f"{len(packed)} matrices packed after that, {len(kept)} bit for bit the {whose}'s: "
+        f"training began with the {whose}'s, and is recorded, not derived again"
     )
-    return PartVerdict.of(HEAD, told, count=count, faults=faults, otherwise=ProofLevel.UNPROVED)
+    return PartVerdict.of(
+        HEAD, told, count=count, faults=[*faults, *broken], otherwise=ProofLevel.UNPROVED
+    )
+
+
+def _untrained(
+    packed: Mapping[str, StoredModule],
+    originals: Mapping[str, Extent],
+    kept: int,
+    whose: str,
+    faults: list[Fault],
+) -> PartVerdict:
+    """The verdict of a head that is the other checkpoint's, some of its matrices packed."""
+    wrong = list(_form_faults(packed, originals))
+    named = {fault.subject for fault in wrong}
+    for name, found in derive(
+        {n: m for n, m in packed.items() if n not in named}, originals
+    ).items():
+        if isinstance(found, ScionError):
+            wrong.append(Fault(name, found.problem, found.expected, found.found))
+        elif not found.exact:
+            problem = f"is not what packing makes of the {whose}'s"
+            wrong.append(Fault(name, problem, "codes and scales of maxima", "others"))
+    told = f"{kept} tensors, bit for bit the {whose}'s"
+    told += f"; {len(packed)} matrices packed of the {whose}'s, bit for bit" if packed else ""
+    return PartVerdict.of(HEAD, told, count=kept + len(packed), faults=[*faults, *wrong])
+
+
+def _without_origin(name: str) -> Fault:
+    return Fault(name, "has no origin", "a tensor that source or donor has", "none of that name")
+
+
+def _moved(pairs: Mapping[str, tuple[Extent, Extent]]) -> tuple[float, list[Fault]]:
+    """How far trained tensors are from what training began with, and those that can't be it."""
+    furthest, faults = 0.0, list[Fault]()
+    for name, (tensor, original) in pairs.items():
+        if tensor.form != original.form:
+            expected, found = (f"{e.form[0]} {list(e.form[1])}" for e in (original, tensor))
+            faults.append(Fault(name, "has another form than training leaves", expected, found))
+            continue
+        moved = norm = 0.0
+        for rows in windows(tensor):
+            ours, theirs = (each.rows(rows).double() for each in (tensor, original))
+            moved += (ours - theirs).square().sum().item()
+            norm += theirs.square().sum().item()
+        distance = math.sqrt(moved / norm) if norm else float(moved > 0)
+        # NaN is far away, too.
+        if not distance <= _FURTHEST:
+            problem = "is further from what training began with than training goes"
+            faults.append(Fault(name, problem, f"within {_FURTHEST:g} times it", f"{distance:.3g}"))
+        furthest = max(furthest, distance)
+    return furthest, faults
 
 
 def _begun(
@@ -169,15 +235,15 @@ def _implied(checkpoint: RangedCheckpoint) -> Inventory:
 def _names(
     stored: StoredTensors, plain: Mapping[str, Extent], source: Original, release: RangedCheckpoint
 ) -> PartVerdict:
-    """Whether each tensor has an origin, and each of the source's is there or was left out."""
+    """Whether each tensor is of source or head, and each of the source's is there or left out."""
     weights = {f"{name}.weight" for name in stored.modules}
     there = plain.keys() | weights
     language = [name for name in source.extents if name in source.expected.language]
-    faults = [
-        Fault(name, "has no origin", "a tensor that source or donor has", "none of that name")
-        for name in (*stored.strange, *sorted(weights - source.extents.keys()))
-        if not in_head(name)
-    ]
+    unknown = [*stored.strange, *sorted(there - source.extents.keys())]
+    faults = [_without_origin(name) for name in unknown if not in_head(name)]
+    counts = Counter(taken_apart([*stored.plain, *weights], source.expected.stacked))
+    twice = [*stored.twice, *(name for name, count in counts.items() if count > 1)]
+    faults += [Fault(name, "stands there twice", "one tensor of it", "several") for name in twice]
     faults += [
         Fault(name, "is missing", "the source's tensor, or what quantizing makes of it", "none")
         for name in language
@@ -189,7 +255,9 @@ def _names(
         for title, names in parts.items()
     }
     left_out = [f"{count} of the {title}" for title, count in gone.items() if count]
-    told = f"{len(release.extents)} tensors, each with an origin, for {len(language)} of the source"
+    told = (
+        f"{len(release.extents)} tensors, each known by its name; {len(language)} of the source's"
+    )
     told += f"; left out: {' and '.join(left_out)}" if left_out else ""
     return PartVerdict.of(NAMES, told, count=len(release.extents), faults=faults)
 
@@ -236,7 +304,7 @@ def _tower(tower: Extents, source: Original, release: RangedCheckpoint) -> PartV
     there = [name for name in source.expected.vision if name in source.extents]
     if tower or "vision_config" in release.config:
         missing = [
-            Fault(name, "is missing", "the source's tensor", "none")
+            Fault(name, "is not there as it is in the source", "the source's tensor", "none")
             for name in there
             if name not in tower
         ]
@@ -254,24 +322,32 @@ def _quantized(
     """The verdicts of quantized weights and of the scales of their inputs."""
     modules = {n: m for n, m in stored.modules.items() if not in_head(n)}
     faults = list(_form_faults(modules, source.extents))
+    if claims.sealed and claims.recipe is None and modules:
+        problem = "the release records no recipe that is known, so nothing bounds what was chosen"
+        faults.append(Fault("quantize_nvfp4", problem, ", ".join(RECIPES), "another or none"))
     wrong = {fault.subject for fault in faults}
     sound = {n: m for n, m in modules.items() if n not in wrong}
     derived = derive(sound, source.extents, foreign=not claims.sealed)
     outcomes = dict[str, int]()
     found = {name: each for name, each in derived.items() if isinstance(each, Derived)}
     groups = {name: group for group in source.expected.groups for name in group}
+    worst = 0.0
     for name, each in derived.items():
         if isinstance(each, ScionError):
             faults.append(Fault(name, each.problem, each.expected, each.found))
             continue
-        group = [found[other] for other in groups.get(name, (name,)) if other in found]
+        # What a partner that is refuted would have had is not known.
+        group = [found.get(other) for other in groups.get(name, (name,))]
         fault, how = _judged(each, group, sound[name], source.extents, claims, folder)
         if fault is not None:
             faults.append(fault)
+        worst = max(worst, each.error_ratio)
         outcomes[how] = outcomes.get(how, 0) + 1
     told = "; ".join(f"{count} {how}" for how, count in outcomes.items()) or "none"
-    exact = outcomes.keys() <= {_EXACT}
-    otherwise = ProofLevel.PROVED if exact else ProofLevel.BOUNDED
+    if worst:
+        told += f" (at most {worst:.3g} times the squared error of maxima in a module's blocks)"
+    levels = [_LEVELS[how] for how in outcomes if how in _LEVELS]
+    otherwise = max(levels, key=list(ProofLevel).index, default=ProofLevel.PROVED)
     yield PartVerdict.of(WEIGHTS, told, count=len(modules), faults=faults, otherwise=otherwise)
     yield _inputs(stored.modules, groups)
 
@@ -279,21 +355,31 @@ def _quantized(
 _EXACT = "derived bit for bit: every code, block scale and global scale is that of maxima"
 _SEARCHED = "whose codes are derived bit for bit from block scales that were chosen, within bounds"
 _ROUNDED = "whose codes are nearest ones, by another arithmetic"
-_COMPENSATED = "whose weights were moved (GPTQ), within bounds"
+_COMPENSATED = (
+    "whose weights are others than the source's, as GPTQ moves them, and as an edit would: only "
+    "--deep tells them apart"
+)
 _WRONG = "refuted"
+_LEVELS = {
+    _EXACT: ProofLevel.PROVED,
+    _SEARCHED: ProofLevel.BOUNDED,
+    _ROUNDED: ProofLevel.BOUNDED,
+    _COMPENSATED: ProofLevel.UNPROVED,
+}
 
 
 def _judged(
     found: Derived,
-    group: list[Derived],
+    group: list[Derived | None],
     module: StoredModule,
     originals: Mapping[str, Extent],
     claims: Claims,
     folder: Path,
 ) -> tuple[Fault | None, str]:
     """What contradicts a module, if anything does, and how far it was derived."""
-    if not is_largest(found, group, foreign=not claims.sealed):
-        wanted = max(float(member.largest) for member in group)
+    members = [member for member in group if member is not None]
+    if len(members) == len(group) and not is_largest(found, members, foreign=not claims.sealed):
+        wanted = max(float(member.largest) for member in members)
         problem = "the scale over the module is not that of the largest weight of its group"
         told = f"that of {wanted:g}"
         return Fault(module.name, problem, told, f"{float(found.scale):g}"), _WRONG
@@ -348,6 +434,9 @@ def _form_faults(
             # Told among the names.
             yield Fault(name, "is no module of the source", "a weight there", "none")
             continue
+        if len(weight.tensor.shape) != 2:
+            yield Fault(name, "is no matrix", "a weight that stays as it is", module.algorithm)
+            continue
         wanted = layout(module.algorithm, weight.tensor.shape)
         for suffix, extent in module.parts.items():
             dtype, shape = wanted[suffix]
@@ -374,6 +463,12 @@ def _inputs(
             scales[name] = module.number("input_scale")
         except ScionError as error:
             faults.append(Fault(name, error.problem, error.expected, error.found))
+    for name, found in scales.items():
+        largest = found * (_FP8_RANGE if modules[name].algorithm == FP8 else _NVFP4_RANGE)
+        if not _LARGEST_INPUTS[0] <= largest <= _LARGEST_INPUTS[1]:
+            problem = "its activation scale stands for inputs that no model has"
+            expected = f"a largest input of {_LARGEST_INPUTS[0]:g} to {_LARGEST_INPUTS[1]:g}"
+            faults.append(Fault(name, problem, expected, f"{largest:.3g}"))
     for name, found in scales.items():
         others = {scales[other] for other in groups.get(name, ()) if other in scales}
         if len(others) > 1:

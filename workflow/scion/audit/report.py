@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any
+from urllib.parse import quote
 
 from scion.audit.audit import ReleaseAudit
 from scion.audit.verdict import PartVerdict, ProofLevel
@@ -28,7 +29,9 @@ def closing(audit: ReleaseAudit) -> str:
     faults = sum(len(verdict.faults) for verdict in audit.verdicts)
     if audit.refuted:
         return f"REFUTED: {faults} {'exception' if faults == 1 else 'exceptions'} ({parts})"
-    return f"nothing contradicts the release ({parts})"
+    unproved = [v.part for v in audit.verdicts if v.outcome is ProofLevel.UNPROVED]
+    left = f"; nothing was proved of: {', '.join(unproved)}" if unproved else ""
+    return f"nothing contradicts the release ({parts}){left}"
 
 
 def _lines(audit: ReleaseAudit) -> Iterator[str]:
@@ -113,7 +116,7 @@ def _results(audit: ReleaseAudit, verdict: PartVerdict, rule: int) -> Iterator[d
             "locations": [
                 {
                     "physicalLocation": {
-                        "artifactLocation": {"uri": audit.release},
+                        "artifactLocation": {"uri": quote(audit.release, safe=":/@")},
                         "region": {"startLine": 1},
                     },
                     "logicalLocations": [{"fullyQualifiedName": printable(fault.subject)}],

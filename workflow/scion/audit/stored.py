@@ -55,11 +55,13 @@ class StoredTensors:
         modules: The quantized ones, by sound name.
         plain: Tensors that are stored as they were, by sound name.
         strange: Tensors that are neither: no name of the source's, and of no quantized module.
+        twice: Sound names that two tensors or modules mean.
     """
 
     modules: dict[str, StoredModule] = field(default_factory=dict[str, StoredModule])
     plain: Extents = field(default_factory=dict[str, Extent])
     strange: list[str] = field(default_factory=list[str])
+    twice: list[str] = field(default_factory=list[str])
 
 
 def stored_tensors(release: RangedCheckpoint, sound: SoundNames) -> StoredTensors:
@@ -85,6 +87,8 @@ def stored_tensors(release: RangedCheckpoint, sound: SoundNames) -> StoredTensor
             if name is None or stored["weight"].tensor.dtype != _PACKED[algorithm]:
                 continue
             name = name.removesuffix(".weight")
+            if name in found.modules:
+                found.twice.append(name)
             found.modules[name] = StoredModule(name, algorithm, stored, spelled)
             tensors = {
                 suffix: extent
@@ -95,8 +99,10 @@ def stored_tensors(release: RangedCheckpoint, sound: SoundNames) -> StoredTensor
         for suffix, extent in tensors.items():
             key = f"{module}.{suffix}" if module else suffix
             name = sound.of(key)
-            if name is None or name in found.plain:
+            if name is None:
                 found.strange.append(key)
+            elif name in found.plain:
+                found.twice.append(name)
             else:
                 found.plain[name] = extent
     return found

@@ -45,6 +45,7 @@ class PartVerdict:
         told: What was seen, with counts; a line.
         count: How many tensors, files or keys it is about.
         faults: What contradicts it; the outcome is then `REFUTED`.
+        remarks: What is otherwise than expected, and may be.
     """
 
     part: str
@@ -52,6 +53,7 @@ class PartVerdict:
     told: str
     count: int
     faults: tuple[Fault, ...] = ()
+    remarks: tuple[Fault, ...] = ()
 
     @classmethod
     def of(
@@ -74,4 +76,5 @@ class PartVerdict:
             "told": self.told,
             "count": self.count,
             "faults": [vars(fault) for fault in self.faults],
+            "remarks": [vars(remark) for remark in self.remarks],
         }

@@ -45,7 +45,20 @@ class Extent:
         return torch.frombuffer(raw, dtype=dtype).view(len(rows), *inner)
 
     def number(self) -> float:
-        """The one number of a scalar."""
+        """The one number of a scalar.
+
+        Raises:
+            ScionError: It has more numbers than one, or such as are no scales.
+        """
+        dtype, shape = self.form
+        if math.prod(shape) != 1 or dtype not in DTYPES:
+            raise ScionError(
+                "a scale is not one number",
+                where=f"{self.source.name}: {self.tensor.name}",
+                expected="a float32 scalar",
+                found=f"{dtype} {list(shape)}",
+                hint="the release is broken: ask its publisher",
+            )
         raw = bytearray().join(self.stream(0, self.tensor.size))
         return torch.frombuffer(raw, dtype=DTYPES[self.tensor.dtype]).item()
 
@@ -83,6 +96,7 @@ class RangedCheckpoint:
         source = open_source(location)
         config = parse_object(_read(source, CONFIG), where=f"{source.name}/{CONFIG}")
         shards = [name for name in source.files if name.endswith(".safetensors")]
+        index: dict[str, str] = {}
         if INDEX in source.files:
             where = f"{source.name}/{INDEX}"
             index = parse_weight_map(parse_object(_read(source, INDEX), where=where), where=where)
@@ -99,6 +113,15 @@ class RangedCheckpoint:
                         hint="engines take the one or the other: ask its publisher",
                     )
                 extents[name] = Extent(source, shard, header.data_start + tensor.begin, tensor)
+        for name, shard in index.items():
+            if name not in extents or extents[name].file != shard:
+                raise ScionError(
+                    "the index names a tensor where it is not",
+                    where=f"{source.name}/{INDEX}: {name}",
+                    expected=extents[name].file if name in extents else "no such entry",
+                    found=shard,
+                    hint="index and shards are of different versions: ask its publisher",
+                )
         return cls(source, config, extents)
 
 

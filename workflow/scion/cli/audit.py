@@ -18,9 +18,10 @@ the donor's. A release that another tool made, without a manifest, is audited fr
 _EPILOG = """\
 outcomes:
   proved    it follows bit by bit from what was given
-  bounded   samples chose block scales, or moved weights: codes follow from the stored scales, and
-            errors lie within what the recipe leaves; which scales samples choose is not derived
-  unproved  nothing that was given tells: activation scales, a trained head's training
+  bounded   samples chose block scales: codes follow from the stored scales bit by bit, and errors
+            lie within what the recipe leaves; which scales samples choose is not derived
+  unproved  nothing that was given tells: activation scales, a trained head's training, weights
+            that GPTQ has moved, for an edit would look the same
             (--deep quantizes the source again, with the recorded samples: then both are proved,
             if it is run where they are and on the kind of device that made the release)
   refuted   what was given contradicts it; each exception is named
@@ -31,11 +32,12 @@ examples:
   scion audit results/X/release --source S --donor D --format json > audit.json
 
 Sources and donors are folders or repositories of the hub; of a donor only the head is read. Memory
-stays below a gigabyte whatever their size.
+stays below a gigabyte whatever their size, but for --deep, which takes what quantizing takes, and
+room for source and release in the folder for temporary files (TMPDIR).
 
 exit codes:
   0  nothing contradicts the release
-  1  something does
+  1  something does, or a part is proved less far than --require asks
   2  there is no release, source or donor, or it can't be read
 """
 
@@ -63,6 +65,16 @@ def add_audit(
         "calibration samples are here; folders only",
     )
     parser.add_argument(
+        "--root",
+        metavar="DIGEST",
+        help="the seal's root as its publisher names it: hold it to that",
+    )
+    parser.add_argument(
+        "--require",
+        choices=("proved", "bounded"),
+        help="exit with 1 if a part is proved less far than that",
+    )
+    parser.add_argument(
         "--format", choices=("text", "json", "sarif"), default="text", help="of the report"
     )
     parser.add_argument(
@@ -75,11 +87,14 @@ def audit_release(args: argparse.Namespace) -> int:
     """Run `scion audit`; the exit code."""
     from scion.audit.audit import audit
     from scion.audit.report import closing, sarif, text
+    from scion.audit.verdict import ProofLevel
     from scion.common.errors import ScionError, of_system
     from scion.common.files import atomic_file
 
     try:
-        found = audit(args.release, source=args.source, donor=args.donor, deep=args.deep)
+        found = audit(
+            args.release, source=args.source, donor=args.donor, root=args.root, deep=args.deep
+        )
         if args.format == "text":
             output = text(found)
         else:
@@ -96,4 +111,5 @@ def audit_release(args: argparse.Namespace) -> int:
         told = of_system(error) if isinstance(error, OSError) else error
         print(f"error: {told}", file=sys.stderr)
         return _UNUSABLE
-    return _REFUTED if found.refuted else 0
+    enough = args.require is None or found.reaches(ProofLevel(args.require))
+    return 0 if enough and not found.refuted else _REFUTED

@@ -14,13 +14,14 @@ algorithm, or changed, and keys of config.json. A and B are checkpoints or artif
 repositories of the hub. Where both hold the same tensors, it says so, whatever their names."""
 
 _EPILOG = """\
-Digests are taken from a checkpoint's tensors.json where it has one; all other tensors are read.
---data reads every tensor, whatever a table says; scion check holds a release's table to its shards.
+Every tensor is read. With --tables, digests are taken from the tensors.json of a checkpoint that
+has one: nothing but headers is moved then, and what such a table says is believed, which scion
+check holds to the shards.
 
 examples:
   scion diff results/X/fetch_source results/X/fix_keys        renamed, and nothing else
   scion diff results/X/fix_keys results/X/graft_mtp           what became of the source
-  scion diff downloads/before hf://owner/name@COMMIT --json
+  scion diff downloads/before hf://owner/name@COMMIT --tables --json
 
 exit codes:
   0  the same weights, under the same names or others, and the same configuration
@@ -45,7 +46,9 @@ def add_diff(
     )
     parser.add_argument("a", metavar="A", help="a folder, or hf://owner/name[@revision]")
     parser.add_argument("b", metavar="B", help="the other")
-    parser.add_argument("--data", action="store_true", help="read every tensor")
+    parser.add_argument(
+        "--tables", action="store_true", help="believe tensors.json where there is one"
+    )
     parser.add_argument("--all", action="store_true", help=f"list more than {_SHOWN} of a kind")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     parser.set_defaults(run=run)
@@ -58,7 +61,7 @@ def diff(args: argparse.Namespace) -> int:
     from scion.common.text import printable, printable_json
 
     try:
-        found = difference(args.a, args.b, data=args.data)
+        found = difference(args.a, args.b, tables=args.tables)
     except (ScionError, OSError) as error:
         told = of_system(error) if isinstance(error, OSError) else error
         print(f"error: {told}", file=sys.stderr)
