@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
+from scion.architectures.families import in_head
 from scion.artifacts.file_tree import FileTree, read_object, read_whole
 from scion.artifacts.manifest import MANIFEST, check_manifest
 from scion.artifacts.release_layout import (
@@ -212,7 +213,7 @@ def _tensor(
         "source": "fix_keys",
         "donor": "fetch_donor",
         "trained": "heal_mtp",
-        "quantized": "quantize_mtp" if name.startswith("mtp.") else "quantize_nvfp4",
+        "quantized": "quantize_mtp" if in_head(name) else "quantize_nvfp4",
     }.get(str(kind), SEALED)
     lines += _place(steps.get(owner))
     return Explanation(name, tuple(lines), made_by, _behind(made_by, steps))

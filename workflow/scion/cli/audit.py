@@ -85,13 +85,15 @@ def add_audit(
 
 def audit_release(args: argparse.Namespace) -> int:
     """Run `scion audit`; the exit code."""
-    from scion.audit.audit import audit
-    from scion.audit.report import closing, sarif, text
-    from scion.audit.verdict import ProofLevel
     from scion.common.errors import ScionError, of_system
+    from scion.common.extras import extras_told
     from scion.common.files import atomic_file
 
     try:
+        with extras_told():
+            from scion.audit.audit import audit
+            from scion.audit.report import closing, sarif, text
+            from scion.audit.verdict import ProofLevel
         found = audit(
             args.release, source=args.source, donor=args.donor, root=args.root, deep=args.deep
         )

@@ -56,11 +56,13 @@ def add_diff(
 
 def diff(args: argparse.Namespace) -> int:
     """Run `scion diff`; the exit code."""
-    from scion.audit.difference import difference
     from scion.common.errors import ScionError, of_system
+    from scion.common.extras import extras_told
     from scion.common.text import printable, printable_json
 
     try:
+        with extras_told():
+            from scion.audit.difference import difference
         found = difference(args.a, args.b, tables=args.tables)
     except (ScionError, OSError) as error:
         told = of_system(error) if isinstance(error, OSError) else error

@@ -17,10 +17,10 @@ that."""
 
 _EPILOG = """\
 examples:
-  scion explain results/X/release mtp.fc.weight
+  scion explain results/X/release lm_head.weight
   scion explain results/X/release README.md
   scion explain results/X/release "82.1 %"
-  scion explain hf://owner/name mtp.norm.weight --dot | dot -Tsvg > chain.svg
+  scion explain hf://owner/name lm_head.weight --dot | dot -Tsvg > chain.svg
 """
 
 
