@@ -119,13 +119,9 @@ def audit(
     else:
         original = Original.of(RangedCheckpoint.open(source))
         source = original.weights.source.name
-        verdicts += audit_origin(weights, original, head, claims)
         stored = stored_tensors(weights, original.sound(weights))
-        algorithms = {
-            extent.tensor.name.rpartition(".")[0]: module.algorithm
-            for module in stored.modules.values()
-            for extent in (module.parts["weight"],)
-        }
+        verdicts += audit_origin(weights, stored, original, head, claims)
+        algorithms = {each.stored_name: each.algorithm for each in stored.modules.values()}
         verdicts.append(
             audit_configuration(
                 weights, original.weights, sealed=claims.sealed, algorithms=algorithms

@@ -122,13 +122,18 @@ def _keys(release: RangedCheckpoint, source: RangedCheckpoint) -> Iterator[Fault
         wanted.pop(_TOWER, None)
     found = with_mtp_layers(release.config, 0)
     found.pop(_QUANTIZATION, None)
+    yield from _sections(found, wanted, file=CONFIG)
+
+
+def _sections(found: Mapping[str, Any], wanted: Mapping[str, Any], *, file: str) -> Iterator[Fault]:
+    """Keys of a file of JSON that differ, those of its sections one by one."""
     for key in sorted({*wanted, *found}):
         ours, theirs = found.get(key), wanted.get(key)
         if isinstance(ours, dict) and isinstance(theirs, dict):
             for part in sorted({*ours, *theirs}):
-                yield from _key(f"{key}.{part}", ours, theirs, part)
+                yield from _key(f"{key}.{part}", ours, theirs, part, file=file)
         else:
-            yield from _key(key, found, wanted, key)
+            yield from _key(key, found, wanted, key, file=file)
 
 
 def _key(
@@ -137,7 +142,7 @@ def _key(
     wanted: Mapping[str, Any],
     key: str,
     *,
-    file: str = CONFIG,
+    file: str,
 ) -> Iterator[Fault]:
     told = [repr(each[key])[:200] if key in each else _NONE for each in (wanted, found)]
     if (key in found) is not (key in wanted) or found.get(key) != wanted.get(key):
@@ -166,19 +171,12 @@ def _otherwise(
     release: RangedCheckpoint, source: RangedCheckpoint, name: str, *, sealed: bool
 ) -> Iterator[Fault]:
     """What a file of the same name says otherwise; of JSON, key by key."""
-    parsed = [_parsed(each, name) for each in (release, source)]
-    found, wanted = parsed
+    found, wanted = (_parsed(each, name) for each in (release, source))
     if sealed or found is None or wanted is None:
         yield Fault(name, "is not as the source has it", "the source's bytes", "others")
         return
     # A vocabulary is a section of its own.
-    for key in sorted({*wanted, *found}):
-        ours, theirs = found.get(key), wanted.get(key)
-        if isinstance(ours, dict) and isinstance(theirs, dict):
-            for part in sorted({*ours, *theirs}):
-                yield from _key(f"{key}.{part}", ours, theirs, part, file=name)
-        else:
-            yield from _key(key, found, wanted, key, file=name)
+    yield from _sections(found, wanted, file=name)
 
 
 def _parsed(checkpoint: RangedCheckpoint, name: str) -> dict[str, Any] | None:

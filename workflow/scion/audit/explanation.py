@@ -225,10 +225,14 @@ def _place(step: ChainStep | None) -> list[str]:
     return [f"{step.stage}: {location}"] if step and location else []
 
 
-def _file(tree: FileTree, name: str, steps: Mapping[str, ChainStep]) -> Explanation:
+def _makers(steps: Mapping[str, ChainStep]) -> dict[str, str]:
+    """The stage that made each file of the release, but for those of the seal."""
     manifests = {stage: step.manifest for stage, step in steps.items() if stage != SEALED}
-    makers = {placed: stage for placed, _, stage in stages_files(manifests)}
-    made_by = makers.get(name, SEALED)
+    return {placed: stage for placed, _, stage in stages_files(manifests)}
+
+
+def _file(tree: FileTree, name: str, steps: Mapping[str, ChainStep]) -> Explanation:
+    made_by = _makers(steps).get(name, SEALED)
     entry = steps[SEALED].manifest["files"].get(name)
     lines = [f"{entry['size']} bytes", f"sha256 {entry['sha256']}"] if entry else ["not listed"]
     return Explanation(name, tuple(lines), made_by, _behind(made_by, steps))
@@ -243,9 +247,7 @@ def _numbers(tree: FileTree, told: str, steps: Mapping[str, ChainStep]) -> Itera
     except ValueError:
         return
     digits = len(text.partition(".")[2])
-    manifests = {stage: step.manifest for stage, step in steps.items() if stage != SEALED}
-    makers = {placed: stage for placed, _, stage in stages_files(manifests)}
-    count = 0
+    makers, count = _makers(steps), 0
     for name in sorted(tree.files):
         if not (name.startswith(f"{RESULTS}/") and name.endswith(".json")):
             continue

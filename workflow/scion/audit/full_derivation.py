@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from scion.architectures.sound_names import SoundNames
 from scion.artifacts.file_tree import FileTree, read_object
 from scion.artifacts.making import Output
 from scion.artifacts.release_layout import PROVENANCE
@@ -78,7 +77,7 @@ def audit_in_full(tree: FileTree, release: RangedCheckpoint, source: str) -> Par
             text=text, output=output(_QUANTIZED), settings=settings, environment=_ENVIRONMENT
         )
         again = RangedCheckpoint.open(str(made.folder))
-        sound = _sound(Original.of(RangedCheckpoint.open(str(fixed.folder))))
+        sound = Original.of(RangedCheckpoint.open(str(fixed.folder))).sound(release)
         return _compared(
             stored_tensors(release, sound),
             stored_tensors(again, sound),
@@ -113,10 +112,6 @@ def _lacking(manifest: Mapping[str, Any], settings: Quantization) -> list[str]:
         for path in local
         if "://" not in str(path) and (not path.is_file() or digest_file(path) not in recorded)
     ]
-
-
-def _sound(source: Original) -> SoundNames:
-    return SoundNames(source.expected.storable, source.expected.family)
 
 
 def _compared(release: StoredTensors, again: StoredTensors, *, compensated: bool) -> PartVerdict:

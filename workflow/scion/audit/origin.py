@@ -15,7 +15,7 @@ from scion.architectures.stacks import taken_apart
 from scion.audit.claims import Claims
 from scion.audit.derivation import Derived, derive, is_largest, nvfp4_rows, windows
 from scion.audit.equality import unequal
-from scion.audit.stored import StoredModule, StoredTensors, stored_tensors
+from scion.audit.stored import StoredModule, StoredTensors
 from scion.audit.verdict import Fault, PartVerdict, ProofLevel
 from scion.audit.weights import Extent, Extents, RangedCheckpoint, members_apart
 from scion.checkpoint.shards import CONFIG
@@ -24,6 +24,7 @@ from scion.common.errors import ScionError
 from scion.common.text import size
 from scion.formats.modelopt import FP8
 from scion.formats.stored_modules import layout
+from scion.quantization.packed_group import shared_scale
 from scion.quantization.recipe_table import RECIPES, RecipeRow
 from scion.quantization.verify_nvfp4 import check_module
 
@@ -38,7 +39,6 @@ _MOVED_SHARE = 0.01
 _FURTHEST = 1.0
 # The largest inputs of linear modules in published scales lie well within.
 _LARGEST_INPUTS = 1e-2, 1e5
-_FP8_RANGE, _NVFP4_RANGE = 448.0, 2688.0
 
 
 @dataclass(frozen=True)
@@ -79,12 +79,17 @@ class Original:
 
 
 def audit_origin(
-    release: RangedCheckpoint, source: Original, donor: Extents | None, claims: Claims
+    release: RangedCheckpoint,
+    stored: StoredTensors,
+    source: Original,
+    donor: Extents | None,
+    claims: Claims,
 ) -> list[PartVerdict]:
     """Follow every tensor of a release to its source, or to the donor.
 
     Args:
         release: The release.
+        stored: Its tensors, by the source's `sound` names.
         source: Its source.
         donor: Tensors of the donor's MTP head by name; None where no donor was given.
         claims: What the release says of itself.
@@ -92,9 +97,7 @@ def audit_origin(
     Raises:
         ScionError: A checkpoint can't be read, or is of an architecture that is not known.
     """
-    ours = _implied(release)
-    stored = stored_tensors(release, source.sound(release))
-    plain = members_apart(members_apart(stored.plain, source.expected), ours)
+    plain = members_apart(members_apart(stored.plain, source.expected), _implied(release))
     body = {name: extent for name, extent in plain.items() if not in_head(name)}
     tower = {name: body.pop(name) for name in source.expected.vision if name in body}
     return [
@@ -464,7 +467,7 @@ def _inputs(
         except ScionError as error:
             faults.append(Fault(name, error.problem, error.expected, error.found))
     for name, found in scales.items():
-        largest = found * (_FP8_RANGE if modules[name].algorithm == FP8 else _NVFP4_RANGE)
+        largest = found / shared_scale(torch.tensor(1.0), modules[name].algorithm).item()
         if not _LARGEST_INPUTS[0] <= largest <= _LARGEST_INPUTS[1]:
             problem = "its activation scale stands for inputs that no model has"
             expected = f"a largest input of {_LARGEST_INPUTS[0]:g} to {_LARGEST_INPUTS[1]:g}"

@@ -29,6 +29,11 @@ class StoredModule:
     parts: Mapping[str, Extent]
     spelled: Mapping[str, SpelledTensor]
 
+    @property
+    def stored_name(self) -> str:
+        """The name that its tensors have in the release, without their suffixes."""
+        return self.parts["weight"].tensor.name.rpartition(".")[0]
+
     def number(self, suffix: str) -> float:
         """The scale that a scalar of it means.
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from scion.architectures.inventory import Inventory
+from scion.checkpoint.experts_apart import members_of
 from scion.checkpoint.folder_source import open_source
 from scion.checkpoint.safetensors_file import Tensor
 from scion.checkpoint.shards import CONFIG, INDEX, parse_object, parse_weight_map
@@ -141,18 +142,9 @@ def members_apart(extents: Mapping[str, Extent], expected: Inventory) -> Extents
         if stack is None:
             found[name] = extent
             continue
-        if extent.tensor.shape != stack.shape:
-            raise ScionError(
-                "a stack of experts is not as config.json implies",
-                where=f"{extent.source.name}: {name}",
-                expected=f"shape {list(stack.shape)}",
-                found=f"shape {list(extent.tensor.shape)}",
-                hint="config.json and shards are of different models",
-            )
-        size = extent.tensor.size // len(stack.members)
-        for number, member in enumerate(stack.members):
-            tensor = Tensor(member, extent.tensor.dtype, stack.member_shape, 0, size)
-            found[member] = replace(extent, offset=extent.offset + number * size, tensor=tensor)
+        for member in members_of(extent.tensor, stack, where=extent.source.name):
+            offset = extent.offset + member.begin - extent.tensor.begin
+            found[member.name] = replace(extent, offset=offset, tensor=member)
     return found
 
 

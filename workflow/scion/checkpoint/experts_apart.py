@@ -42,19 +42,30 @@ def _header_apart(checkpoint: Checkpoint, header: Header, stacks: Mapping[str, S
         if name not in stacks:
             tensors[name] = tensor
             continue
-        if tensor.shape != stacks[name].shape:
-            raise ScionError(
-                "a stack of experts is not as config.json implies",
-                where=f"{checkpoint.folder}: {name}",
-                expected=f"shape {list(stacks[name].shape)}",
-                found=f"shape {list(tensor.shape)}",
-                hint="compare config.json with the shards; run the workflow from fetch_source",
-            )
-        tensors |= {member.name: member for member in _members(tensor, stacks[name])}
+        members = members_of(tensor, stacks[name], where=checkpoint.folder)
+        tensors |= {member.name: member for member in members}
     return replace(header, tensors=tensors)
 
 
-def _members(tensor: Tensor, stack: Stack) -> Iterator[Tensor]:
+def members_of(tensor: Tensor, stack: Stack, *, where: object) -> Iterator[Tensor]:
+    """The members of a stack, each a range of the stack's own.
+
+    Args:
+        tensor: The stack as it is stored.
+        stack: What it stands for.
+        where: Its checkpoint, to name in errors.
+
+    Raises:
+        ScionError: It has another shape than config.json implies.
+    """
+    if tensor.shape != stack.shape:
+        raise ScionError(
+            "a stack of experts is not as config.json implies",
+            where=f"{where}: {tensor.name}",
+            expected=f"shape {list(stack.shape)}",
+            found=f"shape {list(tensor.shape)}",
+            hint="compare config.json with the shards; run the workflow from fetch_source",
+        )
     size = tensor.size // len(stack.members)
     for number, member in enumerate(stack.members):
         begin = tensor.begin + number * size
