@@ -43,7 +43,7 @@ rule all:
         [
             planned.pointer
             for plan in PLANS
-            for last in ("seal_release", "render_family")
+            for last in ("seal_release", "sign_release", "render_family")
             for planned in plan.all_of(last)
         ],
 

@@ -39,6 +39,7 @@ _WARM_LAYERS = 4
 
 def quantized(source: Path, folder: Path) -> Path:
     """A checkpoint in NVFP4, with activation scales that are given."""
+    folder.mkdir()
     scales = given_scales(source, folder / "scales")
     command = [
         *(sys.executable, str(SUPPORT / "convert_once.py"), str(source), str(folder), str(scales)),
@@ -69,6 +70,11 @@ def unchanged(source: Path, folder: Path, repeat: int) -> dict[str, Any]:
         },
         repeat=repeat,
     )
+    # The harness's peak has this process in it, as it was before it became the other.
+    done = subprocess.run(
+        [*ours, str(release), str(source.resolve())], capture_output=True, text=True, check=True
+    )
+    peak = json.loads(done.stdout.splitlines()[-1])["peak_rss_mb"]
     read = sum(path.stat().st_size for path in files)
     shutil.rmtree(release)
     return {
@@ -76,7 +82,7 @@ def unchanged(source: Path, folder: Path, repeat: int) -> dict[str, Any]:
         "seconds": {name: result.seconds for name, result in results.items()},
         "runs": {name: result.runs for name, result in results.items()},
         "beside_openssl": round(results["openssl"].seconds / results["audit"].seconds, 3),
-        "peak_rss_mb": results["audit"].peak_rss_mb,
+        "peak_rss_mb": peak,
     }
 
 

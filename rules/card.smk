@@ -1,7 +1,7 @@
-"""Write the model card with its pictures, and seal the release.
+"""Write the model card with its pictures, seal the release, and sign it where there is a key.
 
 Input: the artifacts of all stages, the card's template and those of its sections.
-Output: the artifacts render_card and seal_release, which the workflow puts into
+Output: the artifacts render_card, seal_release and sign_release, which the workflow puts into
 `results/<release>/release`, the folder that is published.
 
 `snakemake --report report.zip` shows the pictures and the card; it needs no network. A single
@@ -30,7 +30,7 @@ RENDER_CARD = plan(
             ],
             "tasks": AGENT_TASKS,
         },
-        settings=settings(card=config.card, launches=config.launches),
+        settings=settings(card=config.tagged_card, launches=config.launches),
         environment=ROOT_ENVIRONMENT,
         is_outdated=is_outdated,
         # Named, and no part of the plan: another commit of the same code makes the same card.
@@ -91,6 +91,8 @@ SEAL_RELEASE = plan(
     "seal_release",
     lambda config: dict(
         reads={"release": whole(config), "card": "render_card", "evidence": evidence(config)},
+        files={"workflow": project_file("Snakefile") if config.attestations.enabled else []},
+        settings=attested_settings(config),
         environment=ROOT_ENVIRONMENT,
         threads=moving_threads,
         is_outdated=is_outdated,
@@ -118,6 +120,49 @@ rule seal_release:
             --release {input.release:q} \
             --card {input.card:q} \
             --evidence {input.evidence:q} \
+            --workflow {input.workflow:q} \
+            --settings {params.settings:q} \
+            --output {output:q} \
+            --store {params.store:q} \
+            --plan {params.plan:q} \
+            --environment {params.environment:q} \
+            --progress {params.progress:q} \
+            2>&1 | tee -i {log:q}
+        """
+
+
+SIGN_RELEASE = plan(
+    "sign_release",
+    lambda config: (
+        dict(
+            reads={"release": "seal_release"},
+            files={"public_key": config.attestations.public_key},
+            environment=ROOT_ENVIRONMENT,
+        )
+        if config.attestations.public_key
+        else None
+    ),
+)
+
+
+rule sign_release:
+    input:
+        unpack(SIGN_RELEASE.input),
+    output:
+        SIGN_RELEASE.pointer,
+    log:
+        SIGN_RELEASE.log,
+    benchmark:
+        SIGN_RELEASE.benchmark
+    resources:
+        **SIGN_RELEASE.resources,
+    params:
+        **SIGN_RELEASE.params,
+    shell:
+        r"""
+        python -m scion.stages.sign_release \
+            --release {input.release:q} \
+            --public-key {input.public_key:q} \
             --output {output:q} \
             --store {params.store:q} \
             --plan {params.plan:q} \

@@ -90,6 +90,14 @@ def settings(**sections):
     return json.dumps({name: plain(value) for name, value in sections.items()}, sort_keys=True)
 
 
+def attested_settings(config):
+    """What the seal of a release is told of its configuration: all that its attestations name."""
+    if not config.attestations.enabled:
+        return json.dumps({})
+    told = config.model_dump(mode="json", exclude={"store"})
+    return json.dumps({"config": told}, sort_keys=True)
+
+
 def project_file(name):
     """A file of Scion's own, wherever the workflow is run."""
     return os.path.relpath(PROJECT / name)

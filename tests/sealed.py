@@ -8,14 +8,16 @@ from typing import Any
 
 import measured
 from conversion import ENVIRONMENT, Conversion
+from lock import ROOT
 from scion.artifacts.artifact import Artifact
 from scion.artifacts.making import Output
 from scion.artifacts.release_layout import RELEASE, weights_stage
 from scion.artifacts.software import Software
+from scion.config import Config
 from scion.engines.config import PICO_LAUNCH
 from scion.report.config import Card
 from scion.stages.render_card import CardSettings, render_card
-from scion.stages.seal_release import seal_release
+from scion.stages.seal_release import SealSettings, seal_release
 
 # A commit with an address, as a published one has.
 MADE_BY = Software("0.1.0", commit="c0ffee" * 6 + "c0ff", url="https://github.com/owner/scion")
@@ -97,11 +99,14 @@ def sealed(
 ) -> Path:
     """The release folder of a conversion that was measured so; `folder` gets its artifacts."""
     made, evidence = rendered(conversion, folder, content, beside=beside, **card)
+    config = Config(card=Card(**{key: card[key] for key in card.keys() & Card.model_fields}))
     seal_release(
         release=whole(conversion),
         card=made,
         evidence=evidence,
         output=Output.at(folder / "seal_release"),
         environment=ENVIRONMENT,
+        settings=SealSettings(config=config.model_dump(mode="json", exclude={"store"})),
+        workflow=ROOT / "Snakefile",
     )
     return folder / RELEASE

@@ -2,7 +2,7 @@
 
 `reroot` is what somebody does who edits a file and then mends SHA256SUMS and manifest.json;
 `rehash` what somebody does who knows the format: every manifest that names what was altered, and
-every later one that names that, with the card between them.
+every later one that names that, with the card between them, and the attestations of it all.
 """
 
 import json
@@ -21,8 +21,10 @@ from scion.artifacts.release_layout import (
     GRAFTED,
     PROVENANCE,
     RENDERED,
+    SIGNATURE,
     SUMS,
     entry_of,
+    is_attested,
     placed_files,
     sums,
     weights_stage,
@@ -30,12 +32,15 @@ from scion.artifacts.release_layout import (
 from scion.common.digest import digest_json
 from scion.common.errors import ScionError
 from scion.common.files import write_json
+from scion.report.attestation.attestations import write_attestations
+from scion.report.attestation.sealed_release import SealedRelease
 
 Change = Callable[[Path], object]
 
 SHARD, HEAD = "model-00002-of-00003.safetensors", "model-mtp.safetensors"
 GRAFT = f"{PROVENANCE}/{GRAFTED}.json"
 ZEROS = "0" * 64
+_MANIFESTS = f"{PROVENANCE}/*.json"
 
 
 def told(folder: Path) -> list[str]:
@@ -82,7 +87,7 @@ def reroot(folder: Path, *, mend_sums: bool = True) -> None:
     files = {
         str(path.relative_to(folder)): entry_of(path.read_bytes())
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != MANIFEST
+        if path.is_file() and path.name not in (MANIFEST, SIGNATURE)
     }
     if mend_sums:
         (folder / SUMS).write_bytes(sums(files))
@@ -110,6 +115,18 @@ def rehash(folder: Path) -> None:
 
     edit_manifest(folder / MANIFEST, mend_seal)
     reroot(folder)
+    attest_anew(folder)
+
+
+def attest_anew(folder: Path) -> None:
+    """Derive the attestations of a release, if it has any, from what its manifests say now."""
+    sealed = json.loads((folder / MANIFEST).read_text())
+    if is_attested(sealed):
+        made = {path.stem: json.loads(path.read_text()) for path in folder.glob(_MANIFESTS)}
+        stages = [name for name, entry in sealed["made_from"].items() if "stage" in entry]
+        release = SealedRelease.read(sealed, {stage: made[stage] for stage in stages})
+        write_attestations(release, folder)
+        reroot(folder)
 
 
 def _mend(folder: Path, stage: str, made: dict[str, Any]) -> None:

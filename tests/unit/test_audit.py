@@ -70,6 +70,7 @@ def test_source_and_donor_prove_a_release(sealed_release: Path, pico: Pico) -> N
     found = of_pico(sealed_release, pico)
     assert outcomes(found) == {
         "seal": "proved",
+        "attestations": "proved",
         "lint": "proved",
         "names": "proved",
         "unchanged tensors": "proved",
@@ -85,7 +86,12 @@ def test_source_and_donor_prove_a_release(sealed_release: Path, pico: Pico) -> N
 
 def test_what_was_not_given_is_not_proved(sealed_release: Path, pico: Pico) -> None:
     alone = outcomes(audit(str(sealed_release)))
-    assert alone == {"seal": "proved", "lint": "proved", "tensors and configuration": "unproved"}
+    assert alone == {
+        "seal": "proved",
+        "attestations": "proved",
+        "lint": "proved",
+        "tensors and configuration": "unproved",
+    }
     headed = outcomes(audit(str(sealed_release), donor=str(pico.base)))
     assert headed == {**alone, "MTP head": "proved"}
     sourced = outcomes(audit(str(sealed_release), source=str(pico.agent)))
@@ -329,7 +335,7 @@ def test_what_digests_written_anew_hide_source_and_donor_tell(
     rehash(folder)
     found = of_pico(folder, pico)
     parts = refuted(found)
-    assert parts.keys() - {"seal", "lint"}, (title, parts)
+    assert parts.keys() - {"seal", "attestations", "lint"}, (title, parts)
 
 
 def test_there_are_enough_tamperings() -> None:

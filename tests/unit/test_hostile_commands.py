@@ -115,6 +115,7 @@ READERS: dict[str, tuple[str, ...]] = {
     "audit of a donor": ("audit", str(PICO / "pico-base"), "--donor", "{}"),
     "diff": ("diff", str(PICO / "pico-base"), "{}"),
     "explain": ("explain", "{}", "x"),
+    "sign": ("sign", "{}", "--key", DEFAULT),
     # An empty file is the default's configuration, whose release the checkout may hold.
     "summary": ("summary", "{}", "--results", "{}.results"),
     "summary of results": (

@@ -73,10 +73,10 @@ def test_it_requires_five_packages(light: Install) -> None:
     assert {each.name for each in needed if each.marker is None} == ALONE
 
 
-def test_the_workflow_has_all_that_the_hub_has() -> None:
+def test_the_workflow_has_all_that_the_others_have() -> None:
     extras = PROJECT["optional-dependencies"]
     assert set(extras) == set(EXTRA_OF.values())
-    assert set(extras["hub"]) < set(extras["workflow"])
+    assert {*extras["hub"], *extras["attest"]} < set(extras["workflow"])
 
 
 # Which module is of which extra
@@ -184,6 +184,7 @@ NEEDS = {
     "heal {release} --prompts {default}": "workflow",
     "audit {release}": "workflow",
     "diff {release} {release}": "workflow",
+    "sign {release} --key {default}": "attest",
 }
 """What needs one: by command line the extra."""
 

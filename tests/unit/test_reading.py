@@ -9,12 +9,12 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, suppress
 
 import pytest
 
 from scion.common import progress_line
-from scion.common.digest import HashedChunks, digest_chunks, in_parallel
+from scion.common.digest import digest_chunks, hashed_aside, in_parallel
 from scion.common.progress import counted, progress
 from scion.common.progress_line import ProgressLine
 
@@ -86,10 +86,22 @@ except KeyboardInterrupt:
 
 def test_what_passes_is_hashed_and_what_nobody_takes_as_well() -> None:
     pieces = [b"a", b"", b"bc", b"d"]
-    chunks = HashedChunks(pieces)
-    assert next(iter(chunks)) == b"a"
     wanted = hashlib.sha256(b"abcd").hexdigest()
-    assert chunks.digest() == chunks.digest() == digest_chunks(pieces) == wanted
+    with hashed_aside(pieces) as (chunks, digest):
+        assert next(chunks) == b"a"
+        assert digest() == digest_chunks(pieces) == wanted
+
+
+def test_many_pieces_wait_for_the_hash_and_none_is_left_when_the_reader_fails() -> None:
+    pieces = [bytes([number % 251]) * 4096 for number in range(500)]
+    with hashed_aside(pieces) as (chunks, digest):
+        assert list(chunks) == pieces
+        assert digest() == hashlib.sha256(b"".join(pieces)).hexdigest()
+    before = threading.active_count()
+    with suppress(EOFError), hashed_aside(pieces) as (chunks, _):
+        next(chunks)
+        raise EOFError
+    assert threading.active_count() == before
 
 
 def test_a_terminal_is_told_how_far_it_is_and_left_clean(terminal: Terminal) -> None:

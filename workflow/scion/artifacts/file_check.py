@@ -7,7 +7,7 @@ from typing import Any
 
 from scion.artifacts.file_tree import FileTree
 from scion.checkpoint.safetensors_file import Header, digest_tensors
-from scion.common.digest import HashedChunks, in_parallel
+from scion.common.digest import hashed_aside, in_parallel
 from scion.common.errors import ScionError, UnreachableError
 from scion.common.progress import Progress, counted, progress
 from scion.common.text import printable
@@ -116,16 +116,17 @@ class _Reading:
 
     def read(self, name: str) -> _Read | str:
         size, where = self.tree.files[name], self.tree.place(name)
-        chunks = HashedChunks(counted(self.tree.chunks(name), self.told, self.stop))
         header, tensors, unsound = None, dict[str, str](), None
         try:
-            if name.endswith(".safetensors"):
-                try:
-                    header, tensors = digest_tensors(chunks, size=size, where=where)
-                except UnreachableError:
-                    raise
-                except ScionError as error:
-                    unsound = f"{error.problem}: expected {error.expected}, found {error.found}"
-            return _Read(chunks.digest(), header, tensors, unsound)
+            with hashed_aside(counted(self.tree.chunks(name), self.told, self.stop)) as hashed:
+                chunks, digest = hashed
+                if name.endswith(".safetensors"):
+                    try:
+                        header, tensors = digest_tensors(chunks, size=size, where=where)
+                    except UnreachableError:
+                        raise
+                    except ScionError as error:
+                        unsound = f"{error.problem}: expected {error.expected}, found {error.found}"
+                return _Read(digest(), header, tensors, unsound)
         except (OSError, EOFError) as error:
             return f"can't be read: {error}"

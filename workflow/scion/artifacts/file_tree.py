@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from scion.artifacts.manifest import DOWNLOAD_ANEW
+from scion.artifacts.release_layout import SIGNATURE
 from scion.checkpoint.folder_source import homes
 from scion.checkpoint.shards import parse_object, unreadable
 from scion.common.bounded_json import MAX_TEXT_BYTES
@@ -41,7 +42,7 @@ class FileTree(Protocol):
 
     @property
     def added(self) -> Sequence[str]:
-        """What hubs and their clients add (`is_added`), which is among neither of the two."""
+        """What is put beside a release (`is_added`), which is among neither of the two."""
         ...
 
     @property
@@ -65,8 +66,10 @@ class FileTree(Protocol):
 
 
 def is_added(name: str) -> bool:
-    """Whether a file is one that the hub, its client or git puts beside a repository's own."""
-    return name == _HUB_FILE or name.startswith(tuple(f"{folder}/" for folder in _CLIENT_FOLDERS))
+    """Whether a file is one that is put beside a release's own: by the hub, git, or who signs."""
+    return name in (_HUB_FILE, SIGNATURE) or name.startswith(
+        tuple(f"{folder}/" for folder in _CLIENT_FOLDERS)
+    )
 
 
 def read_whole(tree: FileTree, name: str) -> bytes:

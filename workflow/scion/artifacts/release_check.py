@@ -21,6 +21,7 @@ from scion.artifacts.release_layout import (
     SEALED,
     SUMS,
     Manifest,
+    attested_files,
     entry_of,
     stages_files,
     sums,
@@ -84,7 +85,8 @@ def _provenance(tree: FileTree, sealed: Manifest) -> tuple[dict[str, Manifest], 
     """The stages' manifests, in the order in which the seal names them, and what can't be used."""
     manifests: dict[str, Manifest] = {}
     problems: list[str] = []
-    named = (f"{PROVENANCE}/{stage}.json" for stage in sealed["made_from"])
+    made_from = sealed["made_from"].items()
+    named = (f"{PROVENANCE}/{name}.json" for name, made in made_from if "stage" in made)
     for name in filter(_STAGE.fullmatch, dict.fromkeys((*named, *sealed["files"]))):
         stage = Path(name).stem
         try:
@@ -99,6 +101,7 @@ def _layout_problems(sealed: Manifest, manifests: Mapping[str, Manifest]) -> Ite
     """Files that the seal lists and no stage made so, and the other way round."""
     listed = sealed["files"]
     expected = {name: (entry, stage) for name, entry, stage in stages_files(manifests)}
+    expected |= {name: (entry, SEALED) for name, entry in attested_files(sealed)}
     expected[SUMS] = (entry_of(sums(listed)), SEALED)
     for name in {**listed, **expected}:
         entry, stage = expected.get(name, ({}, None))

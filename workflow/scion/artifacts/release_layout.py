@@ -6,8 +6,11 @@ README.md, pictures/                     the files of render_card
 provenance/<stage>.json                  the manifest of every stage
 provenance/results/                      what was measured: records, and files of lines
 provenance/tensors/<stage>.json          the tensor table of every other checkpoint on the way
+attestations/, ro-crate-metadata.json,   where it is attested: what the seal says of all of the
+  reproduce/                               above in the forms of others
 SHA256SUMS                               for readers without Scion
 manifest.json                            that of the seal, over all of the others
+model.sig                                beside a release that was signed: over all of the others
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -28,6 +31,15 @@ TENSORS = "tensors.json"
 PROVENANCE = "provenance"
 RESULTS = f"{PROVENANCE}/results"
 TABLES = f"{PROVENANCE}/tensors"
+STATEMENT = "attestations/provenance.intoto.json"
+BOM = "attestations/bom.cdx.json"
+CRATE = "ro-crate-metadata.json"
+REPRODUCTION = "reproduce/reproduce.json"
+ATTESTING_FILES = (STATEMENT, BOM, CRATE, REPRODUCTION)
+"""What is derived from manifests, in the order of `scion.report.attestation.attestations`."""
+WORKFLOW = "reproduce/Snakefile"
+"""The workflow's entry, which an RO-Crate has to hold; the seal's input of the same name."""
+SIGNATURE, SIGNED = "model.sig", "sign_release"
 _KINDS = (".json", ".jsonl")
 
 Manifest = Mapping[str, Any]
@@ -79,6 +91,25 @@ def stages_files(manifests: Mapping[str, Manifest]) -> Iterator[tuple[str, Entry
             for name, placed in placed_files(stage, manifest).items():
                 yield placed, manifest["files"][name], stage
         yield f"{PROVENANCE}/{stage}.json", entry_of(to_json(manifest)), stage
+
+
+def is_attested(sealed: Manifest) -> bool:
+    """Whether a seal was asked for attestations."""
+    return "config" in sealed["settings"]
+
+
+def attested_files(sealed: Manifest) -> Iterator[tuple[str, Entry]]:
+    """What a seal has written of attestations: the name, and size and SHA-256 as it lists them.
+
+    Args:
+        sealed: Its manifest.
+    """
+    if not is_attested(sealed):
+        return
+    listed = sealed["files"]
+    yield from ((name, listed.get(name, {})) for name in ATTESTING_FILES)
+    read = sealed["made_from"].get(WORKFLOW, {})
+    yield WORKFLOW, {**listed.get(WORKFLOW, {}), "sha256": read.get("sha256")}
 
 
 def entry_of(content: bytes) -> Entry:

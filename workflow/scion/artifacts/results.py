@@ -19,7 +19,7 @@ from pathlib import Path
 
 from scion.artifacts.artifact import Artifact
 from scion.artifacts.manifest import MANIFEST, find_manifest
-from scion.artifacts.release_layout import RELEASE, SEALED
+from scion.artifacts.release_layout import RELEASE, SEALED, SIGNATURE, SIGNED
 from scion.artifacts.store.known_files import KnownFiles
 from scion.artifacts.store.locks import exclusive
 from scion.artifacts.store.roots import register
@@ -85,6 +85,16 @@ def _show(pointer: Path, artifact: Artifact, store: Store) -> None:
     _link(artifact.folder, folder / name)
     if artifact.stage == SEALED:
         export(artifact, folder / RELEASE, store.known)
+    if artifact.stage == SIGNED:
+        _place_signature(artifact, folder / RELEASE)
+
+
+def _place_signature(signed: Artifact, folder: Path) -> None:
+    """Put a signature beside the files that it is of, if those are there."""
+    there = find_manifest(folder / MANIFEST)
+    if there is not None and there["root"] == signed.manifest["made_from"]["release"]["root"]:
+        (folder / SIGNATURE).unlink(missing_ok=True)
+        copy_file(signed.folder / SIGNATURE, folder / SIGNATURE)
 
 
 def shown_in(pointer: Path) -> Path:

@@ -1,12 +1,13 @@
 """The audit of a release: all verdicts, over what its reader has given."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from scion.architectures.inventory import inventory
 from scion.architectures.sound_names import SoundNames
 from scion.artifacts.manifest import MANIFEST
+from scion.audit.attested import Signer, audit_attestations, audit_signature
 from scion.audit.claims import Claims
 from scion.audit.configuration import audit_configuration
 from scion.audit.full_derivation import FULL_DERIVATION, audit_in_full
@@ -77,6 +78,7 @@ def audit(
     source: str | None = None,
     donor: str | None = None,
     root: str | None = None,
+    signer: Signer | None = None,
     deep: bool = False,
 ) -> ReleaseAudit:
     """Prove what can be proved of a release.
@@ -86,6 +88,7 @@ def audit(
         source: The bf16 checkpoint that it was made from; a folder or a repository.
         donor: The checkpoint that its MTP head comes from.
         root: The digest that its publisher has named of its seal; None where nobody has.
+        signer: Who has to have signed it; None where nobody was named.
         deep: Whether lint reads the tensors' data as well, which needs a folder, and the source is
             quantized again where the calibration samples are at hand.
 
@@ -98,7 +101,7 @@ def audit(
         problem = "is another seal than the one that was named"
         fault = Fault(MANIFEST, problem, root, str(found_root))
         seal = PartVerdict.of(SEAL, seal.told, count=seal.count, faults=[*seal.faults, fault])
-    verdicts = [seal]
+    verdicts = [seal, *_attested(release, claims, signer)]
     try:
         weights = RangedCheckpoint.open(release)
     except ScionError as error:
@@ -131,6 +134,13 @@ def audit(
         verdicts.append(_in_full(release, weights, source, claims))
     held = found_root if seal.outcome is ProofLevel.PROVED else None
     return ReleaseAudit(weights.source.name, source, donor, held, verdicts)
+
+
+def _attested(release: str, claims: Claims, signer: Signer | None) -> Iterator[PartVerdict]:
+    """The verdicts of what only some releases have: attestations and a signature."""
+    tree = release_tree(release)
+    attestations = audit_attestations(tree) if claims.sealed else None
+    yield from filter(None, (attestations, audit_signature(tree, signer)))
 
 
 def _in_full(

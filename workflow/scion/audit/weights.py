@@ -3,9 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from scion.architectures.inventory import Inventory
 from scion.checkpoint.experts_apart import members_of
@@ -14,7 +12,10 @@ from scion.checkpoint.safetensors_file import Tensor
 from scion.checkpoint.shards import CONFIG, INDEX, parse_object, parse_weight_map
 from scion.checkpoint.source import Source
 from scion.common.errors import ScionError
-from scion.quantization.stored_rows import DTYPES
+
+if TYPE_CHECKING:
+    # It takes seconds to import, and comparing bytes does without.
+    import torch
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,12 @@ class Extent:
         """The bytes [begin, begin + size) of the tensor, in chunks."""
         return self.source.stream(self.file, self.offset + begin, size)
 
-    def rows(self, rows: range) -> torch.Tensor:
+    def rows(self, rows: range) -> "torch.Tensor":
         """Neighbouring rows of it, as they are stored."""
+        import torch
+
+        from scion.quantization.stored_rows import DTYPES
+
         inner = self.tensor.shape[1:]
         dtype = DTYPES[self.tensor.dtype]
         width = math.prod(inner) * dtype.itemsize
@@ -51,6 +56,10 @@ class Extent:
         Raises:
             ScionError: It has more numbers than one, or such as are no scales.
         """
+        import torch
+
+        from scion.quantization.stored_rows import DTYPES
+
         dtype, shape = self.form
         if math.prod(shape) != 1 or dtype not in DTYPES:
             raise ScionError(

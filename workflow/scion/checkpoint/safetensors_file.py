@@ -24,7 +24,7 @@ from typing import Any, BinaryIO
 
 from scion.checkpoint.lfs import refuse_pointer
 from scion.common.bounded_json import parse_json
-from scion.common.digest import HashedChunks, read_chunks
+from scion.common.digest import hashed_aside, read_chunks
 from scion.common.errors import ScionError
 from scion.common.files import copy_file, copy_range
 
@@ -316,9 +316,9 @@ def digest_safetensors(path: Path, *, known: Mapping[str, str] | None = None) ->
         EOFError: It was cut short while it was read.
     """
     size = path.stat().st_size
-    chunks = HashedChunks(read_chunks(path, size=size))
-    _, tensors = digest_tensors(chunks, size=size, where=path, known=known)
-    return FileDigest(size=size, sha256=chunks.digest(), tensors=tensors)
+    with hashed_aside(read_chunks(path, size=size)) as (chunks, digest):
+        _, tensors = digest_tensors(chunks, size=size, where=path, known=known)
+        return FileDigest(size=size, sha256=digest(), tensors=tensors)
 
 
 def digest_tensors(

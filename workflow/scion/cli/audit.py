@@ -9,11 +9,13 @@ from pathlib import Path
 _DESCRIPTION = """\
 Prove a release, tensor by tensor, by the checkpoints that it was made from, without believing
 whoever published it. Alone, every file is held against the seal, every manifest against the next,
-and the checkpoint is linted. With --source, every tensor that stays is compared bit by bit with the
-source's, under the name that it has there; every quantized weight is derived again, codes, block
-scales and global scale; nothing may be missing but tower and head, and nothing be there without an
-origin; config.json and the tokenizer have to be the source's. With --donor, the MTP head has to be
-the donor's. A release that another tool made, without a manifest, is audited from config.json."""
+attestations against manifests, and the checkpoint is linted. With --source, every tensor that stays
+is compared bit by bit with the source's, under the name that it has there; every quantized weight
+is derived again, codes, block scales and global scale; nothing may be missing but tower and head,
+and nothing be there without an origin; config.json and the tokenizer have to be the source's. With
+--donor, the MTP head has to be the donor's. With --key, the folder has to be the one that the key's
+owner has signed, numbers on the card and samples' scales included. A release that another tool
+made, without a manifest, is audited from config.json."""
 
 _EPILOG = """\
 outcomes:
@@ -70,6 +72,20 @@ def add_audit(
         help="the seal's root as its publisher names it: hold it to that",
     )
     parser.add_argument(
+        "--key",
+        type=Path,
+        metavar="PEM",
+        help="the public key of its publisher: verify the signature of the folder (model.sig)",
+    )
+    parser.add_argument(
+        "--identity",
+        metavar="WHO",
+        help="who signed it through Sigstore instead: an e-mail address, the URI of a job of CI",
+    )
+    parser.add_argument(
+        "--issuer", metavar="URL", help="the OpenID Connect provider that vouches for --identity"
+    )
+    parser.add_argument(
         "--require",
         choices=("proved", "bounded"),
         help="exit with 1 if a part is proved less far than that",
@@ -91,11 +107,18 @@ def audit_release(args: argparse.Namespace) -> int:
 
     try:
         with extras_told():
+            from scion.audit.attested import Signer
             from scion.audit.audit import audit
             from scion.audit.report import closing, sarif, text
             from scion.audit.verdict import ProofLevel
+        named = args.key or args.identity or args.issuer
         found = audit(
-            args.release, source=args.source, donor=args.donor, root=args.root, deep=args.deep
+            args.release,
+            source=args.source,
+            donor=args.donor,
+            root=args.root,
+            signer=Signer(args.key, args.identity, args.issuer) if named else None,
+            deep=args.deep,
         )
         if args.format == "text":
             output = text(found)

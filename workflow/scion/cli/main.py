@@ -19,6 +19,7 @@ from scion.cli.explain import add_explain
 from scion.cli.heal import add_heal
 from scion.cli.launch_options import add_launch
 from scion.cli.respell import add_respell
+from scion.cli.sign import add_sign
 from scion.cli.store import add_store
 from scion.cli.streams import lasting_streams
 from scion.common.errors import exit_on_error
@@ -65,6 +66,7 @@ def command_parser() -> argparse.ArgumentParser:
     add_compare(commands.add_parser, _compare)
     add_diff(commands.add_parser, _diff)
     add_explain(commands.add_parser, _explain)
+    add_sign(commands.add_parser, _sign)
     add_respell(commands.add_parser, _respell)
     add_heal(commands.add_parser, _heal)
     add_store(commands.add_parser, _store)
@@ -105,6 +107,12 @@ def _check(args: argparse.Namespace) -> None:
     from scion.cli.check import check
 
     check(args)
+
+
+def _sign(args: argparse.Namespace) -> None:
+    from scion.cli.sign import sign
+
+    sign(args)
 
 
 def _audit(args: argparse.Namespace) -> int:

@@ -9,14 +9,16 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from scion.common.interrupts import deferred_interrupts
 
-CHUNK = 1 << 20
+CHUNK = 1 << 19
+"""Bytes that are read at a time: they stay in a core's cache for whoever takes them next."""
+_AHEAD = 32
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -63,27 +65,59 @@ def digest_file(path: Path, *, offset: int = 0, size: int | None = None) -> str:
 
 def digest_chunks(chunks: Iterable[bytes]) -> str:
     """Hex SHA-256 of bytes that arrive in pieces."""
-    return HashedChunks(chunks).digest()
+    found = hashlib.sha256()
+    for chunk in chunks:
+        found.update(chunk)
+    return found.hexdigest()
 
 
-class HashedChunks:
-    """Bytes that arrive in pieces, hashed as they pass on to somebody else."""
+@contextlib.contextmanager
+def hashed_aside(chunks: Iterable[bytes]) -> Generator[tuple[Iterator[bytes], Callable[[], str]]]:
+    """Bytes that arrive in pieces, hashed by another thread while whoever takes them does more.
 
-    def __init__(self, chunks: Iterable[bytes]) -> None:
-        self._chunks = iter(chunks)
-        self._hash = hashlib.sha256()
+    Args:
+        chunks: The pieces; `_AHEAD` of them may wait to be hashed.
 
-    def __iter__(self) -> Iterator[bytes]:
-        """Those that are still to come."""
-        for chunk in self._chunks:
-            self._hash.update(chunk)
+    Yields:
+        The pieces, and what tells the hex SHA-256 of all of them; that takes those that are left.
+    """
+    found = hashlib.sha256()
+    # An interrupt of the main thread can't leave one of these locked.
+    waiting: SimpleQueue[bytes] = SimpleQueue()
+    room: SimpleQueue[None] = SimpleQueue()
+    for _ in range(_AHEAD):
+        room.put(None)
+
+    def run() -> None:
+        # Nothing is no chunk: it says that there are no more.
+        while chunk := waiting.get():
+            found.update(chunk)
+            room.put(None)
+
+    def passing() -> Iterator[bytes]:
+        for chunk in chunks:
+            if chunk:
+                room.get()
+                waiting.put(chunk)
             yield chunk
 
-    def digest(self) -> str:
-        """Hex SHA-256 of all of them; what nobody has taken is taken now."""
-        for _ in self:
+    passed = passing()
+
+    def digest() -> str:
+        for _ in passed:
             pass
-        return self._hash.hexdigest()
+        waiting.put(b"")
+        worker.join()
+        return found.hexdigest()
+
+    worker = threading.Thread(target=run, name="hashed_aside", daemon=True)
+    with deferred_interrupts():
+        worker.start()
+    try:
+        yield passed, digest
+    finally:
+        waiting.put(b"")
+        worker.join()
 
 
 def in_parallel(

@@ -1,7 +1,8 @@
 """Modules that only an extra of the package brings: which, and what to type where one is missing.
 
 `scion` alone lints, checks, compares, launches and estimates. Reading a hub takes the extra `hub`,
-running a model or the workflow the extra `workflow`; pyproject.toml says what is in each.
+signing and attestations the extra `attest`, running a model or the workflow the extra `workflow`,
+which has the others in it; pyproject.toml says what is in each.
 """
 
 import json
@@ -16,6 +17,13 @@ from scion.common.errors import ScionError
 
 EXTRA_OF: Mapping[str, str] = {
     **dict.fromkeys(("httpx", "huggingface_hub"), "hub"),
+    **dict.fromkeys(
+        (
+            *("cyclonedx", "google", "in_toto_attestation", "model_signing", "packageurl"),
+            "rocrate",
+        ),
+        "attest",
+    ),
     **dict.fromkeys(
         (
             *("accelerate", "datasets", "fsspec", "markdown_it", "matplotlib", "modelopt"),

@@ -40,6 +40,7 @@ from scion.lint.config import Lint
 from scion.quantization.config import Quantization
 from scion.quantization.head_groups import refuse_experts
 from scion.quantization.variants_config import Comparison
+from scion.report.attestation.config import TAG, Attestations
 from scion.report.config import Card
 
 SpellingName = Annotated[str, named_in(SPELLINGS)]
@@ -102,6 +103,15 @@ class Config(Section):
         "docs/guides/families.md; null: it is alone",
     )
     card: Card = Card()
+    attestations: Attestations = Attestations()
+
+    @property
+    def tagged_card(self) -> Card:
+        """The card's section, with the tag of releases that say how they are made again."""
+        tags = self.card.tags
+        if not self.attestations.enabled or TAG in tags:
+            return self.card
+        return self.card.model_copy(update={"tags": (*tags, TAG)})
 
     @field_validator("store", mode="before")
     @classmethod

@@ -156,7 +156,10 @@ _ROWS: Mapping[str, Callable[[Config, ReleaseSize], Resources]] = {
     **dict.fromkeys(("fetch_source", "fetch_base"), _moved(_NETWORK)),
     "fetch_donor": lambda config, size: _HEAD,
     **dict.fromkeys(
-        ("fix_keys", "extract_text", "respell", "graft_mtp", "verify_release", "seal_release"),
+        (
+            *("fix_keys", "extract_text", "respell", "graft_mtp", "verify_release"),
+            *("seal_release", "sign_release"),
+        ),
         _moved(_DISK),
     ),
     "quantize_nvfp4": _quantized,

@@ -8,7 +8,7 @@ A stage turns artifacts into an artifact. Rule, module, log and benchmark have t
     sample_replies, heal_mtp, quantize_mtp                                 a head that fits it
     measure_serving, run_agent_tasks, evaluate_quality, evaluate_ifeval,
     evaluate_bfcl, fetch_base                                              what it can do
-    render_card, seal_release                                              what is published
+    render_card, seal_release, sign_release                                what is published
     compare_recipes                                                        beside `all`
 
 Begin with `scion.stages.respell`, a short one, and with the rule of its name in rules/quantize.smk.
@@ -18,5 +18,6 @@ that start a server.
 May import: common, architectures, formats, checkpoint, artifacts, engines, lint, quantization,
 evaluation, healing, report.
 
-To extend: a module, a rule, a test. No Snakemake, no environment variables, no work at import time.
+To extend: a module, a rule, a test. No Snakemake, no work at import time, no environment variables:
+but for the key of `sign_release`, which must not stand on a command line.
 """

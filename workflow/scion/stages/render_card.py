@@ -46,7 +46,7 @@ from scion.stages.common_options import (
     run_stage,
     stage_parser,
 )
-from scion.stages.seal_release import add_evidence, open_evidence
+from scion.stages.evidence import add_evidence, open_evidence
 
 # The task whose request the card shows as a command.
 CURL_TASK = "parallel_tool_calls"

@@ -1,0 +1,128 @@
+"""What a release says of itself in others' forms, and who has signed it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from scion.artifacts.file_tree import FileTree, FolderTree, read_object
+from scion.artifacts.manifest import MANIFEST
+from scion.artifacts.release_layout import PROVENANCE, SIGNATURE, is_attested
+from scion.audit.verdict import Fault, PartVerdict, ProofLevel
+from scion.common.errors import ScionError
+from scion.common.text import printable
+
+ATTESTED, SIGNED = "attestations", "signature"
+
+
+def audit_attestations(tree: FileTree) -> PartVerdict | None:
+    """Derive each attestation of a release again from its manifests; None where it has none.
+
+    Args:
+        tree: The files of a release whose manifest can be used.
+
+    Raises:
+        MissingExtraError: The libraries that write these forms are not installed.
+    """
+    sealed = read_object(tree, MANIFEST)
+    if not is_attested(sealed):
+        return None
+    from scion.report.attestation.attestations import ATTESTATIONS, differences
+    from scion.report.attestation.sealed_release import SealedRelease
+
+    stages = [name for name, made in sealed["made_from"].items() if "stage" in made]
+    try:
+        manifests = {stage: read_object(tree, f"{PROVENANCE}/{stage}.json") for stage in stages}
+        release = SealedRelease.read(sealed, manifests)
+        derived = {name: derive(release) for name, derive in ATTESTATIONS.items()}
+    # Manifests of others hold what they like where attestations look for names and times.
+    except (ScionError, KeyError, TypeError, ValueError, AttributeError) as error:
+        fault = Fault(MANIFEST, "no attestation follows from it", "a seal's", printable(error))
+        return PartVerdict.of(ATTESTED, "can't be derived", count=0, faults=[fault])
+    faults: list[Fault] = []
+    for name, expected in derived.items():
+        try:
+            found = read_object(tree, name)
+        except ScionError as error:
+            faults.append(Fault(name, error.problem, error.expected, error.found))
+            continue
+        faults += [
+            Fault(f"{name}: {place}", "is not what the manifests say", wanted, there)
+            for place, wanted, there in differences(found, expected)
+        ]
+    told = f"{len(derived)} files, each what the manifests say: {', '.join(derived)}"
+    return PartVerdict.of(ATTESTED, told, count=len(derived), faults=faults)
+
+
+@dataclass(frozen=True)
+class Signer:
+    """Who has to have signed a release: the owner of a key, or whom Sigstore has identified.
+
+    Attributes:
+        public_key: PEM file of the key; None for an identity.
+        identity: Such as an e-mail address, or the URI of a job of CI.
+        issuer: Address of the OpenID Connect provider that vouches for the identity.
+    """
+
+    public_key: Path | None = None
+    identity: str | None = None
+    issuer: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a key beside an identity, and one half of an identity.
+
+        Raises:
+            ScionError: It is so.
+        """
+        named = (self.identity is not None, self.issuer is not None)
+        if (self.public_key is not None) is any(named) or any(named) is not all(named):
+            raise ScionError(
+                "it is not clear who has to have signed",
+                where="--key, --identity, --issuer",
+                expected="a key; or an identity, and who vouches for it",
+                found=", ".join(f"{key} {value}" for key, value in vars(self).items() if value),
+                hint="scion audit --help",
+            )
+
+    def __str__(self) -> str:
+        """As a verdict names them."""
+        if self.public_key is not None:
+            return f"the owner of {self.public_key}"
+        return f"{self.identity}, for whom {self.issuer} vouches"
+
+
+def audit_signature(tree: FileTree, signer: Signer | None) -> PartVerdict | None:
+    """Hold a release against its signature; None where there is none and nobody has to have signed.
+
+    Args:
+        tree: The files of the release.
+        signer: Who has to have signed them; None where the reader has named nobody.
+
+    Raises:
+        ScionError: The key can't be used.
+        MissingExtraError: The library that verifies is not installed.
+    """
+    if SIGNATURE not in tree.added:
+        if signer is None:
+            return None
+        fault = Fault(SIGNATURE, "is missing", f"a signature by {signer}", "no such file")
+        return PartVerdict.of(SIGNED, "not signed", count=0, faults=[fault])
+    count = len(tree.files)
+    if signer is None:
+        told = "signed by somebody; name the public key that you have of its publisher as --key"
+        return PartVerdict(SIGNED, ProofLevel.UNPROVED, told, count)
+    if not isinstance(tree, FolderTree):
+        told = "signatures are verified in folders: download the release"
+        return PartVerdict(SIGNED, ProofLevel.UNPROVED, told, count)
+    from scion.report.attestation.signature import identity_verifier, key_verifier, verify
+
+    verifier = (
+        key_verifier(signer.public_key)
+        if signer.public_key is not None
+        else identity_verifier(str(signer.identity), str(signer.issuer))
+    )
+    folder = Path(tree.name)
+    try:
+        verify(folder, folder / SIGNATURE, verifier)
+    except ScionError as error:
+        fault = Fault(SIGNATURE, error.problem, f"that of {signer}", printable(error.found))
+        return PartVerdict.of(SIGNED, "does not hold", count=count, faults=[fault])
+    return PartVerdict.of(SIGNED, f"{count} files, by {signer}", count=count, faults=[])

@@ -1,0 +1,147 @@
+"""The signature of a release's folder: OpenSSF model signing, by a key pair or by Sigstore.
+
+A signature is a Sigstore bundle over the SHA-256 of every file of the folder, `model.sig` in it.
+Whoever has the public key needs no Scion to verify it:
+
+    model_signing verify key RELEASE --signature RELEASE/model.sig --public_key KEY.pem
+
+Form: https://github.com/ossf/model-signing-spec.
+"""
+
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from model_signing import hashing, signing, verifying
+
+from scion.artifacts.release_layout import SIGNATURE
+from scion.common.errors import ScionError
+from scion.common.files import atomic_file
+
+KEY_VARIABLE = "SCION_SIGNING_KEY"
+"""The file of the private key that signs what the workflow seals."""
+PASSWORD_VARIABLE = "SCION_SIGNING_PASSWORD"
+"""The password of an encrypted private key."""
+# What clients of the hub put beside the files; of git's files the library knows.
+_CLIENT_FOLDER = ".cache/huggingface"
+_KEY = "a PEM file of a key on P-256, P-384 or P-521"
+_MAKE_KEYS = (
+    "openssl ecparam -genkey -name prime256v1 -noout -out private.pem && "
+    "openssl ec -in private.pem -pubout -out public.pem"
+)
+
+
+def sign_with_key(folder: Path, signature: Path, private_key: Path) -> None:
+    """Sign a folder with a private key.
+
+    Args:
+        folder: The release, whole.
+        signature: The file to write.
+        private_key: PEM file of a key on P-256, P-384 or P-521, whose password, if it has one, the
+            variable SCION_SIGNING_PASSWORD holds.
+
+    Raises:
+        ScionError: There is no such key, it is another kind of key, or its password is wrong.
+    """
+    password = os.environ.get(PASSWORD_VARIABLE)
+    with _told("the private key can't be used", private_key, _KEY):
+        config = signing.Config().use_elliptic_key_signer(
+            private_key=private_key,
+            # The library hands it on to one that takes bytes.
+            password=None if password is None else password.encode(),  # pyright: ignore[reportArgumentType]
+        )
+    _sign(config, folder, signature)
+
+
+def sign_with_sigstore(folder: Path, signature: Path) -> None:
+    """Sign a folder in the name of a person or a job of CI, whom Sigstore's servers identify.
+
+    Args:
+        folder: The release, whole.
+        signature: The file to write.
+
+    Raises:
+        ScionError: Nobody was identified, or the servers can't be reached.
+    """
+    with _told(
+        "Sigstore has not signed", folder, "an identity, and Sigstore's servers within reach"
+    ):
+        config = signing.Config().use_sigstore_signer(use_ambient_credentials="CI" in os.environ)
+        _sign(config, folder, signature)
+
+
+def key_verifier(public_key: Path) -> verifying.Config:
+    """What verifies signatures by the owner of a key.
+
+    Args:
+        public_key: PEM file of the public key.
+
+    Raises:
+        ScionError: There is no such file, or it holds something else.
+    """
+    with _told("the public key can't be used", public_key, _KEY):
+        return verifying.Config().use_elliptic_key_verifier(public_key=public_key)
+
+
+def identity_verifier(identity: str, issuer: str) -> verifying.Config:
+    """What verifies signatures that were made through Sigstore.
+
+    Args:
+        identity: Who has to have signed, such as an e-mail address or the URI of a job of CI.
+        issuer: Who vouches for that identity: the address of an OpenID Connect provider.
+
+    Raises:
+        ScionError: Sigstore's servers can't be reached.
+    """
+    with _told("Sigstore can't be asked", identity, "its servers within reach"):
+        return verifying.Config().use_sigstore_verifier(identity=identity, oidc_issuer=issuer)
+
+
+def verify(folder: Path, signature: Path, verifier: verifying.Config) -> None:
+    """Refuse a folder that is not the one which somebody has signed.
+
+    Args:
+        folder: The release.
+        signature: Its signature, in it or elsewhere.
+        verifier: Who has to have signed it.
+
+    Raises:
+        ScionError: There is no signature, somebody else has signed, or a file is another one,
+            missing or new.
+    """
+    with _told("the signature does not hold", signature, "the signer's, of these very files"):
+        verifier.verify(folder, signature)
+
+
+def _sign(config: signing.Config, folder: Path, signature: Path) -> None:
+    ignored = hashing.Config().set_ignored_paths(paths=[SIGNATURE, _CLIENT_FOLDER])
+    with _told("the folder can't be signed", folder, "readable files, and no links"):
+        # The library writes in place, and what is half written must not lie in the folder.
+        with TemporaryDirectory() as work:
+            made = Path(work, SIGNATURE)
+            config.set_hashing_config(ignored).sign(folder, made)
+            content = made.read_bytes()
+        with atomic_file(signature) as file:
+            file.write(content)
+
+
+@contextmanager
+def _told(problem: str, where: object, expected: str) -> Generator[None]:
+    """Tell of whatever the libraries raise of keys, signatures and folders of others."""
+    try:
+        yield
+    except ScionError:
+        raise
+    # They document no errors; those seen are of seven classes, of three libraries.
+    except Exception as error:
+        raise ScionError(
+            problem,
+            where=where,
+            expected=expected,
+            found=str(error) or type(error).__name__,
+            hint=f"a pair of keys is made so: {_MAKE_KEYS}"
+            if "key" in problem
+            else "scion sign --help tells how releases are signed and verified",
+        ) from error
