@@ -13,6 +13,7 @@ from scion.artifacts.artifact import Artifact
 from scion.artifacts.making import Output
 from scion.artifacts.release_layout import RELEASE, weights_stage
 from scion.artifacts.software import Software
+from scion.checkpoint.config import Mtp
 from scion.config import Config
 from scion.engines.config import PICO_LAUNCH
 from scion.report.config import Card
@@ -99,7 +100,12 @@ def sealed(
 ) -> Path:
     """The release folder of a conversion that was measured so; `folder` gets its artifacts."""
     made, evidence = rendered(conversion, folder, content, beside=beside, **card)
-    config = Config(card=Card(**{key: card[key] for key in card.keys() & Card.model_fields}))
+    told: dict[str, Any] = {key: card[key] for key in card.keys() & Card.model_fields}
+    if (origin := whole(conversion).facts["mtp_origin"]) != "donor":
+        told |= {"base": None}
+        config = Config(card=Card(**told), donor=None, mtp=Mtp(origin=origin))
+    else:
+        config = Config(card=Card(**told))
     seal_release(
         release=whole(conversion),
         card=made,

@@ -18,6 +18,7 @@ from scion.evaluation.intervals import proportion
 from scion.report.card.glance import measured_lines
 from scion.report.card.launches import launch_values
 from scion.report.card.memory import fitting_gpus
+from scion.report.card.provenance_page import PROVENANCE_PAGE
 from scion.report.card.serving import recommendation
 from scion.report.card.typography import unbroken, without_tags
 from scion.report.config import Card
@@ -107,7 +108,10 @@ def test_every_picture_that_is_linked_is_there_and_is_told_in_words(
     made: tuple[Artifact, dict[str, Artifact]], text: str
 ) -> None:
     links = dict(re.findall(r"^!\[(.*)\]\((.*)\)$", text, re.MULTILINE))
-    assert sorted(links.values()) == sorted(name for name in made[0].files if "svg" in name)
+    page = (made[0].folder / PROVENANCE_PAGE).read_text()
+    beside = re.findall(r"^!\[.*\]\((.*)\)$", page, re.MULTILINE)
+    drawn = sorted(name for name in made[0].files if "svg" in name)
+    assert sorted([*links.values(), *beside]) == drawn
     assert len(links) == 4
     for words in links:
         assert re.search(r"\d", words)

@@ -2,16 +2,22 @@
 
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
 from conversion import Conversion
 from scion.artifacts.file_tree import FolderTree
-from scion.audit.explanation import dot, explain
+from scion.audit.audit import audit
+from scion.audit.explanation import dot, explain, svg
 from scion.cli.main import main
 from scion.common.errors import ScionError
+from scion.report.card.provenance_page import PROVENANCE_PAGE
+from scion.report.pictures.chain import chain_picture
+from tampering import rehash
 
 QUANTIZED = "model.language_model.layers.0.mlp.up_proj.weight"
 
@@ -77,3 +83,41 @@ def test_the_command_prints_text_json_and_dot(
     (record,) = json.loads(run(QUANTIZED, "--json"))
     assert record["made_by"] == "quantize_nvfp4"
     assert run(QUANTIZED, "--dot").startswith("digraph")
+
+
+def test_the_chain_is_a_picture(sealed_release: Path) -> None:
+    (found,) = explain(FolderTree(sealed_release), QUANTIZED)
+    drawn = ElementTree.fromstring(svg(found))
+    texts = {text.strip() for each in drawn.iter() for text in (each.text or "",) if text.strip()}
+    assert {"quantize_nvfp4", "extract_text", "fix_keys", "fetch_source"} <= texts
+    assert f"Where {QUANTIZED} came from" in texts
+
+
+def test_stages_that_name_each_other_are_no_chain() -> None:
+    with pytest.raises(ScionError, match="the chain can't be drawn"):
+        chain_picture("chain", "a ring", {"a": ["b"], "b": ["a"]}, {})
+    with pytest.raises(ScionError, match="the chain can't be drawn"):
+        chain_picture("chain", "too many", {str(number): [] for number in range(200)}, {})
+
+
+def test_a_card_links_to_the_stages_behind_it(sealed_release: Path) -> None:
+    assert f"]({PROVENANCE_PAGE})" in (sealed_release / "README.md").read_text()
+    page = (sealed_release / PROVENANCE_PAGE).read_text()
+    for path in (sealed_release / "provenance").glob("*.json"):
+        if path.stem != "render_card":
+            manifest = json.loads(path.read_text())
+            assert f"## {path.stem}\n\n- content `{manifest['content']}`" in page
+    linked = re.findall(r"\]\(([^)#]+)\)", page)
+    assert "provenance/results/serving.json" in linked
+    assert all((sealed_release / name).is_file() for name in linked)
+
+
+def test_a_page_that_tells_something_else_is_refuted(sealed_release: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(sealed_release, tmp_path / "release")
+    page = folder / PROVENANCE_PAGE
+    page.write_text(re.sub(r'"samples": \d+', '"samples": 999', page.read_text(), count=1))
+    rehash(folder)
+    (told,) = [v for v in audit(str(folder)).verdicts if v.part == "attestations"]
+    (fault,) = told.faults
+    assert fault.subject.startswith(f"{PROVENANCE_PAGE}: line ")
+    assert "999" in fault.found

@@ -138,7 +138,7 @@ def test_the_workflow_runs_in_its_extra_and_lint_without_it(shape: dict[str, Any
     made = shape["specifications"]
     assert set(made["root"]) == {Requirement(text).name for text in stages}
     assert made["light"] == {"scion": ["hub"]}
-    assert made["withScion"] == shape["command"] == {"scion": ["hub", "workflow"]}
+    assert made["withScion"] == shape["command"] == {"scion": ["attest", "hub", "workflow"]}
 
 
 def test_every_release_is_planned(shape: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 the files of graft_mtp, or of heal_mtp   the checkpoint
   or quantize_mtp where there are these
-README.md, pictures/                     the files of render_card
+README.md, PROVENANCE.md, pictures/      the files of render_card
 provenance/<stage>.json                  the manifest of every stage
 provenance/results/                      what was measured: records, and files of lines
 provenance/tensors/<stage>.json          the tensor table of every other checkpoint on the way

@@ -1,11 +1,14 @@
 """What a release says of itself in others' forms, and who has signed it."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
-from scion.artifacts.file_tree import FileTree, FolderTree, read_object
+from scion.artifacts.file_tree import FileTree, FolderTree, read_object, read_whole
 from scion.artifacts.manifest import MANIFEST
-from scion.artifacts.release_layout import PROVENANCE, SIGNATURE, is_attested
+from scion.artifacts.release_layout import PROVENANCE, RENDERED, SIGNATURE, Manifest, is_attested
 from scion.audit.verdict import Fault, PartVerdict, ProofLevel
 from scion.common.errors import ScionError
 from scion.common.text import printable
@@ -48,8 +51,31 @@ def audit_attestations(tree: FileTree) -> PartVerdict | None:
             Fault(f"{name}: {place}", "is not what the manifests say", wanted, there)
             for place, wanted, there in differences(found, expected)
         ]
+    faults += _page_faults(tree, sealed, manifests)
     told = f"{len(derived)} files, each what the manifests say: {', '.join(derived)}"
     return PartVerdict.of(ATTESTED, told, count=len(derived), faults=faults)
+
+
+def _page_faults(
+    tree: FileTree, sealed: Mapping[str, Any], manifests: Mapping[str, Manifest]
+) -> Iterator[Fault]:
+    """Lines of the page of all stages that do not follow from their manifests."""
+    from scion.report.card.provenance_page import PROVENANCE_PAGE, provenance_page
+
+    if PROVENANCE_PAGE not in sealed["files"]:
+        return
+    told = {stage: each for stage, each in manifests.items() if stage != RENDERED}
+    expected = provenance_page(told).splitlines()
+    try:
+        found = read_whole(tree, PROVENANCE_PAGE).decode().splitlines()
+    except (OSError, EOFError, ValueError) as error:
+        yield Fault(PROVENANCE_PAGE, "can't be read", "text", printable(error))
+        return
+    for number, (wanted, there) in enumerate(zip_longest(expected, found), start=1):
+        if wanted != there:
+            where = f"{PROVENANCE_PAGE}: line {number}"
+            yield Fault(where, "is not what the manifests say", str(wanted), printable(str(there)))
+            return
 
 
 @dataclass(frozen=True)

@@ -129,6 +129,23 @@ def dot(explanation: Explanation) -> str:
     return "\n".join([*lines, "}"]) + "\n"
 
 
+def svg(explanation: Explanation) -> str:
+    """The chain as a picture.
+
+    Raises:
+        ScionError: The manifests name each other in a ring, or are too many for a picture.
+        MissingExtraError: What draws it is not installed.
+    """
+    from scion.report.pictures.chain import chain_picture
+
+    subject = printable(explanation.subject)
+    made_from = {step.stage: list(step.inputs) for step in explanation.steps}
+    made_from[subject] = [explanation.made_by] if explanation.made_by in made_from else []
+    notes = {step.stage: str(step.manifest["content"])[7:19] for step in explanation.steps}
+    title = f"Where {subject} came from"
+    return chain_picture("chain", title, made_from, notes, subject=subject).svg
+
+
 def _quoted(text: str) -> str:
     return printable(text).replace("\\", "/").replace('"', "'")
 

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     import torch
 
 
+# Bytes of the widest number.
+_SCALAR = 8
+
+
 @dataclass(frozen=True)
 class Extent:
     """The bytes of a tensor.
@@ -27,15 +31,19 @@ class Extent:
         file: Its shard.
         offset: Where they begin in it.
         tensor: Name, dtype and shape.
+        known: All of them, where they were read already, as those of scalars are; else None.
     """
 
     source: Source
     file: str
     offset: int
     tensor: Tensor
+    known: bytes | None = None
 
     def stream(self, begin: int, size: int) -> Iterator[bytes]:
         """The bytes [begin, begin + size) of the tensor, in chunks."""
+        if self.known is not None:
+            return iter((self.known[begin : begin + size],))
         return self.source.stream(self.file, self.offset + begin, size)
 
     def rows(self, rows: range) -> "torch.Tensor":
@@ -112,7 +120,14 @@ class RangedCheckpoint:
             index = parse_weight_map(parse_object(_read(source, INDEX), where=where), where=where)
             shards = sorted(set(index.values()))
         extents: Extents = {}
-        for shard, header in source.headers([_there(source, shard) for shard in shards]).items():
+        headers = source.headers([_there(source, shard) for shard in shards])
+        # A scale each: one by one they would be requests by the hundred on the hub.
+        scalars = {
+            shard: [each for each in header.tensors.values() if 0 < each.size <= _SCALAR]
+            for shard, header in headers.items()
+        }
+        known = source.small({shard: some for shard, some in scalars.items() if some})
+        for shard, header in headers.items():
             for name, tensor in header.tensors.items():
                 if name in extents:
                     raise ScionError(
@@ -122,7 +137,8 @@ class RangedCheckpoint:
                         found=f"it in {shard} as well",
                         hint="engines take the one or the other: ask its publisher",
                     )
-                extents[name] = Extent(source, shard, header.data_start + tensor.begin, tensor)
+                offset = header.data_start + tensor.begin
+                extents[name] = Extent(source, shard, offset, tensor, known.get(name))
         for name, shard in index.items():
             if name not in extents or extents[name].file != shard:
                 raise ScionError(

@@ -20,7 +20,10 @@ examples:
   scion explain results/X/release lm_head.weight
   scion explain results/X/release README.md
   scion explain results/X/release "82.1 %"
-  scion explain hf://owner/name lm_head.weight --dot | dot -Tsvg > chain.svg
+  scion explain hf://owner/name lm_head.weight --svg > chain.svg
+  scion explain hf://owner/name lm_head.weight --dot
+
+PROVENANCE.md of a release has all of its stages on one page.
 """
 
 
@@ -40,6 +43,7 @@ def add_explain(
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print a JSON list instead")
     form.add_argument("--dot", action="store_true", help="print the chain as a graph in DOT")
+    form.add_argument("--svg", action="store_true", help="print the chain as a picture")
     parser.set_defaults(run=run)
 
 
@@ -49,7 +53,7 @@ def explain_subject(args: argparse.Namespace) -> None:
     Raises:
         ScionError: There is no sealed release, or nothing of that name in it.
     """
-    from scion.audit.explanation import dot, explain
+    from scion.audit.explanation import dot, explain, svg
     from scion.audit.seal import release_tree
     from scion.common.text import printable
 
@@ -58,6 +62,8 @@ def explain_subject(args: argparse.Namespace) -> None:
         print(json.dumps([each.record() for each in found], indent=2))
     elif args.dot:
         print(dot(found[0]), end="")
+    elif args.svg:
+        print(svg(found[0]))
     else:
         print("\n".join(printable(line) for each in found for line in _lines(each)))
 

@@ -27,6 +27,7 @@ EXTRA_OF: Mapping[str, str] = {
     **dict.fromkeys(
         (
             *("accelerate", "datasets", "fsspec", "markdown_it", "matplotlib", "modelopt"),
+            "networkx",
             *("numba", "openai", "rich", "safetensors", "scipy", "snakemake"),
             *("snakemake_interface_logger_plugins", "torch", "tqdm", "transformers"),
         ),

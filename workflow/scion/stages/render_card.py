@@ -1,6 +1,7 @@
 """Write the model card and its pictures: every number was measured, and says how certain it is.
 
-The artifact holds `README.md`, with the hub's metadata, and `pictures/*.svg`, to which it links.
+The artifact holds `README.md`, with the hub's metadata, and what it links to: `pictures/*.svg`, and
+`PROVENANCE.md`, the stages behind the release.
 The template (`workflow/templates/card.md.jinja`) sees only the manifests and records of the other
 stages and the sections `card` and `launches` of the configuration. A value that is missing is an
 error (jinja's StrictUndefined), never an empty cell. Each stage that measures, one of
@@ -33,6 +34,7 @@ from scion.report.card.glance import measured_lines
 from scion.report.card.hermes import hermes_values
 from scion.report.card.launches import launch_values
 from scion.report.card.memory import fitting_gpus
+from scion.report.card.provenance_page import PROVENANCE_PAGE, provenance_page, stages_picture
 from scion.report.card.typography import unbroken, without_tags
 from scion.report.config import Card
 from scion.report.measurements import MEASUREMENTS, read_records
@@ -91,7 +93,9 @@ def render_card(
 
     def build(draft: Draft) -> None:
         records = read_records(evidence)
-        drawn = pictures(records)
+        steps = {**evidence, release.stage: release}
+        manifests = {stage: artifact.manifest for stage, artifact in steps.items()}
+        drawn = [*pictures(records), stages_picture(manifests)]
         (draft.folder / PICTURES).mkdir()
         for picture in drawn:
             (draft.folder / PICTURES / f"{picture.name}.svg").write_text(picture.svg)
@@ -103,6 +107,7 @@ def render_card(
         values["curl_body"] = _curl_body(tasks, settings.card)
         values |= {"made_by": made_by, "scion": linked(made_by)}
         (draft.folder / CARD).write_text(unbroken(render(template, values, sections)))
+        (draft.folder / PROVENANCE_PAGE).write_text(provenance_page(manifests))
         draft.facts[FACT] = made_by.record()
 
     return remake(

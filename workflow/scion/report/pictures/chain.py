@@ -1,0 +1,124 @@
+"""The chain of artifacts behind something: stages as boxes, each below those it was made from."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import networkx
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch
+
+from scion.common.errors import ScionError
+from scion.report.pictures.style import INK, MUTED, PALETTE, SERIES, WIDTH, Picture, draw
+
+MOST_NODES = 60
+"""A release has some twenty stages; more than this is no release of ours, and no picture."""
+_ROW, _TOP, _BOTTOM, _HALF = 0.62, 0.75, 0.45, 0.2
+
+
+def chain_picture(
+    name: str,
+    title: str,
+    made_from: Mapping[str, Sequence[str]],
+    notes: Mapping[str, str],
+    *,
+    subject: str | None = None,
+) -> Picture:
+    """Draw the stages behind something.
+
+    Args:
+        name: Of the picture's file.
+        title: Its heading.
+        made_from: By node the nodes that it was made from; each is a node as well.
+        notes: By node a second line for its box, such as the beginning of a digest.
+        subject: The node that is asked about, if it is one of them.
+
+    Raises:
+        ScionError: Nodes were made from each other, or there are more than `MOST_NODES`.
+    """
+    graph: Any = networkx.DiGraph()
+    graph.add_nodes_from(made_from)
+    graph.add_edges_from((before, node) for node, all_of in made_from.items() for before in all_of)
+    if len(graph) > MOST_NODES or not networkx.is_directed_acyclic_graph(graph):
+        raise ScionError(
+            "the chain can't be drawn",
+            where=title,
+            expected=f"at most {MOST_NODES} stages, each made from earlier ones",
+            found=f"{len(graph)} stages"
+            if len(graph) > MOST_NODES
+            else "stages that were made from each other",
+            hint="scion check says what is wrong with the manifests",
+        )
+    rows = _rows(graph)
+    height = _TOP + _ROW * len(rows) + _BOTTOM
+    places = {
+        node: ((column + 0.5) / len(row) * WIDTH, height - _TOP - _ROW * (number + 0.5))
+        for number, row in enumerate(rows)
+        for column, node in enumerate(row)
+    }
+    # What is reached through another has no line of its own: a card is made from every stage.
+    reduced = networkx.transitive_reduction(graph)
+
+    def paint(figure: Figure) -> None:
+        axes = figure.add_axes((0, 0, 1, 1))
+        axes.set_xlim(0, WIDTH)
+        axes.set_ylim(0, height)
+        axes.axis("off")
+        axes.patch.set_visible(False)
+        for before, after in sorted(reduced.edges):
+            (x, y), (u, v) = places[before], places[after]
+            axes.annotate(
+                "",
+                (u, v + _HALF),
+                (x, y - _HALF),
+                arrowprops={"arrowstyle": "-|>", "color": MUTED, "linewidth": 0.9},
+            )
+        for node, (x, y) in places.items():
+            _box(axes, (x, y), node, notes.get(node, ""), chosen=node == subject)
+
+    edges = [f"{node} from {', '.join(all_of)}" for node, all_of in made_from.items() if all_of]
+    return draw(name, title, "; ".join(edges) or title, height=height, paint=paint)
+
+
+def _rows(graph: Any) -> list[list[str]]:
+    """The nodes from top to bottom: what was made from nothing stands just above what takes it."""
+    level = {
+        node: number
+        for number, row in enumerate(networkx.topological_generations(graph))
+        for node in row
+    }
+    for node in [each for each in level if not graph.pred[each] and graph.succ[each]]:
+        level[node] = min(level[after] for after in graph.succ[node]) - 1
+    rows: list[list[str]] = [[] for _ in range(max(level.values()) + 1)]
+    for node in sorted(level):
+        rows[level[node]].append(node)
+    return rows
+
+
+def _box(axes: Any, place: tuple[float, float], node: str, note: str, *, chosen: bool) -> None:
+    x, y = place
+    shown = node if len(node) <= 30 else f"{node[:29]}…"
+    half = 0.04 + 0.042 * max(len(shown), len(note))
+    axes.add_patch(
+        FancyBboxPatch(
+            (x - half, y - _HALF),
+            2 * half,
+            2 * _HALF,
+            boxstyle="round,pad=0,rounding_size=0.06",
+            facecolor=PALETTE["panel"].mark,
+            zorder=3,
+            edgecolor=SERIES[1] if chosen else SERIES[0],
+            linewidth=1.6 if chosen else 1,
+        )
+    )
+    axes.text(
+        x,
+        y + (0.07 if note else 0),
+        shown,
+        color=INK,
+        ha="center",
+        va="center",
+        fontsize=8,
+        zorder=4,
+    )
+    if note:
+        axes.text(x, y - 0.09, note, color=MUTED, ha="center", va="center", fontsize=6.5, zorder=4)
