@@ -61,8 +61,7 @@ def test_a_release_on_a_hub_is_proved_by_source_and_donor_there(
         if r.server == "cdn" and r.range is not None
     ]
     assert len(spans) > 100
-    small = [span[0] for span in spans if span is None or int(span[2]) - int(span[1]) < 4]
-    assert not small
+    assert all(span is not None and int(span[2]) - int(span[1]) >= 4 for span in spans)
 
 
 def test_an_altered_tensor_on_a_hub_is_named(
