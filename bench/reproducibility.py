@@ -3,8 +3,10 @@
 The default release is made up to its last stage with weights, healed head included, in clean clones
 of this checkout: once more, on one core, by another Python, and with a store on another file
 system, to which links can't lead, so that every file is a copy. The contents of each stage's
-artifact are compared with those of the first run. Progress goes to stderr; a table and one line of
-JSON to stdout. Nothing is timed, and nothing stays on disk.
+artifact are compared with those of the first run. The head learns from fewer replies, for fewer
+steps, and from greedy ones alone: a sampled reply is drawn without a seed, so that another run
+draws others, and is an input of the training. Progress goes to stderr; a table and one line of JSON
+to stdout. Nothing is timed, and nothing stays on disk.
 
     .venv/bin/python bench/reproducibility.py --python-environment DIR --other-folder /dev/shm
 
@@ -25,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from support.measure import cores, machine, unwind_when_ended
 
 ROOT = Path(__file__).parents[1]
@@ -43,13 +46,13 @@ class Variant:
         name: Of it, and of its clone's folder.
         environment: The root environment that runs the workflow.
         prefix: What the command line begins with.
-        options: Of Snakemake.
+        store: Where its artifacts are kept.
     """
 
     name: str
     environment: Path
     prefix: Sequence[str] = ()
-    options: Sequence[str] = ("--cores", "all")
+    store: str = "results/.store"
 
 
 def made(variant: Variant, folder: Path) -> dict[str, str]:
@@ -59,10 +62,16 @@ def made(variant: Variant, folder: Path) -> dict[str, str]:
     for environment in ROOT.glob("envs/*/.venv"):
         (clone / environment.relative_to(ROOT)).symlink_to(environment)
     (clone / ".venv").symlink_to(variant.environment.resolve())
+    config = yaml.safe_load((ROOT / f"config/releases/{RELEASE}.yaml").read_text())
+    healing = config["healing"]
+    healing["replies"] |= {"limit": 16, "sampled_share": 0}
+    healing["training"] |= {"steps": 8}
+    config["store"] = [variant.store]
+    (clone / "own.yaml").write_text(yaml.safe_dump(config))
     path = f"{clone}/.venv/bin:{os.environ['PATH']}"
     command = [
-        *(*variant.prefix, f"{clone}/.venv/bin/snakemake", *variant.options),
-        *("--until", STAGES[-1]),
+        *(*variant.prefix, f"{clone}/.venv/bin/snakemake", "--cores", "all"),
+        *("--configfile", "own.yaml", "--until", STAGES[-1]),
     ]
     print(f"== {variant.name}: {' '.join(command)}", file=sys.stderr)
     subprocess.run(
@@ -106,14 +115,12 @@ def main() -> int:
         variants = [
             Variant("first", own),
             Variant("again", own),
-            Variant("one core", own, prefix=("taskset", "-c", "0"), options=("--cores", "1")),
+            Variant("one core", own, prefix=("taskset", "-c", "0")),
         ]
         if args.python_environment is not None:
             variants.append(Variant("other Python", args.python_environment))
         if args.other_folder is not None:
-            store = f"store=['{other}/store']"
-            options = ("--cores", "all", "--config", store)
-            variants.append(Variant("other file system", own, options=options))
+            variants.append(Variant("other file system", own, store=f"{other}/store"))
         where = machine(Path(name))
         contents = {variant.name: made(variant, Path(name)) for variant in variants}
     report: dict[str, Any] = {}

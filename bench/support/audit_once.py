@@ -15,22 +15,21 @@ from measure import drop_from_cache, resident_mb
 
 from scion.artifacts.file_check import check_files
 from scion.artifacts.file_tree import FolderTree
-from scion.audit.equality import unequal
+from scion.audit.side_by_side import SideBySide
 from scion.audit.weights import RangedCheckpoint
 
 
 def unchanged(release: Path, source: Path) -> None:
     """Hash and compare."""
     sums = json.loads(release.with_name(f"{release.name}.sums.json").read_bytes())
-    checked = check_files(FolderTree(release), sums)
     ours, theirs = (
         RangedCheckpoint.open(str(release)).extents,
         RangedCheckpoint.open(str(source)).extents,
     )
-    pairs = {name: (extent, theirs[name]) for name, extent in ours.items()}
-    found = unequal(pairs, what="comparing")
-    if checked.problems or found or not pairs:
-        raise SystemExit(f"not the same: {checked.problems[:3]} {list(found.items())[:3]}")
+    passing = SideBySide({name: (extent, theirs[name]) for name, extent in ours.items()})
+    checked = check_files(FolderTree(release), sums, watch=passing.take)
+    if checked.problems or not ours or set(passing.equal) != ours.keys():
+        raise SystemExit(f"not the same: {checked.problems[:3]} {len(passing.equal)}")
     tensors = {name for digests in checked.tensors.values() for name in digests}
     print(json.dumps({"tensors": len(tensors), "peak_rss_mb": resident_mb("VmHWM")}))
 

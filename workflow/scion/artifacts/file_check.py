@@ -1,7 +1,7 @@
 """Files held against a table of them: what is missing, changed, not listed, or no file."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,9 @@ from scion.common.digest import hashed_aside, in_parallel
 from scion.common.errors import ScionError, UnreachableError
 from scion.common.progress import Progress, counted, progress
 from scion.common.text import printable
+
+Watch = Callable[[str, int, bytes], None]
+"""Sees bytes of a file: its name, where they stand in it, and they."""
 
 
 @dataclass
@@ -31,7 +34,11 @@ class FileCheck:
 
 
 def check_files(
-    tree: FileTree, files: Mapping[str, Mapping[str, Any]], *, besides: str | None = None
+    tree: FileTree,
+    files: Mapping[str, Mapping[str, Any]],
+    *,
+    besides: str | None = None,
+    watch: Watch | None = None,
 ) -> FileCheck:
     """Read every file, and compare it with the table.
 
@@ -39,6 +46,7 @@ def check_files(
         tree: Where they lie.
         files: `size` and `sha256` by name.
         besides: The name of a file that may lie there without being listed.
+        watch: Sees every chunk that is read, those of a file in order and by one thread.
 
     Raises:
         ScionError: The hub refuses a file, or can't be reached any more.
@@ -49,7 +57,7 @@ def check_files(
         check.problems.append(f"{printable(name)}: {told}")
     for name in sorted(tree.files.keys() - files.keys() - {besides}):
         check.problems.append(f"{printable(name)}: not in the manifest")
-    found = _read_all(tree, files)
+    found = _read_all(tree, files, watch)
     for name, entry in files.items():
         if name in tree.others:
             continue
@@ -85,7 +93,9 @@ class _Read:
     unsound: str | None
 
 
-def _read_all(tree: FileTree, files: Mapping[str, Mapping[str, Any]]) -> dict[str, _Read | str]:
+def _read_all(
+    tree: FileTree, files: Mapping[str, Mapping[str, Any]], watch: Watch | None
+) -> dict[str, _Read | str]:
     """Every listed file that is there: what was read, or in words why it was not."""
     found: dict[str, _Read | str] = {}
     right: list[str] = []
@@ -99,7 +109,7 @@ def _read_all(tree: FileTree, files: Mapping[str, Mapping[str, Any]]) -> dict[st
     stop = threading.Event()
     total = sum(tree.files[name] for name in right)
     with progress("checking", total, unit="B") as told:
-        reading = _Reading(tree, told, stop)
+        reading = _Reading(tree, told, stop, watch)
         # The largest first, so that none of them is left to a single thread at the end.
         largest_first = sorted(right, key=lambda name: -tree.files[name])
         read = in_parallel(reading.read, largest_first, threads=tree.threads, stop=stop)
@@ -113,12 +123,13 @@ class _Reading:
     tree: FileTree
     told: Progress
     stop: threading.Event
+    watch: Watch | None
 
     def read(self, name: str) -> _Read | str:
         size, where = self.tree.files[name], self.tree.place(name)
         header, tensors, unsound = None, dict[str, str](), None
         try:
-            with hashed_aside(counted(self.tree.chunks(name), self.told, self.stop)) as hashed:
+            with hashed_aside(self._chunks(name)) as hashed:
                 chunks, digest = hashed
                 if name.endswith(".safetensors"):
                     try:
@@ -130,3 +141,11 @@ class _Reading:
                 return _Read(digest(), header, tensors, unsound)
         except (OSError, EOFError) as error:
             return f"can't be read: {error}"
+
+    def _chunks(self, name: str) -> Iterator[bytes]:
+        offset = 0
+        for chunk in counted(self.tree.chunks(name), self.told, self.stop):
+            if self.watch is not None:
+                self.watch(name, offset, chunk)
+            offset += len(chunk)
+            yield chunk

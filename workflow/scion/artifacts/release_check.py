@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from scion.artifacts.file_check import check_files
+from scion.artifacts.file_check import Watch, check_files
 from scion.artifacts.file_tree import FileTree, read_object, read_whole
 from scion.artifacts.manifest import DOWNLOAD_ANEW, MANIFEST, check_manifest
 from scion.artifacts.release_chain import chain_problems
@@ -37,11 +37,12 @@ _STAGE = re.compile(rf"{PROVENANCE}/(\w+)\.json")
 _STEP = re.compile(r"^\| (\w+) \| `(sha256:[0-9a-f]{64})` \|$", re.MULTILINE)
 
 
-def check_release(tree: FileTree) -> tuple[Manifest, list[str]]:
+def check_release(tree: FileTree, *, watch: Watch | None = None) -> tuple[Manifest, list[str]]:
     """Read every file of a sealed release and follow its provenance.
 
     Args:
         tree: The files of the release.
+        watch: Sees every chunk that is read.
 
     Returns:
         The manifest of the seal, and a line for each thing that does not hold, which begins with
@@ -53,7 +54,7 @@ def check_release(tree: FileTree) -> tuple[Manifest, list[str]]:
         ScionError: No manifest there, or an edited one; or the hub can't be read.
     """
     sealed = _read_manifest(tree, MANIFEST)
-    checked = check_files(tree, sealed["files"], besides=MANIFEST)
+    checked = check_files(tree, sealed["files"], besides=MANIFEST, watch=watch)
     problems = checked.problems
     problems += _seal_problems(tree, sealed)
     manifests, unusable = _provenance(tree, sealed)

@@ -1,19 +1,22 @@
 """The audit of a release: all verdicts, over what its reader has given."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from scion.architectures.inventory import inventory
 from scion.architectures.sound_names import SoundNames
+from scion.artifacts.file_tree import FileTree
 from scion.artifacts.manifest import MANIFEST
 from scion.audit.attested import Signer, audit_attestations, audit_signature
 from scion.audit.claims import Claims
 from scion.audit.configuration import audit_configuration
+from scion.audit.equality import Pairs
 from scion.audit.full_derivation import FULL_DERIVATION, audit_in_full
 from scion.audit.origin import NAMES, Original, audit_head, audit_origin
 from scion.audit.seal import SEAL, audit_lint, audit_seal, release_tree
-from scion.audit.stored import stored_tensors
+from scion.audit.side_by_side import SideBySide
+from scion.audit.stored import StoredTensors, stored_tensors
 from scion.audit.verdict import Fault, PartVerdict, ProofLevel
 from scion.audit.weights import Extent, Extents, RangedCheckpoint, members_apart
 from scion.checkpoint.donor_head import find_head
@@ -96,33 +99,34 @@ def audit(
         ScionError: The release, source or donor is not there, can't be read, or is no checkpoint
             of an architecture that is known.
     """
-    seal, claims, found_root = audit_seal(release)
+    tree = release_tree(release)
+    given = _Given.open(release, source, donor)
+    pairs = given.pairs()
+    passing = SideBySide(pairs)
+    seal, claims, found_root = audit_seal(tree, watch=passing.take)
     if root is not None and root != found_root:
         problem = "is another seal than the one that was named"
         fault = Fault(MANIFEST, problem, root, str(found_root))
         seal = PartVerdict.of(SEAL, seal.told, count=seal.count, faults=[*seal.faults, fault])
-    verdicts = [seal, *_attested(release, claims, signer)]
-    try:
-        weights = RangedCheckpoint.open(release)
-    except ScionError as error:
+    verdicts = [seal, *_attested(tree, claims, signer)]
+    weights, original, head = given.weights, given.original, given.head
+    if isinstance(weights, ScionError):
         # What is damaged is told by the seal; without one there is nothing to say.
         if seal.outcome is not ProofLevel.REFUTED:
-            raise
-        fault = Fault(error.where, error.problem, error.expected, error.found)
+            raise weights
+        fault = Fault(weights.where, weights.problem, weights.expected, weights.found)
         verdicts.append(PartVerdict.of(NAMES, "can't be read", count=0, faults=[fault]))
         return ReleaseAudit(release, source, donor, None, verdicts)
     verdicts.append(audit_lint(release, deep=deep))
-    head, donor = _donor_head(donor) if donor is not None else (None, None)
-    if source is None:
+    if original is None:
         told = "name the bf16 checkpoint that the release was made from as --source"
         count = len(weights.extents)
         verdicts.append(PartVerdict("tensors and configuration", ProofLevel.UNPROVED, told, count))
         if head is not None:
             verdicts.append(_head_alone(weights, head, claims))
     else:
-        original = Original.of(RangedCheckpoint.open(source))
-        source = original.weights.source.name
-        stored = stored_tensors(weights, original.sound(weights))
+        same = {name: replace(pairs[name][0], same_as=pairs[name][1]) for name in passing.equal}
+        stored = replace(given.stored, plain={**given.stored.plain, **same})
         verdicts += audit_origin(weights, stored, original, head, claims)
         algorithms = {each.stored_name: each.algorithm for each in stored.modules.values()}
         verdicts.append(
@@ -130,15 +134,63 @@ def audit(
                 weights, original.weights, sealed=claims.sealed, algorithms=algorithms
             )
         )
+    read = original.weights.source.name if original is not None else None
     if deep:
-        verdicts.append(_in_full(release, weights, source, claims))
+        verdicts.append(_in_full(release, weights, read, claims))
     held = found_root if seal.outcome is ProofLevel.PROVED else None
-    return ReleaseAudit(weights.source.name, source, donor, held, verdicts)
+    return ReleaseAudit(weights.source.name, read, given.donor, held, verdicts)
 
 
-def _attested(release: str, claims: Claims, signer: Signer | None) -> Iterator[PartVerdict]:
+@dataclass(frozen=True)
+class _Given:
+    """The checkpoints of an audit, of which headers and configurations are read.
+
+    Attributes:
+        weights: The release's tensors; or why they can't be read.
+        original: The source; None where none was given.
+        stored: The release's tensors, sorted by the source's names; none without a source.
+        head: The tensors of the donor's head; None where no donor was given.
+        donor: What was read of the donor.
+    """
+
+    weights: RangedCheckpoint | ScionError
+    original: Original | None = None
+    stored: StoredTensors = field(default_factory=StoredTensors)
+    head: Extents | None = None
+    donor: str | None = None
+
+    @classmethod
+    def open(cls, release: str, source: str | None, donor: str | None) -> "_Given":
+        """Open them; source and donor only if there is anything to hold against them.
+
+        Raises:
+            ScionError: Source or donor can't be read.
+        """
+        try:
+            weights = RangedCheckpoint.open(release)
+        except ScionError as error:
+            return cls(error)
+        head, named = _donor_head(donor) if donor is not None else (None, None)
+        if source is None:
+            return cls(weights, head=head, donor=named)
+        original = Original.of(RangedCheckpoint.open(source))
+        stored = stored_tensors(weights, original.sound(weights))
+        return cls(weights, original, stored, head, named)
+
+    def pairs(self) -> Pairs:
+        """The tensors that are stored as they were, each with its original, if the forms agree."""
+        if self.original is None:
+            return {}
+        originals = {**self.original.extents, **(self.head or {})}
+        return {
+            name: (extent, originals[name])
+            for name, extent in self.stored.plain.items()
+            if name in originals and extent.form == originals[name].form
+        }
+
+
+def _attested(tree: FileTree, claims: Claims, signer: Signer | None) -> Iterator[PartVerdict]:
     """The verdicts of what only some releases have: attestations and a signature."""
-    tree = release_tree(release)
     attestations = audit_attestations(tree) if claims.sealed else None
     yield from filter(None, (attestations, audit_signature(tree, signer)))
 

@@ -27,8 +27,8 @@ def unequal(pairs: Pairs, *, what: str) -> dict[str, str]:
     }
     parts = [
         (name, begin, min(_PART, tensor.tensor.size - begin))
-        for name, (tensor, _) in pairs.items()
-        if name not in found
+        for name, (tensor, original) in pairs.items()
+        if name not in found and tensor.same_as is not original
         for begin in range(0, tensor.tensor.size, _PART)
     ]
     # The largest first, so that none is left to a single thread at the end.

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from scion.artifacts.file_check import Watch
 from scion.artifacts.file_tree import FileTree, FolderTree
 from scion.artifacts.manifest import MANIFEST
 from scion.artifacts.release_check import check_release
@@ -20,11 +21,14 @@ SEAL = "seal"
 LINT = "lint"
 
 
-def audit_seal(release: str) -> tuple[PartVerdict, Claims, str | None]:
+def audit_seal(
+    tree: FileTree, *, watch: Watch | None = None
+) -> tuple[PartVerdict, Claims, str | None]:
     """Hold every file of a release against its seal, and each manifest against the next.
 
     Args:
-        release: Its folder or repository.
+        tree: Its files.
+        watch: Sees every chunk that is read.
 
     Returns:
         The verdict, what the release says of itself, and the root digest of its seal.
@@ -32,12 +36,11 @@ def audit_seal(release: str) -> tuple[PartVerdict, Claims, str | None]:
     Raises:
         ScionError: It can't be read.
     """
-    tree = release_tree(release)
     if MANIFEST not in tree.files:
         told = f"no {MANIFEST}: nothing says which files there should be, and who made them"
         return PartVerdict(SEAL, ProofLevel.UNPROVED, told, len(tree.files)), Claims(), None
     try:
-        sealed, problems = check_release(tree)
+        sealed, problems = check_release(tree, watch=watch)
     except ScionError as error:
         fault = Fault(MANIFEST, error.problem, error.expected, error.found)
         told = "the release's own manifest can't be used"

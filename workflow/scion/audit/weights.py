@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from scion.architectures.inventory import Inventory
@@ -32,6 +32,7 @@ class Extent:
         offset: Where they begin in it.
         tensor: Name, dtype and shape.
         known: All of them, where they were read already, as those of scalars are; else None.
+        same_as: What they were found equal to already, bit for bit; None where nobody has looked.
     """
 
     source: Source
@@ -39,6 +40,7 @@ class Extent:
     offset: int
     tensor: Tensor
     known: bytes | None = None
+    same_as: "Extent | None" = None
 
     def stream(self, begin: int, size: int) -> Iterator[bytes]:
         """The bytes [begin, begin + size) of the tensor, in chunks."""
@@ -169,7 +171,7 @@ def members_apart(extents: Mapping[str, Extent], expected: Inventory) -> Extents
             continue
         for member in members_of(extent.tensor, stack, where=extent.source.name):
             offset = extent.offset + member.begin - extent.tensor.begin
-            found[member.name] = replace(extent, offset=offset, tensor=member)
+            found[member.name] = Extent(extent.source, extent.file, offset, member)
     return found
 
 
