@@ -198,7 +198,7 @@ def test_an_interrupted_card_or_seal_leaves_nothing(
             "tasks": finished.folder / "workflow/scion/evaluation/agent/agent_tasks.yaml",
             "settings": json.dumps({"card": {}, "launches": [LAUNCH]}),
         },
-        "seal_release": {"card": results / "render_card.json"},
+        "seal_release": {"card": results / "render_card.json", "settings": json.dumps({})},
     }[stage]
     earlier = Earlier(results / "release")
     done = interrupt(
