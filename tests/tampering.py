@@ -34,6 +34,7 @@ from scion.common.errors import ScionError
 from scion.common.files import write_json
 from scion.report.attestation.attestations import write_attestations
 from scion.report.attestation.sealed_release import SealedRelease
+from scion.report.card.provenance_page import PROVENANCE_PAGE, provenance_page
 
 Change = Callable[[Path], object]
 
@@ -105,6 +106,7 @@ def rehash(folder: Path) -> None:
     for stage in (*(stage for stage in chain if stage in made), *measured, RENDERED):
         if stage == RENDERED:
             _mend_card(folder / CARD, before, made)
+            _mend_page(folder, made)
         _mend(folder, stage, made)
         write_json(paths[stage], made[stage])
 
@@ -147,6 +149,14 @@ def _mend_inputs(manifest: Any, made: dict[str, Any]) -> None:
         if source is not None:
             names = {**source, "facts": digest_json(source["facts"])}
             entry.update({key: names[key] for key in entry})
+
+
+def _mend_page(folder: Path, made: dict[str, Any]) -> None:
+    if (folder / PROVENANCE_PAGE).is_file():
+        named = json.loads((folder / MANIFEST).read_text())["made_from"]
+        stages = [name for name in named if name in made and name != RENDERED]
+        page = provenance_page({stage: made[stage] for stage in stages})
+        (folder / PROVENANCE_PAGE).write_text(page)
 
 
 def _mend_card(card: Path, before: dict[str, str], made: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ from google.protobuf.json_format import ParseDict, ParseError
 from in_toto_attestation.predicates.provenance.v1 import provenance_pb2
 from in_toto_attestation.v1 import statement_pb2
 from in_toto_attestation.v1.statement import Statement
-from model_signing import verifying
+from model_signing import hashing, signing, verifying
 from requests.adapters import BaseAdapter
 from rocrate.rocrate import ROCrate
 from rocrate_validator import services
@@ -54,6 +54,7 @@ from scion.checkpoint.shards import Checkpoint
 from scion.cli.main import main
 from scion.common.digest import digest_file
 from scion.common.errors import ScionError
+from scion.report.attestation.sealed_release import sealing_time
 from scion.report.attestation.signature import PASSWORD_VARIABLE, sign_with_key
 from scion.stages.seal_release import seal_release
 from scion.stages.sign_release import sign_release
@@ -477,3 +478,67 @@ def test_a_release_may_go_without(conversion: Conversion, tmp_path: Path) -> Non
     (folder / CRATE).write_text("{}")
     reroot(folder)
     assert f"{CRATE}: no stage made it" in check_release(FolderTree(folder))[1]
+
+
+def test_a_signature_that_leaves_files_out_does_not_hold(folder: Path, keys: Path) -> None:
+    ignored = hashing.Config().set_ignored_paths(
+        paths=["README.md", MANIFEST, "provenance", SIGNATURE]
+    )
+    signer = signing.Config().use_elliptic_key_signer(private_key=keys / "private.pem")
+    signer.set_hashing_config(ignored).sign(folder, folder / SIGNATURE)
+    # The library accepts it.
+    verify_signature(folder, keys)
+    found = audit(str(folder), signer=Signer(keys / "public.pem"))
+    (fault,) = next(v.faults for v in found.verdicts if v.part == "signature")
+    assert "files are not signed" in fault.found
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda sealed: sealed.pop("settings"),
+        lambda sealed: sealed["settings"].update(config=3),
+        lambda sealed: sealed["settings"]["config"]["attestations"].update(builder=3),
+        lambda sealed: sealed["settings"]["config"].update(x=10**400),
+        lambda sealed: sealed["facts"].update(sealed_at="yesterday"),
+    ],
+)
+def test_a_seal_of_another_form_ends_no_audit(
+    change: Callable[[Any], object], folder: Path
+) -> None:
+    edit_json(folder / MANIFEST, change)
+    assert audit(str(folder)).refuted
+
+
+@pytest.mark.parametrize(
+    "change", [lambda text: text.replace("{", '{"version": "9",', 1), lambda text: text + " "]
+)
+def test_the_same_values_written_otherwise_are_named(
+    change: Callable[[str], str], folder: Path
+) -> None:
+    path = folder / REPRODUCTION
+    path.write_text(change(path.read_text()))
+    reroot(folder)
+    assert of(audit(str(folder)), "attestations") == "refuted"
+
+
+def test_a_time_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for text in ("abc", "", "99999999999999"):
+        monkeypatch.setenv("SOURCE_DATE_EPOCH", text)
+        with pytest.raises(ScionError, match="the time of the seal is no time"):
+            sealing_time()
+
+
+def test_a_changed_release_is_not_signed_by_the_stage(
+    sealed_release: Path, keys: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(sealed_release, tmp_path / "release")
+    (folder / "README.md").write_text("another")
+    with pytest.raises(ScionError, match="not what its manifests say"):
+        sign_release(
+            release=Artifact.open(folder),
+            public_key=keys / "public.pem",
+            private_key=keys / "private.pem",
+            output=Output.at(tmp_path / "sign_release"),
+            environment=ENVIRONMENT,
+        )

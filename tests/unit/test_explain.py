@@ -17,7 +17,7 @@ from scion.cli.main import main
 from scion.common.errors import ScionError
 from scion.report.card.provenance_page import PROVENANCE_PAGE
 from scion.report.pictures.chain import chain_picture
-from tampering import rehash
+from tampering import reroot
 
 QUANTIZED = "model.language_model.layers.0.mlp.up_proj.weight"
 
@@ -116,8 +116,7 @@ def test_a_page_that_tells_something_else_is_refuted(sealed_release: Path, tmp_p
     folder = shutil.copytree(sealed_release, tmp_path / "release")
     page = folder / PROVENANCE_PAGE
     page.write_text(re.sub(r'"samples": \d+', '"samples": 999', page.read_text(), count=1))
-    rehash(folder)
+    reroot(folder)
     (told,) = [v for v in audit(str(folder)).verdicts if v.part == "attestations"]
-    (fault,) = told.faults
-    assert fault.subject.startswith(f"{PROVENANCE_PAGE}: line ")
-    assert "999" in fault.found
+    faults = [each for each in told.faults if each.subject.startswith(f"{PROVENANCE_PAGE}: line ")]
+    assert ["999" in each.found for each in faults] == [True]

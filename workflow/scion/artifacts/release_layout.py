@@ -95,7 +95,8 @@ def stages_files(manifests: Mapping[str, Manifest]) -> Iterator[tuple[str, Entry
 
 def is_attested(sealed: Manifest) -> bool:
     """Whether a seal was asked for attestations."""
-    return "config" in sealed["settings"]
+    settings = sealed.get("settings")
+    return isinstance(settings, dict) and "config" in settings
 
 
 def attested_files(sealed: Manifest) -> Iterator[tuple[str, Entry]]:

@@ -63,7 +63,8 @@ def _first_difference(
     """The offset of the first byte of a range that differs; None where all are the same."""
     done = 0
     for mine, theirs in aligned(tensor.stream(begin, size), original.stream(begin, size)):
-        if mine != theirs:
+        # As bytes: memoryviews are compared one number at a time.
+        if bytes(mine) != bytes(theirs):
             return done + next(
                 i for i, (a, b) in enumerate(zip(mine, theirs, strict=True)) if a != b
             )

@@ -138,11 +138,12 @@ def svg(explanation: Explanation) -> str:
     """
     from scion.report.pictures.chain import chain_picture
 
-    subject = printable(explanation.subject)
+    # No stage has such a name.
+    subject = f"{printable(explanation.subject)} "
     made_from = {step.stage: list(step.inputs) for step in explanation.steps}
     made_from[subject] = [explanation.made_by] if explanation.made_by in made_from else []
     notes = {step.stage: str(step.manifest["content"])[7:19] for step in explanation.steps}
-    title = f"Where {subject} came from"
+    title = f"Where {subject}came from"
     return chain_picture("chain", title, made_from, notes, subject=subject).svg
 
 

@@ -65,7 +65,8 @@ class _Passing:
                 self._rest = self._rest or memoryview(next(self._original, b""))
                 size = min(len(piece), len(self._rest))
                 # An original that ends early is no original.
-                self.equal = size > 0 and piece[:size] == self._rest[:size]
+                # As bytes: memoryviews are compared one number at a time.
+                self.equal = size > 0 and bytes(piece[:size]) == bytes(self._rest[:size])
                 piece, self._rest = piece[size:], self._rest[size:]
         # Whatever can't be compared here is compared, and told of, when its verdict is asked for.
         except (ScionError, OSError, EOFError):

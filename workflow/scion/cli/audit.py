@@ -111,7 +111,7 @@ def audit_release(args: argparse.Namespace) -> int:
             from scion.audit.audit import audit
             from scion.audit.report import closing, sarif, text
             from scion.audit.verdict import ProofLevel
-        named = args.key or args.identity or args.issuer
+        named = (args.key, args.identity, args.issuer) != (None, None, None)
         found = audit(
             args.release,
             source=args.source,

@@ -87,11 +87,15 @@ def hashed_aside(chunks: Iterable[bytes]) -> Generator[tuple[Iterator[bytes], Ca
     room: SimpleQueue[None] = SimpleQueue()
     for _ in range(_AHEAD):
         room.put(None)
+    failures: list[BaseException] = []
 
     def run() -> None:
         # Nothing is no chunk: it says that there are no more.
         while chunk := waiting.get():
-            found.update(chunk)
+            try:
+                found.update(chunk)
+            except BaseException as error:
+                failures.append(error)
             room.put(None)
 
     def passing() -> Iterator[bytes]:
@@ -108,16 +112,19 @@ def hashed_aside(chunks: Iterable[bytes]) -> Generator[tuple[Iterator[bytes], Ca
             pass
         waiting.put(b"")
         worker.join()
+        if failures:
+            raise failures[0]
         return found.hexdigest()
 
     worker = threading.Thread(target=run, name="hashed_aside", daemon=True)
-    with deferred_interrupts():
-        worker.start()
     try:
+        with deferred_interrupts():
+            worker.start()
         yield passed, digest
     finally:
         waiting.put(b"")
-        worker.join()
+        if worker.ident is not None:
+            worker.join()
 
 
 def in_parallel(

@@ -54,7 +54,7 @@ def extras_told() -> Generator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        extra = EXTRA_OF.get(error.name or "")
+        extra = EXTRA_OF.get((error.name or "").partition(".")[0])
         if extra is None:
             raise
         raise MissingExtraError(

@@ -11,7 +11,9 @@ import sys
 from pathlib import Path
 
 from scion.artifacts.artifact import Artifact, Draft
+from scion.artifacts.file_tree import FolderTree
 from scion.artifacts.making import Output, remake
+from scion.artifacts.release_check import check_release
 from scion.artifacts.release_layout import SIGNATURE, SIGNED
 from scion.artifacts.results import export
 from scion.common.errors import ScionError
@@ -39,7 +41,18 @@ def sign_release(
     def build(draft: Draft) -> None:
         folder, signature = draft.work / "release", draft.folder / SIGNATURE
         draft.work.mkdir(parents=True, exist_ok=True)
+        # What an attempt that failed has left may have been changed since.
+        output.store.known.remove(folder)
         export(release, folder, output.store.known)
+        _, problems = check_release(FolderTree(folder))
+        if problems:
+            raise ScionError(
+                "the release is not what its manifests say, and was not signed",
+                where=release.folder,
+                expected="each file as the stage that made it recorded it",
+                found=problems[0],
+                hint="scion check says what else is other",
+            )
         sign_with_key(folder, signature, private_key)
         verify(folder, signature, verifier)
 

@@ -86,6 +86,8 @@ def environment(inherited: Mapping[str, str]) -> dict[str, str]:
         for name, value in inherited.items()
         if name not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
         and not name.endswith("_NUM_THREADS")
+        # What signs a release is nothing of a server's.
+        and not name.startswith("SCION_SIGNING_")
     }
     return kept | _QUIET | compiled
 

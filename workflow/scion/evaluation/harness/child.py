@@ -23,7 +23,16 @@ from scion.engines.server import Server, log_end
 from scion.evaluation.harness.driver import PROGRESS
 
 _PACKAGES = Path(__file__).parents[3]
-_WITHOUT = ("PYTHON", "OPENAI_", "HF_", "NLTK_", "BFCL_", "LMEVAL_", "VIRTUAL_ENV")
+_WITHOUT = (
+    "PYTHON",
+    "OPENAI_",
+    "HF_",
+    "NLTK_",
+    "BFCL_",
+    "LMEVAL_",
+    "SCION_SIGNING_",
+    "VIRTUAL_ENV",
+)
 
 
 def run_driver(

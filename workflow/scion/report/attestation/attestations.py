@@ -1,5 +1,6 @@
 """All attestations of a release: written when it is sealed, and held against it by an audit."""
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ ATTESTATIONS: Mapping[str, Callable[[SealedRelease], dict[str, Any]]] = {
 """By file what derives it. Each follows from the manifests alone, so that others can do so, too."""
 
 
+_NOTHING = object()
+
+
 def write_attestations(release: SealedRelease, folder: Path) -> None:
     """Write every attestation of a release into its folder."""
     for name, derive in ATTESTATIONS.items():
@@ -39,14 +43,15 @@ def differences(found: object, expected: object, at: str = "") -> Iterator[tuple
     if isinstance(found, dict) and isinstance(expected, dict):
         for key in sorted(found.keys() | expected.keys()):
             place = f"{at}.{key}" if at else str(key)
-            yield from differences(found.get(key), expected.get(key), place)
+            yield from differences(found.get(key, _NOTHING), expected.get(key, _NOTHING), place)
     elif isinstance(found, list) and isinstance(expected, list) and len(found) == len(expected):
         for index, (one, other) in enumerate(zip(found, expected, strict=True)):
             yield from differences(one, other, f"{at}[{index}]")
-    elif found != expected:
+    # To Python, true is 1.
+    elif found != expected or type(found) is not type(expected):
         yield at, _brief(expected), _brief(found)
 
 
 def _brief(value: object) -> str:
-    text = "nothing" if value is None else str(value)
+    text = json.dumps(value) if value is not _NOTHING else "nothing"
     return text if len(text) <= 80 else f"{text[:79]}…"

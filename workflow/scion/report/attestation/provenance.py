@@ -5,6 +5,7 @@ files of source and donor, the data sets and the locks of the environments; each
 a byproduct. Forms: https://in-toto.io/Statement/v1 and https://slsa.dev/spec/v1.0/provenance.
 """
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -62,7 +63,8 @@ def statement(release: SealedRelease) -> dict[str, Any]:
     ]
     found = Statement(subjects, PREDICATE_TYPE, checked)
     found.validate()
-    return MessageToDict(found.pb)
+    # The library gives the keys of a struct in another order in each process.
+    return json.loads(json.dumps(MessageToDict(found.pb), sort_keys=True))
 
 
 def _dependencies(release: SealedRelease) -> Iterator[dict[str, Any]]:

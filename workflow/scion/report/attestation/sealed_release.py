@@ -16,6 +16,7 @@ from scion.artifacts.release_layout import (
 )
 from scion.artifacts.software import FACT, Software
 from scion.checkpoint.hub.location import HubRepository, parse_location
+from scion.common.errors import ScionError
 
 SEALED_AT = "sealed_at"
 """The fact of a seal that says when it was made; attestations have to name a time."""
@@ -104,12 +105,21 @@ def sealing_time() -> datetime:
     """Now, to a second, in UTC; or what SOURCE_DATE_EPOCH says, so that a seal can be repeated.
 
     Raises:
-        ValueError: SOURCE_DATE_EPOCH is no number of seconds.
+        ScionError: SOURCE_DATE_EPOCH is no number of seconds.
     """
     # https://reproducible-builds.org/specs/source-date-epoch/
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
     if epoch is not None:
-        return datetime.fromtimestamp(int(epoch), UTC)
+        try:
+            return datetime.fromtimestamp(int(epoch), UTC)
+        except (ValueError, OverflowError, OSError) as error:
+            raise ScionError(
+                "the time of the seal is no time",
+                where="the variable SOURCE_DATE_EPOCH",
+                expected="seconds since 1970",
+                found=repr(epoch),
+                hint="unset it: then the seal names the time of the run",
+            ) from error
     return datetime.now(UTC).replace(microsecond=0)
 
 

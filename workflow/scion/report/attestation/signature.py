@@ -8,15 +8,19 @@ Whoever has the public key needs no Scion to verify it:
 Form: https://github.com/ossf/model-signing-spec.
 """
 
+import base64
 import os
+import sys
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from model_signing import hashing, signing, verifying
 
+from scion.artifacts.file_tree import FolderTree
 from scion.artifacts.release_layout import SIGNATURE
+from scion.common.bounded_json import parse_json
 from scion.common.errors import ScionError
 from scion.common.files import atomic_file
 
@@ -27,6 +31,8 @@ PASSWORD_VARIABLE = "SCION_SIGNING_PASSWORD"
 # What clients of the hub put beside the files; of git's files the library knows.
 _CLIENT_FOLDER = ".cache/huggingface"
 _KEY = "a PEM file of a key on P-256, P-384 or P-521"
+# Of a signature: a hundred bytes for each of a hundred thousand files.
+_MOST_BYTES = 10_000_000
 _MAKE_KEYS = (
     "openssl ecparam -genkey -name prime256v1 -noout -out private.pem && "
     "openssl ec -in private.pem -pubout -out public.pem"
@@ -112,7 +118,13 @@ def verify(folder: Path, signature: Path, verifier: verifying.Config) -> None:
             missing or new.
     """
     with _told("the signature does not hold", signature, "the signer's, of these very files"):
-        verifier.verify(folder, signature)
+        if signature.stat().st_size > _MOST_BYTES:
+            raise ValueError(f"{signature.stat().st_size} bytes, which no signature has")
+        # The library refuses links, and takes from the signature which files it leaves out.
+        verifier.verify(folder.resolve(), signature)
+        left_out = sorted(FolderTree(folder).files.keys() - _signed(signature))
+        if left_out:
+            raise ValueError(f"{len(left_out)} files are not signed, such as {left_out[0]}")
 
 
 def _sign(config: signing.Config, folder: Path, signature: Path) -> None:
@@ -127,11 +139,20 @@ def _sign(config: signing.Config, folder: Path, signature: Path) -> None:
             file.write(content)
 
 
+def _signed(signature: Path) -> set[str]:
+    """The names of the files that a signature is of."""
+    envelope = parse_json(signature.read_bytes())["dsseEnvelope"]
+    statement = parse_json(base64.b64decode(envelope["payload"]))
+    return {entry["name"] for entry in statement["predicate"]["resources"]}
+
+
 @contextmanager
 def _told(problem: str, where: object, expected: str) -> Generator[None]:
     """Tell of whatever the libraries raise of keys, signatures and folders of others."""
     try:
-        yield
+        # What they print is no part of a report.
+        with redirect_stdout(sys.stderr):
+            yield
     except ScionError:
         raise
     # They document no errors; those seen are of seven classes, of three libraries.

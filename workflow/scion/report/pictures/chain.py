@@ -119,6 +119,17 @@ def _box(axes: Any, place: tuple[float, float], node: str, note: str, *, chosen:
         va="center",
         fontsize=8,
         zorder=4,
+        parse_math=False,
     )
     if note:
-        axes.text(x, y - 0.09, note, color=MUTED, ha="center", va="center", fontsize=6.5, zorder=4)
+        axes.text(
+            x,
+            y - 0.09,
+            note,
+            color=MUTED,
+            ha="center",
+            va="center",
+            fontsize=6.5,
+            zorder=4,
+            parse_math=False,
+        )

@@ -89,7 +89,8 @@ def draw(
         figure = Figure((WIDTH, height))
         figure.patch.set_visible(False)
         top = 1 - 0.28 / height
-        figure.text(0.022, top, title, color=INK, fontsize=12, fontweight="bold", va="center")
+        heading: Any = {"color": INK, "fontsize": 12, "fontweight": "bold", "va": "center"}
+        figure.text(0.022, top, title, parse_math=False, **heading)
         paint(figure)
         file = io.BytesIO()
         metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
