@@ -26,6 +26,7 @@ from scion.artifacts.release_layout import (
     entry_of,
     is_attested,
     placed_files,
+    sealed_stages,
     sums,
     weights_stage,
 )
@@ -125,8 +126,8 @@ def attest_anew(folder: Path) -> None:
     sealed = json.loads((folder / MANIFEST).read_text())
     if is_attested(sealed):
         made = {path.stem: json.loads(path.read_text()) for path in folder.glob(_MANIFESTS)}
-        stages = [name for name, entry in sealed["made_from"].items() if "stage" in entry]
-        release = SealedRelease.read(sealed, {stage: made[stage] for stage in stages})
+        manifests = {stage: made[stage] for stage in sealed_stages(sealed)}
+        release = SealedRelease.read(sealed, manifests)
         write_attestations(release, folder)
         reroot(folder)
 
@@ -153,8 +154,8 @@ def _mend_inputs(manifest: Any, made: dict[str, Any]) -> None:
 
 def _mend_page(folder: Path, made: dict[str, Any]) -> None:
     if (folder / PROVENANCE_PAGE).is_file():
-        named = json.loads((folder / MANIFEST).read_text())["made_from"]
-        stages = [name for name in named if name in made and name != RENDERED]
+        sealed = json.loads((folder / MANIFEST).read_text())
+        stages = [stage for stage in sealed_stages(sealed) if stage in made and stage != RENDERED]
         page = provenance_page({stage: made[stage] for stage in stages})
         (folder / PROVENANCE_PAGE).write_text(page)
 

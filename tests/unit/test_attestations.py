@@ -432,17 +432,22 @@ def test_the_workflow_signs_what_it_seals(
         assert not path.is_file() or not any(s.encode() in path.read_bytes() for s in secrets)
 
 
+def signed_by_stage(release: Path, keys: Path, private_key: str, folder: Path) -> Artifact:
+    """What the workflow's stage makes of a release, verified with the public key."""
+    return sign_release(
+        release=Artifact.open(release),
+        public_key=keys / "public.pem",
+        private_key=keys / private_key,
+        output=Output.at(folder / "sign_release"),
+        environment=ENVIRONMENT,
+    )
+
+
 def test_keys_that_are_no_pair_leave_no_signature(
     sealed_release: Path, keys: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ScionError, match="the signature does not hold"):
-        sign_release(
-            release=Artifact.open(sealed_release),
-            public_key=keys / "public.pem",
-            private_key=keys / "other.pem",
-            output=Output.at(tmp_path / "sign_release"),
-            environment=ENVIRONMENT,
-        )
+        signed_by_stage(sealed_release, keys, "other.pem", tmp_path)
     assert not (tmp_path / "sign_release.json").exists()
 
 
@@ -535,10 +540,4 @@ def test_a_changed_release_is_not_signed_by_the_stage(
     folder = shutil.copytree(sealed_release, tmp_path / "release")
     (folder / "README.md").write_text("another")
     with pytest.raises(ScionError, match="not what its manifests say"):
-        sign_release(
-            release=Artifact.open(folder),
-            public_key=keys / "public.pem",
-            private_key=keys / "private.pem",
-            output=Output.at(tmp_path / "sign_release"),
-            environment=ENVIRONMENT,
-        )
+        signed_by_stage(folder, keys, "private.pem", tmp_path)

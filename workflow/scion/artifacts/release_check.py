@@ -23,6 +23,7 @@ from scion.artifacts.release_layout import (
     Manifest,
     attested_files,
     entry_of,
+    sealed_stages,
     stages_files,
     sums,
 )
@@ -86,8 +87,7 @@ def _provenance(tree: FileTree, sealed: Manifest) -> tuple[dict[str, Manifest], 
     """The stages' manifests, in the order in which the seal names them, and what can't be used."""
     manifests: dict[str, Manifest] = {}
     problems: list[str] = []
-    made_from = sealed["made_from"].items()
-    named = (f"{PROVENANCE}/{name}.json" for name, made in made_from if "stage" in made)
+    named = (f"{PROVENANCE}/{stage}.json" for stage in sealed_stages(sealed))
     for name in filter(_STAGE.fullmatch, dict.fromkeys((*named, *sealed["files"]))):
         stage = Path(name).stem
         try:

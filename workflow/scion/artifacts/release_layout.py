@@ -93,6 +93,17 @@ def stages_files(manifests: Mapping[str, Manifest]) -> Iterator[tuple[str, Entry
         yield f"{PROVENANCE}/{stage}.json", entry_of(to_json(manifest)), stage
 
 
+def sealed_stages(sealed: Manifest) -> list[str]:
+    """The stages whose manifests a release holds, in the order in which its seal names them."""
+    return [name for name, made in sealed["made_from"].items() if "stage" in made]
+
+
+def stages_before(manifest: Manifest) -> list[str]:
+    """The stages that an artifact was made from, each once."""
+    named = (made["stage"] for made in manifest["made_from"].values() if "stage" in made)
+    return list(dict.fromkeys(named))
+
+
 def is_attested(sealed: Manifest) -> bool:
     """Whether a seal was asked for attestations."""
     settings = sealed.get("settings")

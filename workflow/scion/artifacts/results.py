@@ -93,8 +93,8 @@ def _place_signature(signed: Artifact, folder: Path) -> None:
     """Put a signature beside the files that it is of, if those are there."""
     there = find_manifest(folder / MANIFEST)
     if there is not None and there["root"] == signed.manifest["made_from"]["release"]["root"]:
-        (folder / SIGNATURE).unlink(missing_ok=True)
-        copy_file(signed.folder / SIGNATURE, folder / SIGNATURE)
+        with atomic_file(folder / SIGNATURE) as file:
+            file.write((signed.folder / SIGNATURE).read_bytes())
 
 
 def shown_in(pointer: Path) -> Path:

@@ -8,7 +8,14 @@ from typing import Any
 
 from scion.artifacts.file_tree import FileTree, FolderTree, read_object, read_whole
 from scion.artifacts.manifest import MANIFEST
-from scion.artifacts.release_layout import PROVENANCE, RENDERED, SIGNATURE, Manifest, is_attested
+from scion.artifacts.release_layout import (
+    PROVENANCE,
+    RENDERED,
+    SIGNATURE,
+    Manifest,
+    is_attested,
+    sealed_stages,
+)
 from scion.audit.verdict import Fault, PartVerdict, ProofLevel
 from scion.common.errors import ScionError
 from scion.common.files import to_json
@@ -36,8 +43,10 @@ def audit_attestations(tree: FileTree) -> PartVerdict | None:
     from scion.report.attestation.sealed_release import SealedRelease
 
     try:
-        stages = [name for name, made in sealed["made_from"].items() if "stage" in made]
-        manifests = {stage: read_object(tree, f"{PROVENANCE}/{stage}.json") for stage in stages}
+        manifests = {
+            stage: read_object(tree, f"{PROVENANCE}/{stage}.json")
+            for stage in sealed_stages(sealed)
+        }
         release = SealedRelease.read(sealed, manifests)
         derived = {name: derive(release) for name, derive in ATTESTATIONS.items()}
         page = list(_page_faults(tree, sealed, manifests))
@@ -108,8 +117,8 @@ class Signer:
         Raises:
             ScionError: It is so.
         """
-        named = (self.identity is not None, self.issuer is not None)
-        if (self.public_key is not None) is any(named) or any(named) is not all(named):
+        given = tuple(value is not None for value in (self.public_key, self.identity, self.issuer))
+        if given not in ((True, False, False), (False, True, True)):
             raise ScionError(
                 "it is not clear who has to have signed",
                 where="--key, --identity, --issuer",

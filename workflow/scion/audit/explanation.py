@@ -20,6 +20,7 @@ from scion.artifacts.release_layout import (
     SEALED,
     TABLES,
     TENSORS,
+    stages_before,
     stages_files,
 )
 from scion.checkpoint.shards import unreadable
@@ -142,9 +143,9 @@ def svg(explanation: Explanation) -> str:
     subject = f"{printable(explanation.subject)} "
     made_from = {step.stage: list(step.inputs) for step in explanation.steps}
     made_from[subject] = [explanation.made_by] if explanation.made_by in made_from else []
-    notes = {step.stage: str(step.manifest["content"])[7:19] for step in explanation.steps}
+    contents = {step.stage: step.manifest["content"] for step in explanation.steps}
     title = f"Where {subject}came from"
-    return chain_picture("chain", title, made_from, notes, subject=subject).svg
+    return chain_picture("chain", title, made_from, contents, subject=subject).svg
 
 
 def _quoted(text: str) -> str:
@@ -176,13 +177,7 @@ def _steps(tree: FileTree) -> dict[str, ChainStep]:
         stage: ChainStep(
             stage,
             manifest,
-            tuple(
-                dict.fromkeys(
-                    entry["stage"]
-                    for entry in manifest["made_from"].values()
-                    if entry.get("stage") in made
-                )
-            ),
+            tuple(before for before in stages_before(manifest) if before in made),
         )
         for stage, manifest in made.items()
     }

@@ -51,22 +51,15 @@ def sign(args: argparse.Namespace) -> None:
         ScionError: There is no release, it is not what its manifests say, or it can't be signed.
     """
     from scion.artifacts.artifact import Artifact
-    from scion.artifacts.file_tree import FolderTree
-    from scion.artifacts.release_check import check_release
     from scion.artifacts.release_layout import SIGNATURE
-    from scion.common.errors import ScionError
-    from scion.report.attestation.signature import sign_with_key, sign_with_sigstore
+    from scion.report.attestation.signature import (
+        require_as_sealed,
+        sign_with_key,
+        sign_with_sigstore,
+    )
 
     folder = Artifact.open(args.release).folder
-    _, problems = check_release(FolderTree(folder))
-    if problems:
-        raise ScionError(
-            "the folder is not what its manifests say, and was not signed",
-            where=folder,
-            expected="each file as the stage that made it recorded it",
-            found=problems[0] + (f", and {len(problems) - 1} more" if problems[1:] else ""),
-            hint=f"scion check {folder}",
-        )
+    require_as_sealed(folder, where=folder)
     signature = folder / SIGNATURE
     if args.sigstore:
         sign_with_sigstore(folder, signature)

@@ -126,7 +126,6 @@ def _attest(draft: Draft, stages: Mapping[str, Artifact], config: Mapping[str, A
         files=attested(draft.files),
         manifests={stage: artifact.manifest for stage, artifact in stages.items()},
         config=config,
-        builder=config["attestations"]["builder"],
         made_by=Software(**draft.facts[FACT]),
         sealed_at=sealed_at,
     )

@@ -11,13 +11,17 @@ import sys
 from pathlib import Path
 
 from scion.artifacts.artifact import Artifact, Draft
-from scion.artifacts.file_tree import FolderTree
 from scion.artifacts.making import Output, remake
-from scion.artifacts.release_check import check_release
 from scion.artifacts.release_layout import SIGNATURE, SIGNED
 from scion.artifacts.results import export
 from scion.common.errors import ScionError
-from scion.report.attestation.signature import KEY_VARIABLE, key_verifier, sign_with_key, verify
+from scion.report.attestation.signature import (
+    KEY_VARIABLE,
+    key_verifier,
+    require_as_sealed,
+    sign_with_key,
+    verify,
+)
 from scion.stages.common_options import add_file, run_stage, stage_parser
 
 
@@ -44,15 +48,7 @@ def sign_release(
         # What an attempt that failed has left may have been changed since.
         output.store.known.remove(folder)
         export(release, folder, output.store.known)
-        _, problems = check_release(FolderTree(folder))
-        if problems:
-            raise ScionError(
-                "the release is not what its manifests say, and was not signed",
-                where=release.folder,
-                expected="each file as the stage that made it recorded it",
-                found=problems[0],
-                hint="scion check says what else is other",
-            )
+        require_as_sealed(folder, where=release.folder)
         sign_with_key(folder, signature, private_key)
         verify(folder, signature, verifier)
 

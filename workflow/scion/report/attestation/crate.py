@@ -10,7 +10,7 @@ from typing import Any
 from rocrate.model.contextentity import ContextEntity
 from rocrate.rocrate import ROCrate
 
-from scion.artifacts.release_layout import CARD, REPRODUCTION, WORKFLOW
+from scion.artifacts.release_layout import CARD, REPRODUCTION, WORKFLOW, stages_before
 from scion.report.attestation.sealed_release import SealedRelease
 
 VERSION = "1.1"
@@ -120,8 +120,8 @@ def _steps(made: ROCrate, release: SealedRelease, agent: Entity) -> list[Entity]
             identifier=manifest["code"],
             softwareVersion=release.made_by.version,
         )
-        named = {made_from.get("stage") for made_from in manifest["made_from"].values()}
-        inputs = [artifact for name, artifact in artifacts.items() if name in named]
+        before = stages_before(manifest)
+        inputs = [artifact for name, artifact in artifacts.items() if name in before]
         steps.append(
             made.add_action(
                 tool,

@@ -16,6 +16,7 @@ from in_toto_attestation.v1.statement import Statement
 
 from scion.artifacts.environments import locks_of
 from scion.artifacts.release_layout import PROVENANCE
+from scion.common.digest import hex_digits
 from scion.report.attestation.sealed_release import SealedRelease
 
 # Its module makes its classes as it is imported.
@@ -50,7 +51,7 @@ def statement(release: SealedRelease) -> dict[str, Any]:
                 "finishedOn": release.sealed_at.isoformat(),
             },
             "byproducts": [
-                _resource(f"{PROVENANCE}/{stage}.json", content=manifest["root"])
+                _resource(f"{PROVENANCE}/{stage}.json", manifest["root"])
                 for stage, manifest in manifests.items()
             ],
         },
@@ -79,13 +80,13 @@ def _dependencies(release: SealedRelease) -> Iterator[dict[str, Any]]:
         if commit is not None:
             yield {"name": role, "uri": location, "digest": {"gitCommit": commit}}
         for name, entry in release.manifests[f"fetch_{role}"]["files"].items():
-            yield _resource(f"{role}/{name}", sha256=entry["sha256"])
+            yield _resource(f"{role}/{name}", entry["sha256"])
     for name, sha256 in release.plain_files().items():
-        yield _resource(name, sha256=sha256)
+        yield _resource(name, sha256)
     locks = {locks_of(manifest["environment"]) for manifest in release.manifests.values()}
     for digest in sorted(locks):
-        yield _resource("environment", content=digest)
+        yield _resource("environment", digest)
 
 
-def _resource(name: str, *, sha256: str = "", content: str = "") -> dict[str, Any]:
-    return {"name": name, "digest": {"sha256": sha256 or content.removeprefix("sha256:")}}
+def _resource(name: str, digest: str) -> dict[str, Any]:
+    return {"name": name, "digest": {"sha256": hex_digits(digest)}}

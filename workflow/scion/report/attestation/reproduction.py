@@ -20,16 +20,16 @@ def reproduction(release: SealedRelease) -> dict[str, Any]:
         release: What is to be made again.
     """
     origins = release.origins()
-    named = {
-        key: value
-        for role, prefix in (("source", "model"), ("donor", "donor"))
-        for key, value in _named(prefix, origins.get(role, (None, None)))
-    }
+    source, commit = origins["source"]
+    donor, donor_commit = origins.get("donor", (None, None))
     return {
         "version": VERSION,
         "tool": "scion",
         "timestamp": release.sealed_at.isoformat(),
-        **named,
+        "model": source,
+        "model_commit": commit,
+        "donor": donor,
+        "donor_commit": donor_commit,
         "environment": {
             "scion": release.made_by.record(),
             "locks": {
@@ -41,8 +41,3 @@ def reproduction(release: SealedRelease) -> dict[str, Any]:
         "weights": release.weights["content"],
         "weights_sha256": {name: entry["sha256"] for name, entry in release.shards.items()},
     }
-
-
-def _named(prefix: str, origin: tuple[str | None, str | None]) -> list[tuple[str, str | None]]:
-    location, commit = origin
-    return [(prefix, location), (f"{prefix}_commit", commit)]

@@ -31,7 +31,6 @@ class SealedRelease:
             themselves, SHA256SUMS and the tensor table, which are written after them.
         manifests: By stage, the seal's own not among them.
         config: The whole configuration of the release, but for where its artifacts are kept.
-        builder: URI of who ran the workflow.
         made_by: The Scion that rendered the card and sealed the release.
         sealed_at: When, in UTC.
     """
@@ -39,7 +38,6 @@ class SealedRelease:
     files: Mapping[str, Entry]
     manifests: Mapping[str, Manifest]
     config: Mapping[str, Any]
-    builder: str
     made_by: Software
     sealed_at: datetime
 
@@ -51,12 +49,10 @@ class SealedRelease:
             KeyError, TypeError, ValueError: The seal says nothing of attestations, or has another
                 form.
         """
-        config = sealed["settings"]["config"]
         return cls(
             files=attested(sealed["files"]),
             manifests=manifests,
-            config=config,
-            builder=config["attestations"]["builder"],
+            config=sealed["settings"]["config"],
             made_by=Software(**sealed["facts"][FACT]),
             sealed_at=datetime.fromisoformat(sealed["facts"][SEALED_AT]),
         )
@@ -65,6 +61,11 @@ class SealedRelease:
     def title(self) -> str:
         """Its name on the card."""
         return self.config["card"]["title"]
+
+    @property
+    def builder(self) -> str:
+        """URI of who ran the workflow."""
+        return self.config["attestations"]["builder"]
 
     @property
     def weights(self) -> Manifest:

@@ -19,6 +19,7 @@ from tempfile import TemporaryDirectory
 from model_signing import hashing, signing, verifying
 
 from scion.artifacts.file_tree import FolderTree
+from scion.artifacts.release_check import check_release
 from scion.artifacts.release_layout import SIGNATURE
 from scion.common.bounded_json import parse_json
 from scion.common.errors import ScionError
@@ -33,10 +34,33 @@ _CLIENT_FOLDER = ".cache/huggingface"
 _KEY = "a PEM file of a key on P-256, P-384 or P-521"
 # Of a signature: a hundred bytes for each of a hundred thousand files.
 _MOST_BYTES = 10_000_000
+_SEE_HELP = "scion sign --help tells how releases are signed and verified"
 _MAKE_KEYS = (
+    "a pair of keys is made so: "
     "openssl ecparam -genkey -name prime256v1 -noout -out private.pem && "
     "openssl ec -in private.pem -pubout -out public.pem"
 )
+
+
+def require_as_sealed(folder: Path, *, where: Path) -> None:
+    """Refuse to sign a release that is not what its manifests say.
+
+    Args:
+        folder: The release.
+        where: What its user calls it.
+
+    Raises:
+        ScionError: A file is another one, missing or new, or manifests do not agree.
+    """
+    _, problems = check_release(FolderTree(folder))
+    if problems:
+        raise ScionError(
+            "the release is not what its manifests say, and was not signed",
+            where=where,
+            expected="each file as the stage that made it recorded it",
+            found=problems[0] + (f", and {len(problems) - 1} more" if problems[1:] else ""),
+            hint=f"scion check {where}",
+        )
 
 
 def sign_with_key(folder: Path, signature: Path, private_key: Path) -> None:
@@ -52,7 +76,7 @@ def sign_with_key(folder: Path, signature: Path, private_key: Path) -> None:
         ScionError: There is no such key, it is another kind of key, or its password is wrong.
     """
     password = os.environ.get(PASSWORD_VARIABLE)
-    with _told("the private key can't be used", private_key, _KEY):
+    with _told("the private key can't be used", private_key, _KEY, hint=_MAKE_KEYS):
         config = signing.Config().use_elliptic_key_signer(
             private_key=private_key,
             # The library hands it on to one that takes bytes.
@@ -87,7 +111,7 @@ def key_verifier(public_key: Path) -> verifying.Config:
     Raises:
         ScionError: There is no such file, or it holds something else.
     """
-    with _told("the public key can't be used", public_key, _KEY):
+    with _told("the public key can't be used", public_key, _KEY, hint=_MAKE_KEYS):
         return verifying.Config().use_elliptic_key_verifier(public_key=public_key)
 
 
@@ -147,7 +171,7 @@ def _signed(signature: Path) -> set[str]:
 
 
 @contextmanager
-def _told(problem: str, where: object, expected: str) -> Generator[None]:
+def _told(problem: str, where: object, expected: str, *, hint: str = _SEE_HELP) -> Generator[None]:
     """Tell of whatever the libraries raise of keys, signatures and folders of others."""
     try:
         # What they print is no part of a report.
@@ -162,7 +186,5 @@ def _told(problem: str, where: object, expected: str) -> Generator[None]:
             where=where,
             expected=expected,
             found=str(error) or type(error).__name__,
-            hint=f"a pair of keys is made so: {_MAKE_KEYS}"
-            if "key" in problem
-            else "scion sign --help tells how releases are signed and verified",
+            hint=hint,
         ) from error

@@ -4,15 +4,13 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from scion.artifacts.release_layout import PICTURES, RESULTS, Manifest, placed_files
+from scion.artifacts.release_layout import PICTURES, RESULTS, Manifest, placed_files, stages_before
 from scion.common.text import printable
 from scion.report.pictures.chain import chain_picture
 from scion.report.pictures.style import Picture
 
 PROVENANCE_PAGE = "PROVENANCE.md"
 _PICTURE = "provenance"
-# What a manifest's digests are named by on a picture.
-_DIGITS = 12
 
 
 def stages_picture(manifests: Mapping[str, Manifest]) -> Picture:
@@ -21,9 +19,12 @@ def stages_picture(manifests: Mapping[str, Manifest]) -> Picture:
     Args:
         manifests: By stage.
     """
-    made_from = {stage: _stages(manifest, manifests) for stage, manifest in manifests.items()}
-    notes = {stage: _short(manifest["content"]) for stage, manifest in manifests.items()}
-    return chain_picture(_PICTURE, "What the release was made from", made_from, notes)
+    made_from = {
+        stage: [before for before in stages_before(manifest) if before in manifests]
+        for stage, manifest in manifests.items()
+    }
+    contents = {stage: manifest["content"] for stage, manifest in manifests.items()}
+    return chain_picture(_PICTURE, "What the release was made from", made_from, contents)
 
 
 def provenance_page(manifests: Mapping[str, Manifest]) -> str:
@@ -69,12 +70,3 @@ def _source(name: str, made: Mapping[str, Any]) -> str:
     if "stage" in made:
         return f"[{made['stage']}](#{made['stage']}) as `{printable(name)}`"
     return f"the file `{printable(made['file'])}`, SHA-256 `{made['sha256']}`"
-
-
-def _stages(manifest: Manifest, manifests: Mapping[str, Manifest]) -> list[str]:
-    named = (made.get("stage") for made in manifest["made_from"].values())
-    return [stage for stage in dict.fromkeys(named) if stage in manifests]
-
-
-def _short(digest: str) -> str:
-    return digest.removeprefix("sha256:")[:_DIGITS]

@@ -7,11 +7,13 @@ import networkx
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
+from scion.common.digest import hex_digits
 from scion.common.errors import ScionError
 from scion.report.pictures.style import INK, MUTED, PALETTE, SERIES, WIDTH, Picture, draw
 
 MOST_NODES = 60
 """A release has some twenty stages; more than this is no release of ours, and no picture."""
+_DIGITS = 12
 _ROW, _TOP, _BOTTOM, _HALF = 0.62, 0.75, 0.45, 0.2
 
 
@@ -19,7 +21,7 @@ def chain_picture(
     name: str,
     title: str,
     made_from: Mapping[str, Sequence[str]],
-    notes: Mapping[str, str],
+    contents: Mapping[str, str],
     *,
     subject: str | None = None,
 ) -> Picture:
@@ -29,7 +31,7 @@ def chain_picture(
         name: Of the picture's file.
         title: Its heading.
         made_from: By node the nodes that it was made from; each is a node as well.
-        notes: By node a second line for its box, such as the beginning of a digest.
+        contents: By node the digest of its content, whose beginning its box has.
         subject: The node that is asked about, if it is one of them.
 
     Raises:
@@ -73,7 +75,8 @@ def chain_picture(
                 arrowprops={"arrowstyle": "-|>", "color": MUTED, "linewidth": 0.9},
             )
         for node, (x, y) in places.items():
-            _box(axes, (x, y), node, notes.get(node, ""), chosen=node == subject)
+            note = hex_digits(contents.get(node, ""))[:_DIGITS]
+            _box(axes, (x, y), node, note, chosen=node == subject)
 
     edges = [f"{node} from {', '.join(all_of)}" for node, all_of in made_from.items() if all_of]
     return draw(name, title, "; ".join(edges) or title, height=height, paint=paint)
@@ -110,26 +113,7 @@ def _box(axes: Any, place: tuple[float, float], node: str, note: str, *, chosen:
             linewidth=1.6 if chosen else 1,
         )
     )
-    axes.text(
-        x,
-        y + (0.07 if note else 0),
-        shown,
-        color=INK,
-        ha="center",
-        va="center",
-        fontsize=8,
-        zorder=4,
-        parse_math=False,
-    )
+    look: Any = {"ha": "center", "va": "center", "zorder": 4, "parse_math": False}
+    axes.text(x, y + (0.07 if note else 0), shown, color=INK, fontsize=8, **look)
     if note:
-        axes.text(
-            x,
-            y - 0.09,
-            note,
-            color=MUTED,
-            ha="center",
-            va="center",
-            fontsize=6.5,
-            zorder=4,
-            parse_math=False,
-        )
+        axes.text(x, y - 0.09, note, color=MUTED, fontsize=6.5, **look)
