@@ -16,6 +16,8 @@ from scion.artifacts.software import Software
 from scion.checkpoint.config import Mtp
 from scion.config import Config
 from scion.engines.config import PICO_LAUNCH
+from scion.evaluation.serving.config import Measurement
+from scion.quantization.variants_config import Comparison
 from scion.report.config import Card
 from scion.stages.render_card import CardSettings, render_card
 from scion.stages.seal_release import SealSettings, seal_release
@@ -90,6 +92,17 @@ def rendered(
     return made, evidence
 
 
+def _drafting(origin: str) -> dict[str, Any]:
+    """What a configuration says of drafts: a release without a head has none."""
+    if origin != "none":
+        return {}
+    return {
+        "launches": (PICO_LAUNCH.model_copy(update={"speculative_tokens": 0}),),
+        "measurement": Measurement(speculative_tokens=(0,)),
+        "comparison": Comparison(acceptance_prompts=None),
+    }
+
+
 def sealed(
     conversion: Made,
     folder: Path,
@@ -103,7 +116,7 @@ def sealed(
     told: dict[str, Any] = {key: card[key] for key in card.keys() & Card.model_fields}
     if (origin := whole(conversion).facts["mtp_origin"]) != "donor":
         told |= {"base": None}
-        config = Config(card=Card(**told), donor=None, mtp=Mtp(origin=origin))
+        config = Config(card=Card(**told), donor=None, mtp=Mtp(origin=origin), **_drafting(origin))
     else:
         config = Config(card=Card(**told))
     seal_release(

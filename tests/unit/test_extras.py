@@ -108,6 +108,11 @@ def test_a_missing_module_of_an_extra_is_told() -> None:
     assert isinstance(caught.value, errors.ScionError)
 
 
+def test_a_part_of_a_namespace_that_others_made_is_told() -> None:
+    with pytest.raises(MissingExtraError, match="needs scion's extra `attest`"), extras_told():
+        raise ModuleNotFoundError("No module", name="google.protobuf.json_format")
+
+
 @pytest.mark.parametrize("name", ["scion.nothing", "unheard_of", "torch.nothing", None])
 def test_any_other_missing_module_is_a_fault_of_the_code(name: str | None) -> None:
     with pytest.raises(ModuleNotFoundError), extras_told():

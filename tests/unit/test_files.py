@@ -1,6 +1,7 @@
 import os
 import stat
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,19 @@ def test_an_interrupted_write_leaves_the_earlier_file_and_nothing_else(
     with pytest.raises(error):
         write()
     assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def _write_often(path: Path) -> None:
+    for number in range(200):
+        write_json(path, {"number": number})
+
+
+def test_writers_of_one_file_leave_each_other_alone(tmp_path: Path) -> None:
+    # What was left by one that was killed each of them removes, and nothing else.
+    (tmp_path / ".file.01234567").touch()
+    with ProcessPoolExecutor(4, get_context("fork")) as pool:
+        list(pool.map(_write_often, [tmp_path / "file"] * 4))
     assert os.listdir(tmp_path) == ["file"]
 
 

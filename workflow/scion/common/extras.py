@@ -10,6 +10,7 @@ import shlex
 import sys
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def extras_told() -> Generator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        extra = EXTRA_OF.get((error.name or "").partition(".")[0])
+        extra = _extra_of(error.name or "")
         if extra is None:
             raise
         raise MissingExtraError(
@@ -64,6 +65,17 @@ def extras_told() -> Generator[None]:
             found="no such module",
             hint=install_command(extra),
         ) from error
+
+
+def _extra_of(module: str) -> str | None:
+    """The extra that brings a module which can't be imported; None for a fault of the code."""
+    top = module.partition(".")[0]
+    if module != top:
+        # Of what is installed nothing is missing, but of a namespace, which others may have made.
+        spec = find_spec(top)
+        if spec is not None and spec.origin is not None:
+            return None
+    return EXTRA_OF.get(top)
 
 
 def install_command(extra: str) -> str:

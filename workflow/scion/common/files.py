@@ -74,13 +74,11 @@ def atomic_file(path: Path) -> Generator[IO[bytes]]:
     descriptor, name = _sibling(path)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            # Tells whoever writes the same file later that this process is alive.
-            with contextlib.suppress(OSError):
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(name, path)
+            # Before the file is closed, which unlocks it.
+            os.replace(name, path)
         sync(path.parent)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
@@ -99,13 +97,22 @@ def _remove_stale(path: Path) -> None:
 def _sibling(path: Path) -> tuple[int, str]:
     """A new file beside `path`, open for writing, with the mode that this process gives its files.
 
-    `tempfile` makes files that only their owner may read; and to ask for the process's mask is to
-    set it, for all threads.
+    It is locked, which tells whoever writes the same file that this process is alive. `tempfile`
+    makes files that only their owner may read; and to ask for the process's mask is to set it, for
+    all threads.
     """
     while True:
         name = str(path.with_name(f".{path.name}.{secrets.token_hex(4)}"))
         with contextlib.suppress(FileExistsError):
-            return os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), name
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            descriptor = os.open(name, flags, 0o666)
+            # Where nothing can be locked, nothing is taken for stale either.
+            with contextlib.suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if os.fstat(descriptor).st_nlink:
+                return descriptor, name
+            # Another writer took it for stale before it was locked.
+            os.close(descriptor)
 
 
 def to_json(value: Any) -> bytes:

@@ -142,8 +142,9 @@ class Leases:
         with self.closed():
             path = self.folder / f"{os.getpid()}-{uuid4().hex[:8]}.json"
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            # Whoever asks whether it is held has it for a moment.
             with contextlib.suppress(OSError):
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
             os.write(descriptor, json.dumps(sorted(names)).encode())
         return descriptor
 
