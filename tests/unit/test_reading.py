@@ -10,11 +10,18 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import redirect_stderr, suppress
+from pathlib import Path
 
 import pytest
 
 from scion.common import progress_line
-from scion.common.digest import digest_chunks, hashed_aside, in_parallel
+from scion.common.digest import (
+    digest_chunks,
+    hashed_aside,
+    in_parallel,
+    read_into,
+    taken_aside,
+)
 from scion.common.progress import counted, progress
 from scion.common.progress_line import ProgressLine
 
@@ -82,6 +89,34 @@ except KeyboardInterrupt:
                 assert child.wait(20) == 7
             finally:
                 child.kill()
+
+
+def test_a_buffer_is_filled_or_the_file_ends_early(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"abcdef")
+    buffer = bytearray(3)
+    read_into(path, memoryview(buffer), offset=2)
+    assert buffer == b"cde"
+    with pytest.raises(EOFError, match="ended 1 bytes early"):
+        read_into(path, memoryview(buffer), offset=4)
+
+
+def test_what_is_taken_aside_is_all_of_it_and_a_failure_is_told() -> None:
+    pieces, taken = [b"a", b"bc", b"d"], list[bytes]()
+    with taken_aside(pieces, taken.append) as (chunks, finish):
+        assert next(chunks) == b"a"
+        finish()
+    assert taken == pieces
+
+    def fail(_: bytes) -> None:
+        raise ValueError("unfit")
+
+    many = [b"x"] * 100
+    with taken_aside(many, fail) as (chunks, finish):
+        # Whoever takes the chunks is not stopped by it.
+        assert list(chunks) == many
+        with pytest.raises(ValueError, match="unfit"):
+            finish()
 
 
 def test_what_passes_is_hashed_and_what_nobody_takes_as_well() -> None:

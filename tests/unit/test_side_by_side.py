@@ -78,6 +78,7 @@ class _Failing:
     """A source whose bytes end early, or fail to come."""
 
     error: Exception | None
+    folder: Path | None
 
     def stream(self, *_: Any) -> Iterator[bytes]:
         if self.error is not None:
@@ -85,14 +86,18 @@ class _Failing:
         yield b"\0"
 
 
+@pytest.mark.parametrize("folder", [None, Path()], ids=["hub", "folder"])
 @pytest.mark.parametrize(
     "error", [None, OSError("gone"), ScionError("gone", where="", expected="", found="", hint="")]
 )
 def test_an_original_that_fails_is_left_to_the_plain_comparison(
-    error: Exception | None, pairs: dict[str, tuple[Extent, Extent]], tmp_path: Path
+    error: Exception | None,
+    folder: Path | None,
+    pairs: dict[str, tuple[Extent, Extent]],
+    tmp_path: Path,
 ) -> None:
     mine, theirs = pairs["b"]
-    pairs["b"] = (mine, replace(theirs, source=cast("Source", _Failing(error))))
+    pairs["b"] = (mine, replace(theirs, source=cast("Source", _Failing(error, folder))))
     passing = SideBySide(pairs)
     passed(tmp_path / "ours", passing)
     assert set(passing.equal) == SIZES.keys() - {"b"}

@@ -7,7 +7,7 @@ from typing import Any
 
 from scion.artifacts.file_tree import FileTree
 from scion.checkpoint.safetensors_file import Header, digest_tensors
-from scion.common.digest import hashed_aside, in_parallel
+from scion.common.digest import hashed_aside, in_parallel, taken_aside
 from scion.common.errors import ScionError, UnreachableError
 from scion.common.progress import Progress, counted, progress
 from scion.common.text import printable
@@ -129,8 +129,10 @@ class _Reading:
         size, where = self.tree.files[name], self.tree.place(name)
         header, tensors, unsound = None, dict[str, str](), None
         try:
-            with hashed_aside(self._chunks(name)) as hashed:
-                chunks, digest = hashed
+            with (
+                taken_aside(self._chunks(name), self._watcher(name)) as (watched, finish),
+                hashed_aside(watched) as (chunks, digest),
+            ):
                 if name.endswith(".safetensors"):
                     try:
                         header, tensors = digest_tensors(chunks, size=size, where=where)
@@ -138,14 +140,22 @@ class _Reading:
                         raise
                     except ScionError as error:
                         unsound = f"{error.problem}: expected {error.expected}, found {error.found}"
-                return _Read(digest(), header, tensors, unsound)
+                sha256 = digest()
+                finish()
+                return _Read(sha256, header, tensors, unsound)
         except (OSError, EOFError) as error:
             return f"can't be read: {error}"
 
     def _chunks(self, name: str) -> Iterator[bytes]:
+        return counted(self.tree.chunks(name), self.told, self.stop)
+
+    def _watcher(self, name: str) -> Callable[[bytes], None]:
         offset = 0
-        for chunk in counted(self.tree.chunks(name), self.told, self.stop):
+
+        def take(chunk: bytes) -> None:
+            nonlocal offset
             if self.watch is not None:
                 self.watch(name, offset, chunk)
             offset += len(chunk)
-            yield chunk
+
+        return take

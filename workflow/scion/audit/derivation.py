@@ -15,6 +15,7 @@ module is rounded to bf16, as the weights are, and so is the largest weight of a
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import torch
@@ -40,7 +41,7 @@ from scion.quantization.packed_group import shared_scale
 from scion.quantization.verify_nvfp4 import Rows
 
 # Of a window, in bf16.
-_WINDOW_BYTES = 8 << 20
+_WINDOW_BYTES = 12 << 20
 # The largest E2M1 number times the largest of E4M3.
 _RANGE = E2M1_VALUES[-1] * fp8.E4M3_LARGEST
 # Of float32, beside 1.
@@ -149,11 +150,25 @@ def _scales(largest: torch.Tensor, algorithm: str) -> tuple[torch.Tensor, torch.
 
 
 def nvfp4_rows(module: StoredModule, weight: Extent) -> Iterator[Rows]:
-    """The weight of a module in the source, and what is stored of it, window by window."""
+    """The weight of a module in the source, and what is stored of it, window by window.
+
+    The next window is read while one is used.
+    """
     scale = torch.tensor(module.number("weight_scale_2"))
-    for window in windows(weight):
+
+    def read(window: range) -> Rows:
         packed, scales = (module.parts[part].rows(window) for part in ("weight", "weight_scale"))
-        yield weight.rows(window), packed, scales, scale
+        return weight.rows(window), packed, scales, scale
+
+    following: Future[Rows] | None = None
+    with ThreadPoolExecutor(1, thread_name_prefix="reader") as pool:
+        for window in windows(weight):
+            reading = pool.submit(read, window)
+            if following is not None:
+                yield following.result()
+            following = reading
+        if following is not None:
+            yield following.result()
 
 
 def windows(tensor: Extent) -> Iterator[range]:
@@ -188,7 +203,8 @@ def _compared(
     """What a window adds."""
     scale = found.scale
     codes, maxima = pack(rows, scale)
-    if torch.equal(_bytes(maxima), _bytes(scales)) and torch.equal(codes, packed):
+    # Eight bytes at a time: torch compares one number after the other.
+    if torch.equal(_bytes(maxima), _bytes(scales)) and torch.equal(_eights(codes), _eights(packed)):
         return found
     chosen = _bytes(maxima) != _bytes(scales)
     if foreign:
@@ -247,3 +263,8 @@ def _derive_fp8(module: StoredModule, weight: Extent, told: Progress) -> Derived
 
 def _bytes(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.view(torch.uint8)
+
+
+def _eights(codes: torch.Tensor) -> torch.Tensor:
+    """Codes, 16 to a number: each row has a whole number of blocks."""
+    return codes.view(torch.int64)

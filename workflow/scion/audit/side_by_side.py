@@ -1,6 +1,7 @@
 """Tensors compared with their originals while their files are hashed: none is read twice."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import chain
 
 from scion.audit.weights import Extent
 from scion.common.errors import ScionError
@@ -34,11 +35,11 @@ class SideBySide:
             chunk: They.
         """
         waiting = self._of_file.get(file)
-        view, end = memoryview(chunk), offset + len(chunk)
+        end = offset + len(chunk)
         while waiting and waiting[-1].offset < end:
             passing = waiting[-1]
             begin = max(passing.offset + passing.done, offset)
-            passing.take(view[begin - offset : passing.end - offset])
+            passing.take(chunk[begin - offset : passing.end - offset])
             if passing.end > end:
                 return
             waiting.pop()
@@ -54,20 +55,33 @@ class _Passing:
         self.offset, self.end = tensor.offset, tensor.offset + tensor.tensor.size
         self.done = 0
         self.equal = True
-        self._original = original.stream(0, original.tensor.size)
-        self._rest = memoryview(b"")
+        self._original = original
+        self._stream: Iterator[bytes] | None = None
+        self._rest = b""
 
-    def take(self, piece: memoryview) -> None:
+    def take(self, piece: bytes) -> None:
         """Compare the next bytes; after the first difference nothing is read any more."""
         self.done += len(piece)
         try:
+            self._stream = self._stream or self._in_step(len(piece))
             while piece and self.equal:
-                self._rest = self._rest or memoryview(next(self._original, b""))
+                self._rest = self._rest or next(self._stream, b"")
                 size = min(len(piece), len(self._rest))
                 # An original that ends early is no original.
-                # As bytes: memoryviews are compared one number at a time.
-                self.equal = size > 0 and bytes(piece[:size]) == bytes(self._rest[:size])
+                self.equal = size > 0 and piece[:size] == self._rest[:size]
                 piece, self._rest = piece[size:], self._rest[size:]
         # Whatever can't be compared here is compared, and told of, when its verdict is asked for.
         except (ScionError, OSError, EOFError):
             self.equal = False
+
+    def _in_step(self, first: int) -> Iterator[bytes]:
+        """The original; a file's ends its chunks where those of the tensor end, if they are alike.
+
+        Such chunks are compared as they are: parts of them would be copied, which takes as long as
+        a hash. A hub would be asked once more.
+        """
+        size = self._original.tensor.size
+        if self._original.source.folder is None:
+            return self._original.stream(0, size)
+        parts = ((0, first), (first, size - first))
+        return chain.from_iterable(self._original.stream(*part) for part in parts)

@@ -50,6 +50,7 @@ class Extent:
 
     def rows(self, rows: range) -> "torch.Tensor":
         """Neighbouring rows of it, as they are stored."""
+        import numpy as np
         import torch
 
         from scion.quantization.stored_rows import DTYPES
@@ -57,8 +58,14 @@ class Extent:
         inner = self.tensor.shape[1:]
         dtype = DTYPES[self.tensor.dtype]
         width = math.prod(inner) * dtype.itemsize
-        raw = bytearray().join(self.stream(rows.start * width, len(rows) * width))
-        return torch.frombuffer(raw, dtype=dtype).view(len(rows), *inner)
+        # NumPy asks for huge pages, which Python and torch do not.
+        raw = np.empty(len(rows) * width, np.uint8)
+        begin, buffer = rows.start * width, memoryview(raw)  # pyright: ignore[reportArgumentType]
+        if self.known is not None:
+            buffer[:] = self.known[begin : begin + len(buffer)]
+        else:
+            self.source.fill(self.file, self.offset + begin, buffer)
+        return torch.from_numpy(raw).view(dtype).view(len(rows), *inner)
 
     def number(self) -> float:
         """The one number of a scalar.

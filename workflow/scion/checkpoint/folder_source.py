@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from scion.checkpoint.hub.location import SCHEME, HubRepository, LocalFolder, parse_location
 from scion.checkpoint.lfs import refuse_pointer
 from scion.checkpoint.safetensors_file import Header, Tensor, read_open_header
-from scion.common.digest import read_chunks
+from scion.common.digest import read_chunks, read_into
 from scion.common.errors import ScionError
 from scion.common.extras import extras_told
 
@@ -198,6 +198,11 @@ class FolderSource:
         """The bytes [begin, begin + size) of a file, in chunks."""
         with _told(self.folder / name):
             yield from read_chunks(self._path(name), offset=begin, size=size)
+
+    def fill(self, name: str, begin: int, buffer: memoryview) -> None:
+        """Read the bytes of a file from `begin` on into a buffer, as many as it holds."""
+        with _told(self.folder / name):
+            read_into(self._path(name), buffer, offset=begin)
 
     def _path(self, name: str) -> Path:
         if name not in self._paths:

@@ -80,6 +80,15 @@ class Source(Protocol):
         """
         ...
 
+    def fill(self, name: str, begin: int, buffer: memoryview) -> None:
+        """Read the bytes of a file from `begin` on into a buffer, as many as it holds.
+
+        Raises:
+            ScionError: It is not there, or can't be read.
+            EOFError: It ends earlier.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class EmptySource:
@@ -113,6 +122,9 @@ class EmptySource:
     def stream(self, name: str, begin: int, size: int) -> Iterator[bytes]:
         """No bytes."""
         return iter(())
+
+    def fill(self, name: str, begin: int, buffer: memoryview) -> None:
+        """No bytes."""
 
 
 def tensor_shards(source: Source, location: str) -> dict[str, str]:

@@ -16,9 +16,9 @@ from typing import Any, TypeVar
 
 from scion.common.interrupts import deferred_interrupts
 
-CHUNK = 1 << 19
+CHUNK = 1 << 20
 """Bytes that are read at a time: they stay in a core's cache for whoever takes them next."""
-_AHEAD = 32
+_AHEAD = 16
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -58,6 +58,17 @@ def read_chunks(path: Path, *, offset: int = 0, size: int | None = None) -> Iter
             yield chunk
 
 
+def read_into(path: Path, buffer: memoryview, *, offset: int) -> None:
+    """Fill a buffer with the bytes of `path` from `offset` on: nothing is copied once more."""
+    with path.open("rb", buffering=0) as file:
+        file.seek(offset)
+        while buffer:
+            read = file.readinto(buffer)
+            if not read:
+                raise EOFError(f"{path} ended {len(buffer)} bytes early")
+            buffer = buffer[read:]
+
+
 def digest_file(path: Path, *, offset: int = 0, size: int | None = None) -> str:
     """Hex SHA-256 of a file or of a range of it. Memory: one chunk."""
     return digest_chunks(read_chunks(path, offset=offset, size=size))
@@ -82,6 +93,29 @@ def hashed_aside(chunks: Iterable[bytes]) -> Generator[tuple[Iterator[bytes], Ca
         The pieces, and what tells the hex SHA-256 of all of them; that takes those that are left.
     """
     found = hashlib.sha256()
+    with taken_aside(chunks, found.update) as (passed, finish):
+
+        def digest() -> str:
+            finish()
+            return found.hexdigest()
+
+        yield passed, digest
+
+
+@contextlib.contextmanager
+def taken_aside(
+    chunks: Iterable[bytes], take: Callable[[bytes], object]
+) -> Generator[tuple[Iterator[bytes], Callable[[], None]]]:
+    """Bytes that arrive in pieces, taken by another thread too, in their order.
+
+    Args:
+        chunks: The pieces; `_AHEAD` of them may wait for that thread.
+        take: What it does with each.
+
+    Yields:
+        The pieces, and what returns when all of them are taken, those that are left too; it raises
+        what `take` raised.
+    """
     # An interrupt of the main thread can't leave one of these locked.
     waiting: SimpleQueue[bytes] = SimpleQueue()
     room: SimpleQueue[None] = SimpleQueue()
@@ -93,7 +127,8 @@ def hashed_aside(chunks: Iterable[bytes]) -> Generator[tuple[Iterator[bytes], Ca
         # Nothing is no chunk: it says that there are no more.
         while chunk := waiting.get():
             try:
-                found.update(chunk)
+                if not failures:
+                    take(chunk)
             except BaseException as error:
                 failures.append(error)
             room.put(None)
@@ -107,20 +142,19 @@ def hashed_aside(chunks: Iterable[bytes]) -> Generator[tuple[Iterator[bytes], Ca
 
     passed = passing()
 
-    def digest() -> str:
+    def finish() -> None:
         for _ in passed:
             pass
         waiting.put(b"")
         worker.join()
         if failures:
             raise failures[0]
-        return found.hexdigest()
 
-    worker = threading.Thread(target=run, name="hashed_aside", daemon=True)
+    worker = threading.Thread(target=run, name="taken_aside", daemon=True)
     try:
         with deferred_interrupts():
             worker.start()
-        yield passed, digest
+        yield passed, finish
     finally:
         waiting.put(b"")
         if worker.ident is not None:

@@ -18,7 +18,7 @@ import torch
 from safetensors import safe_open
 
 from scion.checkpoint.shards import Checkpoint
-from scion.common.digest import digest_json
+from scion.common.digest import digest_json, read_into
 from scion.common.errors import ScionError
 from scion.common.progress import progress
 from scion.formats.modelopt import NVFP4
@@ -136,14 +136,7 @@ def _weight(checkpoint: Checkpoint, name: str) -> torch.Tensor:
     """
     piece = checkpoint.piece(name)
     raw: Any = np.empty(piece.tensor.size, np.uint8)
-    with piece.path.open("rb", buffering=0) as file:
-        file.seek(piece.offset)
-        left = memoryview(raw)
-        while left:
-            read = file.readinto(left)
-            if not read:
-                raise EOFError(f"{piece.path} ended {len(left)} bytes early")
-            left = left[read:]
+    read_into(piece.path, memoryview(raw), offset=piece.offset)
     stored = torch.from_numpy(raw).view(FLOATS[piece.tensor.dtype]).view(piece.tensor.shape)
     return stored.to(torch.bfloat16)
 

@@ -113,6 +113,14 @@ class HubSource:
         """The bytes [begin, begin + size) of a file, in chunks as they arrive."""
         yield from self._reader.stream(name, begin, size)
 
+    def fill(self, name: str, begin: int, buffer: memoryview) -> None:
+        """Read the bytes of a file from `begin` on into a buffer, as many as it holds."""
+        for chunk in self.stream(name, begin, len(buffer)):
+            buffer[: len(chunk)] = chunk
+            buffer = buffer[len(chunk) :]
+        if buffer:
+            raise EOFError(f"{name} ended {len(buffer)} bytes early")
+
     def _small(self, shard: str, tensors: Sequence[Tensor]) -> dict[str, bytes]:
         opened = self._opened[shard]
         contents = _cut(tensors, 0, opened.tail)
