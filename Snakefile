@@ -52,6 +52,7 @@ onstart:
     require_pinned_sources()
     require_environments()
     require_servers()
+    require_keys()
     begin_store()
     begin_logs()
     begin_servers()

@@ -108,6 +108,17 @@ def require_pinned_sources():
             or_end(place.require_pinned, CONFIG_FILES[0])
 
 
+def require_keys():
+    """Refuse to run for hours before the keys that sign what is sealed are at hand."""
+    for each in CONFIGS:
+        planned = PLANS.plans[each.release].stages.get("sign_release")
+        if planned is not None and not planned.pointer.exists():
+            # It takes half a second to import.
+            from scion.report.attestation.signature import require_pair
+
+            or_end(require_pair, Path(each.attestations.public_key))
+
+
 def look_at_hub(stage):
     """Say of repositories that are still to be fetched, in a second, what can't work."""
     if not workflow.is_main_process:

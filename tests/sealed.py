@@ -13,6 +13,7 @@ from scion.artifacts.artifact import Artifact
 from scion.artifacts.making import Output
 from scion.artifacts.release_layout import RELEASE, weights_stage
 from scion.artifacts.software import Software
+from scion.audit.attested import RECORDED_SETTINGS
 from scion.checkpoint.config import Mtp
 from scion.config import Config
 from scion.engines.config import PICO_LAUNCH
@@ -103,6 +104,17 @@ def _drafting(origin: str) -> dict[str, Any]:
     }
 
 
+def _agree(told: dict[str, Any], artifacts: Mapping[str, Artifact]) -> None:
+    """Let a configuration say what its stages were given, as the workflow's does."""
+    for (stage, setting), (*sections, key) in RECORDED_SETTINGS.items():
+        settings = artifacts[stage].manifest["settings"] if stage in artifacts else {}
+        if setting in settings:
+            section = told
+            for name in sections:
+                section = section[name]
+            section[key] = settings[setting]
+
+
 def sealed(
     conversion: Made,
     folder: Path,
@@ -113,19 +125,21 @@ def sealed(
 ) -> Path:
     """The release folder of a conversion that was measured so; `folder` gets its artifacts."""
     made, evidence = rendered(conversion, folder, content, beside=beside, **card)
-    told: dict[str, Any] = {key: card[key] for key in card.keys() & Card.model_fields}
+    named: dict[str, Any] = {key: card[key] for key in card.keys() & Card.model_fields}
     if (origin := whole(conversion).facts["mtp_origin"]) != "donor":
-        told |= {"base": None}
-        config = Config(card=Card(**told), donor=None, mtp=Mtp(origin=origin), **_drafting(origin))
+        named |= {"base": None}
+        config = Config(card=Card(**named), donor=None, mtp=Mtp(origin=origin), **_drafting(origin))
     else:
-        config = Config(card=Card(**told))
+        config = Config(card=Card(**named))
+    told = config.model_dump(mode="json", exclude={"store"})
+    _agree(told, {**evidence, made.stage: made, whole(conversion).stage: whole(conversion)})
     seal_release(
         release=whole(conversion),
         card=made,
         evidence=evidence,
         output=Output.at(folder / "seal_release"),
         environment=ENVIRONMENT,
-        settings=SealSettings(config=config.model_dump(mode="json", exclude={"store"})),
+        settings=SealSettings(config=told),
         workflow=ROOT / "Snakefile",
     )
     return folder / RELEASE

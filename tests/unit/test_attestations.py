@@ -47,7 +47,7 @@ from scion.artifacts.release_layout import (
     entry_of,
     table_file,
 )
-from scion.audit.attested import Signer
+from scion.audit.attested import Signer, audit_attestations
 from scion.audit.audit import ReleaseAudit, audit
 from scion.audit.verdict import ProofLevel
 from scion.checkpoint.shards import Checkpoint
@@ -55,7 +55,7 @@ from scion.cli.main import main
 from scion.common.digest import digest_file
 from scion.common.errors import ScionError
 from scion.report.attestation.sealed_release import sealing_time
-from scion.report.attestation.signature import PASSWORD_VARIABLE, sign_with_key
+from scion.report.attestation.signature import PASSWORD_VARIABLE, require_pair, sign_with_key
 from scion.stages.seal_release import seal_release
 from scion.stages.sign_release import sign_release
 from sealed import rendered, sealed, whole
@@ -209,7 +209,8 @@ def test_a_release_tells_how_it_is_made_again(sealed_release: Path) -> None:
     assert content["weights_sha256"] == {
         path.name: digest_file(path) for path in sealed_release.glob("*.safetensors")
     }
-    assert content["settings"]["quantization"]["recipe"] == "local_hessian"
+    given = json.loads((sealed_release / "provenance/quantize_nvfp4.json").read_text())["settings"]
+    assert content["settings"]["quantization"]["recipe"] == given["recipe"]
     assert content["environment"]["scion"]["commit"]
     assert {"version", "timestamp", "model", "model_commit"} <= content.keys()
     assert "store" not in content["settings"]
@@ -541,3 +542,97 @@ def test_a_changed_release_is_not_signed_by_the_stage(
     (folder / "README.md").write_text("another")
     with pytest.raises(ScionError, match="not what its manifests say"):
         signed_by_stage(folder, keys, "private.pem", tmp_path)
+
+
+# What the reader of an audit could be told wrongly
+
+
+@pytest.mark.parametrize(
+    ("keys", "value"),
+    [
+        (("source",), "hf://owner/other@" + "0" * 40),
+        (("donor",), "hf://owner/other@" + "0" * 40),
+        (("quantization", "recipe"), "nvfp4_awq_full"),
+        (("launches", 0, "max_model_len"), 1),
+    ],
+    ids=str,
+)
+def test_a_configuration_that_no_stage_was_given_is_named(
+    keys: tuple[Any, ...], value: object, folder: Path
+) -> None:
+    sealed_manifest = json.loads((folder / MANIFEST).read_text())
+    section = sealed_manifest["settings"]["config"]
+    for key in keys[:-1]:
+        section = section[key]
+    section[keys[-1]] = value
+    (folder / MANIFEST).write_text(json.dumps(sealed_manifest))
+    found = audit_attestations(FolderTree(folder))
+    assert found is not None
+    place = f"{MANIFEST}: settings.config.{keys[0]}"
+    (fault,) = [each for each in found.faults if each.subject.startswith(place)]
+    assert re.fullmatch(r"is not what \w+ was given", fault.problem)
+
+
+@pytest.mark.parametrize(
+    ("key", "found"),
+    [
+        ("rsa.pem", "another kind of key, RSAPrivateKey"),
+        ("public.pem", "the public half of a pair"),
+        ("none.pem", "No such file or directory"),
+        ("locked.pem", "Password was not given but private key is encrypted"),
+    ],
+)
+def test_an_error_says_what_is_wrong_with_a_key(
+    key: str, found: str, folder: Path, keys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As many set it that have none.
+    monkeypatch.setenv(PASSWORD_VARIABLE, "")
+    with pytest.raises(ScionError) as caught:
+        sign_with_key(folder, folder / SIGNATURE, keys / key)
+    assert found in str(caught.value.found)
+    assert PASSWORD_VARIABLE in str(caught.value.hint)
+
+
+def test_keys_are_tried_before_a_run_needs_them(
+    keys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SCION_SIGNING_KEY", raising=False)
+    with pytest.raises(ScionError, match="no private key to sign with"):
+        require_pair(keys / "public.pem")
+    monkeypatch.setenv("SCION_SIGNING_KEY", str(keys / "other.pem"))
+    with pytest.raises(ScionError, match="no pair"):
+        require_pair(keys / "public.pem")
+    monkeypatch.setenv("SCION_SIGNING_KEY", str(keys / "private.pem"))
+    with pytest.raises(ScionError) as caught:
+        require_pair(keys / "private.pem")
+    assert "which nobody else should have" in str(caught.value.found)
+    require_pair(keys / "public.pem")
+
+
+def test_a_signature_holds_in_the_cache_of_the_hubs_client(
+    signed: Path, keys: Path, tmp_path: Path
+) -> None:
+    cached = tmp_path / "models--owner--name"
+    snapshot, blobs = cached / "snapshots" / ("0" * 40), cached / "blobs"
+    blobs.mkdir(parents=True)
+    for number, path in enumerate(sorted(signed.rglob("*"))):
+        if path.is_file():
+            place = snapshot / path.relative_to(signed)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, blobs / str(number))
+            place.symlink_to(os.path.relpath(blobs / str(number), place.parent))
+    signer = Signer(keys / "public.pem")
+    assert of(audit(str(snapshot), signer=signer), "signature") == "proved"
+    with (snapshot / "README.md").resolve().open("ab") as file:
+        file.write(b"!")
+    assert of(audit(str(snapshot), signer=signer), "signature") == "refuted"
+
+
+def test_a_false_attestation_is_not_signed(
+    folder: Path, keys: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _digit(BOM)(folder)
+    reroot(folder)
+    assert run(monkeypatch, "sign", folder, "--key", keys / "private.pem") == 1
+    assert "an attestation is not what the manifests say" in capsys.readouterr().err
+    assert not (folder / SIGNATURE).exists()

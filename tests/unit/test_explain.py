@@ -120,3 +120,46 @@ def test_a_page_that_tells_something_else_is_refuted(sealed_release: Path, tmp_p
     (told,) = [v for v in audit(str(folder)).verdicts if v.part == "attestations"]
     faults = [each for each in told.faults if each.subject.startswith(f"{PROVENANCE_PAGE}: line ")]
     assert ["999" in each.found for each in faults] == [True]
+
+
+@pytest.mark.parametrize("row", [None, "text", {}, 3, {"origin": 4}])
+def test_rows_of_another_form_end_in_no_traceback(
+    row: object, sealed_release: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(sealed_release, tmp_path / "release")
+    for name in ("tensors.json", "provenance/tensors/fetch_source.json"):
+        table = json.loads((folder / name).read_text())
+        table[QUANTIZED] = row
+        (folder / name).write_text(json.dumps(table))
+    if isinstance(row, dict):
+        (found,) = explain(FolderTree(folder), QUANTIZED)
+        assert found.subject == QUANTIZED
+    else:
+        with pytest.raises(ScionError, match="nothing of that name"):
+            explain(FolderTree(folder), QUANTIZED)
+
+
+def test_a_number_of_too_many_digits_is_no_match(sealed_release: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(sealed_release, tmp_path / "release")
+    (folder / "provenance/results/z.json").write_text(
+        f'{{"huge": {10**400}, "small": 0.123454321}}'
+    )
+    (found,) = explain(FolderTree(folder), "0.123454321")
+    assert found.lines[0].endswith("z.json")
+
+
+def test_boxes_of_a_long_row_stand_below_each_other() -> None:
+    names = [f"measure_serving_{number}" for number in range(7)]
+    made_from = {"graft_mtp": [], **{name: ["graft_mtp"] for name in names}, "card": names}
+    drawn = chain_picture("chain", "title", made_from, {}).svg
+    root = ElementTree.fromstring(drawn)
+    rows = dict[str, set[str]]()
+    for each in root.iter():
+        if (each.text or "").strip() in names:
+            place = re.findall(r"[-\d.]+", each.get("transform", "")) or [
+                each.get("x"),
+                each.get("y"),
+            ]
+            rows.setdefault(str(place[1]), set()).add(str(each.text))
+    assert sum(map(len, rows.values())) == len(names)
+    assert all(len(row) <= 5 for row in rows.values())

@@ -10,6 +10,7 @@ import pytest
 from checkpoints import edit_tensor
 from conversion import Pico
 from hub_server import NO_PROXY, HubServer
+from scion.audit.attested import Signer
 from scion.audit.audit import audit
 from scion.checkpoint.hub import http as hub_http
 from scion.common.digest import digest_file
@@ -80,6 +81,11 @@ def test_an_altered_tensor_on_a_hub_is_named(
         found = audit(hub.location(RELEASE), source=hub.location(SOURCE))
     told = {v.part: [fault.subject for fault in v.faults] for v in found.verdicts}
     assert told["unchanged tensors"] == [name]
+
+
+def test_a_signature_is_not_verified_there(hub: HubServer) -> None:
+    with pytest.raises(ScionError, match="a signature is verified in a folder"):
+        audit(hub.location(RELEASE), signer=Signer(Path("public.pem")))
 
 
 def test_a_hub_that_fails_ends_the_audit_and_proves_nothing(hub: HubServer) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import SafetensorError, deserialize
 from safetensors.numpy import load_file, save, save_file
 
 from checkpoints import header_bytes, write_safetensors
@@ -68,6 +69,11 @@ HOSTILE = {
     "no entry": (header_bytes({"a": None}), "malformed"),
     "shape beyond every file": (header_bytes({"a": entry(shape=[2**62] * 40)}), "malformed"),
     "wrong size": (header_bytes({"a": entry(shape=(5,))}) + b"abcd", "does not fit its shape"),
+    "white space first": (
+        header_bytes(b" " + json.dumps({"a": entry()}).encode()) + b"abcd",
+        "read",
+    ),
+    "NUL at the end": (header_bytes(json.dumps({"a": entry()}).encode() + b"\0") + b"abcd", "read"),
     "half a byte": (header_bytes({"a": entry(dtype="F4", shape=(7,))}) + b"abcd", "does not fit"),
 }
 
@@ -82,6 +88,25 @@ def test_a_hostile_file_is_refused_with_its_name(
         read_header(path)
     assert caught.value.where.startswith(str(path))
     assert caught.value.found
+
+
+def test_the_library_takes_none_of_them_but_one(tmp_path: Path) -> None:
+    taken = list[str]()
+    for name, (content, _) in HOSTILE.items():
+        with contextlib.suppress(SafetensorError):
+            deserialize(content)
+            taken.append(name)
+    # Its README disallows that, too; which of the two a reader gets differs.
+    assert taken == ["a name twice"]
+
+
+def test_a_header_of_over_100_megabytes_is_refused_unread(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", 100_000_001))
+        file.truncate(200_000_000)
+    with pytest.raises(ScionError, match="past the end"):
+        read_header(path)
 
 
 JSON = st.recursive(

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice, zip_longest
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scion.artifacts.file_tree import FileTree, FolderTree, read_object, read_whole
 from scion.artifacts.manifest import MANIFEST
@@ -20,6 +20,10 @@ from scion.audit.verdict import Fault, PartVerdict, ProofLevel
 from scion.common.errors import ScionError
 from scion.common.files import to_json
 from scion.common.text import printable
+
+if TYPE_CHECKING:
+    # Imports libraries of the extra `attest`.
+    from scion.report.attestation.sealed_release import SealedRelease
 
 ATTESTED, SIGNED = "attestations", "signature"
 # Differences that are told of one file.
@@ -49,7 +53,7 @@ def audit_attestations(tree: FileTree) -> PartVerdict | None:
         }
         release = SealedRelease.read(sealed, manifests)
         derived = {name: derive(release) for name, derive in ATTESTATIONS.items()}
-        page = list(_page_faults(tree, sealed, manifests))
+        others = [*_page_faults(tree, sealed, manifests), *_config_faults(release)]
     # Manifests of others hold what they like where attestations look for names and times, and the
     # libraries that write these forms have errors of their own for it.
     except Exception as error:
@@ -70,9 +74,42 @@ def audit_attestations(tree: FileTree) -> PartVerdict | None:
             # A key that stands twice, an order that nobody gave it.
             other = [Fault(name, "is written otherwise", "as a seal writes it", "the same values")]
         faults += other
-    faults += page
-    told = f"{len(derived)} files, each what the manifests say: {', '.join(derived)}"
+    faults += others
+    told = f"{len(derived)} files, derived again from the manifests: {', '.join(derived)}"
     return PartVerdict.of(ATTESTED, told, count=len(derived), faults=faults)
+
+
+RECORDED_SETTINGS: Mapping[tuple[str, str], tuple[str, ...]] = {
+    ("fetch_source", "location"): ("source",),
+    ("fetch_donor", "location"): ("donor",),
+    ("lint_source", "lint"): ("lint",),
+    **{
+        ("quantize_nvfp4", name): ("quantization", name)
+        for name in ("recipe", "keep_bf16", "use_fp8", "activations")
+    },
+    ("respell", "spelling"): ("spelling",),
+    ("graft_mtp", "text_only"): ("text_only",),
+    ("heal_mtp", "training"): ("healing", "training"),
+    ("quantize_mtp", "scheme"): ("mtp", "quantize"),
+    ("verify_release", "lint"): ("lint",),
+    ("render_card", "launches"): ("launches",),
+}
+"""By stage and setting where the configuration has what the stage was given, word for word."""
+
+
+def _config_faults(release: "SealedRelease") -> Iterator[Fault]:
+    """What the configuration that attestations quote says otherwise than a stage recorded."""
+    for (stage, setting), keys in RECORDED_SETTINGS.items():
+        settings = release.manifests.get(stage, {}).get("settings", {})
+        if setting not in settings:
+            continue
+        recorded, said = settings[setting], release.config
+        for key in keys:
+            said = said[key]
+        if said != recorded:
+            place = f"{MANIFEST}: settings.config.{'.'.join(keys)}"
+            problem = f"is not what {stage} was given"
+            yield Fault(place, problem, printable(recorded)[:200], printable(said)[:200])
 
 
 def _page_faults(
@@ -134,6 +171,24 @@ class Signer:
         return f"{self.identity}, for whom {self.issuer} vouches"
 
 
+def require_folder(tree: FileTree) -> None:
+    """Refuse to verify the signature of what is not on this machine.
+
+    Whoever has named a signer must not take another verdict for one on the signature.
+
+    Raises:
+        ScionError: The release is a repository of the hub.
+    """
+    if not isinstance(tree, FolderTree):
+        raise ScionError(
+            "a signature is verified in a folder",
+            where=tree.name,
+            expected="the release on this machine",
+            found="a repository of the hub",
+            hint="download it (hf download), and audit the folder",
+        )
+
+
 def audit_signature(tree: FileTree, signer: Signer | None) -> PartVerdict | None:
     """Hold a release against its signature; None where there is none and nobody has to have signed.
 
@@ -142,7 +197,7 @@ def audit_signature(tree: FileTree, signer: Signer | None) -> PartVerdict | None
         signer: Who has to have signed them; None where the reader has named nobody.
 
     Raises:
-        ScionError: The key can't be used.
+        ScionError: The key can't be used, or `require_folder`.
         MissingExtraError: The library that verifies is not installed.
     """
     if SIGNATURE not in tree.added:
@@ -154,9 +209,7 @@ def audit_signature(tree: FileTree, signer: Signer | None) -> PartVerdict | None
     if signer is None:
         told = "signed by somebody; name the public key that you have of its publisher as --key"
         return PartVerdict(SIGNED, ProofLevel.UNPROVED, told, count)
-    if not isinstance(tree, FolderTree):
-        told = "signatures are verified in folders: download the release"
-        return PartVerdict(SIGNED, ProofLevel.UNPROVED, told, count)
+    require_folder(tree)
     from scion.report.attestation.signature import identity_verifier, key_verifier, verify
 
     verifier = (

@@ -8,7 +8,7 @@ from scion.architectures.inventory import inventory
 from scion.architectures.sound_names import SoundNames
 from scion.artifacts.file_tree import FileTree
 from scion.artifacts.manifest import MANIFEST
-from scion.audit.attested import Signer, audit_attestations, audit_signature
+from scion.audit.attested import Signer, audit_attestations, audit_signature, require_folder
 from scion.audit.claims import Claims
 from scion.audit.configuration import audit_configuration
 from scion.audit.equality import Pairs
@@ -100,6 +100,9 @@ def audit(
             of an architecture that is known.
     """
     tree = release_tree(release)
+    if signer is not None:
+        # Before hours of reading.
+        require_folder(tree)
     given = _Given.open(release, source, donor)
     pairs = given.pairs()
     passing = SideBySide(pairs)

@@ -7,6 +7,7 @@ proved here: `scion check` holds manifests to files, `scion audit` tensors to so
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -97,7 +98,7 @@ def explain(tree: FileTree, subject: str) -> list[Explanation]:
         ScionError: The release is not sealed, or has nothing of that name.
     """
     steps = _steps(tree)
-    table = read_object(tree, TENSORS) if TENSORS in tree.files else {}
+    table = _table(tree, TENSORS)
     if subject in table:
         return [_tensor(tree, subject, table[subject], steps)]
     if subject in tree.files:
@@ -205,6 +206,12 @@ def _behind(stage: str, steps: Mapping[str, ChainStep]) -> tuple[ChainStep, ...]
     return tuple(found.values())
 
 
+def _table(tree: FileTree, name: str) -> dict[str, Mapping[str, Any]]:
+    """The rows of a table of tensors by name; what is no row is left out. Empty where none is."""
+    rows = read_object(tree, name) if name in tree.files else {}
+    return {key: row for key, row in rows.items() if isinstance(row, dict)}
+
+
 def _tensor(
     tree: FileTree, name: str, row: Mapping[str, Any], steps: Mapping[str, ChainStep]
 ) -> Explanation:
@@ -212,13 +219,13 @@ def _tensor(
     origin = cast("dict[str, Any]", origin) if isinstance(origin, dict) else {}
     kind, begun = origin.get("from", "unknown"), origin.get("sha256")
     lines = [
-        f"{row['dtype']} {row['shape']} in {row['file']}",
-        f"sha256 {row['sha256']}",
+        f"{row.get('dtype')} {row.get('shape')} in {row.get('file')}",
+        f"sha256 {row.get('sha256')}",
         f"origin {kind}" + (f", of sha256 {begun}" if begun else ""),
     ]
     owner = "fetch_donor" if kind in ("donor", "trained") else "fetch_source"
     table = f"{TABLES}/{owner}.json"
-    rows = read_object(tree, table) if table in tree.files else {}
+    rows = _table(tree, table)
     same = [key for key, each in rows.items() if each.get("sha256") == begun]
     best = [key for key in same if key.endswith(name.rpartition(".")[0])] or same
     lines += [f"there it is {key}" for key in best[:3]]
@@ -291,4 +298,6 @@ def _leaves(content: Any, path: str = "") -> Iterator[tuple[str, float]]:
         for number, value in enumerate(cast("list[Any]", content)):
             yield from _leaves(value, f"{path}[{number}]")
     elif isinstance(content, int | float) and not isinstance(content, bool):
-        yield path, float(content)
+        # An integer may have more digits than any number that is told.
+        with suppress(OverflowError):
+            yield path, float(content)

@@ -51,7 +51,10 @@ def sign(args: argparse.Namespace) -> None:
         ScionError: There is no release, it is not what its manifests say, or it can't be signed.
     """
     from scion.artifacts.artifact import Artifact
+    from scion.artifacts.file_tree import FolderTree
     from scion.artifacts.release_layout import SIGNATURE
+    from scion.audit.attested import audit_attestations
+    from scion.common.errors import ScionError
     from scion.report.attestation.signature import (
         require_as_sealed,
         sign_with_key,
@@ -60,6 +63,16 @@ def sign(args: argparse.Namespace) -> None:
 
     folder = Artifact.open(args.release).folder
     require_as_sealed(folder, where=folder)
+    attested = audit_attestations(FolderTree(folder))
+    if attested is not None and attested.faults:
+        fault, more = attested.faults[0], len(attested.faults) - 1
+        raise ScionError(
+            "an attestation is not what the manifests say, and the release was not signed",
+            where=f"{folder}: {fault.subject}",
+            expected=fault.expected,
+            found=fault.found + (f", and {more} more" if more else ""),
+            hint=f"scion audit {folder}",
+        )
     signature = folder / SIGNATURE
     if args.sigstore:
         sign_with_sigstore(folder, signature)

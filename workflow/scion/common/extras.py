@@ -20,8 +20,8 @@ EXTRA_OF: Mapping[str, str] = {
     **dict.fromkeys(("httpx", "huggingface_hub"), "hub"),
     **dict.fromkeys(
         (
-            *("cyclonedx", "google", "in_toto_attestation", "model_signing", "packageurl"),
-            "rocrate",
+            *("cryptography", "cyclonedx", "google", "in_toto_attestation", "model_signing"),
+            *("packageurl", "rocrate"),
         ),
         "attest",
     ),

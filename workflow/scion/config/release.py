@@ -365,9 +365,11 @@ def check_sources(config: Config, *, where: object, hub: bool) -> list[str]:
                 with of_key(f"launches.{number}.max_model_len"):
                     require_context(launch, seen["source"].text, hint="lower it to {longest}")
 
+    public_key = config.attestations.public_key
+    keys = [("attestations.public_key", public_key)] if public_key else []
     return check_places(
         config.checkpoints(),
-        config.data(),
+        [*config.data(), *keys],
         license=config.card.license,
         where=where,
         hub=hub,

@@ -75,7 +75,8 @@ class Serving(Section):
     )
     server_url: str | None = Field(
         default=None,
-        pattern=r"^https?://[^\s/]+(/\S*)?$",
+        # Without user and password: it stands in manifests, on the card and in attestations.
+        pattern=r"^https?://[^\s/@]+(/\S*)?$",
         description="address of a running server to use instead, such as http://host:8000/v1; its "
         "replies are compared with the release, which runs on this machine's CPU for that",
     )

@@ -6,7 +6,6 @@ one is the file that SCION_SIGNING_KEY names: neither it nor its path is recorde
 keeps it on another machine leaves `attestations.public_key` out, and signs with `scion sign`.
 """
 
-import os
 import sys
 from pathlib import Path
 
@@ -14,10 +13,9 @@ from scion.artifacts.artifact import Artifact, Draft
 from scion.artifacts.making import Output, remake
 from scion.artifacts.release_layout import SIGNATURE, SIGNED
 from scion.artifacts.results import export
-from scion.common.errors import ScionError
 from scion.report.attestation.signature import (
-    KEY_VARIABLE,
     key_verifier,
+    named_private_key,
     require_as_sealed,
     sign_with_key,
     verify,
@@ -73,23 +71,10 @@ def main() -> int:
         lambda output: sign_release(
             release=output.store.open_pointer(args.release),
             public_key=args.public_key,
-            private_key=_private_key(args.public_key),
+            private_key=named_private_key(args.public_key),
             output=output,
             environment=args.environment,
         ),
-    )
-
-
-def _private_key(public_key: Path) -> Path:
-    named = os.environ.get(KEY_VARIABLE)
-    if named:
-        return Path(named)
-    raise ScionError(
-        "there is no private key to sign with",
-        where=f"the variable {KEY_VARIABLE}",
-        expected=f"the path of the other half of {public_key}",
-        found="nothing",
-        hint="set it; or leave attestations.public_key out, and sign with scion sign",
     )
 
 

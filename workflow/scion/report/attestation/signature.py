@@ -16,6 +16,11 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from cryptography.hazmat.primitives.asymmetric.ec import (
+    EllipticCurvePrivateKey,
+    EllipticCurvePublicKey,
+)
+from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 from model_signing import hashing, signing, verifying
 
 from scion.artifacts.file_tree import FolderTree
@@ -40,6 +45,47 @@ _MAKE_KEYS = (
     "openssl ecparam -genkey -name prime256v1 -noout -out private.pem && "
     "openssl ec -in private.pem -pubout -out public.pem"
 )
+
+
+def named_private_key(public_key: Path) -> Path:
+    """The file that SCION_SIGNING_KEY names.
+
+    Args:
+        public_key: PEM file of its other half, to name in the error.
+
+    Raises:
+        ScionError: The variable is empty.
+    """
+    named = os.environ.get(KEY_VARIABLE)
+    if named:
+        return Path(named)
+    raise ScionError(
+        "there is no private key to sign with",
+        where=f"the variable {KEY_VARIABLE}",
+        expected=f"the path of the other half of {public_key}",
+        found="nothing",
+        hint="set it; or leave attestations.public_key out, and sign with scion sign",
+    )
+
+
+def require_pair(public_key: Path) -> None:
+    """Refuse to begin what is to be signed in the end with keys that can't.
+
+    Args:
+        public_key: PEM file of the public key, whose other half SCION_SIGNING_KEY names.
+
+    Raises:
+        ScionError: A key is not there, can't be used, or they are no pair.
+    """
+    private = _load_private(named_private_key(public_key))
+    if private.public_key() != _load_public(public_key):
+        raise ScionError(
+            "the keys are no pair",
+            where=f"attestations.public_key: {public_key}",
+            expected=f"the public half of the key that {KEY_VARIABLE} names",
+            found="that of another",
+            hint="openssl ec -in private.pem -pubout -out public.pem",
+        )
 
 
 def require_as_sealed(folder: Path, *, where: Path) -> None:
@@ -75,12 +121,12 @@ def sign_with_key(folder: Path, signature: Path, private_key: Path) -> None:
     Raises:
         ScionError: There is no such key, it is another kind of key, or its password is wrong.
     """
-    password = os.environ.get(PASSWORD_VARIABLE)
+    _load_private(private_key)
     with _told("the private key can't be used", private_key, _KEY, hint=_MAKE_KEYS):
         config = signing.Config().use_elliptic_key_signer(
             private_key=private_key,
             # The library hands it on to one that takes bytes.
-            password=None if password is None else password.encode(),  # pyright: ignore[reportArgumentType]
+            password=_password(),  # pyright: ignore[reportArgumentType]
         )
     _sign(config, folder, signature)
 
@@ -111,6 +157,7 @@ def key_verifier(public_key: Path) -> verifying.Config:
     Raises:
         ScionError: There is no such file, or it holds something else.
     """
+    _load_public(public_key)
     with _told("the public key can't be used", public_key, _KEY, hint=_MAKE_KEYS):
         return verifying.Config().use_elliptic_key_verifier(public_key=public_key)
 
@@ -144,11 +191,45 @@ def verify(folder: Path, signature: Path, verifier: verifying.Config) -> None:
     with _told("the signature does not hold", signature, "the signer's, of these very files"):
         if signature.stat().st_size > _MOST_BYTES:
             raise ValueError(f"{signature.stat().st_size} bytes, which no signature has")
-        # The library refuses links, and takes from the signature which files it leaves out.
-        verifier.verify(folder.resolve(), signature)
+        # The library refuses a folder that is a link, and takes from the signature which files it
+        # leaves out.
+        folder = folder.resolve()
+        if any(path.is_symlink() for path in folder.rglob("*")):
+            # As in the cache of the hub's client, whose links the file tree has followed.
+            verifier.set_hashing_config(hashing.Config().set_allow_symlinks(allow_symlinks=True))
+        verifier.verify(folder, signature)
         left_out = sorted(FolderTree(folder).files.keys() - _signed(signature))
         if left_out:
             raise ValueError(f"{len(left_out)} files are not signed, such as {left_out[0]}")
+
+
+def _password() -> bytes | None:
+    return os.environ.get(PASSWORD_VARIABLE, "").encode() or None
+
+
+def _load_private(path: Path) -> EllipticCurvePrivateKey:
+    """A private key; the library that signs tells of keys of other kinds by errors of Python."""
+    hint = f"the password of a locked key stands in {PASSWORD_VARIABLE}; {_MAKE_KEYS}"
+    with _told("the private key can't be used", path, _KEY, hint=hint):
+        pem = path.read_bytes()
+        if b"PUBLIC KEY-----" in pem:
+            raise ValueError("the public half of a pair")
+        key = load_pem_private_key(pem, _password())
+        if not isinstance(key, EllipticCurvePrivateKey):
+            raise ValueError(f"another kind of key, {type(key).__name__}")
+        return key
+
+
+def _load_public(path: Path) -> EllipticCurvePublicKey:
+    """A public key, alike."""
+    with _told("the public key can't be used", path, _KEY, hint=_MAKE_KEYS):
+        pem = path.read_bytes()
+        if b"PRIVATE KEY-----" in pem:
+            raise ValueError("the private half of a pair, which nobody else should have")
+        key = load_pem_public_key(pem)
+        if not isinstance(key, EllipticCurvePublicKey):
+            raise ValueError(f"another kind of key, {type(key).__name__}")
+        return key
 
 
 def _sign(config: signing.Config, folder: Path, signature: Path) -> None:

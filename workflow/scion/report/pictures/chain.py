@@ -1,5 +1,6 @@
 """The chain of artifacts behind something: stages as boxes, each below those it was made from."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,12 +10,13 @@ from matplotlib.patches import FancyBboxPatch
 
 from scion.common.digest import hex_digits
 from scion.common.errors import ScionError
+from scion.common.text import printable
 from scion.report.pictures.style import INK, MUTED, PALETTE, SERIES, WIDTH, Picture, draw
 
 MOST_NODES = 60
 """A release has some twenty stages; more than this is no release of ours, and no picture."""
 _DIGITS = 12
-_ROW, _TOP, _BOTTOM, _HALF = 0.62, 0.75, 0.45, 0.2
+_ROW, _TOP, _BOTTOM, _HALF, _GAP = 0.62, 0.75, 0.45, 0.2, 0.12
 
 
 def chain_picture(
@@ -82,7 +84,7 @@ def chain_picture(
     return draw(name, title, "; ".join(edges) or title, height=height, paint=paint)
 
 
-def _rows(graph: Any) -> list[list[str]]:
+def _rows(graph: Any) -> list[Sequence[str]]:
     """The nodes from top to bottom: what was made from nothing stands just above what takes it."""
     level = {
         node: number
@@ -94,13 +96,29 @@ def _rows(graph: Any) -> list[list[str]]:
     rows: list[list[str]] = [[] for _ in range(max(level.values()) + 1)]
     for node in sorted(level):
         rows[level[node]].append(node)
-    return rows
+    return [part for row in rows for part in _parts(row)]
+
+
+def _parts(row: Sequence[str]) -> list[Sequence[str]]:
+    """A row of boxes, or the rows that it is cut into where it is wider than the picture."""
+    most = max(1, int(WIDTH / (_GAP + 2 * max(map(_half_width, row)))))
+    count = math.ceil(len(row) / most)
+    size = math.ceil(len(row) / count)
+    return [row[begin : begin + size] for begin in range(0, len(row), size)]
+
+
+def _shown(node: str) -> str:
+    name = printable(node)
+    return name if len(name) <= 30 else f"{name[:29]}…"
+
+
+def _half_width(node: str) -> float:
+    return 0.04 + 0.042 * max(len(_shown(node)), _DIGITS)
 
 
 def _box(axes: Any, place: tuple[float, float], node: str, note: str, *, chosen: bool) -> None:
     x, y = place
-    shown = node if len(node) <= 30 else f"{node[:29]}…"
-    half = 0.04 + 0.042 * max(len(shown), len(note))
+    half = _half_width(node)
     axes.add_patch(
         FancyBboxPatch(
             (x - half, y - _HALF),
@@ -114,6 +132,6 @@ def _box(axes: Any, place: tuple[float, float], node: str, note: str, *, chosen:
         )
     )
     look: Any = {"ha": "center", "va": "center", "zorder": 4, "parse_math": False}
-    axes.text(x, y + (0.07 if note else 0), shown, color=INK, fontsize=8, **look)
+    axes.text(x, y + (0.07 if note else 0), _shown(node), color=INK, fontsize=8, **look)
     if note:
         axes.text(x, y - 0.09, note, color=MUTED, fontsize=6.5, **look)
