@@ -179,6 +179,13 @@ def test_a_sealed_release_can_be_checked_by_whoever_downloads_it(
     assert sound.returncode == 0, sound.stderr
     assert Artifact.open(results / "graft_mtp").content in sound.stdout
 
+    pair = [str(finished.folder / "resources/pico" / name) for name in ("pico-agent", "pico-base")]
+    given = ("--source", pair[0], "--donor", pair[1], "--format", "json")
+    audited = finished.run("scion", "audit", str(downloaded), *given)
+    assert audited.returncode == 0, audited.stdout + audited.stderr
+    outcomes = {each["part"]: each["outcome"] for each in json.loads(audited.stdout)["verdicts"]}
+    assert outcomes["attestations"] == "proved"
+
     card = downloaded / "README.md"
     card.write_text(card.read_text().replace("### Agent tasks: ", "### Agent tasks: 1"))
     edited = finished.run("scion", "check", str(downloaded))
