@@ -110,13 +110,12 @@ def require_pinned_sources():
 
 def require_keys():
     """Refuse to run for hours before the keys that sign what is sealed are at hand."""
-    for each in CONFIGS:
-        planned = PLANS.plans[each.release].stages.get("sign_release")
-        if planned is not None and not planned.pointer.exists():
-            # It takes half a second to import.
-            from scion.report.attestation.signature import require_pair
+    signed = [job for job in workflow.dag.needrun_jobs() if job.rule.name == "sign_release"]
+    for job in signed:
+        # It takes half a second to import.
+        from scion.report.attestation.signature import require_pair
 
-            or_end(require_pair, Path(each.attestations.public_key))
+        or_end(require_pair, Path(job.input.public_key))
 
 
 def look_at_hub(stage):

@@ -104,6 +104,11 @@ def _drafting(origin: str) -> dict[str, Any]:
     }
 
 
+def _agree_on_stages(told: dict[str, Any], artifacts: Mapping[str, Artifact]) -> None:
+    """Let it ask for the stages that are there."""
+    told["healing"]["enabled"] = "heal_mtp" in artifacts
+
+
 def _agree(told: dict[str, Any], artifacts: Mapping[str, Artifact]) -> None:
     """Let a configuration say what its stages were given, as the workflow's does."""
     for (stage, setting), (*sections, key) in RECORDED_SETTINGS.items():
@@ -133,6 +138,7 @@ def sealed(
         config = Config(card=Card(**named))
     told = config.model_dump(mode="json", exclude={"store"})
     _agree(told, {**evidence, made.stage: made, whole(conversion).stage: whole(conversion)})
+    _agree_on_stages(told, evidence | {whole(conversion).stage: whole(conversion)})
     seal_release(
         release=whole(conversion),
         card=made,

@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +49,12 @@ from scion.artifacts.release_layout import (
 )
 from scion.audit.attested import Signer, audit_attestations
 from scion.audit.audit import ReleaseAudit, audit
-from scion.audit.verdict import ProofLevel
+from scion.audit.verdict import Fault, ProofLevel
 from scion.checkpoint.shards import Checkpoint
 from scion.cli.main import main
 from scion.common.digest import digest_file
 from scion.common.errors import ScionError
+from scion.report.attestation.config import require_public_key
 from scion.report.attestation.sealed_release import sealing_time
 from scion.report.attestation.signature import PASSWORD_VARIABLE, require_pair, sign_with_key
 from scion.stages.seal_release import seal_release
@@ -547,30 +548,71 @@ def test_a_changed_release_is_not_signed_by_the_stage(
 # What the reader of an audit could be told wrongly
 
 
+def config_faults(folder: Path, change: Callable[[dict[str, Any]], object]) -> list[Fault]:
+    """What an audit says of a configuration that was changed in the seal."""
+    content = json.loads((folder / MANIFEST).read_text())
+    change(content["settings"]["config"])
+    (folder / MANIFEST).write_text(json.dumps(content))
+    found = audit_attestations(FolderTree(folder))
+    assert found is not None
+    return [each for each in found.faults if each.subject.startswith(MANIFEST)]
+
+
+def _at(keys: Sequence[str], value: object) -> Callable[[dict[str, Any]], object]:
+    def change(config: dict[str, Any]) -> None:
+        for key in keys[:-1]:
+            config = config[key]
+        config[keys[-1]] = value
+
+    return change
+
+
 @pytest.mark.parametrize(
-    ("keys", "value"),
+    ("stage", "keys", "value"),
     [
-        (("source",), "hf://owner/other@" + "0" * 40),
-        (("donor",), "hf://owner/other@" + "0" * 40),
-        (("quantization", "recipe"), "nvfp4_awq_full"),
-        (("launches", 0, "max_model_len"), 1),
+        ("fetch_source", ("source",), "hf://owner/other@" + "0" * 40),
+        ("fetch_donor", ("donor",), "hf://owner/other@" + "0" * 40),
+        ("lint_source", ("lint",), {}),
+        ("verify_release", ("lint", "ignore"), ["W101"]),
+        ("quantize_nvfp4", ("quantization", "recipe"), "nvfp4_awq_full"),
+        ("quantize_nvfp4", ("quantization", "keep_bf16"), ["*mlp*"]),
+        ("quantize_nvfp4", ("quantization", "use_fp8"), ["*mlp*"]),
+        ("quantize_nvfp4", ("quantization", "activations"), "bf16"),
+        ("graft_mtp", ("text_only",), False),
+        ("render_card", ("launches",), []),
     ],
     ids=str,
 )
 def test_a_configuration_that_no_stage_was_given_is_named(
-    keys: tuple[Any, ...], value: object, folder: Path
+    stage: str, keys: tuple[str, ...], value: object, folder: Path
 ) -> None:
-    sealed_manifest = json.loads((folder / MANIFEST).read_text())
-    section = sealed_manifest["settings"]["config"]
-    for key in keys[:-1]:
-        section = section[key]
-    section[keys[-1]] = value
-    (folder / MANIFEST).write_text(json.dumps(sealed_manifest))
-    found = audit_attestations(FolderTree(folder))
-    assert found is not None
-    place = f"{MANIFEST}: settings.config.{keys[0]}"
-    (fault,) = [each for each in found.faults if each.subject.startswith(place)]
-    assert re.fullmatch(r"is not what \w+ was given", fault.problem)
+    faults = config_faults(folder, _at(keys, value))
+    place = f"{MANIFEST}: settings.config.{'.'.join(keys)}"
+    told = [each for each in faults if each.problem == f"is not what {stage} was given"]
+    assert told
+    assert all(each.subject.startswith(place) for each in told)
+
+
+@pytest.mark.parametrize(
+    ("stage", "keys", "value"),
+    [
+        ("fetch_donor", ("donor",), None),
+        ("respell", ("spelling",), "compressed-tensors"),
+        ("heal_mtp", ("healing", "enabled"), True),
+        ("quantize_mtp", ("mtp", "quantize"), "fp8"),
+    ],
+)
+def test_a_configuration_that_asks_for_other_stages_is_named(
+    stage: str, keys: tuple[str, ...], value: object, folder: Path
+) -> None:
+    problems = {each.problem for each in config_faults(folder, _at(keys, value))}
+    having = "with" if value is None else "without"
+    assert f"is not what a release {having} {stage} says" in problems
+
+
+@pytest.mark.parametrize("section", ["source", "lint", "healing", "mtp"])
+def test_a_configuration_that_lacks_something_ends_no_audit(section: str, folder: Path) -> None:
+    assert config_faults(folder, lambda config: config.pop(section))
 
 
 @pytest.mark.parametrize(
@@ -636,3 +678,78 @@ def test_a_false_attestation_is_not_signed(
     assert run(monkeypatch, "sign", folder, "--key", keys / "private.pem") == 1
     assert "an attestation is not what the manifests say" in capsys.readouterr().err
     assert not (folder / SIGNATURE).exists()
+
+
+ATTEST_ALONE = """
+import sys
+from scion.common.extras import EXTRA_OF
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if EXTRA_OF.get(name.partition(".")[0]) not in (None, "attest"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Absent())
+from scion.cli.main import main
+sys.exit(main())
+"""
+
+
+def test_the_extra_that_signs_is_enough_to_sign(folder: Path, keys: Path) -> None:
+    command = [sys.executable, "-c", ATTEST_ALONE, "sign", str(folder)]
+    command += ["--key", str(keys / "private.pem")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    verify_signature(folder, keys)
+
+
+def test_keys_may_come_through_pipes(folder: Path, keys: Path) -> None:
+    program = Path(sys.executable).with_name("scion")
+    for words in (
+        f"sign {folder} --key <(cat {keys / 'private.pem'})",
+        f"audit {folder} --key <(cat {keys / 'public.pem'})",
+    ):
+        done = subprocess.run(["bash", "-c", f"{program} {words}"], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert "signature" in done.stdout
+
+
+def test_links_that_nobody_signed_are_no_part_of_a_signed_release(
+    signed: Path, keys: Path, tmp_path: Path
+) -> None:
+    signer = Signer(keys / "public.pem")
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (signed / "extra").symlink_to(outside)
+    assert of(audit(str(signed), signer=signer), "signature") == "refuted"
+    (signed / "extra").unlink()
+    assert of(audit(str(signed), signer=signer), "signature") == "proved"
+    (signed / "README.md").rename(outside / "README.md")
+    (signed / "README.md").symlink_to(outside / "README.md")
+    assert of(audit(str(signed), signer=signer), "signature") == "refuted"
+
+
+def test_a_key_on_another_curve_is_refused_before_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for command in (
+        "ecparam -genkey -name secp256k1 -noout -out k.pem",
+        "ec -in k.pem -pubout -out p.pem",
+    ):
+        subprocess.run(["openssl", *command.split()], cwd=tmp_path, check=True, capture_output=True)
+    monkeypatch.setenv("SCION_SIGNING_KEY", str(tmp_path / "k.pem"))
+    with pytest.raises(ScionError) as caught:
+        require_pair(tmp_path / "p.pem")
+    assert "a key on the curve secp256k1" in str(caught.value.found)
+
+
+@pytest.mark.parametrize(
+    ("name", "found"), [("private.pem", "a private key"), ("none.pem", "No such file or directory")]
+)
+def test_what_is_no_public_key_is_told_by_the_check_of_a_configuration(
+    name: str, found: str, keys: Path
+) -> None:
+    require_public_key(str(keys / "public.pem"))
+    with pytest.raises(ScionError, match="it is no public key") as caught:
+        require_public_key(str(keys / name))
+    assert caught.value.found == found

@@ -1,6 +1,7 @@
 """What a release says of itself in others' forms, and who has signed it."""
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, zip_longest
 from pathlib import Path
@@ -20,9 +21,12 @@ from scion.audit.verdict import Fault, PartVerdict, ProofLevel
 from scion.common.errors import ScionError
 from scion.common.files import to_json
 from scion.common.text import printable
+from scion.formats.spellings import DEFAULT_SPELLING
 
 if TYPE_CHECKING:
-    # Imports libraries of the extra `attest`.
+    # Import libraries of the extra `attest`.
+    from model_signing.verifying import Config
+
     from scion.report.attestation.sealed_release import SealedRelease
 
 ATTESTED, SIGNED = "attestations", "signature"
@@ -54,6 +58,8 @@ def audit_attestations(tree: FileTree) -> PartVerdict | None:
         release = SealedRelease.read(sealed, manifests)
         derived = {name: derive(release) for name, derive in ATTESTATIONS.items()}
         others = [*_page_faults(tree, sealed, manifests), *_config_faults(release)]
+    except ImportError:
+        raise
     # Manifests of others hold what they like where attestations look for names and times, and the
     # libraries that write these forms have errors of their own for it.
     except Exception as error:
@@ -97,19 +103,43 @@ RECORDED_SETTINGS: Mapping[tuple[str, str], tuple[str, ...]] = {
 """By stage and setting where the configuration has what the stage was given, word for word."""
 
 
+OPTIONAL_STAGES: Mapping[str, tuple[tuple[str, ...], object]] = {
+    "fetch_donor": (("donor",), None),
+    "respell": (("spelling",), DEFAULT_SPELLING.name),
+    "heal_mtp": (("healing", "enabled"), False),
+    "quantize_mtp": (("mtp", "quantize"), "none"),
+}
+"""By stage that not every release has: where the configuration asks for it, and what it says there
+if it does not."""
+
+
 def _config_faults(release: "SealedRelease") -> Iterator[Fault]:
-    """What the configuration that attestations quote says otherwise than a stage recorded."""
+    """What the configuration that attestations quote says otherwise than the stages recorded."""
+    from scion.report.attestation.attestations import differences
+
     for (stage, setting), keys in RECORDED_SETTINGS.items():
         settings = release.manifests.get(stage, {}).get("settings", {})
         if setting not in settings:
             continue
-        recorded, said = settings[setting], release.config
-        for key in keys:
-            said = said[key]
-        if said != recorded:
+        said, place = _said(release, keys), f"settings.config.{'.'.join(keys)}"
+        for where, given, quoted in islice(differences(said, settings[setting], place), _SHOWN):
+            yield Fault(f"{MANIFEST}: {where}", f"is not what {stage} was given", given, quoted)
+    for stage, (keys, without) in OPTIONAL_STAGES.items():
+        made = stage in release.manifests
+        said = _said(release, keys)
+        if made == (said == without):
             place = f"{MANIFEST}: settings.config.{'.'.join(keys)}"
-            problem = f"is not what {stage} was given"
-            yield Fault(place, problem, printable(recorded)[:200], printable(said)[:200])
+            told = "a value that asks for it" if made else json.dumps(without)
+            problem = f"is not what a release {'with' if made else 'without'} {stage} says"
+            yield Fault(place, problem, told, printable(said)[:_SHOWN])
+
+
+def _said(release: "SealedRelease", keys: Sequence[str]) -> object:
+    """What the configuration has in a place; None where it has nothing there."""
+    said: Any = release.config
+    for key in keys:
+        said = said.get(key) if isinstance(said, dict) else None
+    return said
 
 
 def _page_faults(
@@ -164,6 +194,29 @@ class Signer:
                 hint="scion audit --help",
             )
 
+    def verifier(self, tree: FileTree) -> "Config":
+        """What verifies the signature of a release.
+
+        Raises:
+            ScionError: The key can't be used, Sigstore can't be reached, or the release is a
+                repository of the hub: whoever has named a signer must not take another verdict for
+                one on the signature.
+            MissingExtraError: The library that verifies is not installed.
+        """
+        if not isinstance(tree, FolderTree):
+            raise ScionError(
+                "a signature is verified in a folder",
+                where=tree.name,
+                expected="the release on this machine",
+                found="a repository of the hub",
+                hint="download it (hf download), and audit the folder",
+            )
+        from scion.report.attestation.signature import identity_verifier, key_verifier
+
+        if self.public_key is not None:
+            return key_verifier(self.public_key)
+        return identity_verifier(str(self.identity), str(self.issuer))
+
     def __str__(self) -> str:
         """As a verdict names them."""
         if self.public_key is not None:
@@ -171,52 +224,28 @@ class Signer:
         return f"{self.identity}, for whom {self.issuer} vouches"
 
 
-def require_folder(tree: FileTree) -> None:
-    """Refuse to verify the signature of what is not on this machine.
-
-    Whoever has named a signer must not take another verdict for one on the signature.
-
-    Raises:
-        ScionError: The release is a repository of the hub.
-    """
-    if not isinstance(tree, FolderTree):
-        raise ScionError(
-            "a signature is verified in a folder",
-            where=tree.name,
-            expected="the release on this machine",
-            found="a repository of the hub",
-            hint="download it (hf download), and audit the folder",
-        )
-
-
-def audit_signature(tree: FileTree, signer: Signer | None) -> PartVerdict | None:
+def audit_signature(
+    tree: FileTree, signer: Signer | None, verifier: "Config | None" = None
+) -> PartVerdict | None:
     """Hold a release against its signature; None where there is none and nobody has to have signed.
 
     Args:
         tree: The files of the release.
         signer: Who has to have signed them; None where the reader has named nobody.
-
-    Raises:
-        ScionError: The key can't be used, or `require_folder`.
-        MissingExtraError: The library that verifies is not installed.
+        verifier: What `signer` gives for this tree.
     """
     if SIGNATURE not in tree.added:
         if signer is None:
             return None
-        fault = Fault(SIGNATURE, "is missing", f"a signature by {signer}", "no such file")
+        there = tree.others.get(SIGNATURE, "no such file")
+        fault = Fault(SIGNATURE, "is missing", f"a signature by {signer}", there)
         return PartVerdict.of(SIGNED, "not signed", count=0, faults=[fault])
     count = len(tree.files)
-    if signer is None:
+    if signer is None or verifier is None:
         told = "signed by somebody; name the public key that you have of its publisher as --key"
         return PartVerdict(SIGNED, ProofLevel.UNPROVED, told, count)
-    require_folder(tree)
-    from scion.report.attestation.signature import identity_verifier, key_verifier, verify
+    from scion.report.attestation.signature import verify
 
-    verifier = (
-        key_verifier(signer.public_key)
-        if signer.public_key is not None
-        else identity_verifier(str(signer.identity), str(signer.issuer))
-    )
     folder = Path(tree.name)
     try:
         verify(folder, folder / SIGNATURE, verifier)

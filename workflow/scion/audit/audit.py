@@ -1,14 +1,13 @@
 """The audit of a release: all verdicts, over what its reader has given."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from scion.architectures.inventory import inventory
 from scion.architectures.sound_names import SoundNames
-from scion.artifacts.file_tree import FileTree
 from scion.artifacts.manifest import MANIFEST
-from scion.audit.attested import Signer, audit_attestations, audit_signature, require_folder
+from scion.audit.attested import Signer, audit_attestations, audit_signature
 from scion.audit.claims import Claims
 from scion.audit.configuration import audit_configuration
 from scion.audit.equality import Pairs
@@ -100,9 +99,8 @@ def audit(
             of an architecture that is known.
     """
     tree = release_tree(release)
-    if signer is not None:
-        # Before hours of reading.
-        require_folder(tree)
+    # Before hours of reading: what is wrong with a key is no verdict.
+    verifier = signer.verifier(tree) if signer is not None else None
     given = _Given.open(release, source, donor)
     pairs = given.pairs()
     passing = SideBySide(pairs)
@@ -111,7 +109,9 @@ def audit(
         problem = "is another seal than the one that was named"
         fault = Fault(MANIFEST, problem, root, str(found_root))
         seal = PartVerdict.of(SEAL, seal.told, count=seal.count, faults=[*seal.faults, fault])
-    verdicts = [seal, *_attested(tree, claims, signer)]
+    attestations = audit_attestations(tree) if claims.sealed else None
+    signature = audit_signature(tree, signer, verifier)
+    verdicts = [seal, *filter(None, (attestations, signature))]
     weights, original, head = given.weights, given.original, given.head
     if isinstance(weights, ScionError):
         # What is damaged is told by the seal; without one there is nothing to say.
@@ -190,12 +190,6 @@ class _Given:
             for name, extent in self.stored.plain.items()
             if name in originals and extent.form == originals[name].form
         }
-
-
-def _attested(tree: FileTree, claims: Claims, signer: Signer | None) -> Iterator[PartVerdict]:
-    """The verdicts of what only some releases have: attestations and a signature."""
-    attestations = audit_attestations(tree) if claims.sealed else None
-    yield from filter(None, (attestations, audit_signature(tree, signer)))
 
 
 def _in_full(

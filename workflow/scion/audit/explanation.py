@@ -226,7 +226,7 @@ def _tensor(
     owner = "fetch_donor" if kind in ("donor", "trained") else "fetch_source"
     table = f"{TABLES}/{owner}.json"
     rows = _table(tree, table)
-    same = [key for key, each in rows.items() if each.get("sha256") == begun]
+    same = [key for key, each in rows.items() if begun and each.get("sha256") == begun]
     best = [key for key in same if key.endswith(name.rpartition(".")[0])] or same
     lines += [f"there it is {key}" for key in best[:3]]
     made_by = {

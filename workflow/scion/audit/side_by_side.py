@@ -64,12 +64,14 @@ class _Passing:
         self.done += len(piece)
         try:
             self._stream = self._stream or self._in_step(len(piece))
-            while piece and self.equal:
+            place = 0
+            while place < len(piece) and self.equal:
                 self._rest = self._rest or next(self._stream, b"")
-                size = min(len(piece), len(self._rest))
+                size = min(len(piece) - place, len(self._rest))
                 # An original that ends early is no original.
-                self.equal = size > 0 and piece[:size] == self._rest[:size]
-                piece, self._rest = piece[size:], self._rest[size:]
+                self.equal = size > 0 and piece[place : place + size] == self._rest[:size]
+                self._rest = self._rest[size:]
+                place += size
         # Whatever can't be compared here is compared, and told of, when its verdict is asked for.
         except (ScionError, OSError, EOFError):
             self.equal = False

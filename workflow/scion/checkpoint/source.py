@@ -124,7 +124,9 @@ class EmptySource:
         return iter(())
 
     def fill(self, name: str, begin: int, buffer: memoryview) -> None:
-        """No bytes."""
+        """No bytes, so that no buffer is filled."""
+        if buffer:
+            raise EOFError(f"{name} ended {len(buffer)} bytes early")
 
 
 def tensor_shards(source: Source, location: str) -> dict[str, str]:

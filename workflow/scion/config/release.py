@@ -40,7 +40,7 @@ from scion.lint.config import Lint
 from scion.quantization.config import Quantization
 from scion.quantization.head_groups import refuse_experts
 from scion.quantization.variants_config import Comparison
-from scion.report.attestation.config import TAG, Attestations
+from scion.report.attestation.config import TAG, Attestations, require_public_key
 from scion.report.config import Card
 
 SpellingName = Annotated[str, named_in(SPELLINGS)]
@@ -365,11 +365,11 @@ def check_sources(config: Config, *, where: object, hub: bool) -> list[str]:
                 with of_key(f"launches.{number}.max_model_len"):
                     require_context(launch, seen["source"].text, hint="lower it to {longest}")
 
-    public_key = config.attestations.public_key
-    keys = [("attestations.public_key", public_key)] if public_key else []
+    if config.attestations.public_key is not None:
+        require_public_key(config.attestations.public_key)
     return check_places(
         config.checkpoints(),
-        [*config.data(), *keys],
+        config.data(),
         license=config.card.license,
         where=where,
         hub=hub,

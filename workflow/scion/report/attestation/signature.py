@@ -17,6 +17,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from cryptography.hazmat.primitives.asymmetric.ec import (
+    SECP256R1,
+    SECP384R1,
+    SECP521R1,
     EllipticCurvePrivateKey,
     EllipticCurvePublicKey,
 )
@@ -77,8 +80,8 @@ def require_pair(public_key: Path) -> None:
     Raises:
         ScionError: A key is not there, can't be used, or they are no pair.
     """
-    private = _load_private(named_private_key(public_key))
-    if private.public_key() != _load_public(public_key):
+    private, _ = _load_private(named_private_key(public_key))
+    if private.public_key() != _load_public(public_key)[0]:
         raise ScionError(
             "the keys are no pair",
             where=f"attestations.public_key: {public_key}",
@@ -121,10 +124,13 @@ def sign_with_key(folder: Path, signature: Path, private_key: Path) -> None:
     Raises:
         ScionError: There is no such key, it is another kind of key, or its password is wrong.
     """
-    _load_private(private_key)
-    with _told("the private key can't be used", private_key, _KEY, hint=_MAKE_KEYS):
+    _, pem = _load_private(private_key)
+    with (
+        _told("the private key can't be used", private_key, _KEY, hint=_MAKE_KEYS),
+        _file_of(pem) as read,
+    ):
         config = signing.Config().use_elliptic_key_signer(
-            private_key=private_key,
+            private_key=read,
             # The library hands it on to one that takes bytes.
             password=_password(),  # pyright: ignore[reportArgumentType]
         )
@@ -157,9 +163,12 @@ def key_verifier(public_key: Path) -> verifying.Config:
     Raises:
         ScionError: There is no such file, or it holds something else.
     """
-    _load_public(public_key)
-    with _told("the public key can't be used", public_key, _KEY, hint=_MAKE_KEYS):
-        return verifying.Config().use_elliptic_key_verifier(public_key=public_key)
+    _, pem = _load_public(public_key)
+    with (
+        _told("the public key can't be used", public_key, _KEY, hint=_MAKE_KEYS),
+        _file_of(pem) as read,
+    ):
+        return verifying.Config().use_elliptic_key_verifier(public_key=read)
 
 
 def identity_verifier(identity: str, issuer: str) -> verifying.Config:
@@ -194,11 +203,15 @@ def verify(folder: Path, signature: Path, verifier: verifying.Config) -> None:
         # The library refuses a folder that is a link, and takes from the signature which files it
         # leaves out.
         folder = folder.resolve()
-        if any(path.is_symlink() for path in folder.rglob("*")):
-            # As in the cache of the hub's client, whose links the file tree has followed.
+        tree = FolderTree(folder)
+        if tree.others:
+            name, what = next(iter(tree.others.items()))
+            raise ValueError(f"{name} is {what}, which nobody signs")
+        if any((folder / name).is_symlink() for name in tree.files):
+            # The cache of the hub's client, the one place whose links a tree follows.
             verifier.set_hashing_config(hashing.Config().set_allow_symlinks(allow_symlinks=True))
         verifier.verify(folder, signature)
-        left_out = sorted(FolderTree(folder).files.keys() - _signed(signature))
+        left_out = sorted(tree.files.keys() - _signed(signature))
         if left_out:
             raise ValueError(f"{len(left_out)} files are not signed, such as {left_out[0]}")
 
@@ -207,21 +220,23 @@ def _password() -> bytes | None:
     return os.environ.get(PASSWORD_VARIABLE, "").encode() or None
 
 
-def _load_private(path: Path) -> EllipticCurvePrivateKey:
-    """A private key; the library that signs tells of keys of other kinds by errors of Python."""
+def _load_private(path: Path) -> tuple[EllipticCurvePrivateKey, bytes]:
+    """A private key, and its PEM; read once, for it may come through a pipe."""
     hint = f"the password of a locked key stands in {PASSWORD_VARIABLE}; {_MAKE_KEYS}"
     with _told("the private key can't be used", path, _KEY, hint=hint):
         pem = path.read_bytes()
-        if b"PUBLIC KEY-----" in pem:
+        if b"PUBLIC KEY-----" in pem and b"PRIVATE KEY-----" not in pem:
             raise ValueError("the public half of a pair")
         key = load_pem_private_key(pem, _password())
+        # The library has errors of Python's own for keys of other kinds.
         if not isinstance(key, EllipticCurvePrivateKey):
             raise ValueError(f"another kind of key, {type(key).__name__}")
-        return key
+        _require_curve(key)
+        return key, pem
 
 
-def _load_public(path: Path) -> EllipticCurvePublicKey:
-    """A public key, alike."""
+def _load_public(path: Path) -> tuple[EllipticCurvePublicKey, bytes]:
+    """A public key, and its PEM."""
     with _told("the public key can't be used", path, _KEY, hint=_MAKE_KEYS):
         pem = path.read_bytes()
         if b"PRIVATE KEY-----" in pem:
@@ -229,7 +244,24 @@ def _load_public(path: Path) -> EllipticCurvePublicKey:
         key = load_pem_public_key(pem)
         if not isinstance(key, EllipticCurvePublicKey):
             raise ValueError(f"another kind of key, {type(key).__name__}")
-        return key
+        _require_curve(key)
+        return key, pem
+
+
+def _require_curve(key: EllipticCurvePrivateKey | EllipticCurvePublicKey) -> None:
+    if not isinstance(key.curve, SECP256R1 | SECP384R1 | SECP521R1):
+        raise ValueError(f"a key on the curve {key.curve.name}")
+
+
+@contextmanager
+def _file_of(pem: bytes) -> Generator[Path]:
+    """A file of this process alone, on no disk, for a library that reads keys from files."""
+    descriptor = os.memfd_create("key")
+    try:
+        os.write(descriptor, pem)
+        yield Path(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)
 
 
 def _sign(config: signing.Config, folder: Path, signature: Path) -> None:

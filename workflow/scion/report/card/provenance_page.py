@@ -2,23 +2,27 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scion.artifacts.release_layout import PICTURES, RESULTS, Manifest, placed_files, stages_before
 from scion.common.text import printable
-from scion.report.pictures.chain import chain_picture
-from scion.report.pictures.style import Picture
+
+if TYPE_CHECKING:
+    from scion.report.pictures.style import Picture
 
 PROVENANCE_PAGE = "PROVENANCE.md"
 _PICTURE = "provenance"
 
 
-def stages_picture(manifests: Mapping[str, Manifest]) -> Picture:
+def stages_picture(manifests: Mapping[str, Manifest]) -> "Picture":
     """The stages as a picture.
 
     Args:
         manifests: By stage.
     """
+    # Who derives the page again, to sign it, needs nothing that draws.
+    from scion.report.pictures.chain import chain_picture
+
     made_from = {
         stage: [before for before in stages_before(manifest) if before in manifests]
         for stage, manifest in manifests.items()
