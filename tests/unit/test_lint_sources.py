@@ -16,6 +16,7 @@ import pytest
 from checkpoints import header_bytes
 from hostile import as_nobody
 from hub_server import NO_PROXY, HubServer
+from scion.artifacts.file_tree import FolderTree
 from scion.checkpoint import folder_source as sources
 from scion.checkpoint.folder_source import FolderSource, open_source
 from scion.checkpoint.hub import http as hub_http
@@ -162,6 +163,17 @@ def cached(folder: Path, tmp_path: Path) -> Path:
 def test_a_snapshot_of_the_hubs_cache_is_read_through_its_links(cached: Path) -> None:
     assert len(scalars(open_source(str(cached)))) == 2
     assert open_source(str(cached / "config.json")).read("config.json") == b"{}"
+
+
+def test_a_snapshot_is_read_from_the_store_that_its_cache_shares(cached: Path) -> None:
+    repository = cached.parents[1]
+    shared = repository.with_name("blobs") / "0a"
+    shared.mkdir(parents=True)
+    for number, blob in enumerate(sorted((repository / "blobs").iterdir())):
+        blob.rename(shared / f"0a{number}")
+        blob.symlink_to(f"../../blobs/0a/0a{number}")
+    assert len(scalars(open_source(str(cached)))) == 2
+    assert FolderTree(cached).others == {}
 
 
 def test_a_snapshot_may_not_lead_into_another_repository(cached: Path) -> None:

@@ -230,7 +230,8 @@ def homes(folder: Path) -> list[Path]:
     # https://huggingface.co/docs/huggingface_hub/guides/manage-cache
     cached = folder.parent.parent
     if folder.parent.name == "snapshots" and cached.name.startswith("models--"):
-        return [folder, cached / "blobs"]
+        # A file that came by Xet lies in a store that all repositories of the cache share.
+        return [folder, cached / "blobs", cached.parent / "blobs"]
     return [folder]
 
 
