@@ -115,7 +115,8 @@ def require_keys():
         # It takes half a second to import.
         from scion.report.attestation.signature import require_pair
 
-        or_end(require_pair, Path(job.input.public_key))
+        (public_key,) = job.input.public_key
+        or_end(require_pair, Path(public_key))
 
 
 def look_at_hub(stage):
