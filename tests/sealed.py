@@ -104,13 +104,9 @@ def _drafting(origin: str) -> dict[str, Any]:
     }
 
 
-def _agree_on_stages(told: dict[str, Any], artifacts: Mapping[str, Artifact]) -> None:
-    """Let it ask for the stages that are there."""
-    told["healing"]["enabled"] = "heal_mtp" in artifacts
-
-
 def _agree(told: dict[str, Any], artifacts: Mapping[str, Artifact]) -> None:
-    """Let a configuration say what its stages were given, as the workflow's does."""
+    """Let a configuration ask for the stages that there are, and say what they were given."""
+    told["healing"]["enabled"] = "heal_mtp" in artifacts
     for (stage, setting), (*sections, key) in RECORDED_SETTINGS.items():
         settings = artifacts[stage].manifest["settings"] if stage in artifacts else {}
         if setting in settings:
@@ -138,7 +134,6 @@ def sealed(
         config = Config(card=Card(**named))
     told = config.model_dump(mode="json", exclude={"store"})
     _agree(told, {**evidence, made.stage: made, whole(conversion).stage: whole(conversion)})
-    _agree_on_stages(told, evidence | {whole(conversion).stage: whole(conversion)})
     seal_release(
         release=whole(conversion),
         card=made,

@@ -550,9 +550,11 @@ def test_a_changed_release_is_not_signed_by_the_stage(
 
 def config_faults(folder: Path, change: Callable[[dict[str, Any]], object]) -> list[Fault]:
     """What an audit says of a configuration that was changed in the seal."""
-    content = json.loads((folder / MANIFEST).read_text())
-    change(content["settings"]["config"])
-    (folder / MANIFEST).write_text(json.dumps(content))
+
+    def in_seal(sealed_manifest: Any) -> None:
+        change(sealed_manifest["settings"]["config"])
+
+    edit_json(folder / MANIFEST, in_seal)
     found = audit_attestations(FolderTree(folder))
     assert found is not None
     return [each for each in found.faults if each.subject.startswith(MANIFEST)]

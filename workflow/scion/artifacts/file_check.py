@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -130,7 +131,7 @@ class _Reading:
         header, tensors, unsound = None, dict[str, str](), None
         try:
             with (
-                taken_aside(self._chunks(name), self._watcher(name)) as (watched, finish),
+                self._watched(name) as (watched, finish),
                 hashed_aside(watched) as (chunks, digest),
             ):
                 if name.endswith(".safetensors"):
@@ -146,16 +147,18 @@ class _Reading:
         except (OSError, EOFError) as error:
             return f"can't be read: {error}"
 
-    def _chunks(self, name: str) -> Iterator[bytes]:
-        return counted(self.tree.chunks(name), self.told, self.stop)
+    def _watched(
+        self, name: str
+    ) -> AbstractContextManager[tuple[Iterator[bytes], Callable[[], None]]]:
+        """The chunks of a file, which a thread shows to whoever watches; and what ends that."""
+        watch, offset = self.watch, 0
+        chunks = counted(self.tree.chunks(name), self.told, self.stop)
+        if watch is None:
+            return nullcontext((chunks, lambda: None))
 
-    def _watcher(self, name: str) -> Callable[[bytes], None]:
-        offset = 0
-
-        def take(chunk: bytes) -> None:
+        def show(chunk: bytes) -> None:
             nonlocal offset
-            if self.watch is not None:
-                self.watch(name, offset, chunk)
+            watch(name, offset, chunk)
             offset += len(chunk)
 
-        return take
+        return taken_aside(chunks, show)
