@@ -34,6 +34,7 @@ include: "rules/evaluate.smk"
 include: "rules/family.smk"
 include: "rules/card.smk"
 include: "rules/compare.smk"
+include: "rules/publish.smk"
 
 
 rule all:

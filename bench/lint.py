@@ -101,7 +101,7 @@ def call(command: Sequence[str], **options: Any) -> None:
 @contextmanager
 def serving(folder: Path, requests: list[dict[str, Any]]) -> Generator[dict[str, str]]:
     """Serve a folder as a repository; yields what to set in the environment, fills `requests`."""
-    server = [sys.executable, str(BENCH.parent / "tests/hub_server.py"), f"{NAME}={folder}"]
+    server = [sys.executable, str(BENCH.parent / "tools/hub_server.py"), f"{NAME}={folder}"]
     with (
         tempfile.TemporaryDirectory(prefix="scion-bench-") as home,
         subprocess.Popen(

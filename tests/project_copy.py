@@ -69,10 +69,15 @@ class ProjectCopy:
         quantization = {"recipe": "nvfp4_default", "calibration": sets}
         (self.folder / name).write_text(json.dumps({"quantization": quantization, **values}))
 
-    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """Run a program of the root environment in the copy, with the copy's own package."""
+    def run(self, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run a program of the root environment in the copy, with the copy's own package.
+
+        Args:
+            command: The program's name and its arguments.
+            variables: What its environment has besides.
+        """
         program = Path(sys.executable).with_name(command[0])
-        environment = {**os.environ, "PYTHONPATH": str(self.folder / "workflow")}
+        environment = {**os.environ, "PYTHONPATH": str(self.folder / "workflow"), **variables}
         return subprocess.run(
             [str(program), *command[1:]],
             cwd=self.folder,

@@ -16,6 +16,7 @@ from huggingface_hub import ModelCard
 
 from card_text import breakable
 from commands import Earlier, interrupt
+from hub_server import NO_PROXY, HubServer
 from project_copy import ProjectCopy
 from scion.artifacts.artifact import Artifact
 from scion.engines.vllm.command import ServerCommand
@@ -194,6 +195,45 @@ def test_a_sealed_release_can_be_checked_by_whoever_downloads_it(
 
 
 @pytest.mark.parametrize("stage", ["render_card", "seal_release"])
+def test_the_release_is_published_and_loaded_from_there(
+    finished: ProjectCopy, results: Path, tmp_path: Path
+) -> None:
+    with HubServer({}, xet=tmp_path / "xet") as hub:
+        there = {
+            "HF_ENDPOINT": hub.endpoint,
+            "HF_TOKEN": hub.write_token,
+            "HF_HOME": str(tmp_path / "cache"),
+            "NO_PROXY": NO_PROXY,
+        }
+
+        def run(*command: str) -> str:
+            done = finished.run(*command, **there)
+            assert done.returncode == 0, done.stdout + done.stderr
+            return done.stdout
+
+        run("snakemake", "--cores", "1", "publish", *CONFIG)
+        ((name, repository),) = hub.repositories.items()
+        assert name == Card().repository
+        first = repository.commit
+        # Again, it is asked and has all of it.
+        run("snakemake", "--cores", "1", "publish", *CONFIG)
+        assert repository.commit == first
+        run("hf", "download", name, "--local-dir", str(tmp_path / "downloaded"))
+        # The client has a folder of its own there.
+        told = run("scion", "check", str(tmp_path / "downloaded"))
+        assert "files are what the manifests say" in told
+        loaded = run(
+            "python",
+            "-c",
+            "from transformers import AutoConfig, AutoTokenizer\n"
+            f"config = AutoConfig.from_pretrained({name!r})\n"
+            f"tokenizer = AutoTokenizer.from_pretrained({name!r})\n"
+            "print(config.model_type, len(tokenizer.encode('a graft')))",
+        )
+        assert loaded.split()[0] == "qwen3_5_text"
+        assert int(loaded.split()[1]) > 0
+
+
 def test_an_interrupted_card_or_seal_leaves_nothing(
     finished: ProjectCopy, results: Path, tmp_path: Path, stage: str
 ) -> None:

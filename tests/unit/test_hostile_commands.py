@@ -39,6 +39,8 @@ pytestmark = pytest.mark.timeout(60)
 @pytest.fixture
 def scion(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Scion:
     """`scion` in this process: its exit code, and what it prints."""
+    # Without one, what publishes would look at nothing.
+    monkeypatch.setenv("HF_TOKEN", "hf_none")
 
     def run(*words: object) -> Said:
         monkeypatch.setattr(sys, "argv", ["scion", *map(str, words)])
@@ -116,6 +118,7 @@ READERS: dict[str, tuple[str, ...]] = {
     "diff": ("diff", str(PICO / "pico-base"), "{}"),
     "explain": ("explain", "{}", "x"),
     "sign": ("sign", "{}", "--key", DEFAULT),
+    "publish": ("publish", "{}", "owner/name"),
     # An empty file is the default's configuration, whose release the checkout may hold.
     "summary": ("summary", "{}", "--results", "{}.results"),
     "summary of results": (

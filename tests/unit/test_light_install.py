@@ -185,6 +185,7 @@ NEEDS = {
     "heal {release} --prompts {default}": "workflow",
     "audit {release}": "workflow",
     "sign {release} --key {default}": "attest",
+    "publish {release} owner/name": "workflow",
 }
 """What needs one: by command line the extra."""
 

@@ -18,6 +18,7 @@ from scion.cli.estimate import add_estimate
 from scion.cli.explain import add_explain
 from scion.cli.heal import add_heal
 from scion.cli.launch_options import add_launch
+from scion.cli.publish import add_publish
 from scion.cli.respell import add_respell
 from scion.cli.sign import add_sign
 from scion.cli.store import add_store
@@ -67,6 +68,7 @@ def command_parser() -> argparse.ArgumentParser:
     add_diff(commands.add_parser, _diff)
     add_explain(commands.add_parser, _explain)
     add_sign(commands.add_parser, _sign)
+    add_publish(commands.add_parser, _publish)
     add_respell(commands.add_parser, _respell)
     add_heal(commands.add_parser, _heal)
     add_store(commands.add_parser, _store)
@@ -113,6 +115,12 @@ def _sign(args: argparse.Namespace) -> None:
     from scion.cli.sign import sign
 
     sign(args)
+
+
+def _publish(args: argparse.Namespace) -> None:
+    from scion.cli.publish import publish
+
+    publish(args)
 
 
 def _audit(args: argparse.Namespace) -> int:

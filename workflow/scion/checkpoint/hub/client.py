@@ -75,14 +75,18 @@ def at_commit(repository: HubRepository) -> HubRepository:
     return repository.at(resolve_revision(repository))
 
 
-def list_files(repository: HubRepository) -> dict[str, RemoteFile]:
+def list_files(repository: HubRepository, *, token: str | None = None) -> dict[str, RemoteFile]:
     """All files of a pinned repository by name.
+
+    Args:
+        repository: The repository.
+        token: Who asks; None: who is signed in.
 
     Raises:
         ScionError: Not pinned, not there, not allowed, or the hub can't be reached.
     """
     commit = repository.require_pinned()
-    info = _repository_info(repository, with_files=True)
+    info = _repository_info(repository, with_files=True, token=token)
     if info.sha != commit:
         raise refuse(repository, expected=f"commit {commit}", found=f"commit {info.sha}")
     return {file.rfilename: _remote_file(repository, file) for file in info.siblings or []}
@@ -102,8 +106,10 @@ def _remote_file(repository: HubRepository, file: RepoSibling) -> RemoteFile:
     return RemoteFile(name=file.rfilename, size=file.size, sha256=sha256, git_blob=blob)
 
 
-def _repository_info(repository: HubRepository, *, with_files: bool) -> ModelInfo | DatasetInfo:
-    api = HfApi(endpoint=endpoint(), library_name="scion")
+def _repository_info(
+    repository: HubRepository, *, with_files: bool, token: str | None = None
+) -> ModelInfo | DatasetInfo:
+    api = HfApi(endpoint=endpoint(), library_name="scion", token=token)
     ask = api.model_info if repository.kind == "model" else api.dataset_info
 
     def request() -> ModelInfo | DatasetInfo:
@@ -273,7 +279,9 @@ class RangeReader:
         return b"".join(self.stream(name, start, size))
 
 
-def read_range(repository: HubRepository, name: str, start: int, size: int) -> bytes:
+def read_range(
+    repository: HubRepository, name: str, start: int, size: int, *, token: str | None = None
+) -> bytes:
     """The bytes [start, start + size) of one file, without listing the repository first."""
     repository.require_pinned()
-    return b"".join(stream_range(repository, name, start, start + size, total=None))
+    return b"".join(stream_range(repository, name, start, start + size, total=None, token=token))

@@ -109,6 +109,7 @@ def stream_range(
     total: int | None,
     whole: bool = False,
     addresses: MutableMapping[str, str] | None = None,
+    token: str | None = None,
 ) -> Iterator[bytes]:
     """The bytes [start, end) of a file, in chunks; a cut connection is taken up where it ended.
 
@@ -120,6 +121,7 @@ def stream_range(
         total: The file's size, if known; another size in the answer is an error.
         whole: Whether a server that ignores the range may send the file from its beginning.
         addresses: Where the hub sent earlier requests for a file to, by its name; kept up to date.
+        token: Who asks; None: who is signed in.
 
     Raises:
         ScionError: The hub refuses, can't be reached, or sends another range.
@@ -130,7 +132,14 @@ def stream_range(
         address = addresses.get(name)
         try:
             for chunk in _stream_once(
-                repository, name, position, end, total=total, whole=whole, addresses=addresses
+                repository,
+                name,
+                position,
+                end,
+                total=total,
+                whole=whole,
+                addresses=addresses,
+                token=token,
             ):
                 position += len(chunk)
                 failures = 0
@@ -154,6 +163,7 @@ def _stream_once(
     total: int | None,
     whole: bool,
     addresses: MutableMapping[str, str],
+    token: str | None,
 ) -> Iterator[bytes]:
     elsewhere = addresses.get(name)
     url = elsewhere or hf_hub_url(
@@ -164,7 +174,7 @@ def _stream_once(
         endpoint=endpoint(),
     )
     # The token is the hub's alone.
-    headers = build_hf_headers(library_name="scion", token=False if elsewhere else None)
+    headers = build_hf_headers(library_name="scion", token=False if elsewhere else token)
     headers |= {"Accept-Encoding": "identity", "Range": f"bytes={start}-{end - 1}"}
     request = get_session().stream("GET", url, headers=headers, timeout=TIMEOUT_SECONDS)
     with request as response:
