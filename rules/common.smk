@@ -18,6 +18,7 @@ from types import SimpleNamespace
 
 from scion.config import check_sources, load_configs, read_values
 from scion.common.section import Section
+from scion.config.families import RELEASES
 from scion.common.digest import digest_file, digest_json
 from scion.artifacts.environments import identity, prefix
 from scion.artifacts.plan import Plan, Plans
@@ -29,6 +30,7 @@ from scion.formats.spellings import DEFAULT_SPELLING
 from scion.report.measurements import measured
 from scion.common.progress_report import progress_file
 from scion.checkpoint.hub.location import HubRepository, LocalFolder, parse_location
+from scion.checkpoint.hub.lock import lock_of, read_lock
 from scion.checkpoint.local_files import local_files, usable_files
 from snakemake.io import contains_wildcard
 
@@ -57,6 +59,13 @@ STORE = or_end(Store.open, CONFIGS[0].store, begin=False)
 PLANS = Plans()
 for each in CONFIGS:
     Plan(Path("results", each.release), STORE, together=PLANS)
+# The locks beside the files of the run, by path.
+LOCKS = {
+    lock: or_end(read_lock, lock)
+    for named in (CONFIG_FILES, config.get(RELEASES) or [])
+    for lock in (lock_of(Path(each)) for each in named if isinstance(each, str))
+    if lock.is_file()
+}
 FAMILY = CONFIGS[0].family
 # One that stands for all: what the releases share.
 FAMILY_CONFIGS = [CONFIGS[0].model_copy(update={"release": FAMILY.name})] if FAMILY else []
@@ -371,6 +380,18 @@ def local_checkpoint(location, files=local_files):
     if isinstance(place, HubRepository) or not place.path.is_dir():
         return []
     return or_end(files, place.path)
+
+
+def locks_of(location):
+    """The locks that say what a repository of the hub holds; nothing of a folder."""
+    place = parse_location(location)
+    if isinstance(place, LocalFolder) or not LOCKS or not place.is_pinned:
+        return []
+    found = [str(lock) for lock, repositories in LOCKS.items() if location in repositories]
+    if not found:
+        told = ", ".join(map(str, LOCKS))
+        end(f"{told}: nothing of {location}; write it: scion pin {CONFIG_FILES[0]}")
+    return found
 
 
 def local_file(location):

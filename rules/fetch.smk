@@ -10,6 +10,7 @@ FETCH_SOURCE = plan(
     lambda config: dict(
         local=local_checkpoint(config.source),
         location=config.source,
+        files={"lock": locks_of(config.source)},
         environment=ROOT_ENVIRONMENT,
         threads=moving_threads,
     ),
@@ -36,6 +37,7 @@ rule fetch_source:
         r"""
         python -m scion.stages.fetch_source \
             --location {params.location:q} \
+            --lock {params.lock:q} \
             --planned {params.planned:q} \
             --output {output:q} \
             --store {params.store:q} \
@@ -52,6 +54,7 @@ FETCH_DONOR = plan(
     and dict(
         local=local_checkpoint(config.donor, usable_files),
         location=config.donor,
+        files={"lock": locks_of(config.donor)},
         environment=ROOT_ENVIRONMENT,
     ),
 )
@@ -74,6 +77,7 @@ rule fetch_donor:
         r"""
         python -m scion.stages.fetch_donor \
             --location {params.location:q} \
+            --lock {params.lock:q} \
             --planned {params.planned:q} \
             --output {output:q} \
             --store {params.store:q} \
@@ -90,6 +94,7 @@ FETCH_BASE = plan(
     and dict(
         local=local_checkpoint(config.quality.base),
         location=config.quality.base,
+        files={"lock": locks_of(config.quality.base)},
         environment=ROOT_ENVIRONMENT,
         threads=moving_threads,
     ),
@@ -114,6 +119,7 @@ rule fetch_base:
         r"""
         python -m scion.stages.fetch_base \
             --location {params.location:q} \
+            --lock {params.lock:q} \
             --planned {params.planned:q} \
             --output {output:q} \
             --store {params.store:q} \

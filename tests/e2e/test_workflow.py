@@ -232,6 +232,13 @@ def test_the_release_is_published_and_loaded_from_there(
         )
         assert loaded.split()[0] == "qwen3_5_text"
         assert int(loaded.split()[1]) > 0
+        # From nothing but what was published, and the sources: bit by bit.
+        again = tmp_path / "again"
+        said = run("scion", "reproduce", f"hf://{name}", "--folder", str(again))
+        weights = Artifact.open(results / "graft_mtp").content
+        assert f"published: {weights}\nmade here: {weights}" in said
+        assert "equal: 274 tensors, bit by bit" in said
+        assert (again / "results/.store/artifacts").is_dir()
 
 
 def test_an_interrupted_card_or_seal_leaves_nothing(

@@ -119,6 +119,7 @@ READERS: dict[str, tuple[str, ...]] = {
     "explain": ("explain", "{}", "x"),
     "sign": ("sign", "{}", "--key", DEFAULT),
     "publish": ("publish", "{}", "owner/name"),
+    "reproduce": ("reproduce", "{}"),
     # An empty file is the default's configuration, whose release the checkout may hold.
     "summary": ("summary", "{}", "--results", "{}.results"),
     "summary of results": (

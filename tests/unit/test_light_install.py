@@ -186,6 +186,7 @@ NEEDS = {
     "audit {release}": "workflow",
     "sign {release} --key {default}": "attest",
     "publish {release} owner/name": "workflow",
+    "reproduce {release}": "workflow",
 }
 """What needs one: by command line the extra."""
 

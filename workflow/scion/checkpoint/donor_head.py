@@ -1,5 +1,6 @@
 """The MTP head of a checkpoint, found to be whole from config.json, index and headers alone."""
 
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,10 @@ from scion.checkpoint.shards import CONFIG, INDEX, SINGLE, parse_object
 from scion.checkpoint.source import Source, tensor_shards
 from scion.common.errors import ScionError
 from scion.common.progress import progress
+from scion.common.threads import unawaited_pool
 
+_RANGES_AT_ONCE = 4
+_PIECE_BYTES = 64 << 20
 _NAME_BASE = "set `donor` in the config to the base model that the source was fine-tuned from"
 # What numbers of these types are, in words; a donor's head is grafted as it is.
 _QUANTIZED = {
@@ -45,18 +49,47 @@ class DonorHead:
         return self.source.stream(shard, start + tensor.begin, tensor.size)
 
     def write(self, target: Path) -> None:
-        """Write the tensors as one safetensors file."""
+        """Write the tensors as one safetensors file; several ranges are read at once."""
         tensors = [tensor for _, tensor in self.tensors]
-        total = sum(tensor.size for tensor in tensors)
-        with (
-            target.open("wb") as file,
-            progress("bytes of the MTP head", total, unit="B") as told,
-        ):
-            file.write(encode_header(packed(tensors), {"format": "pt"}))
-            for shard, tensor in self.tensors:
-                for chunk in self.stream(shard, tensor):
-                    file.write(chunk)
-                    told.advance(amount=len(chunk))
+        header = encode_header(packed(tensors), {"format": "pt"})
+        total, stop = sum(tensor.size for tensor in tensors), threading.Event()
+        with progress("bytes of the MTP head", total, unit="B") as told:
+
+            def move(piece: _Piece) -> None:
+                # Of its own: after a failure it may still be open when this method has ended.
+                with target.open("r+b") as file:
+                    file.seek(piece.position)
+                    for chunk in self.source.stream(piece.shard, piece.begin, piece.size):
+                        if stop.is_set():
+                            return
+                        file.write(chunk)
+                        told.advance(amount=len(chunk))
+
+            target.write_bytes(header)
+            with unawaited_pool(_RANGES_AT_ONCE) as pool:
+                try:
+                    list(pool.map(move, self._pieces(len(header))))
+                finally:
+                    stop.set()
+
+    def _pieces(self, position: int) -> Iterator["_Piece"]:
+        """All bytes of the tensors, in their order; the first goes to `position`."""
+        for shard, tensor in self.tensors:
+            start = self.source.headers([shard])[shard].data_start + tensor.begin
+            for begin in range(0, tensor.size, _PIECE_BYTES):
+                size = min(_PIECE_BYTES, tensor.size - begin)
+                yield _Piece(shard, start + begin, size, position)
+                position += size
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A range of a shard, and the place in the target file where it goes."""
+
+    shard: str
+    begin: int
+    size: int
+    position: int
 
 
 def find_head(source: Source, location: str) -> DonorHead:

@@ -19,6 +19,7 @@ from scion.cli.explain import add_explain
 from scion.cli.heal import add_heal
 from scion.cli.launch_options import add_launch
 from scion.cli.publish import add_publish
+from scion.cli.reproduce import add_reproduce
 from scion.cli.respell import add_respell
 from scion.cli.sign import add_sign
 from scion.cli.store import add_store
@@ -69,6 +70,7 @@ def command_parser() -> argparse.ArgumentParser:
     add_explain(commands.add_parser, _explain)
     add_sign(commands.add_parser, _sign)
     add_publish(commands.add_parser, _publish)
+    add_reproduce(commands.add_parser, _reproduce)
     add_respell(commands.add_parser, _respell)
     add_heal(commands.add_parser, _heal)
     add_store(commands.add_parser, _store)
@@ -123,6 +125,12 @@ def _publish(args: argparse.Namespace) -> None:
     publish(args)
 
 
+def _reproduce(args: argparse.Namespace) -> int:
+    from scion.cli.reproduce import reproduce
+
+    return reproduce(args)
+
+
 def _audit(args: argparse.Namespace) -> int:
     from scion.cli.audit import audit_release
 
@@ -131,7 +139,11 @@ def _audit(args: argparse.Namespace) -> int:
 
 def _add_pin(add_parser: _AddParser) -> None:
     parser = add_parser(
-        "pin", help="write the commit that each hf:// location has now into a config file"
+        "pin",
+        help="write the commit that each hf:// location has now into a config file, and a lock",
+        description="Write the commit that each hf:// location has now into a config file, and "
+        "size and SHA-256 of every file of these repositories into a lock beside it, "
+        "X.lock.json. Commit both: the workflow takes nothing else for them.",
     )
     parser.add_argument("config", type=Path, help="YAML file; comments and layout stay")
     parser.set_defaults(run=_pin)

@@ -1,6 +1,10 @@
-"""Pinning: every hub repository in a configuration file gets its full commit hash."""
+"""Pinning: every hub repository in a configuration file gets its full commit hash, and a lock.
 
-from collections.abc import Callable, Iterator
+The lock lies beside the file and holds size and SHA-256 of every file of these repositories
+(`scion.checkpoint.hub.lock`); the workflow takes nothing else for them.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,9 +13,11 @@ import yaml
 
 from scion.checkpoint.hub.client import resolve_revision
 from scion.checkpoint.hub.location import SCHEME, HubRepository, parse_location
+from scion.checkpoint.hub.lock import LockedFiles, lock_of, read_lock, write_lock
+from scion.checkpoint.hub.lock_check import locked_files
 from scion.common.errors import ScionError
 from scion.common.files import atomic_file, read_regular
-from scion.common.text import printable
+from scion.common.text import printable, size
 from scion.config.families import RELEASES
 
 # A configuration has some kilobytes.
@@ -36,8 +42,9 @@ class Pin:
 def pin_config(path: Path, *, report: Callable[[str], None] = print) -> list[Pin]:
     """Replace each unpinned `hf://…` value of a YAML file by the commit that it stands for now.
 
-    Only those values change: comments, quotes and layout stay. All repositories are looked up
-    before the file is replaced, at once, so on any error it is as it was.
+    Only those values change: comments, quotes and layout stay. The lock beside the file gets what
+    it lacks, and loses what the file no longer names. All repositories are looked up before
+    either is replaced, at once, so on any error they are as they were.
 
     Args:
         path: The configuration file.
@@ -47,10 +54,12 @@ def pin_config(path: Path, *, report: Callable[[str], None] = print) -> list[Pin
         The changes, in the order of the file; none if everything was pinned.
 
     Raises:
-        ScionError: The file can't be read, a location is not understood, or the hub refuses.
+        ScionError: The file or its lock can't be read, a location is not understood, or the hub
+            refuses.
     """
     target = _target(path)
     text = _read(target, path)
+    named: dict[str, HubRepository] = {}
     commits: dict[HubRepository, str] = {}
     pins: list[Pin] = []
     parts: list[str] = []
@@ -58,24 +67,39 @@ def pin_config(path: Path, *, report: Callable[[str], None] = print) -> list[Pin
     for node in _locations(text, path):
         repository = _repository(node, path)
         if repository.is_pinned:
+            named[str(repository)] = repository
             continue
         if repository not in commits:
             commits[repository] = resolve_revision(repository)
+        pinned = repository.at(commits[repository])
+        named[str(pinned)] = pinned
         pin = Pin(
             line=node.start_mark.line + 1,
             old=node.value,
-            new=str(repository.at(commits[repository])),
+            new=str(pinned),
         )
         start, end = node.start_mark.index, node.end_mark.index
         parts += [text[done:start], _replaced(text[start:end], pin, path)]
         done = end
         pins.append(pin)
+    lock = lock_of(target)
+    before = read_lock(lock) if lock.exists() else {}
+    after = {name: before.get(name) or locked_files(each) for name, each in named.items()}
     if pins:
         with atomic_file(target) as file:
             file.write("".join([*parts, text[done:]]).encode())
     for pin in pins:
         report(printable(f"{path}:{pin.line}: {pin.old} -> {pin.new}"))
+    if after != before:
+        write_lock(lock, after)
+        report(printable(f"{lock_of(path)}: {_count(after)}"))
     return pins
+
+
+def _count(lock: Mapping[str, LockedFiles]) -> str:
+    files = [file for each in lock.values() for file in each.values()]
+    total = size(sum(file.size for file in files))
+    return f"locked {len(files)} files, {total}, of {len(lock)} repositories"
 
 
 def pin_all(path: Path, *, report: Callable[[str], None] = print) -> list[Pin]:

@@ -14,6 +14,8 @@ from scion.artifacts.making import Output, remake
 from scion.artifacts.store.known_files import KnownFiles
 from scion.checkpoint.donor_head import DonorHead, find_head
 from scion.checkpoint.hub.location import HubRepository, parse_location
+from scion.checkpoint.hub.lock import LockedFiles
+from scion.checkpoint.hub.lock_check import require_locked
 from scion.checkpoint.kinship import SAMPLE, sample_weights
 from scion.checkpoint.local_files import usable_files
 from scion.checkpoint.preview import open_pinned
@@ -21,14 +23,19 @@ from scion.checkpoint.shards import CONFIG
 from scion.common.digest import digest_json
 from scion.common.files import write_json
 from scion.stages.common_options import run_stage, stage_parser
-from scion.stages.fetch_source import add_location, planned_source
+from scion.stages.fetch_source import add_location, locked_source, planned_source
 
 STAGE = "fetch_donor"
 MTP_SHARD = "model-mtp.safetensors"
 
 
 def fetch_donor(
-    *, location: str, output: Output, environment: str, planned: tuple[str, str] | None = None
+    *,
+    location: str,
+    output: Output,
+    environment: str,
+    planned: tuple[str, str] | None = None,
+    locked: LockedFiles | None = None,
 ) -> Artifact:
     """Take the MTP tensors of a checkpoint.
 
@@ -37,6 +44,8 @@ def fetch_donor(
         output: Where the artifact goes: config.json, `model-mtp.safetensors`, `kinship.json`.
         environment: Identity of the locked environment.
         planned: What the plan of this run calls the files of a local folder, and how they looked.
+        locked: What the hub has to list of a repository; None where nobody has locked it. Of what
+            comes by ranges no digest of a file can tell.
 
     Raises:
         ScionError: The donor has no MTP head, its files can't be read, or they changed since the
@@ -54,6 +63,8 @@ def fetch_donor(
         settings["sample"] = digest_json(sample)
 
     def build(draft: Draft) -> None:
+        if isinstance(place, HubRepository) and locked is not None:
+            require_locked(place, locked)
         head = local or find_head(open_pinned(location), location)
         (draft.folder / CONFIG).write_bytes(head.config)
         write_json(draft.folder / SAMPLE, sample or sample_weights(head.source, location))
@@ -108,6 +119,7 @@ def main() -> int:
             output=output,
             environment=args.environment,
             planned=planned_source(args),
+            locked=locked_source(args),
         ),
     )
 

@@ -15,6 +15,8 @@ from scion.artifacts.artifact import Artifact, Draft
 from scion.artifacts.making import Output, remake
 from scion.checkpoint.hub.client import download_files, list_files
 from scion.checkpoint.hub.location import HubRepository, LocalFolder, parse_location
+from scion.checkpoint.hub.lock import LockedFiles, read_lock
+from scion.checkpoint.hub.lock_check import require_bytes, require_locked
 from scion.checkpoint.local_files import local_files
 from scion.checkpoint.preview import open_pinned, supported_family
 from scion.checkpoint.release_files import released
@@ -30,6 +32,7 @@ def fetch_source(
     output: Output,
     environment: str,
     planned: tuple[str, str] | None = None,
+    locked: LockedFiles | None = None,
     stage: str = "fetch_source",
 ) -> Artifact:
     """Bring a checkpoint here and record the digest of every file and tensor.
@@ -39,12 +42,13 @@ def fetch_source(
         output: Where the artifact goes.
         environment: Identity of the locked environment.
         planned: What the plan of this run calls the files of a local folder, and how they looked.
+        locked: What the files of a repository have to be; None where nobody has locked them.
         stage: The stage that fetches; its name stands in the manifest.
 
     Raises:
-        ScionError: No such place, a revision that is not a commit, an architecture that releases
-            are not made of, shards and index that do not fit together, or local files that changed
-            since the run was planned.
+        ScionError: No such place, a revision that is not a commit, files that are not the locked
+            ones, an architecture that releases are not made of, shards and index that do not fit
+            together, or local files that changed since the run was planned.
     """
     place = parse_location(location)
     # A local folder counts by what is in it, a repository by its commit.
@@ -64,6 +68,8 @@ def fetch_source(
         folder = draft.work
         if isinstance(place, HubRepository):
             # Before gigabytes are moved for nothing.
+            if locked is not None:
+                require_locked(place, locked)
             supported_family(open_pinned(location))
             _download(place, folder)
         else:
@@ -89,6 +95,11 @@ def fetch_source(
         environment=environment,
         build=build,
     )
+    if isinstance(place, HubRepository) and locked is not None:
+        # Of one that an earlier run has fetched, too.
+        for name, entry in artifact.files.items():
+            if name in locked:
+                require_bytes(place, name, entry["sha256"], locked)
     if here:
         content = artifact.content
         output.store.sources.note(stage, here, planned=planned, content=content, read=True)
@@ -142,6 +153,7 @@ def run_fetch(description: str | None, *, stage: str) -> int:
             output=output,
             environment=args.environment,
             planned=planned_source(args),
+            locked=locked_source(args),
             stage=stage,
         ),
     )
@@ -151,6 +163,14 @@ def add_location(parser: argparse.ArgumentParser) -> None:
     """Add the options that all fetch stages have."""
     parser.add_argument(
         "--location", required=True, help="local folder, or hf://owner/name@<40-digit commit>"
+    )
+    parser.add_argument(
+        "--lock",
+        nargs="*",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="locks of `scion pin`, one of which says what the repository's files have to be",
     )
     parser.add_argument(
         "--planned",
@@ -164,6 +184,14 @@ def planned_source(args: argparse.Namespace) -> tuple[str, str] | None:
     """The two values of `--planned`, if they were given."""
     values = args.planned or []
     return (values[0], values[1]) if len(values) == 2 else None
+
+
+def locked_source(args: argparse.Namespace) -> LockedFiles | None:
+    """What the locks of the command line say of its location."""
+    for path in args.lock:
+        if (locked := read_lock(path).get(args.location)) is not None:
+            return locked
+    return None
 
 
 if __name__ == "__main__":

@@ -1,34 +1,32 @@
 """Reading repositories of the Hugging Face hub: whole files, or only the byte ranges that count.
 
 `huggingface_hub` names the files, keeps the token and makes the connections; the transfers are
-done here, because a release needs more than it promises: a file counts only once its bytes hash to
-what the server's own listing says (SHA-256 of large files, git's blob hash of small ones), a cut
-download is resumed by the next run too, and of a 50 GB donor only the ranges of its few MTP
-tensors are moved.
+done here and in `scion.checkpoint.hub.download`, because a release needs more than it promises: a
+file counts only once its bytes hash to what the server's own listing says, a cut download is
+resumed by the next run too, and of a 50 GB donor only the ranges of its few MTP tensors are moved.
 
 The hub is the one that `HF_ENDPOINT` names, the token the one of `HF_TOKEN` or `hf auth login`
 (`scion.checkpoint.hub.http` makes the requests).
 """
 
-import hashlib
-import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from huggingface_hub import HfApi
 from huggingface_hub.hf_api import DatasetInfo, ModelInfo, RepoSibling
 
+from scion.checkpoint.hub.download import Download, Progress, RemoteFile
 from scion.checkpoint.hub.errors import refuse
 from scion.checkpoint.hub.http import TIMEOUT_SECONDS, endpoint, retry, stream_range
 from scion.checkpoint.hub.location import HubRepository, LocalFolder, parse_location
-from scion.common.digest import digest_file, read_chunks
 from scion.common.errors import ScionError
+from scion.common.threads import unawaited_pool
 
 __all__ = [
     "HubRepository",
     "LocalFolder",
+    "Progress",
     "RangeReader",
     "RemoteFile",
     "at_commit",
@@ -39,25 +37,7 @@ __all__ = [
     "resolve_revision",
 ]
 
-Progress = Callable[[str, int], None]
-"""Called with a file's name and the number of its bytes that have just arrived."""
-
-
-@dataclass(frozen=True)
-class RemoteFile:
-    """A file of a repository, as the server's listing records it.
-
-    Attributes:
-        name: Path in the repository.
-        size: Bytes.
-        sha256: Hex digest of the content; the server knows it of large files only.
-        git_blob: Hex hash of git's blob object; None where the server gives none.
-    """
-
-    name: str
-    size: int
-    sha256: str | None
-    git_blob: str | None
+_FILES_AT_ONCE = 4
 
 
 def resolve_revision(repository: HubRepository) -> str:
@@ -135,25 +115,35 @@ def download_files(
     *,
     progress: Progress | None = None,
 ) -> int:
-    """Download files of a pinned repository into `folder`, under the same names.
+    """Download files of a pinned repository into `folder`, under the same names, several at once.
 
-    A file stands there under its name only once its size and digest are the ones that the server
-    records. What a cut run has got of a file stays in a hidden `.part` beside it, and the next run
-    on the same folder goes on from there. A file that is there already and right is not moved.
+    A file of the user's cache of the hub is taken from there. What the hub keeps by Xet comes
+    through its own client, in chunks; everything else, and whatever Xet's client gives up, over
+    HTTP. A file stands there under its name only once its size and digest are the ones that the
+    server records. What a cut run has got of a file over HTTP stays in a hidden `.part` beside it,
+    and the next run on the same folder goes on from there. A file that is there already and right
+    is not moved.
 
     Returns:
-        The number of bytes moved.
+        The number of bytes moved; of Xet's, as they came over the network.
 
     Raises:
         ScionError: Not pinned, no such file, wrong content (its bytes are removed), or one of the
             hub's refusals.
     """
     listing = list_files(repository)
-    moved = 0
-    for name in names:
-        remote = _find(repository, listing, name)
-        moved += _download(repository, remote, folder / name, progress or _ignore)
-    return moved
+    wanted = [_find(repository, listing, name) for name in names]
+    stop = threading.Event()
+
+    def fetch(remote: RemoteFile) -> int:
+        return Download(repository, remote, folder / remote.name, progress or _ignore, stop).run()
+
+    with unawaited_pool(_FILES_AT_ONCE) as pool:
+        try:
+            return sum(pool.map(fetch, wanted))
+        finally:
+            # What still runs after a failure, or Ctrl-C, is not to go on for minutes.
+            stop.set()
 
 
 def _ignore(_name: str, _size: int) -> None:
@@ -170,61 +160,6 @@ def _find(repository: HubRepository, listing: dict[str, RemoteFile], name: str) 
             hint="check the name and the commit on the repository's page",
         )
     return listing[name]
-
-
-def _download(
-    repository: HubRepository, remote: RemoteFile, target: Path, progress: Progress
-) -> int:
-    if target.exists() and _difference(remote, target) is None:
-        return 0
-    target.parent.mkdir(parents=True, exist_ok=True)
-    identity = remote.sha256 or remote.git_blob or repository.require_pinned()
-    part = target.with_name(f".{target.name}.{identity[:12]}.part")
-    with part.open("ab") as file:
-        start = file.tell()
-        if start > remote.size:
-            start = file.truncate(0)
-        for chunk in stream_range(
-            repository, remote.name, start, remote.size, total=remote.size, whole=True
-        ):
-            file.write(chunk)
-            progress(remote.name, len(chunk))
-        file.flush()
-        os.fsync(file.fileno())
-    if difference := _difference(remote, part):
-        part.unlink()
-        expected, found = difference
-        raise ScionError(
-            "a downloaded file is not what the hub records; it was removed",
-            where=f"{repository}: {remote.name}",
-            expected=expected,
-            found=found,
-            hint="run the same command again; if it stays so, the server or a proxy alters files",
-        )
-    os.replace(part, target)
-    return remote.size - start
-
-
-def _difference(remote: RemoteFile, path: Path) -> tuple[str, str] | None:
-    """What the server records and what `path` has instead; None if they agree."""
-    size = path.stat().st_size
-    if size != remote.size:
-        return f"{remote.size} bytes", f"{size} bytes"
-    if remote.sha256 is not None:
-        digest = digest_file(path)
-        return None if digest == remote.sha256 else (f"SHA-256 {remote.sha256}", digest)
-    if remote.git_blob is not None:
-        blob = _git_blob(path)
-        return None if blob == remote.git_blob else (f"git blob {remote.git_blob}", blob)
-    return None
-
-
-def _git_blob(path: Path) -> str:
-    # https://git-scm.com/book/en/v2/Git-Internals-Git-Objects
-    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
-    for chunk in read_chunks(path):
-        digest.update(chunk)
-    return digest.hexdigest()
 
 
 class RangeReader:

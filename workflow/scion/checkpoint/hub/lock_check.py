@@ -1,0 +1,83 @@
+"""The hub held to the lock of a configuration (`scion.checkpoint.hub.lock`)."""
+
+from scion.checkpoint.hub.client import RangeReader, RemoteFile, list_files
+from scion.checkpoint.hub.location import HubRepository
+from scion.checkpoint.hub.lock import LockedFile, LockedFiles
+from scion.common.digest import digest_bytes
+from scion.common.errors import ScionError
+
+
+def locked_files(repository: HubRepository) -> LockedFiles:
+    """What a lock says of a pinned repository.
+
+    Large files are believed to have the digest that the hub lists; the others are read.
+
+    Raises:
+        ScionError: One of the hub's refusals, or a file that is not what the hub lists.
+    """
+    reader, locked = RangeReader(repository), dict[str, LockedFile]()
+    for name, file in sorted(reader.files.items()):
+        sha256 = file.sha256 or digest_bytes(reader.read(name, 0, file.size))
+        locked[name] = LockedFile(file.size, sha256, file.git_blob)
+    return locked
+
+
+def require_locked(repository: HubRepository, locked: LockedFiles) -> None:
+    """Refuse a repository whose listing is no longer that of its lock.
+
+    Raises:
+        ScionError: Names the first file that differs; or one of the hub's refusals.
+    """
+    there = list_files(repository)
+    for name in sorted(there.keys() | locked.keys()):
+        lacking = [found for found in (locked.get(name), there.get(name)) if found is None]
+        if lacking or _differs(locked[name], there[name]):
+            raise _moved(repository, name, locked.get(name), there.get(name))
+
+
+def require_bytes(repository: HubRepository, name: str, found: str, locked: LockedFiles) -> None:
+    """Refuse a file that was fetched and has another digest than its lock.
+
+    Args:
+        repository: Where it came from.
+        name: Its name.
+        found: Hex SHA-256 of what arrived.
+        locked: The lock's entries of the repository.
+    """
+    expected = locked.get(name)
+    if expected is None or expected.sha256 != found:
+        raise ScionError(
+            "a fetched file is not the one that was pinned",
+            where=f"{repository}: {name}",
+            expected="a file of the lock" if expected is None else f"SHA-256 {expected.sha256}",
+            found=f"SHA-256 {found}",
+            hint="somebody changed what the hub answers for this commit, or the lock; compare them "
+            "with their owners before you pin again",
+        )
+
+
+def _differs(locked: LockedFile, there: RemoteFile) -> bool:
+    known = (
+        (locked.size, there.size),
+        (locked.sha256, there.sha256 or locked.sha256),
+        (locked.git_blob, there.git_blob),
+    )
+    return any(expected != found for expected, found in known)
+
+
+def _moved(
+    repository: HubRepository, name: str, locked: LockedFile | None, there: RemoteFile | None
+) -> ScionError:
+    def told(file: LockedFile | RemoteFile | None) -> str:
+        if file is None:
+            return "no such file"
+        return f"{file.size} bytes, {file.sha256 or file.git_blob}"
+
+    return ScionError(
+        "a pinned repository is not what it was",
+        where=f"{repository}: {name}",
+        expected=told(locked),
+        found=told(there),
+        hint="somebody changed what the hub answers for this commit, or the lock; compare them "
+        "with their owners before you pin again",
+    )
