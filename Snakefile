@@ -43,9 +43,7 @@ rule all:
         # Each of them: one that is gone is made again, though the release may stand without it.
         [
             planned.pointer
-            for plan in PLANS
-            for last in ("seal_release", "sign_release", "render_family")
-            for planned in plan.all_of(last)
+            for planned in PLANS.all_of("seal_release", "sign_release", "render_family")
         ],
 
 

@@ -9,6 +9,8 @@ gives all pointers one date, and plain files are `ancient`.
 """
 
 import functools
+import gc
+import inspect
 import json
 import os
 import shlex
@@ -46,6 +48,10 @@ BIN = shlex.quote(str(Path(sys.executable).parent)).replace("{", "{{").replace("
 HUSH = "exec >/dev/null; " if SHOWN else ""
 shell.prefix(f'set -euo pipefail; export PATH={BIN}:"$PATH"; {HUSH}')
 
+
+# A plan of hundreds of releases makes millions of objects that stay; the collector, which looks
+# through all of them again and again, would take a tenth of the time.
+gc.set_threshold(100_000)
 
 for path in CONFIG_FILES:
     # What Snakemake's own reader lets pass: a key twice, a bomb of aliases.
@@ -131,6 +137,7 @@ ALL_THREADS = max(64, os.cpu_count() or 1)
 HEALING_THREADS = 2
 # Bytes that one core has read and hashed in a second.
 SMALL_CHECKPOINT = 1_000_000_000
+WILDCARDS_ALONE = inspect.signature(lambda wildcards: None)
 AGENT_TASKS = project_file("workflow/scion/evaluation/agent/agent_tasks.yaml")
 
 
@@ -234,9 +241,9 @@ def plan(stage, ask, configs=CONFIGS):
 
     names = {name for each in planned for name in each.params}
     return SimpleNamespace(
-        input=lambda wildcards: job(wildcards).input,
+        input=of_wildcards(lambda wildcards: job(wildcards).input),
         params={name: parameter(job, name) for name in sorted(names)},
-        threads=lambda wildcards: job(wildcards).threads(),
+        threads=of_wildcards(lambda wildcards: job(wildcards).threads()),
         resources={name: resource(job, stage, name) for name in resource_names(configs)},
         pointer=f"results/{{release}}/.pointers/{stage}-{{key}}.json",
         copies=f"results/{{release}}/.pointers/{stage}-{{key}}",
@@ -337,13 +344,17 @@ def resource_names(configs):
     return ["mem_mb", "disk_mb", "runtime", *(["gpu", "gpu_mem_mb"] if on_gpu else [])]
 
 
-@functools.cache
+SIZES = {}
+
+
 def release_size(config):
     """How large a release is, looked up once."""
     # Half of what a plan imports, and only those who run or list jobs need it.
     from scion.config.resources import ReleaseSize
 
-    return ReleaseSize.of(config)
+    if config.release not in SIZES:
+        SIZES[config.release] = ReleaseSize.of(config)
+    return SIZES[config.release]
 
 
 def resource(job, stage, name):
@@ -361,12 +372,22 @@ def resource(job, stage, name):
             for each in (CONFIGS if several else [config])
         )
 
-    return asked
+    return of_wildcards(asked)
+
+
+def of_wildcards(function):
+    """The function with its signature written on it.
+
+    Snakemake asks for it before each call; to work it out is a seventh of the time in which a plan
+    of hundreds of releases is made.
+    """
+    function.__signature__ = WILDCARDS_ALONE
+    return function
 
 
 def parameter(job, name):
     """A parameter of a rule, which Snakemake takes as it is: no brace in it begins a wildcard."""
-    return lambda wildcards: job(wildcards).params.get(name, [])
+    return of_wildcards(lambda wildcards: job(wildcards).params.get(name, []))
 
 
 def is_plain(path):

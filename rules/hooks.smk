@@ -14,6 +14,9 @@ from scion.common.files import replace_link
 from scion.engines.vllm.gpu_slots import require_gpus, visible
 from scion.engines.vllm.server import share_forks
 
+# Lines about places that can't be seen now: a family of hundreds would fill the terminal.
+MOST_UNSEEN = 12
+
 
 def begin_store():
     """Make the store if it is new, and keep what this run needs from being pruned."""
@@ -123,14 +126,20 @@ def look_at_hub(stage):
     """Say of repositories that are still to be fetched, in a second, what can't work."""
     if not workflow.is_main_process:
         return
+    unseen = {}
     for each in CONFIGS:
         if PLANS.plans[each.release].stages[stage].pointer.exists():
             continue
         places = [parse_location(location) for _, location in named_places(each)]
         # A release can be planned before it is pinned.
         if all(isinstance(place, LocalFolder) or place.is_pinned for place in places):
-            for line in or_end(check_sources, each, where=CONFIG_FILES[0], hub=True):
-                print(line, file=sys.stderr)
+            lines = or_end(check_sources, each, where=CONFIG_FILES[0], hub=True)
+            unseen |= dict.fromkeys(lines)
+    told = list(unseen) if len(unseen) <= MOST_UNSEEN else list(unseen)[: MOST_UNSEEN - 1]
+    for line in told:
+        print(line, file=sys.stderr)
+    if len(told) < len(unseen):
+        print(f"and {len(unseen) - len(told)} more places were not looked at", file=sys.stderr)
 
 
 def show_results():

@@ -1,5 +1,6 @@
 """Plans of several releases: what they have in common is one stage, and each folder is whole."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,24 @@ def test_a_stage_may_read_those_of_all_releases(store: Store, tmp_path: Path) ->
     }
     assert len(family.all_of("compare_family")) == 4
     assert plans.asked_for("compare_family") == [compared.pointer]
+
+
+def test_a_family_is_planned_in_time_that_grows_with_it_alone(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at: list[str] = []
+    listed: list[Path] = []
+    list_folder = os.listdir
+    monkeypatch.setattr(
+        "scion.artifacts.plan.code_digest", lambda module: looked_at.append(module) or module
+    )
+    monkeypatch.setattr(os, "listdir", lambda path: listed.append(path) or list_folder(path))
+    plans = planned(store, tmp_path, {f"r{number}": f"recipe {number}" for number in range(40)})
+    assert looked_at == ["scion.stages.fetch_source", "scion.stages.quantize_nvfp4"]
+    assert len(listed) == len(set(listed)) == 40
+    # Each once, also what all are made from.
+    assert len(plans.all_of("quantize_nvfp4")) == 41
+    assert {each.name for each in plans.all_of("fetch_source")} == {"fetch_source"}
 
 
 def test_releases_take_turns_and_each_repeat_is_timed_once() -> None:

@@ -69,12 +69,18 @@ class PlannedStage:
 
     def with_reads(self) -> list["PlannedStage"]:
         """The stage and all that it is made from, each once."""
-        found, left = {self: None}, [self]
-        while left:
-            new = [read for read in left.pop().reads.values() if read not in found]
-            found |= dict.fromkeys(new)
-            left += new
-        return list(found)
+        return all_made_from([self])
+
+
+def all_made_from(stages: Iterable[PlannedStage]) -> list[PlannedStage]:
+    """Stages and all that they are made from, each once."""
+    found = dict.fromkeys(stages)
+    left = list(found)
+    while left:
+        new = [read for read in left.pop().reads.values() if read not in found]
+        found |= dict.fromkeys(new)
+        left += new
+    return list(found)
 
 
 @dataclass
@@ -124,7 +130,7 @@ class Plan:
         )
         # A file that is missing is for Snakemake to tell.
         sums = [(path, self._digest(path) if path.is_file() else None) for path in files]
-        code = code_digest(f"scion.stages.{stage}")
+        code = self.together.code(stage)
         asked = {
             "files": [[path.name, sha256] for path, sha256 in sums],
             "settings": dict(settings),
@@ -152,7 +158,7 @@ class Plan:
         self, stage: str, name: str, is_outdated: Callable[[Mapping[str, Any]], bool]
     ) -> Path:
         """The pointer of a stage: a sound one of any release of the run, or a new one of this."""
-        folders = [self.folder, *(plan.folder for plan in self.together.plans.values())]
+        folders = [self.folder, *self.together.holders(f"{name}.json")]
         found = [self._last(stage, folder, name, is_outdated) for folder in dict.fromkeys(folders)]
         return next((pointer for pointer, is_sound in found if is_sound), found[0][0])
 
@@ -225,9 +231,38 @@ class Plans:
     plans: dict[str, Plan] = field(default_factory=dict[str, Plan])
     stages: dict[str, PlannedStage] = field(default_factory=dict[str, PlannedStage])
     pointers: dict[Path, PlannedStage] = field(default_factory=dict[Path, PlannedStage])
+    _codes: dict[str, str] = field(default_factory=dict[str, str])
+    _listed: set[Path] = field(default_factory=set[Path])
+    _holders: dict[str, list[Path]] = field(default_factory=dict[str, list[Path]])
+
+    def code(self, stage: str) -> str:
+        """The digest of a stage's code; of all releases of a run it is one, and looked at once."""
+        if stage not in self._codes:
+            self._codes[stage] = code_digest(f"scion.stages.{stage}")
+        return self._codes[stage]
+
+    def holders(self, name: str) -> list[Path]:
+        """The folders of releases that hold a pointer of that name.
+
+        Each is listed once, when it is first asked for: a family of hundreds has thousands of
+        pointers, which would be looked for in each of its folders.
+        """
+        if len(self._listed) < len(self.plans):
+            for folder in {plan.folder: None for plan in self.plans.values()}:
+                if folder not in self._listed:
+                    self._listed.add(folder)
+                    with contextlib.suppress(OSError):
+                        for held in os.listdir(folder / POINTERS):
+                            self._holders.setdefault(held, []).append(folder)
+        return self._holders.get(name, [])
 
     def __iter__(self) -> Iterator[Plan]:
         return iter(self.plans.values())
+
+    def all_of(self, *stages: str) -> list[PlannedStage]:
+        """Stages of all releases and what they are made from, each once."""
+        named = [plan.stages[stage] for plan in self for stage in stages if stage in plan.stages]
+        return all_made_from(named)
 
     def asked_for(self, stage: str) -> list[Path]:
         """The pointers of a stage, of all releases; empty where none has it."""

@@ -25,11 +25,12 @@ def read_yaml(path: Path) -> Any:
     """
     text = read_regular(path, limit=MAX_BYTES).decode()
     try:
-        node = yaml.compose(text, yaml.SafeLoader)
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
         if node is None:
             return None
         _count(node, {})
-        return yaml.safe_load(text)
+        return loader.construct_document(node)
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from error
     except RecursionError:

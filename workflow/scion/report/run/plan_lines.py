@@ -22,6 +22,7 @@ def plan_lines(plans: Plans, running: Collection[PlannedStage]) -> list[str]:
     """
     lines: list[str] = []
     reasons: set[str] = set()
+    running = set(running)
     for plan in plans:
         own = [each for each in plan.stages.values() if each in running]
         names = [each.name for each in own]
