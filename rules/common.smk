@@ -133,11 +133,13 @@ EVALUATION_FOLDER = "envs/evaluate"
 BEFORE_QUANTIZING, QUANTIZING = 2, 1
 # Snakemake cuts the number to what it was given, so that the rule runs alone.
 ALL_THREADS = max(64, os.cpu_count() or 1)
+# Loads what a GPU computes with, and serves what it answers.
+THREADS_BESIDE_GPU = 8
 # Those that training a head computes with on a CPU (scion.healing.body).
 HEALING_THREADS = 2
 # Bytes that one core has read and hashed in a second.
 SMALL_CHECKPOINT = 1_000_000_000
-WILDCARDS_ALONE = inspect.signature(lambda wildcards: None)
+WITH_ATTEMPT = inspect.signature(lambda wildcards, attempt: None)
 AGENT_TASKS = project_file("workflow/scion/evaluation/agent/agent_tasks.yaml")
 
 
@@ -160,10 +162,21 @@ def server_threads(config):
     """How many of the cores given to Snakemake a stage with a server takes.
 
     Answers do not depend on what runs beside a server, but a GPU's memory is one server's own: so
-    it runs alone, unless `--resources gpu=N` says that there are GPUs for several.
+    it runs alone, unless GPUs are dealt out (`gpu_threads`).
     """
     if config.serving.environment == "serve-cpu":
         return config.serving.cpu_threads
+    return gpu_threads()
+
+
+def gpu_threads():
+    """How many cores a stage takes that runs on a GPU: all, unless GPUs are dealt out.
+
+    On one machine they are where `--resources gpu=N` says how many there are; elsewhere the
+    scheduler deals them out, with as many cores as the stage asks for.
+    """
+    if not workflow.local_exec:
+        return THREADS_BESIDE_GPU
     return 1 if "gpu" in workflow.global_resources else ALL_THREADS
 
 
@@ -174,22 +187,25 @@ def moving_threads(config):
 
 
 def quantizing_threads(config):
-    """How many cores quantizing takes.
+    """How many cores quantizing takes: on a CPU one, since calibration runs on one thread."""
+    return gpu_threads() if config.quantization.device == "cuda" else 1
 
-    On a CPU one, since calibration runs on one thread; on a GPU all, for it takes the first GPU that
-    there is.
-    """
-    return ALL_THREADS if config.quantization.device == "cuda" else 1
+
+def heals_on_gpu(config):
+    """Whether training a head takes a GPU: `auto` does where servers have some."""
+    on_gpu = config.serving.environment == "serve-cuda"
+    device = config.healing.training.device
+    return device == "cuda" or (device == "auto" and on_gpu)
 
 
 def healing_threads(config):
-    """How many cores training a head takes; on a GPU all, as `quantizing_threads`.
+    """How many cores training a head takes."""
+    return gpu_threads() if heals_on_gpu(config) else HEALING_THREADS
 
-    Where servers have GPUs `auto` takes one, too.
-    """
-    on_gpu = config.serving.environment == "serve-cuda"
-    device = config.healing.training.device
-    return ALL_THREADS if device == "cuda" or (device == "auto" and on_gpu) else HEALING_THREADS
+
+def on_gpus(is_on_gpu):
+    """What a stage's command line begins with, so that it has a GPU of its own where it takes one."""
+    return {"on_gpus": "python -m scion.engines.vllm.on_gpus 1" if is_on_gpu else ""}
 
 
 def timed_threads(config):
@@ -241,9 +257,9 @@ def plan(stage, ask, configs=CONFIGS):
 
     names = {name for each in planned for name in each.params}
     return SimpleNamespace(
-        input=of_wildcards(lambda wildcards: job(wildcards).input),
+        input=signed(lambda wildcards: job(wildcards).input),
         params={name: parameter(job, name) for name in sorted(names)},
-        threads=of_wildcards(lambda wildcards: job(wildcards).threads()),
+        threads=signed(lambda wildcards: job(wildcards).threads()),
         resources={name: resource(job, stage, name) for name in resource_names(configs)},
         pointer=f"results/{{release}}/.pointers/{stage}-{{key}}.json",
         copies=f"results/{{release}}/.pointers/{stage}-{{key}}",
@@ -360,7 +376,7 @@ def release_size(config):
 def resource(job, stage, name):
     """A resource of a rule, by the size of its release."""
 
-    def asked(wildcards):
+    def asked(wildcards, attempt):
         # As late as in `release_size`.
         from scion.config.resources import stage_resources
 
@@ -368,26 +384,26 @@ def resource(job, stage, name):
         # A stage of the family takes what the largest of its releases does.
         several = FAMILY is not None and config.release == FAMILY.name
         return max(
-            stage_resources(stage, each, release_size(each)).get(name, 0)
+            stage_resources(stage, each, release_size(each), attempt=attempt).get(name, 0)
             for each in (CONFIGS if several else [config])
         )
 
-    return of_wildcards(asked)
+    return signed(asked, WITH_ATTEMPT)
 
 
-def of_wildcards(function):
+def signed(function, signature=inspect.signature(lambda wildcards: None)):
     """The function with its signature written on it.
 
     Snakemake asks for it before each call; to work it out is a seventh of the time in which a plan
     of hundreds of releases is made.
     """
-    function.__signature__ = WILDCARDS_ALONE
+    function.__signature__ = signature
     return function
 
 
 def parameter(job, name):
     """A parameter of a rule, which Snakemake takes as it is: no brace in it begins a wildcard."""
-    return of_wildcards(lambda wildcards: job(wildcards).params.get(name, []))
+    return signed(lambda wildcards: job(wildcards).params.get(name, []))
 
 
 def is_plain(path):

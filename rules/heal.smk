@@ -71,6 +71,7 @@ HEAL_MTP = plan(
             settings=settings(training=config.healing.training),
             scheme=config.mtp.quantize,
             environment=ROOT_ENVIRONMENT,
+            beside=on_gpus(heals_on_gpu(config)),
             threads=healing_threads,
         )
         if config.healing.enabled
@@ -95,7 +96,7 @@ rule heal_mtp:
         **HEAL_MTP.params,
     shell:
         r"""
-        python -m scion.stages.heal_mtp \
+        {params.on_gpus} python -m scion.stages.heal_mtp \
             --release {input.release:q} \
             --replies {input.replies:q} \
             --settings {params.settings:q} \

@@ -12,6 +12,7 @@ QUANTIZE_NVFP4 = plan(
         files={"calibration": calibration_files(config) if config.quantization.calibrated else []},
         local=input_scales(config),
         settings=settings(quantization=config.quantization),
+        beside=on_gpus(config.quantization.device == "cuda"),
         environment=ROOT_ENVIRONMENT,
         threads=quantizing_threads,
     ),
@@ -35,7 +36,7 @@ rule quantize_nvfp4:
         **QUANTIZE_NVFP4.params,
     shell:
         r"""
-        python -m scion.stages.quantize_nvfp4 \
+        {params.on_gpus} python -m scion.stages.quantize_nvfp4 \
             --text {input.text:q} \
             --settings {params.settings:q} \
             --output {output:q} \

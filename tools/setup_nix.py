@@ -12,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import debian
 import lock
 
 FOLDER = lock.TOOLS / "nix"
@@ -33,7 +34,7 @@ def find_nix() -> Path | None:
 
 def install_nix() -> None:
     """Unpack one, where there is none and apt can be asked; say so if that fails."""
-    if find_nix() or not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
+    if find_nix() or not debian.can_unpack():
         return
     try:
         _unpack()
@@ -46,27 +47,8 @@ def install_nix() -> None:
 
 
 def _unpack() -> None:
-    shutil.rmtree(FOLDER, ignore_errors=True)
-    state, cache, root = FOLDER / "state", FOLDER / "cache", FOLDER / "root"
-    (state / "lists/partial").mkdir(parents=True)
-    (cache / "archives/partial").mkdir(parents=True)
-    options = {
-        "Dir::State": state,
-        # What is installed already is not downloaded.
-        "Dir::State::status": "/var/lib/dpkg/status",
-        "Dir::Cache": cache,
-        "Debug::NoLocking": "1",
-    }
-    apt = ["apt-get", "-qq", *(word for key in options for word in ("-o", f"{key}={options[key]}"))]
-    subprocess.run([*apt, "update"], check=True)
-    package = ["install", "--download-only", "--no-install-recommends", "--yes", "nix-bin"]
-    subprocess.run([*apt, *package], check=True)
-    for archive in (cache / "archives").glob("*.deb"):
-        subprocess.run(["dpkg-deb", "--extract", str(archive), str(root)], check=True)
-    libraries = {str(file.parent) for file in (root / "usr/lib").rglob("*.so*")}
-    PROGRAM.parent.mkdir()
+    root = debian.unpack(["nix-bin"], FOLDER)
     program = root / "usr/bin/nix"
-    PROGRAM.write_text(_WRAPPER.format(libraries=":".join(sorted(libraries)), program=program))
+    PROGRAM.parent.mkdir()
+    PROGRAM.write_text(_WRAPPER.format(libraries=debian.libraries(root), program=program))
     PROGRAM.chmod(0o755)
-    shutil.rmtree(state)
-    shutil.rmtree(cache)

@@ -35,6 +35,7 @@ _HEALING_MB = 4_000
 # The matrices of a head in bf16, and as they are packed.
 _PACKING_MB = 3_000
 _SAFETY = 4
+_GROWING = ("mem_mb", "runtime")
 _ALL_GPU_MEMORY = 1 << 50
 _ASSUMED = 60_000_000_000
 # The largest heads have some gigabytes.
@@ -82,15 +83,20 @@ def _quantization(config: Config, checkpoint: Checkpoint) -> ResourceEstimate:
     return estimate(checkpoint, config.quantization, lengths, machine)
 
 
-def stage_resources(stage: str, config: Config, size: ReleaseSize) -> Resources:
+def stage_resources(
+    stage: str, config: Config, size: ReleaseSize, *, attempt: int = 1
+) -> Resources:
     """What a rule asks for.
 
     Args:
         stage: The stage.
         config: The release's, or for a family's stages any release's.
         size: How large it is.
+        attempt: Which try it is. A scheduler that ended one for its memory or its time would end
+            the next just so: each asks for as much more as the first did.
     """
-    return _ROWS.get(stage, _small)(config, size)
+    asked = _ROWS.get(stage, _small)(config, size)
+    return asked | {name: attempt * asked[name] for name in _GROWING}
 
 
 def _small(config: Config, size: ReleaseSize) -> Resources:

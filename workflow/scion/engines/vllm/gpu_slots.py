@@ -1,4 +1,4 @@
-"""Which GPUs a server may have: each is one server's own, whichever run started it.
+"""Which GPUs a server or a stage may have: each is one's own, whichever run started it.
 
 A server that vLLM starts takes its share of a GPU's memory at once, so two on one GPU end each
 other. Runs on one machine know nothing of each other, so each GPU has a lock, which the kernel lets
@@ -80,6 +80,27 @@ def own_gpus(
     Raises:
         ScionError: There are fewer than that.
     """
+    held = _wait(count, gpus, folder)
+    try:
+        yield list(held)
+    finally:
+        _release(held)
+
+
+def hold_gpus(count: int, gpus: Sequence[str], *, folder: Path | None = None) -> list[str]:
+    """As `own_gpus`, until this process ends, or the program that takes its place.
+
+    Returns:
+        The GPUs.
+    """
+    held = _wait(count, gpus, folder)
+    for descriptor in held.values():
+        os.set_inheritable(descriptor, True)
+    return list(held)
+
+
+def _wait(count: int, gpus: Sequence[str], folder: Path | None) -> dict[str, int]:
+    """The locks of so many GPUs, once as many are free."""
     require_gpus(count, gpus)
     locks = folder or Path(tempfile.gettempdir()) / "scion-gpus"
     _make(locks)
@@ -87,7 +108,7 @@ def own_gpus(
     while True:
         held = _take(count, gpus, locks)
         if len(held) == count:
-            break
+            return held
         _release(held)
         if not told:
             told = True
@@ -95,10 +116,6 @@ def own_gpus(
             print(waiting, file=sys.stderr, flush=True)
             doing(waiting)
         time.sleep(_LOOK_SECONDS)
-    try:
-        yield list(held)
-    finally:
-        _release(held)
 
 
 def _make(folder: Path) -> None:

@@ -1,0 +1,132 @@
+"""The workflow on a real Slurm: releases at once, a node drained, a job ended for its memory."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import setup_slurm
+from project_copy import QUICK, ProjectCopy
+from scion.artifacts.artifact import Artifact
+from slurm_cluster import Node, SlurmCluster, slurm_cluster
+
+pytestmark = [
+    pytest.mark.skipif(setup_slurm.find_slurm() is None, reason="no Slurm could be unpacked"),
+    pytest.mark.slow,
+]
+
+FAMILY = "cluster.yaml"
+FIRST, SECOND = "pico-agent-nvfp4-text-mtp", "pico-agent-nvfp4-text-mtp-ct"
+UNTIL = ("--until", "verify_release")
+# Quantizing gets too little at its first try.
+SHORT_OF_MEMORY = "quantize_nvfp4:mem_mb=300 if attempt == 1 else 2500"
+WITHIN_SECONDS = 500
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
+    folder = tmp_path_factory.mktemp("slurm")
+    # More processors than there are: Slurm deals out what it is told that it has.
+    nodes = {"first": Node(4, 9000), "second": Node(4, 9000), "gpus": Node(4, 9000, gpus=2)}
+    with slurm_cluster(folder / "cluster", nodes) as started:
+        started.control("update", "nodename=gpus", "state=drain", "reason=kept for later")
+        yield started
+
+
+def configure(project: ProjectCopy) -> None:
+    """Two releases of one model, in two spellings; the first is that of `converted_project`."""
+    quick = json.loads((project.folder / QUICK).read_text())
+    releases = [{"release": FIRST}, {"release": SECOND, "spelling": "compressed-tensors"}]
+    family = {"name": "both", "title": "Both", "baseline": FIRST}
+    (project.folder / FAMILY).write_text(
+        json.dumps({**quick, "family": family, "releases": releases})
+    )
+
+
+def command(*options: str) -> list[str]:
+    snakemake = str(Path(sys.executable).with_name("snakemake"))
+    return [snakemake, "--configfile", FAMILY, *UNTIL, *options]
+
+
+def environment(project: ProjectCopy, cluster: SlurmCluster | None = None) -> dict[str, str]:
+    inherited = dict(os.environ) if cluster is None else cluster.environment()
+    return inherited | {"PYTHONPATH": str(project.folder / "workflow")}
+
+
+def contents(project: ProjectCopy) -> dict[tuple[str, str], str]:
+    """The content of every artifact that the releases' folders show."""
+    shown = sorted((project.folder / "results").glob("pico-*/*.json"))
+    artifacts = {file: Artifact.open(file.with_suffix("")) for file in shown}
+    assert all(artifact.check() == [] for artifact in artifacts.values())
+    return {(file.parent.name, file.stem): each.content for file, each in artifacts.items()}
+
+
+def drain_while_it_works(cluster: SlurmCluster, process: subprocess.Popen[str]) -> str:
+    """Drain the node that has the first job of the run; a drained one ends what it has begun."""
+    deadline = time.monotonic() + WITHIN_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        running = [job for job in cluster.jobs() if job["JobState"] == "RUNNING"]
+        if running:
+            name = running[0]["NodeList"]
+            cluster.control("update", f"nodename={name}", "state=drain", "reason=maintenance")
+            return name
+        time.sleep(0.5)
+    pytest.fail("no job began")
+
+
+def test_releases_are_made_on_a_cluster_as_they_are_here(
+    cluster: SlurmCluster, converted_project: ProjectCopy, tmp_path: Path
+) -> None:
+    there = ProjectCopy.make(tmp_path / "there")
+    there.configure(QUICK)
+    here = converted_project.copy(tmp_path / "here")
+    for project in (here, there):
+        configure(project)
+    options = ["--profile", "profiles/slurm", "--max-threads", "1", "--set-resources"]
+    options += [SHORT_OF_MEMORY, "--slurm-status-command", "squeue"]
+    options += ["--slurm-init-seconds-before-status-checks", "2"]
+    process = subprocess.Popen(
+        command(*options),
+        cwd=there.folder,
+        env=environment(there, cluster),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        drained = drain_while_it_works(cluster, process)
+        drained_at = cluster.jobs()[-1]["JobId"]
+        said, _ = process.communicate(timeout=WITHIN_SECONDS)
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
+    assert process.returncode == 0, said[-6000:] + cluster.logs()
+    jobs = cluster.jobs()
+    # What began after the node was drained ran on the other.
+    later = [job for job in jobs if int(job["JobId"]) > int(drained_at) + 1]
+    assert later
+    assert all(job["NodeList"] not in (drained, "gpus") for job in later)
+    # The first try was ended for its memory, and nothing else failed.
+    (failed,) = (job for job in jobs if job["JobState"] != "COMPLETED")
+    assert failed["MinMemoryNode"] == "300M"
+    assert "quantize_nvfp4" in failed["Comment"]
+    assert "memory limit" in Path(failed["StdOut"]).read_text()
+    done = subprocess.run(
+        command("--cores", "all"),
+        cwd=here.folder,
+        env=environment(here),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    assert contents(there) == contents(here)
+    assert {release for release, _ in contents(there)} == {FIRST, SECOND}
+    # Nothing is left of the tries that were killed, and nothing is made twice.
+    assert not list((there.folder / "results/.store").rglob("*.partial*"))
+    assert there.planned("--configfile", FAMILY, *UNTIL) == set()
