@@ -50,6 +50,7 @@ rule all:
 onstart:
     require_pinned_sources()
     require_environments()
+    require_scheduler()
     require_servers()
     require_keys()
     begin_store()

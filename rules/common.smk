@@ -260,7 +260,7 @@ def plan(stage, ask, configs=CONFIGS):
         input=signed(lambda wildcards: job(wildcards).input),
         params={name: parameter(job, name) for name in sorted(names)},
         threads=signed(lambda wildcards: job(wildcards).threads()),
-        resources={name: resource(job, stage, name) for name in resource_names(configs)},
+        resources={name: resource(job, stage, name) for name in resource_names(stage, configs)},
         pointer=f"results/{{release}}/.pointers/{stage}-{{key}}.json",
         copies=f"results/{{release}}/.pointers/{stage}-{{key}}",
         log=f"logs/{{release}}/{stage}-{{key}}.log",
@@ -349,15 +349,23 @@ def plan_one(
     )
 
 
-def resource_names(configs):
-    """The resources that rules state; GPUs only where a release has any."""
+def resource_names(stage, configs):
+    """The resources that a rule states; GPUs only where a release has the stage take one."""
+    named = ["mem_mb", "disk_mb", "runtime"]
     on_gpu = any(
         each.quantization.device == "cuda"
         or each.serving.environment == "serve-cuda"
         or (each.healing.enabled and each.healing.training.device == "cuda")
         for each in configs
     )
-    return ["mem_mb", "disk_mb", "runtime", *(["gpu", "gpu_mem_mb"] if on_gpu else [])]
+    if not on_gpu:
+        return named
+    # As late as in `release_size`.
+    from scion.config.resources import ReleaseSize, stage_resources
+
+    unknown = ReleaseSize(None, None)
+    takes_one = any("gpu" in stage_resources(stage, each, unknown) for each in configs)
+    return [*named, "gpu", "gpu_mem_mb"] if takes_one else named
 
 
 SIZES = {}

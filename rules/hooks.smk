@@ -6,6 +6,7 @@ store and the engine are made ready, and in the end results/ shows what there is
 
 import atexit
 import contextlib
+import shutil
 
 from scion.artifacts.environments import not_installed
 from scion.artifacts.store.store import unusable
@@ -73,6 +74,20 @@ def require_environments():
     """Refuse to run before hours are spent, if what is to be started then is not installed."""
     for lacking in lacking_environments():
         end(lacking)
+
+
+def require_scheduler():
+    """Refuse to run where the profile names a scheduler and there is none to hand jobs to."""
+    if workflow.executor_plugin.name == "slurm" and shutil.which("sbatch") is None:
+        end(
+            ScionError(
+                "there is no Slurm to hand jobs to",
+                where="--executor slurm, as profiles/slurm says",
+                expected="sbatch, one of Slurm's programs, on the PATH",
+                found="none",
+                hint="start the run on a login node of the cluster, or leave the profile out",
+            )
+        )
 
 
 def require_servers():

@@ -2,9 +2,9 @@
 
 Needs Python 3.11 or 3.12 with venv and pip, nothing else. Of the serving environments only the one
 that is asked for is installed, envs/evaluate always, and envs/sglang only with --tests (`make
-test`): the tests compare with the classes in it, and evaluate the flake with a Nix. A stamp in
-.tools, one for each environment, holds a digest of everything that the environments are made from,
-so a second run is over at once. In `nix develop` all of it is there, and nothing is done.
+test`): the tests compare with the classes in it, evaluate the flake with a Nix, and start a Slurm.
+A stamp in .tools, one for each environment, holds a digest of everything that the environments are
+made from: a second run is over at once. In `nix develop` all of it is there, and nothing is done.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from pathlib import Path
 
 import lock
 import setup_nix
+import setup_slurm
 
 ROOT = lock.ROOT
 TOOLS = lock.TOOLS
@@ -130,7 +131,7 @@ def main() -> int:
         "--tests",
         action="store_true",
         help="install what only the tests need as well: envs/sglang, envs/hermes, a browser in "
-        "envs/browser, and Nix if there is none, about 0.6 GB",
+        "envs/browser, Slurm, and Nix if there is none, about 0.6 GB",
     )
     arguments = parser.parse_args()
     if sys.version_info[:2] not in PYTHONS:
@@ -147,7 +148,8 @@ def main() -> int:
     missing = [folder for folder in folders if not is_done(folder, digest)]
     browser = arguments.tests and not is_browser_done(digest)
     nix = arguments.tests and not setup_nix.find_nix()
-    if not missing and not browser and not nix and not arguments.uv_only:
+    slurm = arguments.tests and not setup_slurm.find_slurm()
+    if not missing and not browser and not nix and not slurm and not arguments.uv_only:
         return 0
     try:
         install_uv()
@@ -158,6 +160,8 @@ def main() -> int:
             install_browser(digest)
         if nix:
             setup_nix.install_nix()
+        if slurm:
+            setup_slurm.install_slurm()
     except lock.LockError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

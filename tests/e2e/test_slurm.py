@@ -1,6 +1,5 @@
 """The workflow on a real Slurm: releases at once, a node drained, a job ended for its memory."""
 
-import json
 import os
 import subprocess
 import sys
@@ -11,7 +10,8 @@ from pathlib import Path
 import pytest
 
 import setup_slurm
-from project_copy import QUICK, ProjectCopy
+from conversion import SAMPLES
+from project_copy import ProjectCopy
 from scion.artifacts.artifact import Artifact
 from slurm_cluster import Node, SlurmCluster, slurm_cluster
 
@@ -39,12 +39,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
 
 
 def configure(project: ProjectCopy) -> None:
-    """Two releases of one model, in two spellings; the first is that of `converted_project`."""
-    quick = json.loads((project.folder / QUICK).read_text())
-    releases = [{"release": FIRST}, {"release": SECOND, "spelling": "compressed-tensors"}]
-    family = {"name": "both", "title": "Both", "baseline": FIRST}
-    (project.folder / FAMILY).write_text(
-        json.dumps({**quick, "family": family, "releases": releases})
+    """Two releases of one model, in two spellings, calibrated as none was before."""
+    project.configure(
+        FAMILY,
+        samples=SAMPLES + 1,
+        family={"name": "both", "title": "Both", "baseline": FIRST},
+        releases=[{"release": FIRST}, {"release": SECOND, "spelling": "compressed-tensors"}],
     )
 
 
@@ -82,9 +82,8 @@ def drain_while_it_works(cluster: SlurmCluster, process: subprocess.Popen[str]) 
 def test_releases_are_made_on_a_cluster_as_they_are_here(
     cluster: SlurmCluster, converted_project: ProjectCopy, tmp_path: Path
 ) -> None:
-    there = ProjectCopy.make(tmp_path / "there")
-    there.configure(QUICK)
-    here = converted_project.copy(tmp_path / "here")
+    # In both the source is fetched and repaired: what follows takes minutes enough on a cluster.
+    here, there = (converted_project.copy(tmp_path / name) for name in ("here", "there"))
     for project in (here, there):
         configure(project)
     options = ["--profile", "profiles/slurm", "--max-threads", "1", "--set-resources"]
@@ -108,9 +107,9 @@ def test_releases_are_made_on_a_cluster_as_they_are_here(
             process.wait()
     assert process.returncode == 0, said[-6000:] + cluster.logs()
     jobs = cluster.jobs()
-    # What began after the node was drained ran on the other.
-    later = [job for job in jobs if int(job["JobId"]) > int(drained_at) + 1]
-    assert later
+    # What began after the node was drained ran on the other: all but the first.
+    later = [job for job in jobs if int(job["JobId"]) > int(drained_at)]
+    assert len(later) >= 6
     assert all(job["NodeList"] not in (drained, "gpus") for job in later)
     # The first try was ended for its memory, and nothing else failed.
     (failed,) = (job for job in jobs if job["JobState"] != "COMPLETED")

@@ -1,5 +1,6 @@
 """GPUs of a machine, each of which one server has at a time; runs on a machine without any."""
 
+import os
 import subprocess
 import sys
 import time
@@ -75,3 +76,35 @@ def test_more_than_there_are_is_refused_at_once(tmp_path: Path) -> None:
 def test_what_is_visible_is_what_the_caller_was_given() -> None:
     assert visible({"CUDA_VISIBLE_DEVICES": "2, GPU-7"}) == ["2", "GPU-7"]
     assert visible({"CUDA_VISIBLE_DEVICES": ""}) == []
+
+
+def test_a_command_takes_over_the_gpus_that_were_free_for_it(tmp_path: Path) -> None:
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "CUDA_VISIBLE_DEVICES": "0,1"}
+    tells = (
+        "import os, sys; print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-m", "scion.engines.vllm.on_gpus", "1", sys.executable, "-c", tells]
+
+    def start() -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    first, second = start(), start()
+    assert {chosen(first), chosen(second)} == {"0", "1"}
+    third = start()
+    assert third.stderr is not None
+    assert third.stderr.readline() == "waiting for 1 of 2 GPUs, which other servers have\n"
+    first.kill()
+    assert chosen(third) in {"0", "1"}
+    for process in (first, second, third):
+        process.communicate()
+    none = subprocess.run(
+        command, env=environment | {"CUDA_VISIBLE_DEVICES": ""}, input="", capture_output=True
+    )
+    assert none.stdout == b"\n"

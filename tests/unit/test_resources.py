@@ -78,3 +78,14 @@ def test_a_source_that_nobody_can_read_yet_is_taken_for_a_large_one(config: Conf
     assert stage_resources("quantize_nvfp4", config, size)["runtime"] >= 60
     assert stage_resources("fetch_donor", config, size)["disk_mb"] >= 1_000
     assert stage_resources("render_card", config, size).keys() == {"mem_mb", "disk_mb", "runtime"}
+
+
+def test_a_second_try_asks_for_more_memory_and_time_and_no_more_of_the_rest(
+    config: Config,
+) -> None:
+    config = on_gpu(config)
+    size = ReleaseSize.of(config)
+    for stage in ("quantize_nvfp4", "measure_serving", "fix_keys", "lint_source"):
+        first, third = (stage_resources(stage, config, size, attempt=n) for n in (1, 3))
+        more = {name: value for name, value in third.items() if value != first[name]}
+        assert more == {name: 3 * first[name] for name in ("mem_mb", "runtime")}
