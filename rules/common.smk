@@ -472,6 +472,22 @@ def quantizes_head(config):
     return config.mtp.quantize != "none"
 
 
+def asked_of_source(config):
+    """The stages that ask the bf16 source what the release is asked, where it is judged."""
+    if not config.verdict.enabled:
+        return []
+    return [
+        "run_agent_tasks_source",
+        *(["evaluate_ifeval_source"] if config.ifeval.enabled else []),
+        *(["evaluate_bfcl_source"] if config.bfcl.enabled else []),
+    ]
+
+
+def source_launch(config):
+    """How the bf16 source is served where it is asked what the release is asked."""
+    return config.verdict.source_launch(launch(config))
+
+
 def of_all(stage):
     """A stage of every release, in their order: named, or by a function of the configuration."""
     named = stage if callable(stage) else lambda config: stage
@@ -497,6 +513,7 @@ def evidence(config):
     conversion |= {"extract_text", "quantize_nvfp4", "respell", "verify_release"}
     conversion |= {GRAFTED, "sample_replies"} if config.healing.enabled else set()
     conversion |= {HEALED} if quantizes_head(config) else set()
+    conversion |= set(asked_of_source(config))
     own = [
         stages[rule.name]
         for rule in workflow.rules

@@ -98,6 +98,7 @@ RECORDED_SETTINGS: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("heal_mtp", "training"): ("healing", "training"),
     ("quantize_mtp", "scheme"): ("mtp", "quantize"),
     ("verify_release", "lint"): ("lint",),
+    ("judge_release", "verdict"): ("verdict",),
     ("render_card", "launches"): ("launches",),
 }
 """By stage and setting where the configuration has what the stage was given, word for word."""
@@ -108,6 +109,8 @@ OPTIONAL_STAGES: Mapping[str, tuple[tuple[str, ...], object]] = {
     "respell": (("spelling",), DEFAULT_SPELLING.name),
     "heal_mtp": (("healing", "enabled"), False),
     "quantize_mtp": (("mtp", "quantize"), "none"),
+    "run_agent_tasks_source": (("verdict", "enabled"), False),
+    "judge_release": (("verdict", "enabled"), False),
 }
 """By stage that not every release has: where the configuration asks for it, and what it says there
 if it does not."""
@@ -126,6 +129,9 @@ def _config_faults(release: "SealedRelease") -> Iterator[Fault]:
             yield Fault(f"{MANIFEST}: {where}", f"is not what {stage} was given", given, quoted)
     for stage, (keys, without) in OPTIONAL_STAGES.items():
         made = stage in release.manifests
+        if not made and keys[0] not in release.config:
+            # A release from before there was such a stage.
+            continue
         said = _said(release, keys)
         if made == (said == without):
             place = f"{MANIFEST}: settings.config.{'.'.join(keys)}"

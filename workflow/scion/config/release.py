@@ -32,6 +32,7 @@ from scion.evaluation.harness.config import Bfcl, Ifeval
 from scion.evaluation.images.config import Images
 from scion.evaluation.quality.config import Quality
 from scion.evaluation.serving.config import Measurement
+from scion.evaluation.verdict.config import Thresholds
 from scion.formats.modelopt import NVFP4
 from scion.formats.spellings import DEFAULT_SPELLING, SPELLINGS
 from scion.formats.stored_modules import head_algorithm
@@ -96,6 +97,7 @@ class Config(Section):
     ifeval: Ifeval = Ifeval()
     bfcl: Bfcl = Bfcl()
     images: Images = Images()
+    verdict: Thresholds = Thresholds()
     comparison: Comparison = Comparison()
     family: ReleaseFamily | None = Field(
         default=None,
@@ -145,6 +147,15 @@ class Config(Section):
         if self.images.enabled and self.text_only:
             raise ValueError(
                 "images.enabled: a text-only release has no vision tower; set text_only: false"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _judge_beside_source(self) -> "Config":
+        if self.verdict.enabled and self.serving.server_url is not None:
+            raise ValueError(
+                "verdict.enabled: release and source are served in turn, and serving.server_url "
+                "names one server; set it to null"
             )
         return self
 

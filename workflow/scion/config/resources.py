@@ -175,6 +175,7 @@ _ROWS: Mapping[str, Callable[[Config, ReleaseSize], Resources]] = {
         (
             *("sample_replies", "measure_serving", "run_agent_tasks", "evaluate_quality"),
             *("evaluate_ifeval", "evaluate_bfcl", "evaluate_images"),
+            *("run_agent_tasks_source", "evaluate_ifeval_source", "evaluate_bfcl_source"),
             *("compare_recipes", "compare_family"),
         ),
         _served,

@@ -9,6 +9,7 @@ Begin with:
 - `scion.evaluation.agent`: the agent cases and their judge.
 - `scion.evaluation.quality`: loss, divergence and agreement beside the source.
 - `scion.evaluation.harness`: IFEval and BFCL, driven in an environment of their own.
+- `scion.evaluation.verdict`: whether a release may stand for its source, by stated thresholds.
 - `scion.evaluation.offline`: acceptance without a server, in torch.
 
 May import: common, architectures, formats, checkpoint, artifacts, engines, lint, quantization.

@@ -9,6 +9,7 @@ Begin with:
 - `scion.report.card`: the tables of the card, from the records alone.
 - `scion.report.pictures`: the pictures, one palette for light and dark pages.
 - `scion.report.attestation`: what a sealed release says in others' forms, and its signature.
+- `scion.report.verdict`: what the verdict says; `read_verdict` is for whoever publishes.
 - `scion.report.comparison`: which numbers moved, by how much against their intervals.
 
 May import: common, architectures, formats, checkpoint, artifacts, engines, lint, quantization,

@@ -23,12 +23,14 @@ from scion.evaluation.images import config as images
 from scion.evaluation.quality import config as quality
 from scion.evaluation.record_file import RecordFile
 from scion.evaluation.serving import config as serving
+from scion.evaluation.verdict import config as verdict
 from scion.report import summary_lines as lines
 from scion.report.card import scores as tables
 from scion.report.card.scores import ScoreGroup
 from scion.report.card.serving import serving_values
 from scion.report.comparison.comparable import answer_of, asked_of
 from scion.report.family import family_brief, family_lines, family_values
+from scion.report.verdict import verdict_brief, verdict_lines, verdict_values
 
 if TYPE_CHECKING:
     from scion.report.pictures.style import Picture
@@ -102,6 +104,12 @@ def _family(record: Record) -> "Picture":
     from scion.report.pictures.family import family_picture
 
     return family_picture(record)
+
+
+def _verdict(record: Record) -> "Picture":
+    from scion.report.pictures.verdict import verdict_picture
+
+    return verdict_picture(record)
 
 
 def _quality(record: Record) -> "Picture":
@@ -179,6 +187,16 @@ _ROWS = (
         switch="family",
         pictures=(CardPicture("family", _family),),
         identities=(({"release"}, "{release}"),),
+    ),
+    # The last that is told of a run.
+    MeasuredStage(
+        verdict.RECORD,
+        card=verdict_values,
+        summary=verdict_lines,
+        brief=verdict_brief,
+        switch="verdict.enabled",
+        pictures=(CardPicture("verdict", _verdict),),
+        identities=(({"criterion"}, "{criterion}"),),
     ),
 )
 MEASUREMENTS: dict[str, MeasuredStage] = {row.record.stage: row for row in _ROWS}

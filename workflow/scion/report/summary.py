@@ -16,6 +16,7 @@ from scion.artifacts.release_layout import (
     SEALED,
 )
 from scion.common.errors import ScionError
+from scion.evaluation.verdict.config import RECORD as JUDGED
 from scion.report.measurements import MEASUREMENTS, MeasuredStage
 
 
@@ -63,6 +64,11 @@ def family_summary(results: Sequence[Path], *, config: Path | None = None) -> li
     # A release that was made alone since says nothing of the others.
     compared = [each for each in releases if f"{RESULTS}/{row.record.name}" in each.files]
     lines += [line for release in compared[:1] for line in _measured(release, row)]
+    judged = MEASUREMENTS[JUDGED.stage]
+    for release in releases:
+        if f"{RESULTS}/{judged.record.name}" in release.files:
+            first, *against = _measured(release, judged)
+            lines += [f"{first} ({release.folder})", *against]
     notes = dict.fromkeys(note for release in releases if (note := _note(release)))
     return lines + [f"note:        {note}" for note in notes]
 

@@ -27,17 +27,15 @@ from scion.engines.config import Launch, Serving
 from scion.engines.server import Server
 from scion.evaluation import intervals as estimates
 from scion.evaluation.harness import bfcl_driver, child
-from scion.evaluation.harness.config import BFCL_RECORD, Bfcl
+from scion.evaluation.harness.config import BFCL_RECORD, Bfcl, answers_file
 from scion.evaluation.harness.options import (
     REQUEST_SECONDS,
     parallel_requests,
     served_context,
     write_lines,
 )
+from scion.evaluation.record_file import RecordFile
 from scion.stages.served import ServedSettings, ServedStage, recorded, run_served_stage
-
-STAGE, RESULT = BFCL_RECORD.stage, BFCL_RECORD.name
-ANSWERS = "bfcl_answers.jsonl"
 
 
 class BfclSettings(ServedSettings):
@@ -57,11 +55,13 @@ def evaluate_bfcl(
     evaluator_python: Path,
     log_folder: Path,
     environment: str,
+    record: RecordFile = BFCL_RECORD,
+    role: str = "release",
 ) -> Artifact:
     """Ask a server of the release the cases of each category and have the answers judged.
 
     Args:
-        release: A complete checkpoint.
+        release: A complete checkpoint, or another model that is asked beside it.
         output: Where the artifact goes.
         launch: How it is served.
         serving: The server.
@@ -70,12 +70,14 @@ def evaluate_bfcl(
         evaluator_python: Interpreter of envs/evaluate.
         log_folder: Where `evaluate_bfcl.server.log` and `evaluate_bfcl.harness.log` go.
         environment: Identity of the locked environments.
+        record: The stage, and the file that it writes.
+        role: What the manifest calls the checkpoint.
 
     Raises:
         ScionError: Too few cases fit the context; the server can't be started, dies or does not
             parse tool calls; a request fails.
     """
-    served = ServedStage(STAGE, serving, python, log_folder)
+    served = ServedStage(record.stage, serving, python, log_folder)
 
     def build(draft: Draft) -> None:
         child.require(evaluator_python)
@@ -89,9 +91,9 @@ def evaluate_bfcl(
                 server=server,
             )
         result: dict[str, Any] = about | summary(answered, bfcl)
-        write_json(draft.folder / RESULT, result)
+        write_json(draft.folder / record.name, result)
         write_lines(
-            draft.folder / ANSWERS,
+            draft.folder / answers_file(record),
             (
                 {"category": category["name"], **answer}
                 for category in answered["categories"]
@@ -105,12 +107,12 @@ def evaluate_bfcl(
             f"{category['name']} {category['passed']} of {category['cases']}"
             for category in result["categories"]
         )
-        print(f"{STAGE}: passed: {shown}", file=sys.stderr, flush=True)
+        print(f"{record.stage}: passed: {shown}", file=sys.stderr, flush=True)
 
     return remake(
         output,
-        stage=STAGE,
-        inputs={"release": release},
+        stage=record.stage,
+        inputs={role: release},
         settings={
             "launch": launch.model_dump(mode="json"),
             "serving": recorded(serving),

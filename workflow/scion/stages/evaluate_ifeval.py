@@ -13,8 +13,9 @@ is cut within the thinking is an empty one. All prompts are checked before the s
      "answers": {"empty": n, "cut": n}, "scores": {"prompt_strict": E, "prompt_loose": E,
      "instruction_strict": E, "instruction_loose": E}}
 
-`ifeval_answers.jsonl`: for each prompt `key`, `prompt`, `instruction_id_list`, `answer` and the
-harness's verdicts.
+`ifeval_answers.jsonl`: for each prompt `key`, `prompt`, `instruction_id_list`, `answer`, whether it
+was `cut`, its `tokens` and, of these, the `thinking_tokens` as the server counts them (null if it
+does not), and the harness's verdicts.
 
 The interval of an instruction score takes the instructions as independent; a prompt holds one to
 three of them.
@@ -40,7 +41,7 @@ from scion.engines.server import Server
 from scion.evaluation import intervals as estimates
 from scion.evaluation.chats import Chat, token_ids
 from scion.evaluation.harness import child, ifeval_driver
-from scion.evaluation.harness.config import IFEVAL_RECORD, Ifeval
+from scion.evaluation.harness.config import IFEVAL_RECORD, Ifeval, answers_file
 from scion.evaluation.harness.ifeval_prompts import read_ifeval_prompts
 from scion.evaluation.harness.options import (
     REQUEST_SECONDS,
@@ -48,10 +49,9 @@ from scion.evaluation.harness.options import (
     served_context,
     write_lines,
 )
+from scion.evaluation.record_file import RecordFile
 from scion.stages.served import ServedSettings, ServedStage, recorded, run_served_stage
 
-STAGE, RESULT = IFEVAL_RECORD.stage, IFEVAL_RECORD.name
-ANSWERS = "ifeval_answers.jsonl"
 # The one file of google/IFEval.
 _HUB_FILE = "ifeval_input_data.jsonl"
 _SCORES = {
@@ -79,11 +79,13 @@ def evaluate_ifeval(
     evaluator_python: Path,
     log_folder: Path,
     environment: str,
+    record: RecordFile = IFEVAL_RECORD,
+    role: str = "release",
 ) -> Artifact:
     """Ask a server of the release all prompts and score the answers.
 
     Args:
-        release: A complete checkpoint.
+        release: A complete checkpoint, or another model that is asked beside it.
         output: Where the artifact goes.
         launch: How it is served.
         serving: The server.
@@ -92,6 +94,8 @@ def evaluate_ifeval(
         evaluator_python: Interpreter of envs/evaluate.
         log_folder: Where `evaluate_ifeval.server.log` and `evaluate_ifeval.harness.log` go.
         environment: Identity of the locked environments.
+        record: The stage, and the file that it writes.
+        role: What the manifest calls the checkpoint.
 
     Raises:
         ScionError: The prompts are missing, are not in IFEval's form or do not fit the context; the
@@ -101,7 +105,7 @@ def evaluate_ifeval(
     local = None if isinstance(location, HubRepository) else Path(ifeval.dataset)
     if local is not None:
         read_ifeval_prompts(local, ifeval)
-    served = ServedStage(STAGE, serving, python, log_folder)
+    served = ServedStage(record.stage, serving, python, log_folder)
 
     def build(draft: Draft) -> None:
         with tempfile.TemporaryDirectory(prefix="scion-ifeval-") as name:
@@ -120,17 +124,17 @@ def evaluate_ifeval(
             with served.server(release, launch) as server:
                 _check_fit(server, rows, ifeval)
                 about = served.describe(server, launch) | {"launch": launch.model_dump(mode="json")}
-                print(f"{STAGE}: {len(rows)} prompts", file=sys.stderr, flush=True)
+                print(f"{record.stage}: {len(rows)} prompts", file=sys.stderr, flush=True)
                 answered = ask(request | _how(server, launch, ifeval), server=server)
             _check_complete(rows, answered["samples"])
             data = {**_name(location), "file": path.name, "sha256": digest_file(path)}
             result = about | summary(answered, ifeval) | {"dataset": data | {"prompts": len(rows)}}
-        _write(draft, result, answered["samples"])
+        _write(draft, result, answered["samples"], record)
 
     return remake(
         output,
-        stage=STAGE,
-        inputs={"release": release, **({"dataset": local} if local is not None else {})},
+        stage=record.stage,
+        inputs={role: release, **({"dataset": local} if local is not None else {})},
         settings={
             "launch": launch.model_dump(mode="json"),
             "serving": recorded(serving),
@@ -156,12 +160,17 @@ def _how(server: Server, launch: Launch, ifeval: Ifeval) -> dict[str, Any]:
     }
 
 
-def _write(draft: Draft, result: dict[str, Any], samples: Sequence[dict[str, Any]]) -> None:
-    write_json(draft.folder / RESULT, result)
-    write_lines(draft.folder / ANSWERS, samples)
+def _write(
+    draft: Draft,
+    result: dict[str, Any],
+    samples: Sequence[dict[str, Any]],
+    record: RecordFile,
+) -> None:
+    write_json(draft.folder / record.name, result)
+    write_lines(draft.folder / answers_file(record), samples)
     draft.facts |= {name: score["value"] for name, score in result["scores"].items()}
     shown = ", ".join(f"{name} {score['value']:.1%}" for name, score in result["scores"].items())
-    print(f"{STAGE}: {len(samples)} prompts answered: {shown}", file=sys.stderr, flush=True)
+    print(f"{record.stage}: {len(samples)} prompts answered: {shown}", file=sys.stderr, flush=True)
 
 
 def summary(answered: dict[str, Any], ifeval: Ifeval) -> dict[str, Any]:

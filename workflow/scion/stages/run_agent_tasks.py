@@ -32,9 +32,8 @@ from scion.evaluation.agent.config import RECORD, AgentTasks
 from scion.evaluation.agent.results import count, failures, print_verdicts
 from scion.evaluation.agent.tasks import read_tasks
 from scion.evaluation.harness.options import parallel_requests
+from scion.evaluation.record_file import RecordFile
 from scion.stages.served import ServedSettings, ServedStage, recorded, run_served_stage
-
-STAGE, RESULT = RECORD.stage, RECORD.name
 
 
 class AgentTaskSettings(ServedSettings):
@@ -54,11 +53,13 @@ def run_agent_tasks(
     python: Path,
     log_folder: Path,
     environment: str,
+    record: RecordFile = RECORD,
+    role: str = "release",
 ) -> Artifact:
     """Ask every case of every task and keep requests, answers and verdicts.
 
     Args:
-        release: A complete checkpoint with its MTP head.
+        release: A complete checkpoint with its MTP head, or another model that is asked beside it.
         tasks: YAML of tasks; see `scion.evaluation.agent.tasks`.
         output: Where the artifact goes.
         serving: The server.
@@ -67,12 +68,14 @@ def run_agent_tasks(
         python: Interpreter of the serving environment.
         log_folder: Where `run_agent_tasks.server.log` goes.
         environment: Identity of the locked environment.
+        record: The stage, and the file that it writes.
+        role: What the manifest calls the checkpoint.
 
     Raises:
         ScionError: Fewer cases pass than required; the server can't be started or dies; a request
             fails; the tasks can't be used.
     """
-    served = ServedStage(STAGE, serving, python, log_folder)
+    served = ServedStage(record.stage, serving, python, log_folder)
 
     def build(draft: Draft) -> None:
         task_file = read_tasks(tasks)
@@ -82,18 +85,18 @@ def run_agent_tasks(
             }
             results = ask_all(server, task_file, agent_tasks.cases, parallel_requests(launch))
         result = about | count(task_file, results)
-        print_verdicts(STAGE, result)
+        print_verdicts(record.stage, result)
         if shortfall := _shortfall(result, agent_tasks):
-            kept = log_folder / f"{STAGE}.failed.json"
+            kept = log_folder / f"{record.stage}.failed.json"
             write_json(kept, result)
             raise _too_few(result, shortfall, tasks, kept)
-        write_json(draft.folder / RESULT, result)
+        write_json(draft.folder / record.name, result)
         draft.facts |= {"passed": result["passed"], "total": result["total"]}
 
     return remake(
         output,
-        stage=STAGE,
-        inputs={"release": release, "tasks": tasks},
+        stage=record.stage,
+        inputs={role: release, "tasks": tasks},
         settings={
             "serving": recorded(serving),
             "launch": launch.model_dump(mode="json", exclude={"title"}),

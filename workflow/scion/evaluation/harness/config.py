@@ -10,6 +10,12 @@ from scion.evaluation.record_file import RecordFile
 IFEVAL_RECORD = RecordFile("evaluate_ifeval", "ifeval.json")
 BFCL_RECORD = RecordFile("evaluate_bfcl", "bfcl.json")
 
+
+def answers_file(record: RecordFile) -> str:
+    """The file of JSON lines beside a record of these benchmarks, an answer each."""
+    return f"{record.name.removesuffix('.json')}_answers.jsonl"
+
+
 BfclCategory = Literal["simple_python", "multiple", "parallel", "irrelevance"]
 
 

@@ -158,9 +158,36 @@ def _sample(sample: dict[str, Any]) -> dict[str, Any]:
     (answer,) = sample["filtered_resps"]
     return {
         **{name: sample["doc"][name] for name in kept},
-        "answer": answer,
+        # As plain text: the harness hands on the `_Answer` that the client gave it.
+        "answer": str(answer),
+        "cut": answer.cut,
+        "tokens": answer.tokens,
+        "thinking_tokens": answer.thinking_tokens,
         **{name: sample[name] for name in METRICS},
     }
+
+
+class _Answer(str):
+    """An answer as the harness takes it, with what the server says of it.
+
+    Attributes:
+        cut: Whether it ended at its limit.
+        tokens: Of thinking and answer; None where the server does not say.
+        thinking_tokens: Of these, the thinking's; None likewise.
+    """
+
+    cut: bool
+    tokens: int | None
+    thinking_tokens: int | None
+
+    @classmethod
+    def of(cls, text: str, reason: str, usage: dict[str, Any]) -> "_Answer":
+        answer = cls(text)
+        answer.cut = reason == "length"
+        answer.tokens = usage.get("completion_tokens")
+        details = usage.get("completion_tokens_details") or {}
+        answer.thinking_tokens = details.get("reasoning_tokens")
+        return answer
 
 
 class _Complaints(logging.Handler):
@@ -198,7 +225,8 @@ def _chat_model(request: dict[str, Any], progress: RequestProgress) -> Any:
             progress.step()
             # Where the server splits the thinking off, the empty lines after it stay.
             thought = message.get("reasoning") or message.get("reasoning_content")
-            return [content.lstrip() if thought else without_thinking(content)]
+            text = content.lstrip() if thought else without_thinking(content)
+            return [_Answer.of(text, reason, outputs.get("usage") or {})]
 
     return Chat(
         base_url=request["url"],

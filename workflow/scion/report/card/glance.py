@@ -1,4 +1,4 @@
-"""The card's first table: what the release is and what was measured of it, in eight lines.
+"""The card's first table: what the release is and what was measured of it, in a line each.
 
 Each number has its interval and what it rests on; of what was not measured the line says so.
 """
@@ -18,14 +18,18 @@ from scion.evaluation.agent import config as agent
 from scion.evaluation.harness import config as harness
 from scion.evaluation.quality import config as quality
 from scion.evaluation.serving import config as serving
+from scion.evaluation.verdict import config as verdict
 from scion.report.card.scores import bfcl_rate, leading_part
 from scion.report.card.serving import fastest_run, longest_decode, overall_acceptance
+from scion.report.verdict import WORDS
 
 NOT_MEASURED = "not measured"
 
 
-def measured_lines(records: Mapping[str, Record]) -> dict[str, str]:
-    """The table's lines of what was measured: `acceptance`, `speed`, `tasks` and `quality`.
+def measured_lines(records: Mapping[str, Record]) -> dict[str, str | None]:
+    """The table's lines of what was measured: `acceptance`, `speed`, `tasks`, `quality`, `verdict`.
+
+    The last is None for a release that was not judged.
 
     Args:
         records: The parsed record of each stage that measured.
@@ -46,7 +50,15 @@ def measured_lines(records: Mapping[str, Record]) -> dict[str, str]:
             )
         ),
         "quality": _quality(records[quality.RECORD.stage]),
+        "verdict": _verdict(records.get(verdict.RECORD.stage)),
     }
+
+
+def _verdict(record: Record | None) -> str | None:
+    if record is None:
+        return None
+    outcome = record["outcome"]
+    return f"{outcome}: by thresholds that were stated before the run, {WORDS[outcome]}"
 
 
 def _acceptance(run: Record) -> str:
