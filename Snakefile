@@ -44,7 +44,9 @@ rule all:
         # Each of them: one that is gone is made again, though the release may stand without it.
         [
             planned.pointer
-            for planned in PLANS.all_of("seal_release", "sign_release", "render_family")
+            for planned in PLANS.all_of(
+                "seal_release", "sign_release", "render_family", "render_verdict"
+            )
         ],
 
 

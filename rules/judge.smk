@@ -4,8 +4,8 @@ Only where `verdict.enabled`.
 
 Input: the artifacts fix_keys or extract_text for the source; graft_mtp, heal_mtp or quantize_mtp,
 quantize_nvfp4, and all that was measured.
-Output: the artifacts run_agent_tasks_source, evaluate_ifeval_source, evaluate_bfcl_source and
-judge_release.
+Output: the artifacts run_agent_tasks_source, evaluate_ifeval_source, evaluate_bfcl_source,
+judge_release and render_verdict.
 """
 
 RUN_AGENT_TASKS_SOURCE = plan(
@@ -179,7 +179,6 @@ JUDGE_RELEASE = plan(
                 "evaluate_bfcl": "evaluate_bfcl" if config.bfcl.enabled else None,
                 "evaluate_bfcl_source": "evaluate_bfcl_source" if config.bfcl.enabled else None,
             },
-            files={"template": project_file("workflow/templates/verdict.md.jinja")},
             settings=settings(
                 verdict=config.verdict,
                 launch=launch(config),
@@ -199,13 +198,7 @@ rule judge_release:
     input:
         unpack(JUDGE_RELEASE.input),
     output:
-        pointer=JUDGE_RELEASE.pointer,
-        page=report(
-            f"{JUDGE_RELEASE.copies}/verdict.md",
-            caption="../workflow/report/verdict.rst",
-            category="Verdict",
-            labels={"result": "verdict"},
-        ),
+        JUDGE_RELEASE.pointer,
     log:
         JUDGE_RELEASE.log,
     benchmark:
@@ -214,7 +207,6 @@ rule judge_release:
         **JUDGE_RELEASE.resources,
     params:
         **JUDGE_RELEASE.params,
-        copies=subpath(output.page, parent=True),
     shell:
         r"""
         python -m scion.stages.judge_release \
@@ -229,10 +221,57 @@ rule judge_release:
             --evaluate-ifeval-source {input.evaluate_ifeval_source:q} \
             --evaluate-bfcl {input.evaluate_bfcl:q} \
             --evaluate-bfcl-source {input.evaluate_bfcl_source:q} \
-            --template {params.template:q} \
             --settings {params.settings:q} \
-            --copies {params.copies:q} \
+            --output {output:q} \
+            --store {params.store:q} \
+            --plan {params.plan:q} \
+            --environment {params.environment:q} \
+            --progress {params.progress:q} \
+            2>&1 | tee -i {log:q}
+        """
+
+
+RENDER_VERDICT = plan(
+    "render_verdict",
+    lambda config: (
+        dict(
+            reads={"judged": "judge_release"},
+            files={"template": project_file("workflow/templates/verdict.md.jinja")},
+            environment=ROOT_ENVIRONMENT,
+        )
+        if config.verdict.enabled
+        else None
+    ),
+)
+
+
+rule render_verdict:
+    input:
+        unpack(RENDER_VERDICT.input),
+    output:
+        pointer=RENDER_VERDICT.pointer,
+        page=report(
+            f"{RENDER_VERDICT.copies}/verdict.md",
+            caption="../workflow/report/verdict.rst",
+            category="Verdict",
+            labels={"result": "page"},
+        ),
+    log:
+        RENDER_VERDICT.log,
+    benchmark:
+        RENDER_VERDICT.benchmark
+    resources:
+        **RENDER_VERDICT.resources,
+    params:
+        **RENDER_VERDICT.params,
+        copies=subpath(output.page, parent=True),
+    shell:
+        r"""
+        python -m scion.stages.render_verdict \
+            --judged {input.judged:q} \
+            --template {params.template:q} \
             --output {output.pointer:q} \
+            --copies {params.copies:q} \
             --store {params.store:q} \
             --plan {params.plan:q} \
             --environment {params.environment:q} \

@@ -23,7 +23,7 @@ from scion.evaluation.images import config as images
 from scion.evaluation.quality import config as quality
 from scion.evaluation.record_file import RecordFile
 from scion.evaluation.serving import config as serving
-from scion.evaluation.verdict import config as verdict
+from scion.evaluation.verdict import records as verdict
 from scion.report import summary_lines as lines
 from scion.report.card import scores as tables
 from scion.report.card.scores import ScoreGroup

@@ -16,7 +16,7 @@ from scion.artifacts.release_layout import (
     SEALED,
 )
 from scion.common.errors import ScionError
-from scion.evaluation.verdict.config import RECORD as JUDGED
+from scion.evaluation.verdict.records import RECORD as JUDGED
 from scion.report.measurements import MEASUREMENTS, MeasuredStage
 
 

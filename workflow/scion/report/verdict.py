@@ -8,8 +8,8 @@ from scion.artifacts.release_layout import RESULTS
 from scion.checkpoint.shards import read_object
 from scion.common.errors import ScionError
 from scion.common.text import Record, table
-from scion.evaluation.verdict.config import RECORD
 from scion.evaluation.verdict.decision import Judged
+from scion.evaluation.verdict.records import RECORD
 
 _OVERALL = ("accept", "regression", "undecided")
 WORDS = {

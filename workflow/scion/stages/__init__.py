@@ -9,7 +9,7 @@ A stage turns artifacts into an artifact. Rule, module, log and benchmark have t
     measure_serving, run_agent_tasks, evaluate_quality, evaluate_ifeval,
     evaluate_bfcl, fetch_base                                              what it can do
     run_agent_tasks_source, evaluate_ifeval_source, evaluate_bfcl_source,
-    judge_release                                                          beside its source
+    judge_release, render_verdict                                          beside its source
     render_card, seal_release, sign_release                                what is published
     compare_recipes                                                        beside `all`
 

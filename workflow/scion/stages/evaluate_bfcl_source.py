@@ -12,7 +12,7 @@ from scion.artifacts.artifact import Artifact
 from scion.artifacts.making import Output
 from scion.engines.config import Launch, Serving
 from scion.evaluation.harness.config import Bfcl
-from scion.evaluation.verdict.config import BFCL_SOURCE
+from scion.evaluation.verdict.records import BFCL_SOURCE
 from scion.stages.evaluate_bfcl import BfclSettings, evaluate_bfcl
 from scion.stages.served import require_own_servers, run_served_stage
 

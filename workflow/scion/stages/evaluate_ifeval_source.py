@@ -12,7 +12,7 @@ from scion.artifacts.artifact import Artifact
 from scion.artifacts.making import Output
 from scion.engines.config import Launch, Serving
 from scion.evaluation.harness.config import Ifeval
-from scion.evaluation.verdict.config import IFEVAL_SOURCE
+from scion.evaluation.verdict.records import IFEVAL_SOURCE
 from scion.stages.evaluate_ifeval import IfevalSettings, evaluate_ifeval
 from scion.stages.served import require_own_servers, run_served_stage
 

@@ -13,12 +13,11 @@ so do the card and the end of the run.
                    "prompts": n,
                    "outcome": …|"not asked", "reason", "more": n | null, "counts": {…}}]}
 
-`verdict.md` and `verdict.svg` show it.
+render_verdict shows it.
 """
 
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from scion.artifacts.artifact import Artifact, Draft
@@ -48,25 +47,16 @@ from scion.evaluation.verdict.answers import (
     ifeval_replies,
     paired,
 )
-from scion.evaluation.verdict.config import (
-    AGENT_SOURCE,
-    BFCL_SOURCE,
-    IFEVAL_SOURCE,
-    RECORD,
-    Thresholds,
-)
+from scion.evaluation.verdict.config import Thresholds
 from scion.evaluation.verdict.criteria import Evidence, judged, overall
+from scion.evaluation.verdict.records import AGENT_SOURCE, BFCL_SOURCE, IFEVAL_SOURCE, RECORD
 from scion.stages.common_options import (
-    add_copies,
-    add_file,
     add_optional,
     add_settings,
     read_settings,
     run_stage,
     stage_parser,
 )
-
-PAGE, PICTURE = "verdict.md", "verdict.svg"
 
 
 class VerdictSettings(Section):
@@ -84,7 +74,6 @@ def judge_release(
     release: Artifact,
     fixed: Artifact,
     measured: Mapping[str, Artifact],
-    template: Path,
     settings: VerdictSettings,
     output: Output,
     environment: str,
@@ -96,7 +85,6 @@ def judge_release(
         fixed: Its bf16 source.
         measured: By stage, what was measured of both, and quantize_nvfp4; what lacks leaves its
             criteria undecided.
-        template: The jinja template of the page.
         settings: The thresholds, and what of the evaluations the configuration leaves out.
         output: Where the artifact goes.
         environment: Identity of the locked environment.
@@ -119,7 +107,6 @@ def judge_release(
             "criteria": [each.record() for each in criteria],
         }
         write_json(draft.folder / RECORD.name, record)
-        _show(draft, record, template)
         draft.facts |= {"outcome": outcome, "reasons": reasons}
         for line in (f"verdict: {outcome}", *reasons):
             print(f"{RECORD.stage}: {line}", file=sys.stderr, flush=True)
@@ -127,7 +114,7 @@ def judge_release(
     return remake(
         output,
         stage=RECORD.stage,
-        inputs={"release": release, "fixed": fixed, **measured, "template": template},
+        inputs={"release": release, "fixed": fixed, **measured},
         settings={
             "verdict": settings.verdict.model_dump(mode="json"),
             "drafts": settings.launch.speculative_tokens,
@@ -227,19 +214,6 @@ def _bfcl(measured: Mapping[str, Artifact]) -> Pairs | None:
     )
 
 
-def _show(draft: Draft, record: dict[str, Any], template: Path) -> None:
-    """Write page and picture."""
-    # Here, because matplotlib takes a second to import, and the store may have the artifact.
-    from scion.report.pictures.verdict import verdict_picture
-    from scion.report.template import render
-    from scion.report.verdict import verdict_values
-
-    picture = verdict_picture(record)
-    (draft.folder / PICTURE).write_text(picture.svg)
-    values = {**verdict_values(record), "picture": f"![{picture.alt}]({PICTURE})"}
-    (draft.folder / PAGE).write_text(render(template, values))
-
-
 def main() -> int:
     """Parse arguments and run the stage."""
     parser = stage_parser(
@@ -251,9 +225,7 @@ def main() -> int:
     )
     for stage in MEASURED:
         add_optional(parser, stage.replace("_", "-"), "POINTER", f"pointer of {stage}")
-    add_file(parser, "template", "jinja template of the page")
     add_settings(parser, VerdictSettings)
-    add_copies(parser)
     args = parser.parse_args()
 
     def command(output: Output) -> Artifact:
@@ -266,7 +238,6 @@ def main() -> int:
                 for stage, pointer in pointers.items()
                 if pointer is not None
             },
-            template=args.template,
             settings=read_settings(args.settings, VerdictSettings),
             output=output,
             environment=args.environment,

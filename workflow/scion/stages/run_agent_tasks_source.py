@@ -12,7 +12,7 @@ from scion.artifacts.artifact import Artifact
 from scion.artifacts.making import Output
 from scion.engines.config import Launch, Serving
 from scion.evaluation.agent.config import AgentTasks
-from scion.evaluation.verdict.config import AGENT_SOURCE
+from scion.evaluation.verdict.records import AGENT_SOURCE
 from scion.stages.run_agent_tasks import AgentTaskSettings, run_agent_tasks
 from scion.stages.served import require_own_servers, run_served_stage
 

@@ -1,15 +1,9 @@
-"""Configuration of the verdict on a release, and the records that it rests on."""
+"""Configuration of the verdict on a release."""
 
 from pydantic import Field
 
 from scion.common.section import Section
 from scion.engines.config import Launch
-from scion.evaluation.record_file import RecordFile
-
-RECORD = RecordFile("judge_release", "verdict.json")
-AGENT_SOURCE = RecordFile("run_agent_tasks_source", "agent_tasks_source.json")
-IFEVAL_SOURCE = RecordFile("evaluate_ifeval_source", "ifeval_source.json")
-BFCL_SOURCE = RecordFile("evaluate_bfcl_source", "bfcl_source.json")
 
 
 class Thresholds(Section):

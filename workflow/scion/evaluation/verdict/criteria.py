@@ -11,7 +11,7 @@ from typing import Any
 from scion.evaluation.intervals import Estimate, positive_ratio
 from scion.evaluation.verdict.answers import JudgedReply, Pairs
 from scion.evaluation.verdict.config import Thresholds
-from scion.evaluation.verdict.decision import Bound, Decision, Judged, decide
+from scion.evaluation.verdict.decision import Bound, Ruling, Judged, decide
 from scion.evaluation.verdict.paired import Pair, paired_rates
 
 # The held-out text that decides, the first that was scored; as everywhere in a release's pages.
@@ -127,9 +127,9 @@ def overall(criteria: Sequence[Criterion]) -> tuple[Judged, list[str]]:
 def _judge(row: _Row, evidence: Evidence, threshold: float) -> Criterion:
     found = None
     if row.criterion in evidence.left_out:
-        decision = Decision("not asked", evidence.left_out[row.criterion])
+        decision = Ruling("not asked", evidence.left_out[row.criterion])
     elif (found := row.measure(evidence)) is None:
-        decision = Decision("undecided", "not measured: there is no record of it")
+        decision = Ruling("undecided", "not measured: there is no record of it")
     else:
         decision = decide(found.estimate, threshold, row.bound, prompts=found.prompts)
     return Criterion(

@@ -18,7 +18,7 @@ _OUT_OF_REACH = 100
 
 
 @dataclass(frozen=True)
-class Decision:
+class Ruling:
     """What follows.
 
     Attributes:
@@ -33,7 +33,7 @@ class Decision:
     more: int | None = None
 
 
-def decide(found: Estimate, threshold: float, bound: Bound, *, prompts: int) -> Decision:
+def decide(found: Estimate, threshold: float, bound: Bound, *, prompts: int) -> Ruling:
     """Hold an estimate against a threshold.
 
     Args:
@@ -44,16 +44,16 @@ def decide(found: Estimate, threshold: float, bound: Bound, *, prompts: int) -> 
     """
     value, low, high = found.value, found.low, found.high
     if low is None or high is None:
-        return Decision("undecided", "there is no interval: too few prompts vary", None)
+        return Ruling("undecided", "there is no interval: too few prompts vary", None)
     # Turned so that more is worse.
     turn = 1 if bound == "at most" else -1
     best, worst = sorted((turn * low, turn * high))
     middle, limit = turn * value, turn * threshold
     shown = f"{bound} {_number(threshold)}"
     if worst <= limit:
-        return Decision("accept", f"the interval's bad end, {_number(turn * worst)}, is {shown}")
+        return Ruling("accept", f"the interval's bad end, {_number(turn * worst)}, is {shown}")
     if best > limit:
-        return Decision(
+        return Ruling(
             "regression",
             f"not even the interval's good end, {_number(turn * best)}, is {shown}",
         )
@@ -62,20 +62,20 @@ def decide(found: Estimate, threshold: float, bound: Bound, *, prompts: int) -> 
     return _undecided(half, abs(limit - middle), prompts)
 
 
-def _undecided(half: float, margin: float, prompts: int) -> Decision:
+def _undecided(half: float, margin: float, prompts: int) -> Ruling:
     told = (
         f"the half width of the interval is {_number(half)}, the margin between estimate and "
         f"threshold {_number(margin)}"
     )
     if margin == 0 or (half / margin) ** 2 > _OUT_OF_REACH:
-        return Decision(
+        return Ruling(
             "undecided",
             f"{told}: the estimate lies so near to the threshold that no number of prompts which "
             "anybody asks would decide",
         )
     more = max(1, math.ceil(prompts * (half / margin) ** 2 - prompts))
     sums = f"{prompts} x ({_number(half)} / {_number(margin)})^2 - {prompts} = {more}"
-    return Decision(
+    return Ruling(
         "undecided",
         f"{told}: {sums} more prompts would decide, if the estimate stays where it is",
         more,

@@ -79,8 +79,13 @@ def foreign_writing(reply: str, prompt: str) -> str | None:
     known = {_writing(letter) for letter in prompt} - {None}
     if not known:
         return None
-    for writing, count in _runs(reply):
-        if writing not in known and count >= _LEAST_LETTERS.get(writing, _FEW_LETTERS):
+    runs = list(_runs(reply))
+    letters = sum(count for _, count in runs)
+    for writing, count in runs:
+        if writing in known or count < _LEAST_LETTERS.get(writing, _FEW_LETTERS):
+            continue
+        # Names and terms in Latin letters stand in texts of every script.
+        if writing != "Latin" or 2 * sum(n for w, n in runs if w == writing) > letters:
             return writing
     return None
 

@@ -18,7 +18,7 @@ from scion.evaluation.agent import config as agent
 from scion.evaluation.harness import config as harness
 from scion.evaluation.quality import config as quality
 from scion.evaluation.serving import config as serving
-from scion.evaluation.verdict import config as verdict
+from scion.evaluation.verdict import records as verdict
 from scion.report.card.scores import bfcl_rate, leading_part
 from scion.report.card.serving import fastest_run, longest_decode, overall_acceptance
 from scion.report.verdict import WORDS
