@@ -394,6 +394,7 @@ FILES = {
     "evaluate_ifeval": "ifeval.json",
     "evaluate_bfcl": "bfcl.json",
     "evaluate_images": "images.json",
+    "judge_release": "verdict.json",
 }
 
 

@@ -602,6 +602,8 @@ def test_a_configuration_that_no_stage_was_given_is_named(
         ("respell", ("spelling",), "compressed-tensors"),
         ("heal_mtp", ("healing", "enabled"), True),
         ("quantize_mtp", ("mtp", "quantize"), "fp8"),
+        ("judge_release", ("verdict", "enabled"), True),
+        ("run_agent_tasks_source", ("verdict", "enabled"), True),
     ],
 )
 def test_a_configuration_that_asks_for_other_stages_is_named(
@@ -610,6 +612,10 @@ def test_a_configuration_that_asks_for_other_stages_is_named(
     problems = {each.problem for each in config_faults(folder, _at(keys, value))}
     having = "with" if value is None else "without"
     assert f"is not what a release {having} {stage} says" in problems
+
+
+def test_a_configuration_from_before_there_was_a_verdict_is_no_fault(folder: Path) -> None:
+    assert config_faults(folder, lambda config: config.pop("verdict")) == []
 
 
 @pytest.mark.parametrize("section", ["source", "lint", "healing", "mtp"])

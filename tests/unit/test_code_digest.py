@@ -25,11 +25,14 @@ SERVING = {
     "compare_family",
     "compare_recipes",
     "evaluate_bfcl",
+    "evaluate_bfcl_source",
     "evaluate_ifeval",
+    "evaluate_ifeval_source",
     "evaluate_images",
     "evaluate_quality",
     "measure_serving",
     "run_agent_tasks",
+    "run_agent_tasks_source",
     "sample_replies",
 }
 PLUGIN = "vllm_plugin/scion_vllm_plugin"

@@ -11,6 +11,8 @@ import pytest
 from scipy import stats
 
 import measured
+from conversion import Conversion
+from scion.artifacts.release_layout import CARD
 from scion.common.errors import ScionError
 from scion.common.files import write_json
 from scion.config import load_config
@@ -27,7 +29,9 @@ from scion.evaluation.verdict.config import Thresholds
 from scion.evaluation.verdict.criteria import Criterion, Evidence, judged, overall
 from scion.evaluation.verdict.decision import decide
 from scion.evaluation.verdict.paired import Pair, mcnemar, paired_rates
+from scion.report.summary import summary
 from scion.report.verdict import read_verdict, verdict_brief, verdict_lines
+from sealed import sealed
 
 DENSE = {"quantized_modules": 12, "calibration": {"samples": 20, "tokens": 9056}}
 
@@ -478,3 +482,26 @@ def test_the_summary_says_what_stands_against_the_release() -> None:
     assert lines[0].startswith("verdict:     regression: it is worse than its bf16 source")
     assert "agent cases lost" in lines[1]
     assert verdict_brief(record()) == "regression (7 accept, 1 regression, 2 not asked)"
+
+
+def test_card_release_and_summary_have_it(conversion: Conversion, tmp_path: Path) -> None:
+    release = sealed(conversion, tmp_path, measured.results() | {"judge_release": record()})
+    found = read_verdict(release)
+    assert found is not None
+    assert found.outcome == "regression"
+    card = (release / CARD).read_text().replace("\N{NO-BREAK SPACE}", " ")
+    assert "| **verdict** | regression: by thresholds that were stated before the run" in card
+    assert "### Verdict" in card
+    assert "](pictures/verdict.svg)" in card
+    assert "| malformed tool calls added | at most 5 points | 0.00 (\N{MINUS SIGN}3.3" in card
+    picture = (release / "pictures/verdict.svg").read_text()
+    assert "agent cases lost" in picture
+    assert "IFEval" not in picture, "what nobody asked for is not drawn"
+    lines = [line for line in summary(tmp_path) if not line.startswith("note:")]
+    assert lines[-2].startswith("verdict:     regression")
+    assert lines[-1].lstrip().startswith("agent cases lost")
+
+
+def test_a_release_that_was_not_judged_says_nothing_of_it(sealed_release: Path) -> None:
+    assert read_verdict(sealed_release) is None
+    assert "verdict" not in (sealed_release / CARD).read_text().lower()

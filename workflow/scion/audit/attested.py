@@ -115,6 +115,9 @@ OPTIONAL_STAGES: Mapping[str, tuple[tuple[str, ...], object]] = {
 """By stage that not every release has: where the configuration asks for it, and what it says there
 if it does not."""
 
+_LATER = ("verdict",)
+"""Sections that the configuration of a release from before there was such a stage lacks."""
+
 
 def _config_faults(release: "SealedRelease") -> Iterator[Fault]:
     """What the configuration that attestations quote says otherwise than the stages recorded."""
@@ -129,8 +132,7 @@ def _config_faults(release: "SealedRelease") -> Iterator[Fault]:
             yield Fault(f"{MANIFEST}: {where}", f"is not what {stage} was given", given, quoted)
     for stage, (keys, without) in OPTIONAL_STAGES.items():
         made = stage in release.manifests
-        if not made and keys[0] not in release.config:
-            # A release from before there was such a stage.
+        if not made and keys[0] in _LATER and keys[0] not in release.config:
             continue
         said = _said(release, keys)
         if made == (said == without):

@@ -11,7 +11,7 @@ from typing import Any
 from scion.evaluation.intervals import Estimate, positive_ratio
 from scion.evaluation.verdict.answers import JudgedReply, Pairs
 from scion.evaluation.verdict.config import Thresholds
-from scion.evaluation.verdict.decision import Bound, Ruling, Judged, decide
+from scion.evaluation.verdict.decision import Bound, Judged, Ruling, decide
 from scion.evaluation.verdict.paired import Pair, paired_rates
 
 # The held-out text that decides, the first that was scored; as everywhere in a release's pages.
