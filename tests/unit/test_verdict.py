@@ -504,4 +504,6 @@ def test_card_release_and_summary_have_it(conversion: Conversion, tmp_path: Path
 
 def test_a_release_that_was_not_judged_says_nothing_of_it(sealed_release: Path) -> None:
     assert read_verdict(sealed_release) is None
-    assert "verdict" not in (sealed_release / CARD).read_text().lower()
+    card = (sealed_release / CARD).read_text()
+    assert "**verdict**" not in card
+    assert "### Verdict" not in card
