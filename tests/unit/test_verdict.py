@@ -480,7 +480,15 @@ def test_what_is_no_verdict_is_refused(tmp_path: Path, damage: Callable[[Any], o
 def test_the_summary_says_what_stands_against_the_release() -> None:
     lines = verdict_lines(record())
     assert lines[0].startswith("verdict:     regression: it is worse than its bf16 source")
-    assert "agent cases lost" in lines[1]
+    assert lines[1].strip().startswith("agent cases lost: 36.36 (")
+    assert lines[1].endswith(", at most 5 points")
+    few = judged(evidence(agent=paired(weather(30), weather(30))), BOUNDS)
+    undecided = {
+        "outcome": overall(few)[0],
+        "reasons": overall(few)[1],
+        "criteria": [each.record() for each in few],
+    }
+    assert verdict_lines(undecided)[1].endswith("at most 5 points; 125 more prompts would decide")
     assert verdict_brief(record()) == "regression (7 accept, 1 regression, 2 not asked)"
 
 

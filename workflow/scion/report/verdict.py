@@ -78,7 +78,7 @@ def verdict_values(verdict: Record) -> dict[str, Any]:
     return {
         "outcome": verdict["outcome"],
         "words": WORDS[verdict["outcome"]],
-        "reasons": verdict["reasons"],
+        "against": _against(verdict),
         "weights": verdict["weights"],
         "source": verdict["source"],
         "table": _table(criteria),
@@ -110,8 +110,7 @@ def estimate_words(criterion: Record) -> str:
     estimate = criterion["estimate"]
     if estimate is None:
         return "–"
-    # As many digits as the threshold's size asks for.
-    digits = 4 if criterion["threshold"] < 0.2 else 3 if criterion["threshold"] <= 2 else 2
+    digits = {"points": 2, "nats a token": 4}.get(criterion["unit"], 3)
     ends = [estimate[end] for end in ("low", "high")]
     text = f"{estimate['value']:.{digits}f}"
     if None in ends or ends[0] == ends[1]:
@@ -133,7 +132,26 @@ def verdict_lines(verdict: Record) -> list[str]:
     """What `scion summary` says of it: the outcome, and what stands against the release."""
     outcome = verdict["outcome"]
     lines = [f"verdict:     {outcome}: {WORDS[outcome]}"]
-    return lines + [f"             {reason}" for reason in verdict["reasons"]]
+    return lines + [f"             {each}" for each in _against(verdict)]
+
+
+def _against(verdict: Record) -> list[str]:
+    """What stands against a release, a line each; the page has the sums behind it."""
+    if verdict["outcome"] == "accept":
+        return []
+    criteria = verdict["criteria"]
+    return [_told(each) for each in criteria if each["outcome"] == verdict["outcome"]]
+
+
+def _told(criterion: Record) -> str:
+    if criterion["estimate"] is None:
+        return f"{criterion['title']}: {criterion['reason']}"
+    told = (
+        f"{criterion['title']}: {estimate_words(criterion)}, {criterion['bound']} "
+        f"{criterion['threshold']:g} {criterion['unit']}"
+    )
+    more = criterion["more"]
+    return told if more is None else f"{told}; {more:,} more prompts would decide"
 
 
 def verdict_brief(verdict: Record) -> str:

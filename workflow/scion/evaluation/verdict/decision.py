@@ -13,8 +13,8 @@ from scion.evaluation.intervals import Estimate
 Judged = Literal["accept", "regression", "undecided", "not asked"]
 Bound = Literal["at most", "at least"]
 
-# Beyond this many times the prompts that there were, nobody asks them.
-_OUT_OF_REACH = 100
+# So many prompts nobody asks.
+_OUT_OF_REACH = 100_000
 
 
 @dataclass(frozen=True)
@@ -67,13 +67,14 @@ def _undecided(half: float, margin: float, prompts: int) -> Ruling:
         f"the half width of the interval is {_number(half)}, the margin between estimate and "
         f"threshold {_number(margin)}"
     )
-    if margin == 0 or (half / margin) ** 2 > _OUT_OF_REACH:
+    wanted = prompts * (half / margin) ** 2 if margin else math.inf
+    if wanted > _OUT_OF_REACH:
         return Ruling(
             "undecided",
-            f"{told}: the estimate lies so near to the threshold that no number of prompts which "
-            "anybody asks would decide",
+            f"{told}: the estimate lies so near to the threshold that not even {_OUT_OF_REACH:,} "
+            "prompts would decide",
         )
-    more = max(1, math.ceil(prompts * (half / margin) ** 2 - prompts))
+    more = max(1, math.ceil(wanted - prompts))
     sums = f"{prompts} x ({_number(half)} / {_number(margin)})^2 - {prompts} = {more}"
     return Ruling(
         "undecided",
