@@ -38,7 +38,7 @@ def verdict_picture(verdict: Record) -> Picture:
         verdict: The content of `verdict.json`.
     """
     criteria = [each for each in verdict["criteria"] if each["outcome"] != "not asked"]
-    height = 1.5 + _ROW * len(criteria)
+    height = 1.35 + _ROW * len(criteria)
 
     def paint(figure: Figure) -> None:
         legend(
@@ -58,7 +58,7 @@ def verdict_picture(verdict: Record) -> Picture:
             _row(axes, row, criterion)
         axes.set_ylim(len(criteria) - 0.5, -0.5)
         axes.set_xlim(_LEFT, _RIGHT)
-        axes.set_xticks([-1, 0, 1, 2, 3], ["", "as the source", "threshold", "", "worse"])
+        axes.set_xticks([-1, 0, 1, 2, 3], ["", "source", "threshold", "", "worse"])
         axes.set_yticks(range(len(criteria)), [each["title"] for each in criteria], fontsize=8.5)
 
     told = "; ".join(
