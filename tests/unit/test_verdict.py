@@ -12,6 +12,8 @@ from scipy import stats
 
 import measured
 from conversion import Conversion
+from scion.artifacts.file_tree import FolderTree
+from scion.artifacts.release_check import check_release
 from scion.artifacts.release_layout import CARD
 from scion.common.errors import ScionError
 from scion.common.files import write_json
@@ -494,11 +496,12 @@ def test_the_summary_says_what_stands_against_the_release() -> None:
 
 def test_card_release_and_summary_have_it(conversion: Conversion, tmp_path: Path) -> None:
     release = sealed(conversion, tmp_path, measured.results() | {"judge_release": record()})
+    assert check_release(FolderTree(release))[1] == []
     found = read_verdict(release)
     assert found is not None
     assert found.outcome == "regression"
     card = (release / CARD).read_text().replace("\N{NO-BREAK SPACE}", " ")
-    assert "| **verdict** | regression: by thresholds that were stated before the run" in card
+    assert "| **verdict** | regression: by the thresholds of its configuration it is worse" in card
     assert "### Verdict" in card
     assert "](pictures/verdict.svg)" in card
     assert "| malformed tool calls added | at most 5 points | 0.00 (\N{MINUS SIGN}3.3" in card

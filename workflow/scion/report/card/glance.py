@@ -58,7 +58,7 @@ def _verdict(record: Record | None) -> str | None:
     if record is None:
         return None
     outcome = record["outcome"]
-    return f"{outcome}: by thresholds that were stated before the run, {WORDS[outcome]}"
+    return f"{outcome}: by the thresholds of its configuration {WORDS[outcome]}"
 
 
 def _acceptance(run: Record) -> str:
