@@ -122,6 +122,7 @@ def sealed(
     content: dict[str, Any],
     *,
     beside: Mapping[str, Artifact] = MappingProxyType({}),
+    attested: bool = True,
     **card: Any,
 ) -> Path:
     """The release folder of a conversion that was measured so; `folder` gets its artifacts."""
@@ -140,7 +141,7 @@ def sealed(
         evidence=evidence,
         output=Output.at(folder / "seal_release"),
         environment=ENVIRONMENT,
-        settings=SealSettings(config=told),
+        settings=SealSettings(config=told) if attested else SealSettings(),
         workflow=ROOT / "Snakefile",
     )
     return folder / RELEASE

@@ -1,5 +1,6 @@
 """`scion publish`, by the real client against a server that speaks the hub's protocol."""
 
+import json
 import re
 import shutil
 import sys
@@ -10,9 +11,12 @@ from typing import Any
 import pytest
 from huggingface_hub import constants
 
+import measured
 from checkpoints import edit_tensor
+from conversion import Conversion
 from hub_repository import Repository
 from hub_server import NO_PROXY, HubServer
+from lock import ROOT
 from scion.artifacts.manifest import MANIFEST
 from scion.artifacts.release_layout import CARD, SIGNATURE
 from scion.audit.audit import audit
@@ -23,6 +27,7 @@ from scion.checkpoint.hub import http as hub_http
 from scion.checkpoint.hub.location import HubRepository
 from scion.cli import main as cli
 from scion.common.errors import ScionError
+from sealed import sealed
 from tampering import SHARD, rehash
 
 NAME = "owner/release"
@@ -247,6 +252,25 @@ def test_a_checkpoint_that_lint_refuses_is_not_published(release: Path) -> None:
     )
     rehash(release)
     assert "lint" in refused(lambda: audited_release(release)).problem
+
+
+@pytest.mark.parametrize(
+    ("record", "outcome"), [("wrong-scale", "regression"), ("other-model", "undecided")]
+)
+def test_a_release_that_its_verdict_is_against_is_not_published(
+    record: str, outcome: str, conversion: Conversion, tmp_path: Path
+) -> None:
+    told = json.loads((ROOT / f"docs/measurements/verdict/{record}.json").read_text())
+    told["weights"] = conversion.graft_mtp.content
+    content = {**measured.results(), "judge_release": told}
+    folder = sealed(conversion, tmp_path / "made", content, attested=False)
+    error = refused(lambda: audited_release(folder))
+    assert error.problem == f"the verdict on the release is {outcome}, and nothing was published"
+    assert "agent cases lost" in error.found
+    if outcome == "undecided":
+        assert audited_release(folder, undecided=True).root
+    else:
+        assert outcome in refused(lambda: audited_release(folder, undecided=True)).problem
 
 
 def test_a_folder_without_a_seal_is_not_published(release: Path) -> None:

@@ -55,6 +55,11 @@ def add_publish(
         help="remove what no release there has listed, so that the repository is the release",
     )
     parser.add_argument(
+        "--undecided",
+        action="store_true",
+        help="publish a release that was measured too little for a verdict; a regression never is",
+    )
+    parser.add_argument(
         "--collection", metavar="TITLE", help="add the repository to this collection of its owner"
     )
     parser.add_argument(
@@ -83,9 +88,8 @@ def publish(args: argparse.Namespace) -> None:
     assert isinstance(location, HubRepository), "it begins with hf://"
     # Before a release is read for minutes: without a token nothing can come of it.
     publisher = Publisher(location)
-    release = audited_release(
-        args.release, signer=Signer(args.key, None, None) if args.key else None
-    )
+    signer = Signer(args.key, None, None) if args.key else None
+    release = audited_release(args.release, signer=signer, undecided=args.undecided)
     options = PublishOptions(
         to_main=args.to_main,
         public=args.public,

@@ -14,6 +14,7 @@ from scion.audit.audit import ReleaseAudit, audit
 from scion.checkpoint.shards import parse_object
 from scion.common.errors import ScionError
 from scion.common.files import read_regular
+from scion.report.verdict import read_verdict
 
 GIT_BYTES = 10_000_000
 """Files up to this, shards apart, may be kept by git itself; the hub keeps others apart from it."""
@@ -57,26 +58,27 @@ class AuditedRelease:
     @property
     def description(self) -> str:
         """What the commit's message says beyond its first line."""
-        made = self.manifest["made_from"]
-        stages = {entry["stage"]: entry["content"] for entry in made.values() if "stage" in entry}
-        weights = weights_stage(stages)
         lines = [
             f"root {self.root}",
-            f"weights {stages.get(weights, 'unknown')} ({weights})",
+            f"weights {_weights(self.manifest)}",
             f"{len(self.digests)} files; verify: scion audit hf://OWNER/NAME --root {self.root}",
         ]
         return "\n".join(lines)
 
 
-def audited_release(folder: Path, *, signer: Signer | None = None) -> AuditedRelease:
+def audited_release(
+    folder: Path, *, signer: Signer | None = None, undecided: bool = False
+) -> AuditedRelease:
     """Audit a release and take hold of what was audited.
 
     Args:
         folder: The release.
         signer: Who has to have signed it; None where nobody was named.
+        undecided: Whether a release will do that was measured too little for a verdict.
 
     Raises:
-        ScionError: There is no release, it has no seal, or its audit refutes a part of it.
+        ScionError: There is no release, it has no seal, its audit refutes a part of it, or the
+            verdict that it holds is against it.
     """
     found = audit(str(folder), signer=signer)
     _refuse_refuted(found, folder)
@@ -93,6 +95,7 @@ def audited_release(folder: Path, *, signer: Signer | None = None) -> AuditedRel
         )
     if check_manifest(manifest, where=folder / MANIFEST, hint=_again(folder))["root"] != found.root:
         raise _changed(folder / MANIFEST, found.root, "another manifest")
+    _refuse_verdict(folder, manifest, undecided=undecided)
     digests = {name: entry["sha256"] for name, entry in manifest["files"].items()}
     small = {MANIFEST: raw}
     if (folder / SIGNATURE).is_file():
@@ -129,6 +132,31 @@ def _refuse_refuted(found: ReleaseAudit, folder: Path) -> None:
             found=f"{first.found or first.problem}{f', and {count - 1} more' * (count > 1)}",
             hint=f"scion audit {folder}",
         )
+
+
+def _refuse_verdict(folder: Path, manifest: Mapping[str, Any], *, undecided: bool) -> None:
+    """Refuse what was judged and not accepted; what was not judged is not refused for that."""
+    verdict = read_verdict(folder)
+    if verdict is None or verdict.outcome == "accept":
+        return
+    if verdict.outcome == "undecided" and undecided:
+        return
+    raise ScionError(
+        f"the verdict on the release is {verdict.outcome}, and nothing was published",
+        where=folder,
+        expected="accept: the release may stand for its bf16 source",
+        found="; ".join(verdict.reasons) or verdict.outcome,
+        hint="measure more of it, as the verdict says, or publish it all the same: --undecided"
+        if verdict.outcome == "undecided"
+        else "see verdict.md; another recipe, or modules kept in bf16, lose less",
+    )
+
+
+def _weights(manifest: Mapping[str, Any]) -> str:
+    """The content digest of the release's checkpoint."""
+    made = manifest["made_from"].values()
+    contents = {entry["stage"]: entry["content"] for entry in made if "stage" in entry}
+    return contents[weights_stage(contents)]
 
 
 def _changed(where: Path, expected: object, found: object) -> ScionError:
