@@ -1,7 +1,10 @@
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+from huggingface_hub import ModelCard
 
 import measured
 from card_text import breakable
@@ -25,7 +28,7 @@ from scion.report.config import Card
 from scion.report.summary import summary
 from scion.stages.render_card import linked, render
 from scion.stages.seal_release import seal_release
-from sealed import MADE_BY, TEMPLATE, rendered
+from sealed import MADE_BY, TEMPLATE, rendered, sealed
 
 
 @pytest.fixture(scope="module")
@@ -479,3 +482,47 @@ def test_what_was_rendered_of_changes_is_rendered_again_when_they_are_committed(
     assert committed.facts["made_by"] == MADE_BY.record()
     assert committed.recipe == first.recipe
     assert render_by(changed).root == committed.root
+
+
+# Scores for the hub's own pages
+
+
+def eval_results(folder: Path) -> Any:
+    """What the hub's own library reads of a card."""
+    data: Any = ModelCard.load(folder / "README.md").data
+    return data.eval_results
+
+
+def test_a_score_on_all_of_a_public_set_is_told_in_the_hubs_two_forms(
+    conversion: Conversion, tmp_path: Path
+) -> None:
+    content = measured.results()
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    public = {"repository": "google/IFEval", "revision": commit}
+    content["evaluate_ifeval"]["dataset"] |= public
+    content["evaluate_ifeval"]["limit"] = None
+    folder = sealed(conversion, tmp_path / "made", content)
+    (told,) = yaml.safe_load((folder / ".eval_results/ifeval.yaml").read_text())
+    strict = content["evaluate_ifeval"]["scores"]["prompt_strict"]["value"]
+    assert told["dataset"] == {"id": "google/IFEval", "task_id": "default", "revision": commit}
+    assert told["value"] == round(100 * strict, 2)
+    results = eval_results(folder)
+    assert {result.metric_type for result in results} == set(content["evaluate_ifeval"]["scores"])
+    assert {result.dataset_type for result in results} == {"google/IFEval"}
+    assert {result.dataset_revision for result in results} == {commit}
+    # They are files of the release like any other.
+    assert check_release(FolderTree(folder))[1] == []
+
+
+@pytest.mark.parametrize(
+    ("dataset", "limit"), [({}, None), ({"repository": "google/IFEval", "revision": "0" * 40}, 20)]
+)
+def test_a_part_of_a_set_or_a_file_of_ones_own_is_not(
+    dataset: dict[str, str], limit: int | None, conversion: Conversion, tmp_path: Path
+) -> None:
+    content = measured.results()
+    content["evaluate_ifeval"]["dataset"] |= dataset
+    content["evaluate_ifeval"]["limit"] = limit
+    made, _ = rendered(conversion, tmp_path, content)
+    assert not (made.folder / ".eval_results").exists()
+    assert eval_results(made.folder) is None

@@ -1,7 +1,8 @@
 """Write the model card and its pictures: every number was measured, and says how certain it is.
 
 The artifact holds `README.md`, with the hub's metadata, and what it links to: `pictures/*.svg`, and
-`PROVENANCE.md`, the stages behind the release.
+`PROVENANCE.md`, the stages behind the release; and `.eval_results/*.yaml` where a score was made on
+all of a public data set.
 The template (`workflow/templates/card.md.jinja`) sees only the manifests and records of the other
 stages and the sections `card` and `launches` of the configuration. A value that is missing is an
 error (jinja's StrictUndefined), never an empty cell. Each stage that measures, one of
@@ -30,6 +31,7 @@ from scion.evaluation.serving.config import RECORD as SERVING
 from scion.formats.modelopt import BLOCK, W4A16
 from scion.formats.spellings import DEFAULT_SPELLING
 from scion.report.card.architecture import head_values, part_values
+from scion.report.card.eval_results import FOLDER, eval_result_files, model_index
 from scion.report.card.glance import measured_lines
 from scion.report.card.hermes import hermes_values
 from scion.report.card.launches import launch_values
@@ -108,6 +110,9 @@ def render_card(
         values |= {"made_by": made_by, "scion": linked(made_by)}
         (draft.folder / CARD).write_text(unbroken(render(template, values, sections)))
         (draft.folder / PROVENANCE_PAGE).write_text(provenance_page(manifests))
+        for name, told in eval_result_files(records).items():
+            (draft.folder / FOLDER).mkdir(exist_ok=True)
+            (draft.folder / FOLDER / name).write_text(told)
         draft.facts[FACT] = made_by.record()
 
     return remake(
@@ -147,7 +152,7 @@ def card_values(
     steps = {**evidence, release.stage: release}
     return {
         "card": _without_tags(settings.card),
-        "metadata": _metadata(settings.card, text_only=text_only),
+        "metadata": _metadata(settings.card, records, text_only=text_only),
         "block": BLOCK,
         **part_values(
             release.folder,
@@ -196,9 +201,13 @@ def _sections(
     ]
 
 
-def _metadata(card: Card, *, text_only: bool) -> str:
+def _metadata(card: Card, records: Mapping[str, dict[str, Any]], *, text_only: bool) -> str:
     """The YAML block that the hub reads."""
+    results = model_index(records, base=f"{card.title}, quantized")
     data = ModelCardData(
+        # A name belongs to results, and results to a name.
+        model_name=card.title if results else None,
+        eval_results=results or None,
         license=card.license,
         base_model=card.parent,
         base_model_relation="quantized",
