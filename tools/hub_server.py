@@ -30,6 +30,7 @@ shard of gigabytes. All is forgotten when it ends.
 import argparse
 import json
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -232,13 +233,16 @@ class _Handler(Uploads):
     def do_PUT(self) -> None:
         self._answer()
 
+    def do_PATCH(self) -> None:
+        self._answer()
+
     def _answer(self) -> None:
         self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self._fault = self.hub.take_fault(self.path)
         path = urllib.parse.unquote(urllib.parse.urlsplit(self.path).path).strip("/")
         if self._fault.status is not None or self._fault.body is not None:
             self.send(self._fault.status or 200, self._fault.body or b"", self._fault.headers)
-        elif self.command in ("POST", "PUT") and "/paths-info/" not in path:
+        elif self.command in ("POST", "PUT", "PATCH") and "/paths-info/" not in path:
             self.write(path)
         elif self._server.kind == "cdn":
             digest = path.rsplit("/", 1)[1]
@@ -436,6 +440,8 @@ def main() -> int:
     args = parser.parse_args()
     folders = dict(argument.split("=", 1) for argument in args.folders)
     xet = args.xet.resolve() if args.xet else None
+    # Ended so, too, it takes its files away.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with HubServer({name: Path(folder) for name, folder in folders.items()}, xet=xet) as hub:
         print(hub.endpoint, flush=True)
         print(f"the token that may write: {hub.write_token}", file=sys.stderr)

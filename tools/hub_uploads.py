@@ -6,9 +6,10 @@ POST /api/models/NAME/preupload/REVISION      which files go apart from git, and
 GET  /api/models/NAME/xet-write-token/…       where Xet's client puts them (`tools/hub_server.py`)
 POST /NAME.git/info/lfs/objects/batch         where Git LFS puts them: PUT to the CDN
 POST /api/models/NAME/commit/REVISION         lines of JSON: header, file, lfsFile, deletedFile
+POST /api/models/NAME/tag/REVISION            a name for a commit
 PUT  /api/models/NAME/settings                whether it is private
 GET  /api/models/NAME/discussions             pull requests
-POST /api/collections, …/SLUG/items           a collection, and what belongs to it
+POST /api/collections, …/SLUG/items           a collection, and what belongs to it; PATCH …/SLUG
 """
 
 import base64
@@ -289,6 +290,10 @@ class Uploads(BaseHTTPRequestHandler):
             self.send_json(200, collection)
             return
         collection = self.hub.collections[path.removesuffix("/items")]
+        if self.command == "PATCH":
+            collection |= asked
+            self.send_json(200, {"data": collection})
+            return
         item = asked["item"]
         if item["id"] in [each["id"] for each in collection["items"]]:
             self.refuse(409, "", "This item is already in this collection")

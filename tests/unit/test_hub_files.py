@@ -200,6 +200,27 @@ def test_a_hub_that_fails_while_files_are_locked_leaves_the_configuration(
     assert not lock_of(path).exists()
 
 
+def test_what_is_locked_is_what_the_hub_lists(hub: HubServer, tmp_path: Path) -> None:
+    path = tmp_path / "release.yaml"
+    path.write_text(f"source: hf://{NAME}\n")
+    hub.fail("/resolve-cache/", times=99, wrong_bytes=True)
+    with pytest.raises(ScionError, match="not what the hub lists"):
+        pin_config(path, report=lambda _: None)
+    assert not lock_of(path).exists()
+
+
+def test_the_lock_of_a_link_lies_beside_the_file(hub: HubServer, tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real/x.yaml").write_text(f"source: hf://{NAME}\n")
+    (tmp_path / "link.yaml").symlink_to("real/x.yaml")
+    lines: list[str] = []
+    pin_config(tmp_path / "link.yaml", report=lines.append)
+    lock = tmp_path / "real/x.lock.json"
+    assert lock.is_file()
+    assert lines[-1].startswith(f"{lock}: locked ")
+    assert lock_of(tmp_path / "link.yaml") == lock
+
+
 def test_a_locked_source_is_fetched(
     hub: HubServer, config: Path, conversion: Conversion, tmp_path: Path
 ) -> None:
@@ -290,14 +311,18 @@ def test_a_revision_that_vanished_is_told(hub: HubServer, config: Path, tmp_path
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", '{"version": 2}', '{"version": 1, "repositories": {"a": {"b": {"size": 1}}}}'],
+    [
+        *("", "[]", '{"version": 2}', '{"version": 1, "repositories": []}'),
+        '{"version": 1, "repositories": {"a": {"b": {"size": 1}}}}',
+        '{"version": 1, "repositories": {"a": {"b": {"size": "x", "sha256": 5, "git_blob": []}}}}',
+    ],
 )
 def test_what_is_no_lock_is_refused(text: str, tmp_path: Path) -> None:
     path = tmp_path / "x.lock.json"
     path.write_text(text)
     with pytest.raises(ScionError) as caught:
         read_lock(path)
-    assert caught.value.hint == f"write it anew: scion pin {tmp_path / 'x.yaml'}"
+    assert caught.value.hint.endswith(f"or remove it and: scion pin {tmp_path / 'x.yaml'}")
 
 
 def test_a_locked_file_is_known_by_its_bytes(hub: HubServer, config: Path) -> None:

@@ -14,14 +14,13 @@ from huggingface_hub import constants
 import measured
 from checkpoints import edit_tensor
 from conversion import Conversion
-from hub_repository import Repository
+from hub_repository import Content, Repository
 from hub_server import NO_PROXY, HubServer
 from lock import ROOT
 from scion.artifacts.manifest import MANIFEST
 from scion.artifacts.release_layout import CARD, SIGNATURE
 from scion.audit.audit import audit
 from scion.audit.publication.audited import AuditedRelease, audited_release
-from scion.audit.publication.changes import git_blob
 from scion.audit.publication.transaction import Publisher, PublishOptions
 from scion.checkpoint.hub import http as hub_http
 from scion.checkpoint.hub.location import HubRepository
@@ -205,6 +204,10 @@ def test_a_family_gathers_in_one_collection(hub: HubServer, audited: AuditedRele
         published(audited, PublishOptions(to_main=True, collection="Pico family"))
     (collection,) = hub.collections.values()
     assert [item["id"] for item in collection["items"]] == [NAME]
+    assert collection["private"]
+    # Once there is something to see, everybody may.
+    published(audited, PublishOptions(public=True, collection="Pico family"))
+    assert not collection["private"]
 
 
 def test_a_token_is_used_though_it_is_not_to_be_guessed(
@@ -326,6 +329,23 @@ def test_files_of_no_release_are_not_removed_unasked(
     assert "notes/.mine" not in hub.repositories[NAME].files
 
 
+@pytest.mark.parametrize(
+    "manifest", [None, b"{}", b'{"files": {"notes/a.txt": {}}}', b"no JSON"], ids=str
+)
+def test_a_repository_of_another_kind_is_not_overwritten_unasked(
+    manifest: bytes | None, hub: HubServer, audited: AuditedRelease
+) -> None:
+    files: dict[str, Content] = {CARD: b"my own", "notes/a.txt": b"x"}
+    if manifest is not None:
+        files[MANIFEST] = manifest
+    hub.repositories[NAME] = Repository(dict(files), token=TOKEN)
+    error = refused(lambda: published(audited))
+    assert set(error.found.split(", ")) == set(files)
+    assert contents(hub.repositories[NAME]) == files
+    published(audited, PublishOptions(replace=True))
+    assert set(contents(hub.repositories[NAME])) == set(audited.digests)
+
+
 def test_a_repository_that_would_leave_files_out_is_refused(
     hub: HubServer, audited: AuditedRelease
 ) -> None:
@@ -347,6 +367,24 @@ def test_only_a_models_repository_takes_a_release(
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     assert expected in refused(lambda: Publisher(repository)).expected
+
+
+@pytest.mark.parametrize("name", ["owner/a--b", "owner/x.git", f"owner/{'a' * 120}", "owner/a..b"])
+def test_a_name_that_the_hub_does_not_take_is_told(
+    name: str,
+    release: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setattr(sys, "argv", ["scion", "publish", str(release), name])
+    assert cli.main() == 1
+    assert "the hub takes no --" in capsys.readouterr().err
+
+
+def test_a_token_of_other_letters_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_\N{LATIN SMALL LETTER A WITH DIAERESIS}")
+    assert "none of the hub's" in refused(lambda: Publisher(REPOSITORY)).problem
 
 
 # Who may
@@ -449,6 +487,52 @@ def test_a_commit_whose_answer_is_lost_is_found(
     assert commits(hub) == 1
 
 
+def test_a_pull_request_whose_answer_is_lost_is_found(
+    hub: HubServer, audited: AuditedRelease, release: Path
+) -> None:
+    published(audited, PublishOptions(public=True))
+    edit_card(release)
+    changed = audited_release(release)
+    hub.fail("/commit/", cut_after=0)
+    assert published(changed, PublishOptions())[-1].startswith("pull request opened: ")
+    assert len(hub.repositories[NAME].pull_requests) == 1
+
+
+def test_the_same_release_from_two_terminals_is_published_once(
+    hub: HubServer, audited: AuditedRelease, release: Path
+) -> None:
+    published(audited)
+    edit_card(release)
+    changed = audited_release(release)
+    one, other = Publisher(REPOSITORY), Publisher(REPOSITORY)
+    plans = [each.plan(changed, DIRECT) for each in (one, other)]
+    one.publish(plans[0])
+    committed = hub.repositories[NAME].commit
+    assert other.publish(plans[1])[-1].startswith("published")
+    assert hub.repositories[NAME].commit == committed
+
+
+def test_a_tag_on_another_release_is_told(
+    hub: HubServer, audited: AuditedRelease, release: Path
+) -> None:
+    published(audited)
+    edit_card(release)
+    changed = audited_release(release)
+    repository = hub.repositories[NAME]
+    repository.revisions[changed.tag] = repository.commit
+    error = refused(lambda: published(changed))
+    assert "a tag of the release's name on another commit" in error.problem
+    assert repository.commit in error.problem
+
+
+def test_a_shard_that_is_gone_leaves_no_repository_behind(hub: HubServer, release: Path) -> None:
+    audited = audited_release(release)
+    (release / SHARD).unlink()
+    error = refused(lambda: published(audited))
+    assert "nothing was published" in error.problem
+    assert NAME not in hub.repositories
+
+
 def test_a_hub_that_dies_once_it_has_committed_leaves_it_open(
     hub: HubServer, audited: AuditedRelease, release: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -526,8 +610,3 @@ def test_a_hub_that_stores_other_bytes_is_found_out(
     error = refused(lambda: published(audited))
     assert "holds something else than what was sent" in error.problem
     assert SHARD in error.found
-
-
-def test_a_blob_is_named_as_git_names_it() -> None:
-    # `git hash-object` of an empty file.
-    assert git_blob(b"") == "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"

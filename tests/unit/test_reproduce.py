@@ -2,18 +2,22 @@
 
 import json
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
+from checkpoints import edit_json
 from conversion import Conversion
 from scion.artifacts.file_tree import FolderTree
+from scion.artifacts.manifest import MANIFEST
 from scion.artifacts.release_layout import REPRODUCTION
 from scion.audit.reproduced import CONFIG, PublishedRecipe, command, outcome, prepare
+from scion.cli import main as cli
 from scion.common.errors import ScionError
-from tampering import reroot
+from tampering import rehash, reroot
 
 
 @pytest.fixture
@@ -42,6 +46,24 @@ def test_what_contradicts_the_manifests_is_not_run(sealed_release: Path, tmp_pat
     reroot(folder)
     with pytest.raises(ScionError, match="contradicts its manifests"):
         PublishedRecipe.read(FolderTree(folder))
+
+
+@pytest.mark.parametrize("name", ["/tmp/elsewhere", "../../x", ".", 5, None])
+def test_a_release_that_names_folders_is_not_prepared(
+    name: object,
+    sealed_release: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = shutil.copytree(sealed_release, tmp_path / "release")
+    edit_json(folder / MANIFEST, lambda m: m["settings"]["config"].update(release=name))
+    rehash(folder)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["scion", "reproduce", str(folder), "--dry-run"])
+    assert cli.main() == 2
+    assert "the configuration is not valid" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["release"]
 
 
 def test_a_folder_is_prepared_once_and_for_one_release(

@@ -90,16 +90,25 @@ class PublishedRecipe:
         stage = weights_stage(sealed_stages(sealed))
         made = read_object(tree, f"{PROVENANCE}/{stage}.json")
         table = read_object(tree, TENSORS)
-        return cls(
-            name=tree.name,
-            root=sealed["root"],
-            stage=stage,
-            weights=made["content"],
-            tensors={name: row["sha256"] for name, row in table.items()},
-            settings=told["settings"],
-            made_by=Software(**told["environment"]["scion"]),
-            locks=told["environment"]["locks"],
-        )
+        try:
+            return cls(
+                name=tree.name,
+                root=sealed["root"],
+                stage=stage,
+                weights=made["content"],
+                tensors={name: row["sha256"] for name, row in table.items()},
+                settings=dict(told["settings"]),
+                made_by=Software(**told["environment"]["scion"]),
+                locks=dict(told["environment"]["locks"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ScionError(
+                "what the release says of how it was made can't be read",
+                where=tree.place(REPRODUCTION),
+                expected="settings, and environment with scion and locks",
+                found=repr(error),
+                hint=hint,
+            ) from error
 
     def lines(self) -> list[str]:
         """What it says, for people."""

@@ -44,7 +44,7 @@ def pin_config(path: Path, *, report: Callable[[str], None] = print) -> list[Pin
 
     Only those values change: comments, quotes and layout stay. The lock beside the file gets what
     it lacks, and loses what the file no longer names. All repositories are looked up before
-    either is replaced, at once, so on any error they are as they were.
+    either is replaced.
 
     Args:
         path: The configuration file.

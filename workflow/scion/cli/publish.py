@@ -81,10 +81,13 @@ def publish(args: argparse.Namespace) -> None:
     from scion.audit.attested import Signer
     from scion.audit.publication.audited import audited_release
     from scion.audit.publication.transaction import Publisher, PublishOptions
+    from scion.checkpoint.hub.http import endpoint
     from scion.checkpoint.hub.location import SCHEME, HubRepository, parse_location
     from scion.common.text import printable
 
-    location = parse_location(f"{SCHEME}{args.repository.removeprefix(SCHEME)}")
+    # As people copy it from a page's address.
+    name = args.repository.removeprefix(SCHEME).removeprefix(f"{endpoint()}/").rstrip("/")
+    location = parse_location(f"{SCHEME}{name}")
     assert isinstance(location, HubRepository), "it begins with hf://"
     # Before a release is read for minutes: without a token nothing can come of it.
     publisher = Publisher(location)

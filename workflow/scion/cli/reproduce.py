@@ -18,7 +18,8 @@ examples:
   scion reproduce hf://owner/X --dry-run          write the configuration and say what would run
 
 The configuration is its publisher's: read FOLDER/release.yaml before you run what a stranger wrote.
-Files that it names beside the hub's have to lie here under the same names. Equal weights are
+Files that it names beside the hub's have to lie in FOLDER under the same names: put them there
+after a --dry-run. Equal weights are
 promised for the Scion and the locks that the release names; both are compared, too.
 
 exit codes:
@@ -70,12 +71,16 @@ def _reproduce(args: argparse.Namespace) -> int:
     import subprocess
     import sys
 
+    from scion.artifacts.release_layout import REPRODUCTION
     from scion.audit.reproduced import CONFIG, PublishedRecipe, checkout, command, outcome, prepare
     from scion.audit.seal import release_tree
     from scion.common.errors import ScionError
     from scion.common.text import printable
+    from scion.config import load_config
 
     recipe = PublishedRecipe.read(release_tree(args.release))
+    # A stranger's values name folders and files: as a configuration may, and no otherwise.
+    load_config(dict(recipe.settings), where=f"{recipe.name}: {REPRODUCTION}")
     folder = args.folder or Path("reproduced", recipe.settings["release"])
     prepare(recipe, folder)
     print("\n".join(map(printable, recipe.lines())))

@@ -40,6 +40,17 @@ def hex_digits(digest: str) -> str:
     return digest.removeprefix("sha256:")
 
 
+def git_blob(size: int, chunks: Iterable[bytes]) -> str:
+    """The hex hash by which git names a file of this size and content.
+
+    https://git-scm.com/book/en/v2/Git-Internals-Git-Objects
+    """
+    digest = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+    for chunk in chunks:
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
 def digest_bytes(content: bytes) -> str:
     """Hex SHA-256 of bytes."""
     return hashlib.sha256(content).hexdigest()

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
-from hashlib import sha1
 
 from scion.artifacts.file_tree import is_added
 from scion.artifacts.manifest import MANIFEST
 from scion.artifacts.release_layout import SIGNATURE
 from scion.audit.publication.audited import AuditedRelease
 from scion.checkpoint.hub.client import RemoteFile
+from scion.common.digest import git_blob
 from scion.common.text import printable, size
 
 
@@ -19,8 +19,9 @@ class Changes:
     Attributes:
         added: Files that it lacks.
         changed: Files that it has with another content.
-        removed: Files of an earlier release that this one lacks.
-        strange: Files of nobody's release: whose they are is not known here.
+        removed: Files that the release lacks.
+        strange: Of those that are changed or removed, the ones that no release there has listed:
+            whose they are is not known here.
         unchanged: Files that it has already.
     """
 
@@ -32,14 +33,14 @@ class Changes:
 
     @classmethod
     def between(
-        cls, release: AuditedRelease, remote: Mapping[str, RemoteFile], earlier: Set[str]
+        cls, release: AuditedRelease, remote: Mapping[str, RemoteFile], earlier: Set[str] | None
     ) -> "Changes":
         """Compare.
 
         Args:
             release: What is published.
             remote: The files of the repository.
-            earlier: The names that the release there lists, if there is one.
+            earlier: The names that the release there lists; None where there is none.
         """
         there = {name for name in release.digests if name in remote}
         same = {name for name in there if is_same(release, name, remote[name])}
@@ -49,12 +50,13 @@ class Changes:
             for name in remote.keys() - release.digests.keys()
             if name == SIGNATURE or not is_added(name)
         }
-        own = {*earlier, MANIFEST, SIGNATURE}
+        changed = there - same
+        own = set[str]() if earlier is None else {*earlier, MANIFEST, SIGNATURE}
         return cls(
             added=tuple(sorted(release.digests.keys() - there)),
-            changed=tuple(sorted(there - same)),
-            removed=tuple(sorted(beyond & own)),
-            strange=tuple(sorted(beyond - own)),
+            changed=tuple(sorted(changed)),
+            removed=tuple(sorted(beyond)),
+            strange=tuple(sorted((changed | beyond) - own)),
             unchanged=tuple(sorted(same)),
         )
 
@@ -68,7 +70,7 @@ class Changes:
         rows = [("add", name) for name in self.added]
         rows += [("change", name) for name in self.changed]
         told = [f"  {verb:7} {printable(name)}  {size(release.size(name))}" for verb, name in rows]
-        told += [f"  {'remove':7} {printable(name)}" for name in (*self.removed, *self.strange)]
+        told += [f"  {'remove':7} {printable(name)}" for name in self.removed]
         total = size(sum(release.size(name) for name in self.sent))
         return [*told, f"{len(self.sent)} files, {total}, to send; {len(self.unchanged)} there"]
 
@@ -80,10 +82,4 @@ def is_same(release: AuditedRelease, name: str, there: RemoteFile) -> bool:
     if there.sha256 is not None:
         return there.sha256 == release.digests[name]
     content = release.small.get(name)
-    return content is not None and there.git_blob == git_blob(content)
-
-
-def git_blob(content: bytes) -> str:
-    """Hex hash of git's blob object, by which git names a file's content."""
-    blob = b"blob %d\0" % len(content) + content
-    return sha1(blob, usedforsecurity=False).hexdigest()
+    return content is not None and there.git_blob == git_blob(len(content), [content])

@@ -14,6 +14,7 @@ from scion.common.errors import ScionError, UnreachableError
 FAILURES = (httpx.HTTPError, OSError, RuntimeError, ValueError)
 """What huggingface_hub and hf-xet raise; the client's own words for a fault are ValueErrors."""
 
+_AGAIN = "run the same command again: what has arrived is not sent twice"
 _QUOTA_WORDS = ("storage", "quota", "limit", "billing")
 
 
@@ -45,13 +46,15 @@ def refusal(error: Exception, repository: HubRepository, *, doing: str, so_far: 
         told = _found(answer)
     elif (known := answer or broken) is not None:
         plain = explain(known, repository, name=None, endpoint=endpoint())
-        words, told = _Words(plain.problem, plain.expected, plain.hint), plain.found
+        passing = answer is None or answer.response.status_code >= 500
+        hint = _AGAIN if passing else plain.hint
+        words, told = _Words(plain.problem, plain.expected, hint), plain.found
     else:
         told = "; ".join(dict.fromkeys(f"{type(each).__name__}: {each}" for each in chain))
         words = _Words(
             "the hub's client gave up",
             "an upload that ends",
-            "run the same command again: what has arrived is not sent twice",
+            _AGAIN,
         )
     return UnreachableError(
         f"{words.problem} ({doing}); {so_far}",
@@ -62,11 +65,16 @@ def refusal(error: Exception, repository: HubRepository, *, doing: str, so_far: 
     )
 
 
-def parent_moved(error: Exception) -> bool:
-    """Whether the hub refused a commit because another one was made meanwhile."""
-    return any(
-        isinstance(each, HfHubHTTPError) and each.response.status_code == 412
-        for each in _chain(error)
+def may_be_made(error: Exception) -> bool:
+    """Whether a commit that failed so may be there all the same.
+
+    Its answer was lost; the hub failed over it; or somebody has made another one, which may be of
+    the same release.
+    """
+    answers = [each for each in _chain(error) if isinstance(each, HfHubHTTPError)]
+    return all(
+        each.response.status_code in (408, 412) or each.response.status_code >= 500
+        for each in answers
     )
 
 
@@ -89,12 +97,11 @@ def _found(error: HfHubHTTPError) -> str:
 def _words(error: HfHubHTTPError, repository: HubRepository) -> _Words | None:
     """What an answer means that only those get who write; None for all others."""
     status, message = error.response.status_code, _found(error).lower()
-    again = "run the same command again: what has arrived is not sent twice"
     if status in (402, 403) and any(word in message for word in _QUOTA_WORDS):
         return _Words(
             "the account has no room for it",
             f"room for the release at {repository.name.split('/')[0]}",
-            f"make room or change the plan in the account's settings, then {again}",
+            f"make room or change the plan in the account's settings, then {_AGAIN}",
         )
     match status:
         case 400:
@@ -119,7 +126,7 @@ def _words(error: HfHubHTTPError, repository: HubRepository) -> _Words | None:
             return _Words(
                 "another commit was made while this one was prepared",
                 "the commit that was looked at to be the last",
-                f"see what the other one changed, {page_of(repository)}/commits/main; then {again}",
+                f"see what it changed, {page_of(repository)}/commits/main; then {_AGAIN}",
             )
         case _:
             return None

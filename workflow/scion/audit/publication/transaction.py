@@ -11,18 +11,18 @@ in its way.) Large files travel before the commit, by Xet or Git LFS; they becom
 repository by the commit alone. The hub has each file's digest, so only what changed is sent.
 """
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
-from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
-from scion.artifacts.manifest import MANIFEST
+from scion.artifacts.manifest import MANIFEST, check_manifest
+from scion.artifacts.release_layout import SEALED
 from scion.audit.publication.audited import AuditedRelease, require_as_audited
 from scion.audit.publication.changes import Changes, is_same
-from scion.audit.publication.refusals import FAILURES, page_of, parent_moved, refusal
+from scion.audit.publication.refusals import FAILURES, may_be_made, page_of, refusal
 from scion.checkpoint.hub.client import RemoteFile, list_files, read_range
 from scion.checkpoint.hub.http import TIMEOUT_SECONDS, endpoint, retry
 from scion.checkpoint.hub.location import HubRepository
@@ -62,13 +62,13 @@ class RepositoryState:
         repository: At the last commit of `main`; without a revision where it is not there.
         private: Whether only its owner sees it; so will be one that is to be created.
         files: By name.
-        earlier: The names that the manifest of a release there lists.
+        earlier: The names that the manifest of a release there lists; None where there is none.
     """
 
     repository: HubRepository
     private: bool = True
     files: dict[str, RemoteFile] = field(default_factory=dict[str, RemoteFile])
-    earlier: frozenset[str] = frozenset()
+    earlier: frozenset[str] | None = None
 
     @property
     def exists(self) -> bool:
@@ -100,7 +100,7 @@ class Publication:
     @property
     def is_needed(self) -> bool:
         """Whether the repository is anything but the release already."""
-        return bool(self.changes.sent or self.changes.removed or self.changes.strange)
+        return bool(self.changes.sent or self.changes.removed)
 
     def lines(self) -> list[str]:
         """What would happen, for people."""
@@ -116,8 +116,8 @@ class Publication:
             first = f"{where}: {seen}; one commit to main"
         told = [first, *self.changes.lines(self.release)]
         if self.options.public and self.remote.private:
-            told.append("then everybody may see it")
-        if self.options.collection:
+            told.append("then everybody may see it, and its earlier commits")
+        if self.options.collection and not (self.is_needed and self.as_pull_request):
             told.append(f"then it is added to the collection {self.options.collection!r}")
         return told
 
@@ -151,6 +151,14 @@ class Publisher:
                 found="neither",
                 hint="make a token with the right to write in the account's settings, then: "
                 "hf auth login (or set HF_TOKEN)",
+            )
+        if not token.isascii():
+            raise ScionError(
+                "the token is none of the hub's",
+                where=repository,
+                expected="letters and digits",
+                found="other characters",
+                hint="copy it anew from the account's settings, and set HF_TOKEN",
             )
         self._repository, self._token = repository, token
         # By hand: HF_HUB_DISABLE_IMPLICIT_TOKEN would leave it out.
@@ -194,6 +202,7 @@ class Publisher:
             ScionError: Something failed; it says what is published and what is not.
         """
         told: list[str] = []
+        additions = self._additions(plan)
         remote, private = plan.remote, plan.remote.private
         if not remote.exists:
             remote = self._create()
@@ -202,7 +211,7 @@ class Publisher:
         if plan.is_needed:
             if plan.as_pull_request and (found := self._waiting(plan)):
                 return [*told, f"a pull request with it is open already: {found}"]
-            commit, page = self._commit(plan, remote)
+            commit, page = self._commit(plan, remote, additions)
             self._compare(plan, commit, page)
             if plan.as_pull_request:
                 return [*told, f"pull request opened: {page}"]
@@ -218,15 +227,18 @@ class Publisher:
                 so_far=f"{so_far}, and private",
             )
             told.append("public")
+            private = False
         if plan.options.collection:
             told.append(self._collect(plan.options.collection, so_far, private=private))
-        seen = "private: --public opens it" if private and not plan.options.public else "public"
+        seen = "private: --public opens it" if private else "public"
         return [*told, f"published ({seen}): {self._repository.at(commit)}"]
 
     def _look(self) -> RepositoryState:
         def ask() -> tuple[str | None, bool] | None:
             try:
                 info = self._api.model_info(self._repository.name, timeout=TIMEOUT_SECONDS)
+            except GatedRepoError:
+                raise
             except RepositoryNotFoundError:
                 return None
             return info.sha, bool(info.private)
@@ -236,14 +248,23 @@ class Publisher:
             return RepositoryState(self._repository)
         there = self._repository.at(found[0])
         files = list_files(there, token=self._token)
-        earlier = frozenset[str]()
-        if MANIFEST in files and 0 < files[MANIFEST].size <= MAX_TEXT_BYTES:
-            raw = read_range(there, MANIFEST, 0, files[MANIFEST].size, token=self._token)
-            # Of another tool, it may hold anything.
-            with suppress(ScionError):
-                listed = parse_object(raw, where=MANIFEST, hint="").get("files")
-                earlier = frozenset(listed if isinstance(listed, dict) else ())
-        return RepositoryState(there, found[1], files, earlier)
+        return RepositoryState(there, found[1], files, self._listed(there, files))
+
+    def _listed(
+        self, there: HubRepository, files: Mapping[str, RemoteFile]
+    ) -> frozenset[str] | None:
+        """The names that the seal of a release there lists; None where there is no such seal."""
+        if MANIFEST not in files or not 0 < files[MANIFEST].size <= MAX_TEXT_BYTES:
+            return None
+        raw = read_range(there, MANIFEST, 0, files[MANIFEST].size, token=self._token)
+        try:
+            sealed = check_manifest(
+                parse_object(raw, where=MANIFEST, hint=""), where=MANIFEST, hint=""
+            )
+        except ScionError:
+            # Of another tool, a file of that name may hold anything.
+            return None
+        return frozenset(sealed["files"]) if sealed["stage"] == SEALED else None
 
     def _create(self) -> RepositoryState:
         self._try(
@@ -281,23 +302,36 @@ class Publisher:
         return None
 
     def _files_at(self, revision: str) -> dict[str, RemoteFile]:
+        at = self._repository.at(self._commit_of(revision))
+        return list_files(at, token=self._token)
+
+    def _commit_of(self, revision: str) -> str:
         def ask() -> str:
             info = self._api.model_info(
                 self._repository.name, revision=revision, timeout=TIMEOUT_SECONDS
             )
             return str(info.sha)
 
-        at = self._repository.at(revision)
-        return list_files(self._repository.at(retry(ask, at)), token=self._token)
+        return retry(ask, self._repository.at(revision))
 
-    def _commit(self, plan: Publication, remote: RepositoryState) -> tuple[str, str]:
+    def _additions(self, plan: Publication) -> list[CommitOperationAdd]:
+        """What is to be sent; the client looks whether each file is there."""
+        release = plan.release
+        return self._try(
+            lambda: [
+                CommitOperationAdd(path, release.small.get(path, str(release.folder / path)))
+                for path in plan.changes.sent
+            ],
+            doing="looking at the files",
+            so_far=NOTHING,
+        )
+
+    def _commit(
+        self, plan: Publication, remote: RepositoryState, additions: Sequence[CommitOperationAdd]
+    ) -> tuple[str, str]:
         """The commit and the address of its page, or of the pull request."""
         release, name = plan.release, self._repository.name
-        additions = [
-            CommitOperationAdd(path, release.small.get(path, str(release.folder / path)))
-            for path in plan.changes.sent
-        ]
-        gone = (*plan.changes.removed, *plan.changes.strange)
+        gone = [CommitOperationDelete(path, is_folder=False) for path in plan.changes.removed]
         doing(f"sending {len(additions)} files to {name}")
         self._try(
             lambda: self._api.preupload_lfs_files(
@@ -309,34 +343,35 @@ class Publisher:
         for each in additions:
             if each.path_in_repo not in release.small:
                 require_as_audited(release, each.path_in_repo, each.upload_info.sha256.hex())
-        parent = remote.repository.require_pinned()
         try:
             made = self._api.create_commit(
                 name,
-                [*additions, *(CommitOperationDelete(path, is_folder=False) for path in gone)],
+                [*additions, *gone],
                 commit_message=release.summary,
                 commit_description=release.description,
-                parent_commit=parent,
+                parent_commit=remote.repository.require_pinned(),
                 create_pr=plan.as_pull_request,
             )
         except FAILURES as error:
-            if parent_moved(error) or plan.as_pull_request or not self._was_made(plan, parent):
-                # A pull request that was opened all the same is found by the next run.
-                raise refusal(
-                    error, self._repository, doing="committing", so_far=NOTHING
-                ) from error
-            # The answer was lost, not the commit.
-            commit = self._look().repository.require_pinned()
-            return commit, f"{page_of(self._repository)}/commit/{commit}"
+            if may_be_made(error) and (found := self._found(plan)) is not None:
+                # The answer was lost, or somebody else has published the same.
+                return found
+            raise refusal(error, self._repository, doing="committing", so_far=NOTHING) from error
         return made.oid, made.pr_url or made.commit_url
 
-    def _was_made(self, plan: Publication, parent: str) -> bool:
-        """Whether a commit that was not answered was made all the same.
+    def _found(self, plan: Publication) -> tuple[str, str] | None:
+        """As `_commit`, of a commit that is there although nobody has said so.
 
         Raises:
             ScionError: The hub does not tell.
         """
+        page = page_of(self._repository)
         try:
+            if plan.as_pull_request:
+                waiting = self._waiting(plan)
+                if waiting is None:
+                    return None
+                return self._commit_of(f"refs/pr/{waiting.rpartition('/')[2]}"), waiting
             now = self._look()
         except ScionError as error:
             raise ScionError(
@@ -345,9 +380,12 @@ class Publisher:
                 expected="an answer to the commit, or to the question what the last one is",
                 found=error.found,
                 hint="run the same command again: if it was made, nothing is sent again; "
-                f"{page_of(self._repository)}/commits/main",
+                f"{page}/commits/main",
             ) from error
-        return now.repository.revision != parent and not _differences(plan.release, now.files)
+        if _differences(plan.release, now.files):
+            return None
+        commit = now.repository.require_pinned()
+        return commit, f"{page}/commit/{commit}"
 
     def _compare(self, plan: Publication, commit: str, page: str) -> None:
         """Refuse to call it published if the commit does not hold what was audited."""
@@ -368,17 +406,31 @@ class Publisher:
 
     def _tag(self, release: AuditedRelease, commit: str, so_far: str) -> None:
         """Give the commit the release's own name, by which it can be asked for."""
-        self._try(
-            lambda: self._api.create_tag(
-                self._repository.name,
-                tag=release.tag,
-                tag_message=release.summary,
-                revision=commit,
-                exist_ok=True,
-            ),
-            doing="tagging the commit",
-            so_far=so_far,
-        )
+
+        def add() -> bool:
+            try:
+                self._api.create_tag(
+                    self._repository.name,
+                    tag=release.tag,
+                    tag_message=release.summary,
+                    revision=commit,
+                )
+            except HfHubHTTPError as error:
+                if error.response.status_code != 409:
+                    raise
+                return False
+            return True
+
+        new = self._try(add, doing="tagging the commit", so_far=so_far)
+        if not new and _differences(release, self._files_at(release.tag)):
+            raise ScionError(
+                f"the repository has a tag of the release's name on another commit; {so_far}",
+                where=self._repository.at(release.tag),
+                expected="the release",
+                found="other files",
+                hint=f"remove the tag and run again: hf repo tag delete {self._repository.name} "
+                f"{release.tag}",
+            )
 
     def _collect(self, title: str, so_far: str, *, private: bool) -> str:
         owner = self._repository.name.split("/")[0]
@@ -387,6 +439,9 @@ class Publisher:
             made = self._api.create_collection(
                 title, namespace=owner, private=private, exists_ok=True
             )
+            if made.private and not private:
+                # Begun with a draft.
+                self._api.update_collection_metadata(made.slug, private=False)
             self._api.add_collection_item(
                 made.slug, item_id=self._repository.name, item_type="model", exists_ok=True
             )

@@ -2,8 +2,9 @@
 
 `huggingface_hub` names the files, keeps the token and makes the connections; the transfers are
 done here and in `scion.checkpoint.hub.download`, because a release needs more than it promises: a
-file counts only once its bytes hash to what the server's own listing says, a cut download is
-resumed by the next run too, and of a 50 GB donor only the ranges of its few MTP tensors are moved.
+file counts only once its bytes hash to what the server's own listing says, a download over HTTP
+that was cut is resumed by the next run too, and of a 50 GB donor only the ranges of its few MTP
+tensors are moved.
 
 The hub is the one that `HF_ENDPOINT` names, the token the one of `HF_TOKEN` or `hf auth login`
 (`scion.checkpoint.hub.http` makes the requests).

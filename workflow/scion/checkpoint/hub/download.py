@@ -7,7 +7,6 @@ chunks over several connections.
 """
 
 import errno
-import hashlib
 import os
 import shutil
 import sys
@@ -30,7 +29,7 @@ from huggingface_hub.utils import tqdm as hub_bar
 
 from scion.checkpoint.hub.http import TIMEOUT_SECONDS, endpoint, retry, stream_range
 from scion.checkpoint.hub.location import HubRepository
-from scion.common.digest import digest_file, read_chunks
+from scion.common.digest import digest_file, git_blob, read_chunks
 from scion.common.errors import ScionError
 from scion.common.files import reflink_or_link
 
@@ -113,6 +112,8 @@ class Download:
                 "files",
             )
         os.replace(part, self.target)
+        # What a run that was killed has left.
+        shutil.rmtree(_xet_folder(part), ignore_errors=True)
         return moved
 
     def _check_stop(self) -> None:
@@ -152,7 +153,7 @@ class Download:
         if found.xet_file_data is None:
             return None
         # Of its own, for the client leaves notes beside what it fetches.
-        folder = part.with_name(f"{part.name}.xet")
+        folder = _xet_folder(part)
         told = _told(lambda size: self.progress(self.remote.name, size), self.stop)
         try:
             fetched = hf_hub_download(
@@ -202,6 +203,10 @@ class Download:
         return self.remote.size - start
 
 
+def _xet_folder(part: Path) -> Path:
+    return part.with_name(f"{part.name}.xet")
+
+
 def _has_xet() -> bool:
     """Whether the hub's client can use Xet here, and may."""
     return not constants.HF_HUB_DISABLE_XET and find_spec("hf_xet") is not None
@@ -241,14 +246,6 @@ def difference(remote: RemoteFile, path: Path) -> tuple[str, str] | None:
         digest = digest_file(path)
         return None if digest == remote.sha256 else (f"SHA-256 {remote.sha256}", digest)
     if remote.git_blob is not None:
-        blob = _git_blob(path)
+        blob = git_blob(size, read_chunks(path))
         return None if blob == remote.git_blob else (f"git blob {remote.git_blob}", blob)
     return None
-
-
-def _git_blob(path: Path) -> str:
-    # https://git-scm.com/book/en/v2/Git-Internals-Git-Objects
-    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
-    for chunk in read_chunks(path):
-        digest.update(chunk)
-    return digest.hexdigest()

@@ -113,8 +113,8 @@ def _advice(
             return _Advice(
                 "the hub can't be reached",
                 f"an answer from {endpoint}",
-                "check the network and HF_ENDPOINT, then run the same command again; a download "
-                "goes on where it stopped",
+                "check the network and HF_ENDPOINT, then run the same command again; over HTTP a "
+                "download goes on where it stopped",
             )
 
 
@@ -146,5 +146,5 @@ def _advice_on_status(status: int, repository: HubRepository, name: str | None) 
     return _Advice(
         "the hub failed to answer",
         "status 200 or 206",
-        "run the same command again later; a download goes on where it stopped",
+        "run the same command again later; over HTTP a download goes on where it stopped",
     )

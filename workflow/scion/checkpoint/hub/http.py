@@ -73,7 +73,7 @@ class Meter:
 def endpoint() -> str:
     """The hub's address, without a slash at its end."""
     # huggingface_hub reads HF_ENDPOINT only once, when it is imported.
-    return os.environ.get("HF_ENDPOINT", constants.ENDPOINT).rstrip("/")
+    return (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
 
 
 def hub_answers() -> bool:

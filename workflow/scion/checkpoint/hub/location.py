@@ -19,6 +19,7 @@ from scion.common.errors import ScionError
 SCHEME = "hf://"
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_LONGEST_NAME = 96
 _NAME = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?"
 _REPOSITORY = re.compile(
     rf"hf://(?P<datasets>datasets/)?(?P<name>{_NAME}/{_NAME})(?:@(?P<revision>[^\s@]+))?"
@@ -108,7 +109,7 @@ def parse_location(text: str) -> LocalFolder | HubRepository:
         return LocalFolder(Path(text))
     match = _REPOSITORY.fullmatch(text)
     # `hf://datasets/name` is a data set without its owner, not a model of an owner `datasets`.
-    if match is None or match["name"].startswith("datasets/"):
+    if match is None or match["name"].startswith("datasets/") or _is_refused(match["name"]):
         raise ScionError(
             "a location is not understood",
             where=repr(text),
@@ -120,9 +121,19 @@ def parse_location(text: str) -> LocalFolder | HubRepository:
     return HubRepository(kind=kind, name=match["name"], revision=match["revision"])
 
 
+def _is_refused(name: str) -> bool:
+    """Whether the hub takes no such name, however its letters are."""
+    longest = any(len(part) > _LONGEST_NAME for part in name.split("/"))
+    return longest or "--" in name or ".." in name or name.endswith(".git")
+
+
 def _what_is_wrong(text: str) -> str:
     if not text.startswith(SCHEME):
         return f"an address that begins with {text.split('://')[0]}://"
     name = text.removeprefix(SCHEME).removeprefix("datasets/").split("@")[0]
+    if _is_refused(name):
+        return (
+            f"{name!r}: the hub takes no --, no .., no .git at the end, and {_LONGEST_NAME} letters"
+        )
     parts = len(name.split("/"))
     return f"{parts} part{'s' if parts > 1 else ''} before the revision: {name!r}"

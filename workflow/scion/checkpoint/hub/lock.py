@@ -10,6 +10,7 @@ for the same commit with other files. `scion pin` writes it; `scion.checkpoint.h
 the hub to it. Nothing here reaches the network.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from scion.common.files import read_regular, write_json
 
 VERSION = 1
 _SUFFIX = ".lock.json"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,9 @@ LockedFiles = Mapping[str, LockedFile]
 
 
 def lock_of(config: Path) -> Path:
-    """Where the lock of a configuration file lies."""
-    return config.with_name(config.stem + _SUFFIX)
+    """Where the lock of a configuration file lies: beside the file itself, if that is a link."""
+    target = config.resolve()
+    return target.with_name(target.stem + _SUFFIX)
 
 
 def read_lock(path: Path) -> dict[str, LockedFiles]:
@@ -53,7 +56,8 @@ def read_lock(path: Path) -> dict[str, LockedFiles]:
     Raises:
         ScionError: It can't be read, or is no lock.
     """
-    hint = f"write it anew: scion pin {path.with_name(path.name.removesuffix(_SUFFIX) + '.yaml')}"
+    config = path.with_name(path.name.removesuffix(_SUFFIX) + ".yaml")
+    hint = f"restore it from your version control, or remove it and: scion pin {config}"
     try:
         raw = read_regular(path, limit=MAX_TEXT_BYTES)
     except (OSError, ValueError) as error:
@@ -64,11 +68,19 @@ def read_lock(path: Path) -> dict[str, LockedFiles]:
         raise _no_lock(path, f"version {content.get('version')!r}", hint)
     try:
         return {
-            location: {name: LockedFile(**entry) for name, entry in files.items()}
+            location: {name: _entry(entry) for name, entry in files.items()}
             for location, files in cast(dict[str, Any], content["repositories"]).items()
         }
     except (KeyError, TypeError, AttributeError) as error:
         raise _no_lock(path, repr(error), hint) from error
+
+
+def _entry(entry: dict[str, Any]) -> LockedFile:
+    kinds = {"size": int, "sha256": str, "git_blob": str | None}
+    sound = all(isinstance(entry.get(key), kind) for key, kind in kinds.items())
+    if not sound or not _SHA256.fullmatch(entry["sha256"]):
+        raise TypeError(f"{entry!r:.100}")
+    return LockedFile(**entry)
 
 
 def write_lock(path: Path, repositories: Mapping[str, LockedFiles]) -> None:

@@ -3,7 +3,7 @@
 from scion.checkpoint.hub.client import RangeReader, RemoteFile, list_files
 from scion.checkpoint.hub.location import HubRepository
 from scion.checkpoint.hub.lock import LockedFile, LockedFiles
-from scion.common.digest import digest_bytes
+from scion.common.digest import digest_bytes, git_blob
 from scion.common.errors import ScionError
 
 
@@ -17,7 +17,19 @@ def locked_files(repository: HubRepository) -> LockedFiles:
     """
     reader, locked = RangeReader(repository), dict[str, LockedFile]()
     for name, file in sorted(reader.files.items()):
-        sha256 = file.sha256 or digest_bytes(reader.read(name, 0, file.size))
+        sha256 = file.sha256
+        if sha256 is None:
+            content = reader.read(name, 0, file.size)
+            sha256 = digest_bytes(content)
+            if (found := git_blob(len(content), [content])) != file.git_blob:
+                raise ScionError(
+                    "a file of the hub is not what the hub lists; nothing was locked",
+                    where=f"{repository}: {name}",
+                    expected=f"git blob {file.git_blob}",
+                    found=found,
+                    hint="run the same command again; if it stays so, the server or a proxy alters "
+                    "files",
+                )
         locked[name] = LockedFile(file.size, sha256, file.git_blob)
     return locked
 
