@@ -439,6 +439,16 @@ def locks_of(location):
     return found
 
 
+def publication(config):
+    """The command that publishes what `results/` shows of a release."""
+    key = config.attestations.public_key
+    words = ["python", "-m", "scion.cli.main", "publish"]
+    words += [f"results/{config.release}/release", config.card.repository]
+    words += ["--key", key] if key else []
+    words += ["--collection", FAMILY.title] if FAMILY else []
+    return shlex.join(words)
+
+
 def local_file(location):
     """A data file that lies here, or nothing for a data set of the hub."""
     return location if isinstance(parse_location(location), LocalFolder) else []

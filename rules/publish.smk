@@ -8,29 +8,15 @@ holds is asked of it each time.
 """
 
 
-def published_options(config):
-    """What `scion publish` is told of a release."""
-    key, options = config.attestations.public_key, []
-    if key:
-        options += ["--key", key]
-    if FAMILY:
-        options += ["--collection", FAMILY.title]
-    return options
-
-
 # It has no output: asked for again, it looks again.
 rule publish:
     input:
-        [
-            planned.pointer
-            for each in PLANS
-            for last in ("seal_release", "sign_release")
-            for planned in each.all_of(last)
-        ],
+        [planned.pointer for planned in PLANS.all_of("seal_release", "sign_release")],
+    log:
+        "logs/publish.log",
     localrule: True
     run:
-        for each in CONFIGS:
-            PLANS.plans[each.release].show()
-            release, repository = f"results/{each.release}/release", each.card.repository
-            options = published_options(each)
-            shell("python -m scion.cli.main publish {release:q} {repository:q} {options:q}")
+        for each in PLANS:
+            each.show()
+        commands = " && ".join(map(publication, CONFIGS))
+        shell("({commands}) 2>&1 | tee -i {log:q}")
