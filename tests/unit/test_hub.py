@@ -10,6 +10,7 @@ from hub_server import NO_PROXY, HubServer, sha256
 from scion.checkpoint.hub import client as hub
 from scion.checkpoint.hub import http as hub_http
 from scion.checkpoint.hub.client import HubRepository, LocalFolder, RangeReader, parse_location
+from scion.checkpoint.hub.lock import lock_of
 from scion.cli.pin import pin_all, pin_config
 from scion.common.errors import ScionError
 
@@ -446,8 +447,9 @@ def test_pin_changes_the_locations_and_nothing_else(server: HubServer, tmp_path:
     assert path.read_bytes().decode() == expected
     assert [pin.line for pin in pins] == [2, 3, 5, 6]
     assert lines[0] == f"{path}:2: hf://owner/model@main -> hf://owner/model@{commit}"
+    assert lines[4] == f"{lock_of(path)}: locked 4 files, 1.05 MB, of 2 repositories"
     assert pin_config(path, report=lines.append) == []
-    assert len(lines) == 4
+    assert len(lines) == 5
 
 
 def test_pin_follows_a_family_to_the_files_of_its_releases(
@@ -467,7 +469,9 @@ def test_pin_asks_for_each_repository_once(server: HubServer, tmp_path: Path) ->
     path = tmp_path / "release.yaml"
     path.write_text("source: hf://owner/model@main\ndonor: hf://owner/model@main\n")
     assert len(pin_config(path, report=lambda _: None)) == 2
-    assert len(server.requests) == 1
+    assert sum("/revision/main" in request.path for request in server.requests) == 1
+    names = [r.path.rpartition("/")[2] for r in server.requests if "/resolve/" in r.path]
+    assert sorted(names) == sorted(set(names))
 
 
 @pytest.mark.parametrize("fault", [{"cut_after": 0}, {"status": 500}])
