@@ -36,18 +36,14 @@ include: "rules/judge.smk"
 include: "rules/card.smk"
 include: "rules/compare.smk"
 include: "rules/publish.smk"
+include: "rules/plan_file.smk"
 
 
 rule all:
     default_target: True
     input:
         # Each of them: one that is gone is made again, though the release may stand without it.
-        [
-            planned.pointer
-            for planned in PLANS.all_of(
-                "seal_release", "sign_release", "render_family", "render_verdict"
-            )
-        ],
+        [planned.pointer for planned in PLANS.all_of(*RESULTS)],
 
 
 onstart:

@@ -63,6 +63,8 @@ if workflow.is_main_process:
         or_end(check_sources, each, where=CONFIG_FILES[0], hub=False)
 STORE = or_end(Store.open, CONFIGS[0].store, begin=False)
 PLANS = Plans()
+# By key of the planned stage, its job.
+JOBS = {}
 for each in CONFIGS:
     Plan(Path("results", each.release), STORE, together=PLANS)
 # The locks beside the files of the run, by path.
@@ -73,6 +75,7 @@ LOCKS = {
     if lock.is_file()
 }
 FAMILY = CONFIGS[0].family
+FAMILY_NAME = FAMILY.name if FAMILY else None
 # One that stands for all: what the releases share.
 FAMILY_CONFIGS = [CONFIGS[0].model_copy(update={"release": FAMILY.name})] if FAMILY else []
 for each in FAMILY_CONFIGS:
@@ -131,6 +134,8 @@ EVALUATION_FOLDER = "envs/evaluate"
 # Of several releases, what takes longest comes first, and what it waits for before that: the rest
 # runs beside it.
 BEFORE_QUANTIZING, QUANTIZING = 2, 1
+# The stages that a run is for.
+RESULTS = ("seal_release", "sign_release", "render_family", "render_verdict")
 # Snakemake cuts the number to what it was given, so that the rule runs alone.
 ALL_THREADS = max(64, os.cpu_count() or 1)
 # Loads what a GPU computes with, and serves what it answers.
@@ -248,6 +253,7 @@ def plan(stage, ask, configs=CONFIGS):
     planned = [plan_one(stage, each, **asked) for each in configs if (asked := ask(each))]
     # What several ask for is done for the first of them.
     jobs = {(job.release, job.key): job for job in reversed(planned)}
+    JOBS.update((job.planned.key, job) for job in jobs.values())
 
     def job(wildcards):
         try:
@@ -344,8 +350,9 @@ def plan_one(
             **(beside or {}),
         },
         # Asked late: only then is it known what Snakemake was given.
-        threads=lambda: threads(config),
+        threads=lambda: threads(config) if threads else 1,
         config=config,
+        planned=planned,
     )
 
 

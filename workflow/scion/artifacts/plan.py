@@ -19,6 +19,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,16 @@ def all_made_from(stages: Iterable[PlannedStage]) -> list[PlannedStage]:
         found |= dict.fromkeys(new)
         left += new
     return list(found)
+
+
+def before_those_that_read(stages: Iterable[PlannedStage]) -> list[PlannedStage]:
+    """Stages in an order in which each comes after those that it reads from.
+
+    Args:
+        stages: With all that they are made from.
+    """
+    order = TopologicalSorter({stage: stage.reads.values() for stage in stages})
+    return list(order.static_order())
 
 
 @dataclass

@@ -22,6 +22,7 @@ from scion.cli.publish import add_publish
 from scion.cli.reproduce import add_reproduce
 from scion.cli.respell import add_respell
 from scion.cli.sign import add_sign
+from scion.cli.simulate import add_simulate
 from scion.cli.store import add_store
 from scion.cli.streams import lasting_streams
 from scion.common.errors import exit_on_error
@@ -63,6 +64,7 @@ def command_parser() -> argparse.ArgumentParser:
     add_lint(commands.add_parser, _lint)
     add_acceptance(commands.add_parser, _acceptance)
     add_estimate(commands.add_parser, _estimate)
+    add_simulate(commands.add_parser, _simulate)
     add_launch(commands.add_parser, _launch)
     add_audit(commands.add_parser, _audit)
     add_compare(commands.add_parser, _compare)
@@ -206,6 +208,12 @@ def _estimate(args: argparse.Namespace) -> int:
     from scion.cli.estimate import estimate
 
     return estimate(args)
+
+
+def _simulate(args: argparse.Namespace) -> None:
+    from scion.cli.simulate import simulate_run
+
+    simulate_run(args)
 
 
 def _launch(args: argparse.Namespace) -> int:

@@ -4,6 +4,7 @@ Begin with:
 
 - `release.Config`: one release, as a typed model that composes the section of each package.
 - `families.read_configs`: the releases of a file, be it of one or of a family.
+- `simulation.comparison.simulate`: what a run of them will take of a cluster.
 
 May import: common, architectures, formats, checkpoint, artifacts, engines, lint, quantization,
 evaluation, healing, report, stages, audit.

@@ -49,10 +49,13 @@ class ReleaseSize:
     Attributes:
         source: Bytes of the source's weights; None while nobody can tell.
         quantization: What quantizing takes; None likewise.
+        rewritten: Bytes of the language model that lie in shards beside other parts, so that
+            extract_text writes them anew.
     """
 
     source: int | None
     quantization: ResourceEstimate | None
+    rewritten: int = 0
 
     @classmethod
     def of(cls, config: Config) -> "ReleaseSize":
@@ -65,7 +68,7 @@ class ReleaseSize:
             return cls(None, None)
         try:
             headers = source_headers(config.source)
-            return cls(headers.bytes, _quantization(config, headers.text))
+            return cls(headers.bytes, _quantization(config, headers.text), headers.rewritten)
         except (ScionError, OSError):
             # What is wrong with the source is told by the stages that read it.
             return cls(None, None)
@@ -97,6 +100,11 @@ def stage_resources(
     """
     asked = _ROWS.get(stage, _small)(config, size)
     return asked | {name: attempt * asked[name] for name in _GROWING}
+
+
+def has_server(stage: str) -> bool:
+    """Whether a stage asks servers."""
+    return _ROWS.get(stage) is _served
 
 
 def _small(config: Config, size: ReleaseSize) -> Resources:

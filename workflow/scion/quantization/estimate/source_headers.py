@@ -28,10 +28,13 @@ class SourceHeaders:
         text: Its language model, with sound keys: a checkpoint whose headers can be asked for names
             and sizes. Its data can't be read by them where something was taken out, or where it is
             not on this machine.
+        rewritten: Bytes of the language model in shards that hold other parts, too: to take these
+            out is to write the shard anew.
     """
 
     bytes: int
     text: Checkpoint
+    rewritten: int = 0
 
 
 def source_headers(location: str) -> SourceHeaders:
@@ -54,6 +57,7 @@ def source_headers(location: str) -> SourceHeaders:
     names = sound_names(tensors, expected, where=folder)
     out = {*expected.mtp, *expected.vision}
     headers: dict[str, Header] = {}
+    rewritten = 0
     for shard in subject.shards:
         header = subject.headers[shard]
         kept = {
@@ -63,10 +67,12 @@ def source_headers(location: str) -> SourceHeaders:
         }
         if kept:
             headers[shard] = replace(header, tensors=kept)
+            if len(kept) < len(header.tensors):
+                rewritten += sum(tensor.size for tensor in kept.values())
     shard_of = {name: shard for shard, header in headers.items() for name in header.tensors}
     config = LANGUAGE_MODEL.config(subject.config)
     size = sum(t.size for shard in subject.shards for t in subject.headers[shard].tensors.values())
-    return SourceHeaders(size, Checkpoint(folder, headers, shard_of, config))
+    return SourceHeaders(size, Checkpoint(folder, headers, shard_of, config), rewritten)
 
 
 def _require_plain(subject: Subject, folder: Path) -> None:
