@@ -111,6 +111,8 @@ READERS: dict[str, tuple[str, ...]] = {
     "estimate": ("estimate", "{}", "--gpu", "h100", "--host-gib", "8"),
     "estimate of a config": ("estimate", "{}.yaml", "--gpu", "h100", "--host-gib", "8"),
     "estimate on a disk": ("estimate", str(PICO / "pico-agent"), "--disk", "{}"),
+    "simulate": ("simulate", "{}"),
+    "simulate by measurements": ("simulate", DEFAULT, "--benchmarks", "{}"),
     "compare": ("compare", "{}", "{}"),
     "audit": ("audit", "{}"),
     "audit of a source": ("audit", str(PICO / "pico-base"), "--source", "{}"),
@@ -142,6 +144,7 @@ _SOUND = {
     ("estimate on a disk", "an empty folder"),
     ("pin", "an empty file"),
     ("estimate of a config", "an empty file"),
+    ("simulate", "an empty file"),
 }
 
 

@@ -184,6 +184,7 @@ NEEDS = {
     "acceptance {release} --prompts {default}": "workflow",
     "heal {release} --prompts {default}": "workflow",
     "audit {release}": "workflow",
+    "simulate {default}": "workflow",
     "sign {release} --key {default}": "attest",
     "publish {release} owner/name": "workflow",
     "reproduce {release}": "workflow",

@@ -111,9 +111,9 @@ _CHANGES: Mapping[str, tuple[_Change, bool]] = {
     "twice the GPUs": (lambda a, c: (a, replace(c, gpus=2 * c.gpus)), False),
     "what is fetched is cached": (lambda a, c: (replace(a, is_cached=True), c), False),
     "no comparison of the family": (lambda a, c: (replace(a, is_compared=False), c), False),
-    "files dropped after their last use": (lambda a, c: (a, c), True),
-    "one release after another": (lambda a, c: (replace(a, by_release=True), c), False),
-    "both of these": (lambda a, c: (replace(a, by_release=True), c), True),
+    "files dropped after their last use*": (lambda a, c: (a, c), True),
+    "one release after another*": (lambda a, c: (replace(a, by_release=True), c), False),
+    "both of these*": (lambda a, c: (replace(a, by_release=True), c), True),
 }
 """By name, what is changed, and whether files are dropped."""
 
@@ -191,6 +191,7 @@ def lines(found: Simulation) -> list[str]:
             f"{name:38}{_long(other.seconds):>14}{_bytes(other.network_bytes):>14}"
             f"{_bytes(other.high_water):>15}"
         )
+    said.append("* no option of the workflow does so yet")
     return [*said, "", "taken for granted:", *(f"  {each}" for each in found.assumed)]
 
 

@@ -248,6 +248,8 @@ def assumptions(plan: Sequence[PlannedJob], given: Assumptions) -> list[str]:
     stages = {job.stage for job in left}
     unseen = sum(job.source is None for job in left if job.stage in _FETCHES)
     said: list[str] = []
+    if given.is_cached:
+        said.append("what is fetched from a hub lies in the user's cache, on the same disk")
     if unseen:
         said.append(
             f"{unseen} checkpoints can't be looked at here: taken to be"

@@ -120,7 +120,7 @@ def write_plan(path: Path, jobs: Sequence[PlannedJob]) -> None:
 def read_plan(path: Path) -> list[PlannedJob]:
     """The jobs that `write_plan` has written."""
     jobs: list[dict[str, Any]] = json.loads(path.read_text())
-    return [PlannedJob(**{**job, "reads": tuple(job["reads"])}) for job in jobs]
+    return [PlannedJob(reads=tuple(job.pop("reads")), **job) for job in jobs]
 
 
 def planned_run(config: Path, *, cores: int, gpus: int) -> list[PlannedJob]:
