@@ -13,7 +13,7 @@ import pytest
 from scion.common.errors import ScionError
 from scion.config.simulation.comparison import forecast, lines, simulate
 from scion.config.simulation.costs import Assumptions, measured_seconds, simulated_jobs
-from scion.config.simulation.events import Cluster, SimulatedJob, Step, play
+from scion.config.simulation.events import Cluster, JobStep, SimulatedJob, play
 from scion.config.simulation.run_plan import PlannedJob, planned_run, read_plan, write_plan
 
 PROJECT = Path(__file__).parents[2]
@@ -22,7 +22,7 @@ ONE = Cluster(nodes=1, cores=8, gpus=1, network=100, disk=1000)
 
 
 def on_gpu(seconds: float) -> SimulatedJob:
-    return SimulatedJob("quantize_nvfp4", (Step(seconds=seconds),), gpus=1)
+    return SimulatedJob("quantize_nvfp4", (JobStep(seconds=seconds),), gpus=1)
 
 
 # Played by hand
@@ -35,7 +35,7 @@ def test_two_jobs_on_one_gpu_take_turns() -> None:
 
 
 def test_a_job_that_fits_nowhere_lets_others_go_before_it() -> None:
-    jobs = [on_gpu(10), on_gpu(10), SimulatedJob("lint_source", (Step(seconds=1),))]
+    jobs = [on_gpu(10), on_gpu(10), SimulatedJob("lint_source", (JobStep(seconds=1),))]
     assert play(jobs, ONE).spans == ((0, 10), (10, 20), (0, 1))
 
 
@@ -46,7 +46,7 @@ def test_of_jobs_that_could_start_the_highest_priority_does() -> None:
 
 def test_a_job_takes_the_cores_and_gpus_of_one_node() -> None:
     cluster = Cluster(nodes=2, cores=8, gpus=2, network=100, disk=1000)
-    wide = SimulatedJob("compare_family", (Step(seconds=10),), cores=64)
+    wide = SimulatedJob("compare_family", (JobStep(seconds=10),), cores=64)
     assert play([wide, wide, wide], cluster).seconds == 20
     with pytest.raises(ScionError, match="a stage wants more GPUs than a node has"):
         play([replace(on_gpu(1), gpus=2)], cluster)
@@ -54,7 +54,7 @@ def test_a_job_takes_the_cores_and_gpus_of_one_node() -> None:
 
 def test_jobs_share_a_rate_alike() -> None:
     """100 a second: both have 50 until the smaller has its 100, then the other has all of it."""
-    jobs = [SimulatedJob("fetch_source", (Step(network=amount),)) for amount in (300, 100)]
+    jobs = [SimulatedJob("fetch_source", (JobStep(network=amount),)) for amount in (300, 100)]
     played = play(jobs, ONE)
     assert [end for _, end in played.spans] == pytest.approx([4, 2])
     assert played.network == pytest.approx(4)
@@ -62,19 +62,21 @@ def test_jobs_share_a_rate_alike() -> None:
 
 
 def test_a_step_ends_with_the_last_of_its_parts() -> None:
-    steps = (Step(network=300, disk=300, seconds=1), Step(disk=500, seconds=2))
+    steps = (JobStep(network=300, disk=300, seconds=1), JobStep(disk=500, seconds=2))
     assert play([SimulatedJob("fetch_source", steps)], ONE).seconds == pytest.approx(5)
 
 
 def chain() -> list[SimulatedJob]:
     """A source, a stage that links it and one that reads that, and the release."""
     return [
-        SimulatedJob("fetch_source", (Step(seconds=1),), writes=100),
-        SimulatedJob("fix_keys", (Step(seconds=1),), (0,), (0,), links=(0,), writes=5),
-        SimulatedJob("quantize_nvfp4", (Step(seconds=1),), (1,), (1,), writes=30),
-        SimulatedJob("graft_mtp", (Step(seconds=1),), (2,), (2,), links=(2,), writes=2),
-        SimulatedJob("verify_release", (Step(seconds=1),), (3, 1), (3, 1), writes=1),
-        SimulatedJob("seal_release", (Step(seconds=1),), (4,), links=(3,), writes=4, is_kept=True),
+        SimulatedJob("fetch_source", (JobStep(seconds=1),), writes=100),
+        SimulatedJob("fix_keys", (JobStep(seconds=1),), (0,), (0,), links=(0,), writes=5),
+        SimulatedJob("quantize_nvfp4", (JobStep(seconds=1),), (1,), (1,), writes=30),
+        SimulatedJob("graft_mtp", (JobStep(seconds=1),), (2,), (2,), links=(2,), writes=2),
+        SimulatedJob("verify_release", (JobStep(seconds=1),), (3, 1), (3, 1), writes=1),
+        SimulatedJob(
+            "seal_release", (JobStep(seconds=1),), (4,), links=(3,), writes=4, is_kept=True
+        ),
     ]
 
 
@@ -151,7 +153,7 @@ def test_measured_seconds_take_the_place_of_assumed_ones(tmp_path: Path) -> None
         (folder / "measure_serving-00.tsv").write_text(f"s\th:m:s\n{seconds}\t0\n")
     assert measured_seconds(tmp_path) == {"measure_serving": 20}
     given = Assumptions(measured=measured_seconds(tmp_path))
-    assert simulated_jobs(release("a"), given)[2].steps == (Step(disk=600, seconds=20),)
+    assert simulated_jobs(release("a"), given)[2].steps == (JobStep(disk=600, seconds=20),)
     told = lines(simulate(release("a"), given, ONE))
     assert "  measured by an earlier run: measure_serving" in told
     (tmp_path / "a" / "fix_keys-00.tsv").write_text("x\n1\n")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from scion.common.errors import ScionError
-from scion.config.simulation.events import SimulatedJob, Step
+from scion.config.simulation.events import JobStep, SimulatedJob
 from scion.config.simulation.run_plan import PlannedJob
 
 GIGABYTE = 1_000_000_000
@@ -86,7 +86,7 @@ class _Sizes:
 
 @dataclass(frozen=True)
 class _Cost:
-    steps: tuple[Step, ...] = ()
+    steps: tuple[JobStep, ...] = ()
     writes: int = 0
 
 
@@ -128,57 +128,57 @@ def _cost(job: PlannedJob, given: Assumptions) -> _Cost:
     quantized = round(_QUANTIZED * source) if job.quantized is None else job.quantized
     size = _Sizes(source, job.rewritten, quantized, round(_HEAD * source))
     cost = _ROWS.get(job.stage, _served if job.servers else _light)(job, size, given)
-    begin = Step(seconds=given.job_seconds)
+    begin = JobStep(seconds=given.job_seconds)
     if job.stage not in given.measured:
         return _Cost((begin, *cost.steps), cost.writes)
     # What was measured has all of it in one; bytes still take their time where a disk is slow.
     network, disk = (sum(getattr(s, name) for s in cost.steps) for name in ("network", "disk"))
-    return _Cost((Step(network, disk, given.measured[job.stage]),), cost.writes)
+    return _Cost((JobStep(network, disk, given.measured[job.stage]),), cost.writes)
 
 
 _Row = Callable[[PlannedJob, _Sizes, Assumptions], _Cost]
 
 
 def _fetched(job: PlannedJob, size: _Sizes, given: Assumptions) -> _Cost:
-    hashed = Step(disk=size.source, seconds=size.source / _HASHED)
+    hashed = JobStep(disk=size.source, seconds=size.source / _HASHED)
     if given.is_cached or not job.from_hub:
         # By clone or hard link.
         return _Cost((hashed,))
-    return _Cost((Step(network=size.source, disk=size.source), hashed), size.source)
+    return _Cost((JobStep(network=size.source, disk=size.source), hashed), size.source)
 
 
 def _fetched_head(job: PlannedJob, size: _Sizes, given: Assumptions) -> _Cost:
     moved = 0 if given.is_cached or not job.from_hub else size.head
-    return _Cost((Step(network=moved, disk=size.head),), size.head)
+    return _Cost((JobStep(network=moved, disk=size.head),), size.head)
 
 
 def _extracted(job: PlannedJob, size: _Sizes, given: Assumptions) -> _Cost:
     moved = 2 * size.rewritten
-    return _Cost((Step(disk=moved, seconds=size.rewritten / _HASHED),), size.rewritten)
+    return _Cost((JobStep(disk=moved, seconds=size.rewritten / _HASHED),), size.rewritten)
 
 
 def _quantized(job: PlannedJob, size: _Sizes, given: Assumptions) -> _Cost:
     seconds = _RECORDED["quantize_nvfp4"]
-    return _Cost((Step(disk=size.source + size.quantized, seconds=seconds),), size.quantized)
+    return _Cost((JobStep(disk=size.source + size.quantized, seconds=seconds),), size.quantized)
 
 
 def _respelled(job: PlannedJob, size: _Sizes, given: Assumptions) -> _Cost:
     seconds = size.quantized / _HASHED
-    return _Cost((Step(disk=2 * size.quantized, seconds=seconds),), size.quantized)
+    return _Cost((JobStep(disk=2 * size.quantized, seconds=seconds),), size.quantized)
 
 
 def _head(job: PlannedJob, size: _Sizes, given: Assumptions) -> _Cost:
-    return _Cost((Step(disk=2 * size.head),), size.head)
+    return _Cost((JobStep(disk=2 * size.head),), size.head)
 
 
 def _healed(job: PlannedJob, size: _Sizes, given: Assumptions) -> _Cost:
     read = size.quantized + size.head
-    return _Cost((Step(disk=read + size.head, seconds=_GUESSED["heal_mtp"]),), size.head)
+    return _Cost((JobStep(disk=read + size.head, seconds=_GUESSED["heal_mtp"]),), size.head)
 
 
 def _verified(job: PlannedJob, size: _Sizes, given: Assumptions) -> _Cost:
     read = size.source + size.quantized
-    return _Cost((Step(disk=read, seconds=read / _VERIFIED),))
+    return _Cost((JobStep(disk=read, seconds=read / _VERIFIED),))
 
 
 def _served(job: PlannedJob, size: _Sizes, given: Assumptions) -> _Cost:
@@ -189,7 +189,7 @@ def _served(job: PlannedJob, size: _Sizes, given: Assumptions) -> _Cost:
         loaded = job.servers // 2 * (size.source + size.quantized)
     seconds = {**_GUESSED, **_RECORDED}.get(job.stage, 0.0)
     times = job.servers if job.stage in ("compare_family", "measure_serving") else 1
-    return _Cost((Step(disk=loaded), Step(seconds=job.servers * _START + times * seconds)))
+    return _Cost((JobStep(disk=loaded), JobStep(seconds=job.servers * _START + times * seconds)))
 
 
 def _light(job: PlannedJob, size: _Sizes, given: Assumptions) -> _Cost:
@@ -275,5 +275,7 @@ def assumptions(plan: Sequence[PlannedJob], given: Assumptions) -> list[str]:
         "every read comes from the disk, none from the page cache; all jobs share its rate alike,"
         " and that of the network",
         "files that a stage passes on are hard links or clones",
+        "of jobs of one priority those with the fewest stages before them go first; Snakemake"
+        " may choose others",
     ]
     return said

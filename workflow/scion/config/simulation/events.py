@@ -16,7 +16,7 @@ from scion.common.errors import ScionError
 
 
 @dataclass(frozen=True)
-class Step:
+class JobStep:
     """What a job does at once: bytes by the network, bytes by the disk, and seconds."""
 
     network: int = 0
@@ -42,7 +42,7 @@ class SimulatedJob:
     """
 
     stage: str
-    steps: tuple[Step, ...] = ()
+    steps: tuple[JobStep, ...] = ()
     after: tuple[int, ...] = ()
     needs: tuple[int, ...] = ()
     links: tuple[int, ...] = ()
