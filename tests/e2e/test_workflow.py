@@ -194,7 +194,6 @@ def test_a_sealed_release_can_be_checked_by_whoever_downloads_it(
     assert "README.md: expected" in edited.stderr
 
 
-@pytest.mark.parametrize("stage", ["render_card", "seal_release"])
 def test_the_release_is_published_and_loaded_from_there(
     finished: ProjectCopy, results: Path, tmp_path: Path
 ) -> None:
@@ -241,6 +240,7 @@ def test_the_release_is_published_and_loaded_from_there(
         assert (again / "results/.store/artifacts").is_dir()
 
 
+@pytest.mark.parametrize("stage", ["render_card", "seal_release"])
 def test_an_interrupted_card_or_seal_leaves_nothing(
     finished: ProjectCopy, results: Path, tmp_path: Path, stage: str
 ) -> None:

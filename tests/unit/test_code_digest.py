@@ -259,7 +259,8 @@ def test_each_program_of_the_package_is_code_of_a_stage() -> None:
     }
     run = {path for stage in STAGES for path in module_files(f"scion.stages.{stage}")}
     assert len(programs) >= 5
-    assert programs <= run
+    # Which GPU a stage computes on makes no other bytes; it stands before the stage's command.
+    assert programs - run == {provenance._PACKAGE / "engines/vllm/on_gpus.py"}
 
 
 def test_no_stage_reads_a_data_file_that_lies_in_the_package() -> None:

@@ -67,10 +67,13 @@ def reproduce(args: argparse.Namespace) -> int:
 
 
 def _reproduce(args: argparse.Namespace) -> int:
+    import importlib
     import os
     import subprocess
     import sys
 
+    # What runs the workflow, before anything is read for it.
+    importlib.import_module("snakemake")
     from scion.artifacts.release_layout import REPRODUCTION
     from scion.audit.reproduced import CONFIG, PublishedRecipe, checkout, command, outcome, prepare
     from scion.audit.seal import release_tree
