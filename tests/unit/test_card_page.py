@@ -60,7 +60,12 @@ def page(
     if request.param == "of a real run":
         # Pictures were asked about of another release, which keeps its tower.
         names = {s: name for s, name in measured.FILES.items() if s != "evaluate_images"}
-        content = {stage: json.loads((RECORDS / name).read_text()) for stage, name in names.items()}
+        content = {
+            stage: json.loads((RECORDS / name).read_text())
+            for stage, name in names.items()
+            # The run was not judged.
+            if stage != "judge_release"
+        }
     card, _ = rendered(conversion, folder, content)
     shutil.copytree(card.folder, folder / "shown")
     path = folder / "shown/card.html"
