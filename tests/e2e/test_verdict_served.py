@@ -17,7 +17,7 @@ from scion.evaluation.verdict.criteria import judged
 from scion.stages.judge_release import VerdictSettings, evidence
 from scion.stages.render_verdict import render_verdict
 
-pytestmark = pytest.mark.serve
+pytestmark = [pytest.mark.serve, pytest.mark.timeout(1500)]
 
 
 @pytest.fixture(scope="module")
