@@ -229,7 +229,7 @@ def test_the_release_is_published_and_loaded_from_there(
             f"tokenizer = AutoTokenizer.from_pretrained({name!r})\n"
             "print(config.model_type, len(tokenizer.encode('a graft')))",
         )
-        assert loaded.split()[0] == "qwen3_5_text"
+        assert loaded.split()[0] == "qwen3_5"
         assert int(loaded.split()[1]) > 0
         # From nothing but what was published, and the sources: bit by bit.
         again = tmp_path / "again"
