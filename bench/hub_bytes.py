@@ -12,7 +12,6 @@ goes to stderr; the last line of stdout is one JSON object.
 """
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -33,7 +32,7 @@ os.environ |= {
 }
 
 from huggingface_hub import CommitOperationAdd, HfApi, constants, snapshot_download  # noqa: E402
-from support.measure import machine  # noqa: E402
+from support.measure import machine, tell  # noqa: E402
 
 from hub_server import HubServer  # noqa: E402
 from scion.artifacts.making import Output  # noqa: E402
@@ -97,7 +96,7 @@ def measure(release: Path, edited: Path | None, folder: Path, *, by_xet: bool) -
         counter = Counter(hub)
         found: dict[str, Any] = {}
 
-        def tell(
+        def note(
             name: str, counted: Counted, fewest: int, *, peer: int | None = None, xet: int = 0
         ) -> None:
             moved = counted.bytes + xet
@@ -131,7 +130,7 @@ def measure(release: Path, edited: Path | None, folder: Path, *, by_xet: bool) -
             lambda: snapshot_download(AGENT, endpoint=hub.endpoint, local_dir=folder / "peer")
         )
         counted = counter.count(fetch_whole)
-        tell(
+        note(
             "source",
             counted,
             sum(sizes.values()),
@@ -143,8 +142,8 @@ def measure(release: Path, edited: Path | None, folder: Path, *, by_xet: bool) -
         )
         counted = counter.count(fetch_head)
         head = (folder / "fetch_donor/model-mtp.safetensors").stat().st_size
-        tell("donor's head", counted, head, peer=None if by_xet else before.bytes)
-        tell("both again", counter.count(lambda: (fetch_whole(), fetch_head())), 0)
+        note("donor's head", counted, head, peer=None if by_xet else before.bytes)
+        note("both again", counter.count(lambda: (fetch_whole(), fetch_head())), 0)
 
         options = PublishOptions(to_main=True)
         whole = HubRepository("model", RELEASE, None)
@@ -155,15 +154,15 @@ def measure(release: Path, edited: Path | None, folder: Path, *, by_xet: bool) -
 
         first = audited_release(release)
         total = sum(first.size(name) for name in first.digests)
-        tell("publish", counter.count(publish(first)), total)
-        tell("publish again", counter.count(publish(first)), 0)
+        note("publish", counter.count(publish(first)), total)
+        note("publish again", counter.count(publish(first)), 0)
         if edited is not None:
             second = audited_release(edited)
             differing = [
                 name for name, digest in second.digests.items() if first.digests.get(name) != digest
             ]
             fewest = sum(second.size(name) for name in differing)
-            tell(EDIT, counter.count(publish(second)), fewest)
+            note(EDIT, counter.count(publish(second)), fewest)
             found[EDIT]["files"] = len(differing)
     if not by_xet:
         releases = {"publish": release, **({EDIT: edited} if edited is not None else {})}
@@ -197,6 +196,7 @@ def main() -> int:
     parser.add_argument(
         "--edited", type=Path, help="the same with another card; without it, that step is left out"
     )
+    parser.add_argument("--output", type=Path, help="also write the report to this file")
     args = parser.parse_args()
     if not args.release.is_dir():
         parser.error(f"there is no release {args.release}: make run makes the default one")
@@ -204,7 +204,7 @@ def main() -> int:
     for way in ("xet", "http"):
         with tempfile.TemporaryDirectory(prefix="hub-bytes-") as folder:
             found[way] = measure(args.release, args.edited, Path(folder), by_xet=way == "xet")
-    print(json.dumps({"machine": machine(Path(_HOME.name)), "moved": found}))
+    tell({"machine": machine(Path(_HOME.name)), "moved": found}, args.output)
     return 0
 
 

@@ -23,7 +23,7 @@ from scion.common.section import Section
 from scion.config.families import RELEASES
 from scion.common.digest import digest_file, digest_json
 from scion.artifacts.environments import identity, prefix
-from scion.artifacts.plan import Plan, Plans
+from scion.artifacts.plan import RESULTS, Plan, Plans
 from scion.artifacts.release_layout import GRAFTED, HEAD_QUANTIZED, HEALED
 from scion.artifacts.store.sources import appearance
 from scion.artifacts.store.store import Store
@@ -134,8 +134,6 @@ EVALUATION_FOLDER = "envs/evaluate"
 # Of several releases, what takes longest comes first, and what it waits for before that: the rest
 # runs beside it.
 BEFORE_QUANTIZING, QUANTIZING = 2, 1
-# The stages that a run is for.
-RESULTS = ("seal_release", "sign_release", "render_family", "render_verdict")
 # Snakemake cuts the number to what it was given, so that the rule runs alone.
 ALL_THREADS = max(64, os.cpu_count() or 1)
 # Loads what a GPU computes with, and serves what it answers.

@@ -15,6 +15,7 @@ POST /api/collections, …/SLUG/items           a collection, and what belongs t
 import base64
 import json
 import urllib.parse
+from abc import ABC, abstractmethod
 from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 _DATE = "2026-01-01T00:00:00.000Z"
 
 
-class Uploads(BaseHTTPRequestHandler):
+class Uploads(BaseHTTPRequestHandler, ABC):
     """Answers requests that write; the rest is `tools/hub_server.py`'s.
 
     Attributes:
@@ -38,17 +39,17 @@ class Uploads(BaseHTTPRequestHandler):
     body: bytes
 
     @property
+    @abstractmethod
     def hub(self) -> "HubServer":
         """The hub that was asked."""
-        raise NotImplementedError
 
+    @abstractmethod
     def open(self, name: str, revision: str) -> tuple[Repository, str] | None:
         """The repository and the commit of the revision, if the token may see it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
         """Answer."""
-        raise NotImplementedError
 
     def send_json(
         self, status: int, content: object, headers: dict[str, str] | None = None

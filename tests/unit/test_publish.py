@@ -66,6 +66,13 @@ def audited(sealed_release: Path) -> AuditedRelease:
     return audited_release(sealed_release)
 
 
+@pytest.fixture
+def changed(release: Path) -> AuditedRelease:
+    """The same release with another card, in the folder `release`."""
+    edit_card(release)
+    return audited_release(release)
+
+
 def published(release: AuditedRelease, options: PublishOptions = DIRECT) -> list[str]:
     """What publishing says."""
     publisher = Publisher(REPOSITORY)
@@ -140,12 +147,10 @@ def test_the_same_release_again_moves_nothing(hub: HubServer, audited: AuditedRe
 
 
 def test_after_an_edit_of_the_card_only_what_changed_is_sent(
-    hub: HubServer, audited: AuditedRelease, release: Path
+    hub: HubServer, audited: AuditedRelease, changed: AuditedRelease, release: Path
 ) -> None:
     published(audited)
     before, asked = moved(hub), len(hub.requests)
-    edit_card(release)
-    changed = audited_release(release)
     published(changed)
     assert contents(hub.repositories[NAME]) == on_disk(release)
     differing = [n for n in changed.digests if changed.digests[n] != audited.digests.get(n)]
@@ -170,15 +175,13 @@ def test_what_an_earlier_release_had_goes_and_what_the_hub_put_there_stays(
 
 
 def test_a_public_repository_gets_one_pull_request(
-    hub: HubServer, audited: AuditedRelease, release: Path
+    hub: HubServer, audited: AuditedRelease, changed: AuditedRelease, release: Path
 ) -> None:
     published(audited)
     repository = hub.repositories[NAME]
     first = repository.commit
     assert published(audited, PublishOptions(public=True))[-1].startswith("published (public)")
     assert repository.token is None
-    edit_card(release)
-    changed = audited_release(release)
     assert published(changed, PublishOptions())[-1].startswith("pull request opened: ")
     assert repository.commit == first
     (opened,) = repository.pull_requests
@@ -488,22 +491,18 @@ def test_a_commit_whose_answer_is_lost_is_found(
 
 
 def test_a_pull_request_whose_answer_is_lost_is_found(
-    hub: HubServer, audited: AuditedRelease, release: Path
+    hub: HubServer, audited: AuditedRelease, changed: AuditedRelease
 ) -> None:
     published(audited, PublishOptions(public=True))
-    edit_card(release)
-    changed = audited_release(release)
     hub.fail("/commit/", cut_after=0)
     assert published(changed, PublishOptions())[-1].startswith("pull request opened: ")
     assert len(hub.repositories[NAME].pull_requests) == 1
 
 
 def test_the_same_release_from_two_terminals_is_published_once(
-    hub: HubServer, audited: AuditedRelease, release: Path
+    hub: HubServer, audited: AuditedRelease, changed: AuditedRelease
 ) -> None:
     published(audited)
-    edit_card(release)
-    changed = audited_release(release)
     one, other = Publisher(REPOSITORY), Publisher(REPOSITORY)
     plans = [each.plan(changed, DIRECT) for each in (one, other)]
     one.publish(plans[0])
@@ -513,11 +512,9 @@ def test_the_same_release_from_two_terminals_is_published_once(
 
 
 def test_a_tag_on_another_release_is_told(
-    hub: HubServer, audited: AuditedRelease, release: Path
+    hub: HubServer, audited: AuditedRelease, changed: AuditedRelease
 ) -> None:
     published(audited)
-    edit_card(release)
-    changed = audited_release(release)
     repository = hub.repositories[NAME]
     repository.revisions[changed.tag] = repository.commit
     error = refused(lambda: published(changed))
@@ -534,11 +531,12 @@ def test_a_shard_that_is_gone_leaves_no_repository_behind(hub: HubServer, releas
 
 
 def test_a_hub_that_dies_once_it_has_committed_leaves_it_open(
-    hub: HubServer, audited: AuditedRelease, release: Path, monkeypatch: pytest.MonkeyPatch
+    hub: HubServer,
+    audited: AuditedRelease,
+    changed: AuditedRelease,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     published(audited)
-    edit_card(release)
-    changed = audited_release(release)
     repository = hub.repositories[NAME]
     sound = repository.add_commit
 

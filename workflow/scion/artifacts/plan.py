@@ -94,6 +94,10 @@ def before_those_that_read(stages: Iterable[PlannedStage]) -> list[PlannedStage]
     return list(order.static_order())
 
 
+RESULTS = ("seal_release", "sign_release", "render_family", "render_verdict")
+"""The stages that a run is for."""
+
+
 @dataclass
 class Plan:
     """The stages of one release.

@@ -1,6 +1,10 @@
 """The command line of `scion reproduce`: a published release is made again, and compared."""
 
 import argparse
+import importlib
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -53,8 +57,6 @@ def add_reproduce(
 
 def reproduce(args: argparse.Namespace) -> int:
     """Run `scion reproduce`; the exit code."""
-    import sys
-
     from scion.common.errors import ScionError
     from scion.common.extras import extras_told
 
@@ -67,11 +69,6 @@ def reproduce(args: argparse.Namespace) -> int:
 
 
 def _reproduce(args: argparse.Namespace) -> int:
-    import importlib
-    import os
-    import subprocess
-    import sys
-
     # What runs the workflow, before anything is read for it.
     importlib.import_module("snakemake")
     from scion.artifacts.release_layout import REPRODUCTION

@@ -40,7 +40,7 @@ def small(estimate: Record) -> str:
 
 def size(count: float) -> str:
     """Bytes in the unit that people read, powers of ten."""
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= factor:
             return f"{count / factor:.2f} {unit}"
     return f"{count:.0f} B"

@@ -6,5 +6,5 @@
 - `transaction`: repository, upload, the one commit, the look at what is there then.
 - `refusals`: what went wrong between, and what that means for what is public.
 
-Begin with `transaction.publish`.
+Begin with `transaction.Publisher`.
 """

@@ -95,7 +95,7 @@ def audited_release(
         )
     if check_manifest(manifest, where=folder / MANIFEST, hint=_again(folder))["root"] != found.root:
         raise _changed(folder / MANIFEST, found.root, "another manifest")
-    _refuse_verdict(folder, manifest, undecided=undecided)
+    _refuse_verdict(folder, undecided=undecided)
     digests = {name: entry["sha256"] for name, entry in manifest["files"].items()}
     small = {MANIFEST: raw}
     if (folder / SIGNATURE).is_file():
@@ -134,12 +134,11 @@ def _refuse_refuted(found: ReleaseAudit, folder: Path) -> None:
         )
 
 
-def _refuse_verdict(folder: Path, manifest: Mapping[str, Any], *, undecided: bool) -> None:
+def _refuse_verdict(folder: Path, *, undecided: bool) -> None:
     """Refuse what was judged and not accepted; what was not judged is not refused for that."""
     verdict = read_verdict(folder)
-    if verdict is None or verdict.outcome == "accept":
-        return
-    if verdict.outcome == "undecided" and undecided:
+    taken = {"accept", "undecided"} if undecided else {"accept"}
+    if verdict is None or verdict.outcome in taken:
         return
     raise ScionError(
         f"the verdict on the release is {verdict.outcome}, and nothing was published",

@@ -23,7 +23,7 @@ from scion.artifacts.release_layout import SEALED
 from scion.audit.publication.audited import AuditedRelease, require_as_audited
 from scion.audit.publication.changes import Changes, is_same
 from scion.audit.publication.refusals import FAILURES, may_be_made, page_of, refusal
-from scion.checkpoint.hub.client import RemoteFile, list_files, read_range
+from scion.checkpoint.hub.client import RemoteFile, list_files, read_range, resolve_revision
 from scion.checkpoint.hub.http import TIMEOUT_SECONDS, endpoint, retry
 from scion.checkpoint.hub.location import HubRepository
 from scion.checkpoint.shards import parse_object
@@ -306,13 +306,7 @@ class Publisher:
         return list_files(at, token=self._token)
 
     def _commit_of(self, revision: str) -> str:
-        def ask() -> str:
-            info = self._api.model_info(
-                self._repository.name, revision=revision, timeout=TIMEOUT_SECONDS
-            )
-            return str(info.sha)
-
-        return retry(ask, self._repository.at(revision))
+        return resolve_revision(self._repository.at(revision), token=self._token)
 
     def _additions(self, plan: Publication) -> list[CommitOperationAdd]:
         """What is to be sent; the client looks whether each file is there."""

@@ -41,9 +41,14 @@ __all__ = [
 _FILES_AT_ONCE = 4
 
 
-def resolve_revision(repository: HubRepository) -> str:
-    """The full commit hash that the repository's revision (none: its default branch) has now."""
-    commit = _repository_info(repository, with_files=False).sha
+def resolve_revision(repository: HubRepository, *, token: str | None = None) -> str:
+    """The full commit hash that the repository's revision (none: its default branch) has now.
+
+    Args:
+        repository: The repository.
+        token: Who asks; None: who is signed in.
+    """
+    commit = _repository_info(repository, with_files=False, token=token).sha
     if commit is None:
         raise refuse(repository, expected="a commit hash in the hub's answer", found="none")
     return commit

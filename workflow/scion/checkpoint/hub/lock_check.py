@@ -6,6 +6,11 @@ from scion.checkpoint.hub.lock import LockedFile, LockedFiles
 from scion.common.digest import digest_bytes, git_blob
 from scion.common.errors import ScionError
 
+_COMPARE = (
+    "somebody changed what the hub answers for this commit, or the lock; compare them with their "
+    "owners before you pin again"
+)
+
 
 def locked_files(repository: HubRepository) -> LockedFiles:
     """What a lock says of a pinned repository.
@@ -42,9 +47,15 @@ def require_locked(repository: HubRepository, locked: LockedFiles) -> None:
     """
     there = list_files(repository)
     for name in sorted(there.keys() | locked.keys()):
-        lacking = [found for found in (locked.get(name), there.get(name)) if found is None]
-        if lacking or _differs(locked[name], there[name]):
-            raise _moved(repository, name, locked.get(name), there.get(name))
+        expected, found = locked.get(name), there.get(name)
+        if expected is None or found is None or _differs(expected, found):
+            raise ScionError(
+                "a pinned repository is not what it was",
+                where=f"{repository}: {name}",
+                expected=_told(expected),
+                found=_told(found),
+                hint=_COMPARE,
+            )
 
 
 def require_bytes(repository: HubRepository, name: str, found: str, locked: LockedFiles) -> None:
@@ -63,8 +74,7 @@ def require_bytes(repository: HubRepository, name: str, found: str, locked: Lock
             where=f"{repository}: {name}",
             expected="a file of the lock" if expected is None else f"SHA-256 {expected.sha256}",
             found=f"SHA-256 {found}",
-            hint="somebody changed what the hub answers for this commit, or the lock; compare them "
-            "with their owners before you pin again",
+            hint=_COMPARE,
         )
 
 
@@ -77,19 +87,7 @@ def _differs(locked: LockedFile, there: RemoteFile) -> bool:
     return any(expected != found for expected, found in known)
 
 
-def _moved(
-    repository: HubRepository, name: str, locked: LockedFile | None, there: RemoteFile | None
-) -> ScionError:
-    def told(file: LockedFile | RemoteFile | None) -> str:
-        if file is None:
-            return "no such file"
-        return f"{file.size} bytes, {file.sha256 or file.git_blob}"
-
-    return ScionError(
-        "a pinned repository is not what it was",
-        where=f"{repository}: {name}",
-        expected=told(locked),
-        found=told(there),
-        hint="somebody changed what the hub answers for this commit, or the lock; compare them "
-        "with their owners before you pin again",
-    )
+def _told(file: LockedFile | RemoteFile | None) -> str:
+    if file is None:
+        return "no such file"
+    return f"{file.size} bytes, {file.sha256 or file.git_blob}"

@@ -5,8 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from scion.common.text import duration
-from scion.common.text import size as _size
+from scion.common.text import duration, size
 from scion.config.simulation.costs import Assumptions, assumptions, simulated_jobs
 from scion.config.simulation.events import Cluster, Played, SimulatedJob, play
 from scion.config.simulation.run_plan import PlannedJob
@@ -172,9 +171,9 @@ def lines(found: Simulation) -> list[str]:
     nodes = f" of {cluster.nodes} nodes" if cluster.nodes > 1 else ""
     said = [
         f"{run.jobs:,} jobs on {gpus}{cluster.cores} cores{nodes}: {_long(run.seconds)}",
-        f"  network {_bytes(run.network_bytes)} at {_size(cluster.network)}/s,"
-        f" disk {_bytes(run.disk_bytes)} at {_size(cluster.disk)}/s",
-        f"  added to the disk {_bytes(run.high_water)} at the most, {_bytes(run.left)} at the end",
+        f"  network {size(run.network_bytes)} at {size(cluster.network)}/s,"
+        f" disk {size(run.disk_bytes)} at {size(cluster.disk)}/s",
+        f"  added to the disk {size(run.high_water)} at the most, {size(run.left)} at the end",
         "",
         "busy                   of the time",
     ]
@@ -188,8 +187,8 @@ def lines(found: Simulation) -> list[str]:
     said += ["", f"{'if':38}{'time':>14}{'network':>14}{'disk, at most':>15}"]
     for name, other in {"as planned": run, **found.changed}.items():
         said.append(
-            f"{name:38}{_long(other.seconds):>14}{_bytes(other.network_bytes):>14}"
-            f"{_bytes(other.high_water):>15}"
+            f"{name:38}{_long(other.seconds):>14}{size(other.network_bytes):>14}"
+            f"{size(other.high_water):>15}"
         )
     said.append("* no option of the workflow does so yet")
     return [*said, "", "taken for granted:", *(f"  {each}" for each in found.assumed)]
@@ -206,10 +205,6 @@ def _busy(run: RunForecast, cluster: Cluster) -> list[tuple[str, float]]:
     if cluster.gpus:
         found.insert(0, ("GPUs", run.gpu_seconds / seconds / cluster.gpus))
     return found
-
-
-def _bytes(count: int) -> str:
-    return f"{count / 1e12:.2f} TB" if count >= 1e12 else _size(count)
 
 
 def _long(seconds: float) -> str:

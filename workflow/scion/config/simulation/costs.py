@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from scion.artifacts.plan import RESULTS
 from scion.common.errors import ScionError
 from scion.config.simulation.events import JobStep, SimulatedJob
 from scion.config.simulation.run_plan import PlannedJob
@@ -38,7 +39,6 @@ _GUESSED = {
     "compare_recipes": 3600.0,
 }
 _FETCHES = ("fetch_source", "fetch_base")
-_RESULTS = ("seal_release", "sign_release", "render_family", "render_verdict")
 # What a stage's artifact has of the files of those before it.
 _LINKED: Mapping[str, tuple[str, ...]] = {
     "fix_keys": _FETCHES,
@@ -117,7 +117,7 @@ def simulated_jobs(plan: Sequence[PlannedJob], given: Assumptions) -> list[Simul
                 gpus=job.gpus,
                 priority=-releases[job.release] if given.by_release else job.priority,
                 writes=cost.writes,
-                is_kept=job.stage in _RESULTS,
+                is_kept=job.stage in RESULTS,
             )
         )
     return found

@@ -93,6 +93,16 @@ def _is_object(text: str) -> bool:
         return False
 
 
+def _thinking(message: Mapping[str, Any]) -> str:
+    """What the server split off; engines call it one or the other."""
+    return message.get("reasoning") or message.get("reasoning_content") or ""
+
+
+def _calls(message: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    functions = (call["function"] for call in message.get("tool_calls") or ())
+    return tuple((function["name"], function["arguments"]) for function in functions)
+
+
 Pairs = Sequence[tuple[JudgedReply, JudgedReply]]
 """The release's reply and the source's to each case."""
 
@@ -106,15 +116,14 @@ def agent_replies(record: Mapping[str, Any]) -> Iterator[JudgedReply]:
             message, usage = choice["message"], response.get("usage") or {}
             details = usage.get("completion_tokens_details") or {}
             messages, tools = request["messages"], request.get("tools")
-            calls = [call["function"] for call in message.get("tool_calls") or ()]
             yield JudgedReply(
                 case=f"agent: {task['name']}, {result['name']}",
                 prompt=f"agent: {messages[1]['content']}",
                 asked=json.dumps([messages, tools], ensure_ascii=False),
                 passed=result["passed"],
-                thinking=message.get("reasoning") or message.get("reasoning_content") or "",
+                thinking=_thinking(message),
                 content=message.get("content") or "",
-                calls=tuple((call["name"], call["arguments"]) for call in calls),
+                calls=_calls(message),
                 tokens=usage.get("completion_tokens"),
                 thinking_tokens=details.get("reasoning_tokens"),
                 cut=choice["finish_reason"] == "length",
@@ -153,16 +162,15 @@ def bfcl_replies(answers: Iterable[Mapping[str, Any]], *, max_tokens: int) -> It
     """
     for answer in answers:
         message = answer["choice"]["message"]
-        calls = [call["function"] for call in message.get("tool_calls") or ()]
         tokens = answer["output_token_count"]
         yield JudgedReply(
             case=f"bfcl: {answer['category']}, {answer['id']}",
             prompt=f"bfcl: {answer['category']}, {answer['id']}",
             asked=_ENGLISH,
             passed=answer["passed"],
-            thinking=message.get("reasoning") or message.get("reasoning_content") or "",
+            thinking=_thinking(message),
             content=message.get("content") or "",
-            calls=tuple((call["name"], call["arguments"]) for call in calls),
+            calls=_calls(message),
             tokens=tokens,
             thinking_tokens=None,
             cut=tokens >= max_tokens,
