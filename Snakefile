@@ -35,6 +35,7 @@ include: "rules/family.smk"
 include: "rules/judge.smk"
 include: "rules/card.smk"
 include: "rules/compare.smk"
+include: "rules/scratch.smk"
 include: "rules/publish.smk"
 include: "rules/plan_file.smk"
 
@@ -43,7 +44,7 @@ rule all:
     default_target: True
     input:
         # Each of them: one that is gone is made again, though the release may stand without it.
-        [planned.pointer for planned in PLANS.all_of(*RESULTS)],
+        lambda wildcards: asked_for(*RESULTS),
 
 
 onstart:
@@ -55,3 +56,4 @@ onstart:
     begin_store()
     begin_logs()
     begin_servers()
+    begin_scratch()

@@ -65,6 +65,8 @@ STORE = or_end(Store.open, CONFIGS[0].store, begin=False)
 PLANS = Plans()
 # By key of the planned stage, its job.
 JOBS = {}
+# By stage that fetches a source, those that have to end before it, so that there is room.
+EARLIER = {}
 for each in CONFIGS:
     Plan(Path("results", each.release), STORE, together=PLANS)
 # The locks beside the files of the run, by path.
@@ -112,7 +114,7 @@ def attested_settings(config):
     """What the seal of a release is told of its configuration: all that its attestations name."""
     if not config.attestations.enabled:
         return json.dumps({})
-    told = config.model_dump(mode="json", exclude={"store"})
+    told = config.model_dump(mode="json", exclude={"store", "scratch"})
     return json.dumps({"config": told}, sort_keys=True)
 
 
@@ -250,19 +252,29 @@ def plan(stage, ask, configs=CONFIGS):
     """
     planned = [plan_one(stage, each, **asked) for each in configs if (asked := ask(each))]
     # What several ask for is done for the first of them.
-    jobs = {(job.release, job.key): job for job in reversed(planned)}
+    jobs = {
+        (job.planned.release, first_digits(job.planned.short_key)): job for job in reversed(planned)
+    }
     JOBS.update((job.planned.key, job) for job in jobs.values())
 
     def job(wildcards):
         try:
-            return jobs[wildcards.release, wildcards.key]
+            return jobs[wildcards.release, first_digits(wildcards.key)]
         except KeyError:
             end(f"{stage}: the configuration asks for no {wildcards.release} of {wildcards.key}")
 
     names = {name for each in planned for name in each.params}
+
+    def progress(wildcards):
+        log = Path("logs", wildcards.release, f"{stage}-{wildcards.key}.log")
+        return str(progress_file(log))
+
     return SimpleNamespace(
-        input=signed(lambda wildcards: job(wildcards).input),
-        params={name: parameter(job, name) for name in sorted(names)},
+        input=signed(lambda wildcards: job_input(job(wildcards))),
+        params={
+            **{name: parameter(job, name) for name in sorted(names)},
+            "progress": signed(progress),
+        },
         threads=signed(lambda wildcards: job(wildcards).threads()),
         resources={name: resource(job, stage, name) for name in resource_names(stage, configs)},
         pointer=f"results/{{release}}/.pointers/{stage}-{{key}}.json",
@@ -270,6 +282,21 @@ def plan(stage, ask, configs=CONFIGS):
         log=f"logs/{{release}}/{stage}-{{key}}.log",
         benchmark=f"benchmarks/{{release}}/{stage}-{{key}}.tsv",
     )
+
+
+def first_digits(short_key):
+    """A key without the number of a pointer, which depends on what the store holds meanwhile."""
+    return short_key.partition("-")[0]
+
+
+def job_input(job):
+    """What a job waits for: pointers of what it reads, plain files, and room for a source."""
+    waits = [] if job.planned.is_made else EARLIER.get(job.planned, [])
+    return {
+        **{name: [str(each.pointer) for each in read] for name, read in job.reads.items()},
+        **job.files,
+        **({"earlier": ancient([str(each.pointer) for each in waits])} if waits else {}),
+    }
 
 
 def plan_one(
@@ -326,23 +353,15 @@ def plan_one(
         environment=environment,
         is_outdated=is_outdated,
     )
-    key = planned.pointer.stem.removeprefix(f"{stage}-")
-    log = f"logs/{planned.release}/{stage}-{key}.log"
-    pointers = {name: [str(each.pointer) for each in read] for name, read in upstream.items()}
     return SimpleNamespace(
-        release=planned.release,
-        key=key,
-        input={
-            **pointers,
-            **{name: ancient(list(filter(is_plain, value))) for name, value in paths.items()},
-        },
+        reads=upstream,
+        files={name: ancient(list(filter(is_plain, value))) for name, value in paths.items()},
         params={
             **options,
             **paths,
             # How they look tells the stage whether they changed; their name is what counts.
             **({"planned": [options["planned"], appearance(stage, local)]} if local else {}),
             "environment": environment,
-            "progress": str(progress_file(Path(log))),
             "store": config.store,
             "plan": planned.expectation,
             **(beside or {}),

@@ -11,7 +11,7 @@ holds is asked of it each time.
 # It has no output: asked for again, it looks again.
 rule publish:
     input:
-        [planned.pointer for planned in PLANS.all_of("seal_release", "sign_release")],
+        lambda wildcards: asked_for("seal_release", "sign_release"),
     log:
         "logs/publish.log",
     localrule: True

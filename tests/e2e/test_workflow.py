@@ -302,6 +302,41 @@ def test_another_sample_count_reruns_quantization_and_what_lies_below(
     assert finished.planned(*CONFIG, str(config)) == BELOW_QUANTIZE
 
 
+def test_weights_are_dropped_and_made_again_for_what_reads_them(
+    finished: ProjectCopy, tmp_path: Path
+) -> None:
+    project = finished.copy(tmp_path / "project")
+    (project.folder / "scratch.yaml").write_text("scratch: {drop_weights: true, sources: 1}\n")
+    (project.folder / "samples.yaml").write_text(
+        "quantization: {calibration: {sets: [{samples: 8}]}}\n"
+    )
+    dropping = (*CONFIG, "scratch.yaml")
+    done = project.run("snakemake", "--cores", "all", *dropping)
+    assert done.returncode == 0, done.stderr
+    assert "dropped the weights of 2 artifacts: " in done.stderr
+    shown = project.folder / "results" / RELEASE
+    shards = {stage: list(shown.glob(f"{stage}/*.safetensors")) for stage in EVIDENCE[:7]}
+    # Those of a local source, and those in the release, have other names.
+    assert not shards["fix_keys"]
+    assert not shards["extract_text"]
+    assert shards["fetch_source"]
+    assert shards["quantize_nvfp4"]
+    assert project.planned(*dropping) == set()
+    checked = project.run("scion", "check", str(shown / "release"))
+    assert checked.returncode == 0, checked.stderr
+    other = (*dropping, "samples.yaml")
+    assert project.planned(*other) == {"fix_keys", "extract_text", *BELOW_QUANTIZE}
+    before = {stage: Artifact.open(shown / stage).content for stage in ("fix_keys", "extract_text")}
+    done = project.run("snakemake", "--cores", "all", *other, "--until", "quantize_nvfp4")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for stage, content in before.items():
+        artifact = Artifact.open(shown / stage)
+        assert artifact.content == content
+        assert artifact.check() == []
+    verified = project.run("scion", "store", "verify")
+    assert verified.returncode == 0, verified.stdout
+
+
 def test_the_card_prints_the_command_that_was_fastest(
     results: Path, runs: dict[int, dict[str, Any]]
 ) -> None:

@@ -110,7 +110,7 @@ def test_a_stage_may_read_those_of_all_releases(store: Store, tmp_path: Path) ->
         *("compare_family", "quantize_nvfp4", "fetch_source")
     }
     assert len(family.all_of("compare_family")) == 4
-    assert plans.asked_for("compare_family") == [compared.pointer]
+    assert plans.pointers[compared.pointer] is compared
 
 
 def test_a_family_is_planned_in_time_that_grows_with_it_alone(

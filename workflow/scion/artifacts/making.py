@@ -15,6 +15,7 @@ from typing import Any
 from scion.artifacts.artifact import Artifact, Draft
 from scion.artifacts.code_digest import code_digest
 from scion.artifacts.results import show
+from scion.artifacts.store.dropped import READ_RECORDS
 from scion.artifacts.store.store import UNUSABLE, Store, unusable
 from scion.checkpoint.safetensors_file import FileDigest
 from scion.common.digest import digest_json, in_parallel
@@ -167,6 +168,7 @@ def remake(
                 print(f"{stage}: {FOUND}", file=sys.stderr)
                 store.tidy(recipe)
             else:
+                _require_weights(store, stage, inputs)
                 artifact = _make(store, request, build, is_outdated)
             store.share(artifact)
             output.write(artifact)
@@ -193,6 +195,20 @@ def _artifact_entry(source: Artifact, *, by_root: bool) -> dict[str, str]:
     """An input as manifests name it: by its files and facts, or by all that made it."""
     entry = {"stage": source.stage, "content": source.content}
     return entry | ({"root": source.root} if by_root else {"facts": digest_json(source.facts)})
+
+
+def _require_weights(store: Store, stage: str, inputs: Mapping[str, Artifact | Path]) -> None:
+    """Refuse to begin without weights that are to be read, which a plan would have made again."""
+    for name, source in inputs.items() if stage not in READ_RECORDS else ():
+        dropped = store.dropped.of(source.content) if isinstance(source, Artifact) else {}
+        if isinstance(source, Artifact) and dropped:
+            raise ScionError(
+                "weights that the stage reads were dropped from the store",
+                where=f"{source.folder}: {next(iter(dropped))}",
+                expected=f"the shards of {source.stage}, which {stage} takes as {name}",
+                found="its record and small files alone, since `scratch.drop_weights` is true",
+                hint="run the workflow again: its plan has them made anew",
+            )
 
 
 def _make(

@@ -15,6 +15,7 @@ ask for under one key is one stage: it is run once, and belongs to the release t
 """
 
 import contextlib
+import itertools
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -28,6 +29,7 @@ from scion.artifacts.code_digest import code_digest
 from scion.artifacts.making import Expectation
 from scion.artifacts.manifest import find_manifest
 from scion.artifacts.results import require_link, show_all, shown_in
+from scion.artifacts.store.dropped import READ_RECORDS
 from scion.artifacts.store.store import POINTERS, Store
 from scion.common.digest import digest_json, hex_digits
 
@@ -36,19 +38,21 @@ _KEY_DIGITS = 16
 _DATE = 1
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class PlannedStage:
     """A stage of a plan.
 
     Attributes:
         name: Its name.
         key: Digest of all that decides what it makes.
-        pointer: What its rule declares.
+        pointer: What its rule declares; another one, once `Plans.settle` has it made again.
         reads: The stages that it reads from, whose pointers are its rule's inputs; by name, or
             where they are of several releases, by `<release>/<name>`.
         expectation: What the stage must find of code and plain files when it runs, as JSON.
         asked: What the key is the digest of, less the stages that it reads from: `settings`,
             `files`, `code`, `environment`.
+        is_made: Whether its pointer answers already.
+        is_dropped: Whether the weights of what it has given were dropped.
     """
 
     name: str
@@ -57,6 +61,13 @@ class PlannedStage:
     reads: Mapping[str, "PlannedStage"]
     expectation: str
     asked: Mapping[str, Any]
+    is_made: bool = False
+    is_dropped: bool = False
+
+    @property
+    def short_key(self) -> str:
+        """What the names of its pointer, log and benchmark have of the key."""
+        return self.pointer.stem.removeprefix(f"{self.name}-")
 
     @property
     def copies(self) -> Path:
@@ -92,6 +103,17 @@ def before_those_that_read(stages: Iterable[PlannedStage]) -> list[PlannedStage]
     """
     order = TopologicalSorter({stage: stage.reads.values() for stage in stages})
     return list(order.static_order())
+
+
+def _pointers(folder: Path, name: str) -> Iterator[Path]:
+    """The names of a stage's pointers, in the order in which they are taken."""
+    first = folder / f"{name}.json"
+    yield first
+    yield from (first.with_name(f"{name}-{number}.json") for number in itertools.count(2))
+
+
+def _free_pointer(folder: Path, name: str) -> Path:
+    return next(pointer for pointer in _pointers(folder, name) if not pointer.is_file())
 
 
 RESULTS = ("seal_release", "sign_release", "render_family", "render_verdict")
@@ -158,8 +180,11 @@ class Plan:
         if key not in self.together.stages:
             name = f"{stage}-{hex_digits(key)[:_KEY_DIGITS]}"
             expected = Expectation(code, tuple((path.name, sha256) for path, sha256 in sums))
-            pointer = self._pointer(stage, name, is_outdated)
-            planned = PlannedStage(stage, key, pointer, upstream, expected.to_json(), asked)
+            pointer, is_made = self._pointer(stage, name, is_outdated)
+            planned = PlannedStage(
+                stage, key, pointer, upstream, expected.to_json(), asked, is_made
+            )
+            planned.is_dropped = is_made and self._is_dropped(pointer)
             self.together.stages[key] = planned
             self.together.pointers[pointer] = planned
         self.stages[stage] = self.together.stages[key]
@@ -171,11 +196,22 @@ class Plan:
 
     def _pointer(
         self, stage: str, name: str, is_outdated: Callable[[Mapping[str, Any]], bool]
-    ) -> Path:
-        """The pointer of a stage: a sound one of any release of the run, or a new one of this."""
+    ) -> tuple[Path, bool]:
+        """The pointer of a stage: a sound one of any release of the run, or a new one of this.
+
+        Returns:
+            The pointer, and whether it is a sound one.
+        """
         folders = [self.folder, *self.together.holders(f"{name}.json")]
         found = [self._last(stage, folder, name, is_outdated) for folder in dict.fromkeys(folders)]
-        return next((pointer for pointer, is_sound in found if is_sound), found[0][0])
+        return next((each for each in found if each[1]), found[0])
+
+    def _is_dropped(self, pointer: Path) -> bool:
+        """Whether the weights of what a pointer names were dropped."""
+        if not self.store.dropped.folder.is_dir():
+            return False
+        manifest = find_manifest(pointer)
+        return manifest is not None and bool(self.store.dropped.of(manifest["content"]))
 
     def _last(
         self, stage: str, folder: Path, name: str, is_outdated: Callable[[Mapping[str, Any]], bool]
@@ -188,13 +224,9 @@ class Plan:
         Returns:
             The pointer, and whether it is a sound one.
         """
-        pointer, number, sound = folder / POINTERS / f"{name}.json", 1, None
-        while pointer.is_file():
-            if self._is_sound(stage, pointer, is_outdated):
-                sound = pointer
-            number += 1
-            pointer = pointer.with_name(f"{name}-{number}.json")
-        return sound or pointer, sound is not None
+        taken = itertools.takewhile(Path.is_file, _pointers(folder / POINTERS, name))
+        sound = [pointer for pointer in taken if self._is_sound(stage, pointer, is_outdated)]
+        return (sound[-1], True) if sound else (_free_pointer(folder / POINTERS, name), False)
 
     def _is_sound(
         self, stage: str, pointer: Path, is_outdated: Callable[[Mapping[str, Any]], bool]
@@ -279,9 +311,24 @@ class Plans:
         named = [plan.stages[stage] for plan in self for stage in stages if stage in plan.stages]
         return all_made_from(named)
 
-    def asked_for(self, stage: str) -> list[Path]:
-        """The pointers of a stage, of all releases; empty where none has it."""
-        return [pointer for pointer, planned in self.pointers.items() if planned.name == stage]
+    def settle(self, wanted: Iterable[PlannedStage]) -> None:
+        """Have weights made again that were dropped, where a stage that has to run reads them.
+
+        Called once all stages are planned: what has to run is not known before.
+
+        Args:
+            wanted: The stages that the run is to give, with all that they are made from.
+        """
+        for reader in reversed(before_those_that_read(wanted)):
+            if reader.is_made or reader.name in READ_RECORDS:
+                continue
+            for read in reader.reads.values():
+                if read.is_made and read.is_dropped:
+                    del self.pointers[read.pointer]
+                    name = f"{read.name}-{hex_digits(read.key)[:_KEY_DIGITS]}"
+                    read.pointer = _free_pointer(read.pointer.parent, name)
+                    read.is_made = False
+                    self.pointers[read.pointer] = read
 
     def releases(self, planned: PlannedStage) -> list[str]:
         """The releases that ask for a stage."""

@@ -28,6 +28,8 @@ def reason(plan: Plan, stage: str, running: Collection[str]) -> str:
     shown = find_manifest(plan.folder / f"{stage}.json")
     if planned.pointer.is_file():
         return "asked for, though it is there"
+    if planned.is_dropped:
+        return "its weights were dropped, and are read"
     if shown is None or shown["stage"] != stage:
         return NOT_MADE
     parts = list(_own(planned, shown))

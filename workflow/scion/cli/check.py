@@ -1,6 +1,7 @@
 """The command line of `scion check`: whether a release is what its manifests say."""
 
 import argparse
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -112,7 +113,27 @@ def _in_folder(folder: Path) -> _Checked:
     # Only releases hold their own manifest, whatever stage it names.
     if artifact.stage == SEALED or (artifact.folder / MANIFEST).exists():
         return tree, *check_release(tree)
+    _refuse_dropped(artifact.folder.resolve())
     return tree, artifact.manifest, check_files(tree, artifact.files, besides=MANIFEST).problems
+
+
+def _refuse_dropped(folder: Path) -> None:
+    """Say of an artifact whose weights a run has dropped that there is nothing wrong with it."""
+    from scion.artifacts.store.dropped import DroppedWeights
+    from scion.common.errors import ScionError
+
+    if not re.fullmatch("[0-9a-f]{64}", folder.name):
+        return
+    notes = DroppedWeights(folder.parents[1] / "dropped")
+    if dropped := notes.of(f"sha256:{folder.name}"):
+        raise ScionError(
+            "the weights of this artifact were dropped from the store, as `scratch` asks for",
+            where=folder,
+            expected=", ".join(dropped),
+            found="its other files",
+            hint="a run of the workflow that reads them has them made again; scion store verify "
+            "checks the other files",
+        )
 
 
 def _on_hub(repository: "HubRepository") -> _Checked:

@@ -11,8 +11,8 @@ from scion.common.text import printable, printable_json
 _DESCRIPTION = """\
 Play a run through before it is started: how many jobs, how long, bytes moved by network and disk,
 the most that lies on the disk at once, what is busy, which stages take the time, and what a faster
-network or disk, more GPUs, sources in the cache or another order would change. The jobs are those
-that `snakemake -n` plans here; what the store has already is not made again."""
+network or disk, more GPUs, sources in the cache or another `scratch` would change. The jobs are
+those that `snakemake -n` plans here; what the store has already is not made again."""
 
 _EPILOG = """\
 examples:
@@ -98,7 +98,7 @@ def simulate_run(args: argparse.Namespace) -> None:
     from scion.config.simulation.run_plan import planned_run
 
     # Before Snakemake is started: these say what is wrong in a second.
-    read_configs(args.config)
+    configs = read_configs(args.config)
     measured = {} if args.benchmarks is None else measured_seconds(args.benchmarks)
     importlib.import_module("snakemake")
     plan = planned_run(args.config, cores=max(1, args.cores // args.nodes), gpus=args.gpus)
@@ -107,6 +107,7 @@ def simulate_run(args: argparse.Namespace) -> None:
         job_seconds=args.job_seconds,
         is_cached=args.cached,
         measured=measured,
+        scratch=configs[0].scratch,
     )
     cluster = Cluster(args.nodes, args.cores, args.gpus, args.network * 1e6, args.disk * 1e6)
     found = simulate(plan, given, cluster)

@@ -23,7 +23,7 @@ from scion.config.release import Config, load_config, read_values
 _Values = Mapping[str, Any]
 RELEASES = "releases"
 # What has to be the same, or the releases are not compared on one server and with one work.
-_SHARED = ("store", "family", "serving")
+_SHARED = ("store", "scratch", "family", "serving")
 _WORK = {
     "measurement": ("prompts", "decode_tokens", "parallel_requests", "repeats", "reply_tokens"),
     "quality": ("chats", "texts", "samples"),

@@ -14,6 +14,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from scion.architectures.families import offline_families
+from scion.artifacts.config import Scratch
 from scion.artifacts.environments import VARIABLE, not_installed
 from scion.checkpoint.config import Mtp
 from scion.checkpoint.hub.location import HubRepository, LocalFolder, parse_location
@@ -67,6 +68,7 @@ class Config(Section):
         "share; then stores elsewhere to take from and to add to, such as s3://bucket/prefix; "
         "nothing is added to one with ?readonly behind it",
     )
+    scratch: Scratch = Scratch()
     source: str = Field(
         default="resources/pico/pico-agent",
         description="bf16 checkpoint: a local folder, or hf://owner/name@<40-digit commit>",

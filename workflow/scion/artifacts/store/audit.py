@@ -34,6 +34,7 @@ _NAMES = {
     "leases": r"\d+-[0-9a-f]{8}\.json",
     "locks": r"([0-9a-f]{64}|leases|prune|shown-[0-9a-f]{16})\.lock",
     "damaged": r".*",
+    "dropped": r"[0-9a-f]{64}\.json|\..*",
 }
 
 
@@ -80,7 +81,7 @@ def verify(store: Store) -> Audit:
         by_content = {manifest["content"]: manifest for manifest in records.values()}
         for folder in folders:
             manifest = by_content.get(f"sha256:{folder.name}")
-            problems += _entry(folder, files[folder], sums, manifest)
+            problems += _entry(store, folder, files[folder], sums, manifest)
         problems += _strangers(store)
         sizes = {info.st_ino: info.st_size for info, _ in sums.values()}
         return Audit(problems, len(folders), len(records), sum(sizes.values()))
@@ -172,16 +173,26 @@ def _records(store: Store) -> tuple[dict[Path, dict[str, Any]], list[Problem]]:
 
 
 def _entry(
-    folder: Path, files: dict[str, Path], sums: _Sums, manifest: dict[str, Any] | None
+    store: Store,
+    folder: Path,
+    files: dict[str, Path],
+    sums: _Sums,
+    manifest: dict[str, Any] | None,
 ) -> list[Problem]:
-    """What is wrong with an artifact."""
+    """What is wrong with an artifact; of one whose weights were dropped, with the rest of it."""
     content = f"sha256:{folder.name}"
-    table = {
+    try:
+        dropped = store.dropped.of(content)
+    except ScionError as error:
+        return [Problem(store.dropped.note(content), f"{error.problem}: {error.found}")]
+    table: dict[str, Any] = {name: entry for name, entry in dropped.items() if name not in files}
+    there = {
         name: {"size": sums[path][0].st_size, "sha256": sums[path][1]}
         for name, path in files.items()
         if path in sums
     }
-    sound = len(table) == len(files) and digest_json(table) == content
+    table |= there
+    sound = len(there) == len(files) and digest_json(table) == content
     if sound and manifest is None:
         return [Problem(folder, "no record names it; if no root does, prune removes it")]
     if sound:

@@ -67,7 +67,7 @@ class Doomed:
         work: Half-made work.
         damaged: What was set aside.
         trash: What an earlier prune did not come to.
-        small: Entries of caches, stale leases, half-written small files.
+        small: Entries of caches, stale leases, notes of what was dropped, half-written small files.
         locks: Locks that nobody holds.
     """
 
@@ -110,7 +110,7 @@ def prune(store: Store, rules: Rules, *, dry_run: bool, say: Callable[[Doomed], 
     with exclusive(locks / "prune.lock", waiting="waiting for another prune") as alone:
         with store.leases.closed() as closed:
             if not (alone and closed):
-                raise _no_locks(store.folder)
+                raise no_locks(store.folder)
             doomed = decide(store, rules)
             say(doomed)
             try:
@@ -244,7 +244,10 @@ def _small(survey: Survey, kept: set[str], doomed: Doomed) -> list[Path]:
     for path in inside(folder / "sources") if not survey.leased else ():
         if _old(path, _CACHE_DAYS) and _content(path) not in kept:
             found.append(path)
-    for name in ("records", "roots", "sources", "known"):
+    for path in inside(folder / "dropped"):
+        if path.suffix == ".json" and f"sha256:{path.stem}" not in kept:
+            found.append(path)
+    for name in ("records", "roots", "sources", "known", "dropped"):
         found += [path for path in (folder / name).glob(".*") if _old(path, _LEFTOVER_DAYS)]
     return sorted(set(found))
 
@@ -314,11 +317,12 @@ def _require_right(folder: Path) -> None:
             )
 
 
-def _no_locks(folder: Path) -> ScionError:
+def no_locks(folder: Path) -> ScionError:
+    """The error for a store on a file system without locks, of which nothing can be removed."""
     return ScionError(
         "nobody can tell whether the store is in use",
         where=folder,
         expected="a file system with locks (flock)",
         found="one without",
-        hint="prune it on the host that has the disk, or mount it with locks",
+        hint="go to the host that has the disk, or mount it with locks",
     )

@@ -129,12 +129,16 @@ class KnownFiles:
                 path.chmod(stat.S_IRWXU)
         for path in folder.rglob("*"):
             if path.is_file() and not path.is_symlink() and path.stat().st_nlink > 1:
-                digest = self.get(path)
-                with deferred_interrupts(), path.open("rb") as file:
-                    path.unlink()
-                    if digest is not None:
-                        self._remember(_signature(os.fstat(file.fileno())), digest)
+                self.unlink(path)
         shutil.rmtree(folder)
+
+    def unlink(self, path: Path) -> None:
+        """Remove one of a file's names, and go on trusting the others."""
+        digest = self.get(path)
+        with deferred_interrupts(), path.open("rb") as file:
+            path.unlink()
+            if digest is not None and os.fstat(file.fileno()).st_nlink:
+                self._remember(_signature(os.fstat(file.fileno())), digest)
 
     def _place(self, signature: list[int]) -> Path:
         return self.folder / f"{signature[0]}.json"

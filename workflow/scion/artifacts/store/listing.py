@@ -59,6 +59,9 @@ class Listing:
                     "shown_by": self.survey.shown_by(entry.content),
                     "leased": entry.content in self.survey.needed,
                     "size": entry.inodes.size,
+                    "dropped": sum(
+                        each["size"] for each in store.dropped.of(entry.content).values()
+                    ),
                     "shared": self._shared(entry),
                     "last_used": round(entry.last_used),
                 }
@@ -88,7 +91,7 @@ class Listing:
                 ", ".join(row["stages"]) or "no record",
                 ", ".join(Path(folder).name for folder in row["shown_by"])
                 or ("in use" if row["leased"] else "nobody"),
-                size(row["size"]),
+                size(row["size"]) + (f", {size(row['dropped'])} dropped" if row["dropped"] else ""),
                 size(row["shared"]) if row["shared"] else "-",
                 _day(row["last_used"]),
             )

@@ -126,6 +126,7 @@ class Leases:
     def __init__(self, folder: Path, gate: Path) -> None:
         self.folder = folder
         self._gate = gate
+        self._own: set[Path] = set()
 
     @contextlib.contextmanager
     def lease(self, names: Iterable[str]) -> Generator[None]:
@@ -141,6 +142,7 @@ class Leases:
         self.folder.mkdir(parents=True, exist_ok=True)
         with self.closed():
             path = self.folder / f"{os.getpid()}-{uuid4().hex[:8]}.json"
+            self._own.add(path)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
             # Whoever asks whether it is held has it for a moment.
             with contextlib.suppress(OSError):
@@ -148,11 +150,15 @@ class Leases:
             os.write(descriptor, json.dumps(sorted(names)).encode())
         return descriptor
 
-    def leased(self) -> set[str]:
-        """What living processes need."""
+    def leased(self, *, by_others: bool = False) -> set[str]:
+        """What living processes need.
+
+        Args:
+            by_others: Leave out what was taken by this object.
+        """
         names: set[str] = set()
         for path in sorted(self.folder.glob("*.json")):
-            if held(path):
+            if held(path) and not (by_others and path in self._own):
                 with contextlib.suppress(ScionError):
                     names.update(_names(read_json(path)))
         return names
@@ -163,7 +169,9 @@ class Leases:
 
     def closed(self) -> contextlib.AbstractContextManager[bool]:
         """No lease begins while the block lasts."""
-        return exclusive(self._gate, waiting="waiting for `scion store prune`")
+        return exclusive(
+            self._gate, waiting="waiting until the store has removed what nobody needs"
+        )
 
 
 def _names(value: object) -> Sequence[str]:

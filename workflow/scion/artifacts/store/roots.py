@@ -10,7 +10,7 @@ import hashlib
 import os
 import reprlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,11 +84,15 @@ def shown(folder: Path) -> dict[str, str]:
     return {name: found["content"] for name, found in manifests.items() if found is not None}
 
 
-def read_roots(store: Path) -> list[Root]:
+def read_roots(store: Path, *, but: Collection[Path] = ()) -> list[Root]:
     """The roots of a store.
 
     A folder that is there is asked for what it shows now. Folders beside the store are roots though
     nobody noted them: such a one was renamed since.
+
+    Args:
+        store: Its folder.
+        but: Resolved folders that are left out.
 
     Raises:
         ScionError: A root's file can't be read: nobody can tell what it keeps.
@@ -96,15 +100,17 @@ def read_roots(store: Path) -> list[Root]:
     roots: dict[Path, Root] = {}
     own = store.resolve().parent
     for path in sorted((store / "roots").glob("[!.]*.json")):
-        root = _read_root(path, own)
-        roots[root.folder if root.alive else path] = root
+        root = _read_root(path, own, but)
+        if root is not None:
+            roots[root.folder if root.alive else path] = root
     for folder in sorted(path.parent for path in own.glob(f"*/{POINTERS}")):
-        if folder not in roots:
+        if folder not in roots and folder not in but:
             roots[folder] = Root(None, socket.gethostname(), folder, shown(folder))
     return list(roots.values())
 
 
-def _read_root(path: Path, own: Path) -> Root:
+def _read_root(path: Path, own: Path, but: Collection[Path]) -> Root | None:
+    """The root of a file; None for one of the folders that are left out."""
     entry = read_object(path, hint=_SHOW_AGAIN)
     named, host, contents = entry.get("folder"), entry.get("host"), entry.get("contents")
     noted: dict[str, Any] = contents if isinstance(contents, dict) else {"contents": None}
@@ -118,6 +124,8 @@ def _read_root(path: Path, own: Path) -> Root:
             hint=_SHOW_AGAIN,
         )
     folder = own / str(named)
+    if folder.resolve() in but:
+        return None
     if _there(folder):
         # What is there and can't be read, another user's for example, shows what was noted.
         noted = {name: noted[name] for name in noted if _there(folder / name)} | shown(folder)

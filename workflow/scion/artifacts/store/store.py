@@ -21,6 +21,7 @@ from uuid import uuid4
 from scion.artifacts.artifact import Artifact
 from scion.artifacts.manifest import find_manifest, read_manifest
 from scion.artifacts.release_layout import TENSORS
+from scion.artifacts.store.dropped import DroppedWeights
 from scion.artifacts.store.known_files import KnownFiles, unchanged
 from scion.artifacts.store.locks import Leases, exclusive, held
 from scion.artifacts.store.remote import FORMAT, MARK, Remote
@@ -123,6 +124,11 @@ class Store:
         """What running processes need."""
         return Leases(self.folder / "leases", self.folder / "locks" / "leases.lock")
 
+    @cached_property
+    def dropped(self) -> DroppedWeights:
+        """Artifacts whose weights are here no longer."""
+        return DroppedWeights(self.folder / "dropped")
+
     def place(self, content: str) -> Path:
         """The folder of an artifact with this content, whether or not it is there."""
         return self.artifacts / hex_digits(content)
@@ -135,10 +141,17 @@ class Store:
         """Whether an artifact with this content is here; nothing of it is read."""
         return self.place(content).is_dir()
 
+    def is_whole(self, artifact: Artifact) -> bool:
+        """Whether an artifact is here with its weights, and all its files are what they were."""
+        here = self.holds(artifact.content) and not self.dropped.of(artifact.content)
+        return here and not self.damage(artifact)
+
     # Reading
 
     def open_pointer(self, pointer: Path) -> Artifact:
         """The artifact that a pointer names, its files found to be what they were.
+
+        Its weights may have been dropped.
 
         Raises:
             ScionError: The pointer can't be read, or its artifact is gone or damaged.
@@ -207,21 +220,24 @@ class Store:
                 print(f"{artifact.folder}: {line}", file=sys.stderr)
             print(f"moved to {aside}; it is made anew", file=sys.stderr)
             return None
+        if self.dropped.of(artifact.content):
+            return None
         self.note_use(artifact)
         return artifact
 
     def damage(self, artifact: Artifact, *, read_all: bool = False) -> list[str]:
-        """A line for each file that is not what the manifest says.
+        """A line for each file that is not what the manifest says; one that was dropped has none.
 
         Args:
             artifact: One of this store.
             read_all: Hash every file; otherwise only those that may have changed since they were.
         """
+        dropped = self.dropped.of(artifact.content)
 
         def look(name: str) -> str | None:
             path, entry = artifact.folder / name, artifact.files[name]
             if not path.is_file():
-                return f"{name}: missing"
+                return None if name in dropped else f"{name}: missing"
             known = None if read_all else self.known.get(path)
             before = path.stat()
             sha256 = digest_file(path) if known is None else known.sha256
@@ -325,13 +341,16 @@ class Store:
             self.set_aside(artifact.content)
         try:
             folder.rename(artifact.folder)
+            self.dropped.note(artifact.content).unlink(missing_ok=True)
             # Read-only now, which their status tells.
             for name in written:
                 self.known.remember(artifact.folder / name, _file_digest(artifact, name))
         except OSError as error:
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                 raise
-            # Another recipe gave the same bytes.
+            # Another recipe gave the same bytes, or their weights were dropped since.
+            for name in self.dropped.complete(artifact.content, folder, artifact.folder):
+                self.known.remember(artifact.folder / name, _file_digest(artifact, name))
             self.known.remove(folder)
         # Another user's, who gave the same bytes before, are so already.
         with contextlib.suppress(PermissionError):
@@ -343,7 +362,7 @@ class Store:
         """Bring an artifact here from a store elsewhere, unless its bytes are here already."""
         artifact = Artifact(self.place(manifest["content"]), manifest)
         with self.leases.lease([manifest["content"]]):
-            if self.holds(manifest["content"]) and not self.damage(artifact):
+            if self.is_whole(artifact):
                 write_json(self.record(manifest["recipe"]), manifest)
                 return artifact
         print(f"{manifest['stage']}: {remote.url} has it", file=sys.stderr)

@@ -153,18 +153,7 @@ class Survey:
     @cached_property
     def needed(self) -> set[str]:
         """Contents that a living process needs."""
-        recipes = {
-            manifest["recipe"]: manifest["content"]
-            for manifest in self.records.values()
-            if manifest is not None
-        }
-        contents: set[str] = set()
-        for name in self.leased:
-            if name.startswith("sha256:"):
-                contents |= {name, recipes.get(name, name)}
-            elif (manifest := find_manifest(Path(name))) is not None:
-                contents.add(manifest["content"])
-        return contents
+        return needed_contents(self.store, self.leased)
 
     def reachable(self, roots: Iterable[Root]) -> set[str]:
         """Contents that these roots or living processes need."""
@@ -186,6 +175,17 @@ class Survey:
     def damaged(self) -> list[Path]:
         """What was set aside."""
         return inside(self.store.folder / "damaged")
+
+
+def needed_contents(store: Store, leased: Iterable[str]) -> set[str]:
+    """The contents that leases name, by themselves, by a recipe that gave them or by a pointer."""
+    contents: set[str] = set()
+    for name in leased:
+        is_digest = name.startswith("sha256:")
+        manifest = find_manifest(store.record(name) if is_digest else Path(name))
+        contents |= {name} if is_digest else set()
+        contents |= {manifest["content"]} if manifest is not None else set()
+    return contents
 
 
 def open_store(folder: Path) -> Store:

@@ -1,10 +1,11 @@
-"""What a run takes of a cluster, and what another cluster or another order would change."""
+"""What a run takes of a cluster, and what another cluster or another `scratch` would change."""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from scion.artifacts.config import Scratch
 from scion.common.text import duration, size
 from scion.config.simulation.costs import Assumptions, assumptions, simulated_jobs
 from scion.config.simulation.events import Cluster, Played, SimulatedJob, play
@@ -52,7 +53,7 @@ class StageShare:
 
 
 def forecast(
-    plan: Sequence[PlannedJob], given: Assumptions, cluster: Cluster, *, drops: bool = False
+    plan: Sequence[PlannedJob], given: Assumptions, cluster: Cluster
 ) -> tuple[RunForecast, Mapping[str, StageShare]]:
     """Play a plan through.
 
@@ -60,7 +61,6 @@ def forecast(
         plan: Each job after those that it reads from.
         given: What is taken for granted.
         cluster: Where it runs.
-        drops: Whether what nothing reads any more is dropped from the disk.
 
     Returns:
         The forecast, and the share of each stage in the order of the plan.
@@ -69,7 +69,7 @@ def forecast(
         ScionError: As `play`.
     """
     jobs = simulated_jobs(plan, given)
-    played = play(jobs, cluster, drops=drops)
+    played = play(jobs, cluster, drops=given.scratch.drop_weights)
     steps = [step for job in jobs for step in job.steps]
     made = sum(bool(job.steps) for job in jobs)
     shares = _shares(jobs, played)
@@ -104,17 +104,24 @@ def _shares(jobs: Sequence[SimulatedJob], played: Played) -> dict[str, StageShar
 
 
 _Change = Callable[[Assumptions, Cluster], tuple[Assumptions, Cluster]]
-_CHANGES: Mapping[str, tuple[_Change, bool]] = {
-    "network twice as fast": (lambda a, c: (a, replace(c, network=2 * c.network)), False),
-    "disk twice as fast": (lambda a, c: (a, replace(c, disk=2 * c.disk)), False),
-    "twice the GPUs": (lambda a, c: (a, replace(c, gpus=2 * c.gpus)), False),
-    "what is fetched is cached": (lambda a, c: (replace(a, is_cached=True), c), False),
-    "no comparison of the family": (lambda a, c: (replace(a, is_compared=False), c), False),
-    "files dropped after their last use*": (lambda a, c: (a, c), True),
-    "one release after another*": (lambda a, c: (replace(a, by_release=True), c), False),
-    "both of these*": (lambda a, c: (replace(a, by_release=True), c), True),
+_CHANGES: Mapping[str, _Change] = {
+    "network twice as fast": lambda a, c: (a, replace(c, network=2 * c.network)),
+    "disk twice as fast": lambda a, c: (a, replace(c, disk=2 * c.disk)),
+    "twice the GPUs": lambda a, c: (a, replace(c, gpus=2 * c.gpus)),
+    "what is fetched is cached": lambda a, c: (replace(a, is_cached=True), c),
+    "no comparison of the family": lambda a, c: (replace(a, is_compared=False), c),
 }
-"""By name, what is changed, and whether files are dropped."""
+
+
+def _scratches(cluster: Cluster) -> dict[str, Scratch]:
+    """What `scratch` may say, by name: sources for two releases a GPU keep all of them at work."""
+    few = 2 * cluster.gpus or 4
+    return {
+        "scratch: nothing": Scratch(),
+        "scratch: drop_weights": Scratch(drop_weights=True),
+        f"scratch: sources: {few}": Scratch(sources=few),
+        "scratch: both of these": Scratch(drop_weights=True, sources=few),
+    }
 
 
 @dataclass(frozen=True)
@@ -154,13 +161,16 @@ def simulate(plan: Sequence[PlannedJob], given: Assumptions, cluster: Cluster) -
     run, shares = forecast(plan, given, cluster)
     stages = {job.stage for job in plan}
     changed: dict[str, RunForecast] = {}
-    for name, (change, drops) in _CHANGES.items():
+    for name, change in _CHANGES.items():
         if ("GPU" in name and not cluster.gpus) or (
             "family" in name and "compare_family" not in stages
         ):
             continue
         assumed, other = change(given, cluster)
-        changed[name], _ = forecast(plan, assumed, other, drops=drops)
+        changed[name], _ = forecast(plan, assumed, other)
+    for name, scratch in _scratches(cluster).items():
+        if scratch != given.scratch:
+            changed[name], _ = forecast(plan, replace(given, scratch=scratch), cluster)
     return Simulation(cluster, run, shares, changed, assumptions(plan, given))
 
 
@@ -190,7 +200,6 @@ def lines(found: Simulation) -> list[str]:
             f"{name:38}{_long(other.seconds):>14}{size(other.network_bytes):>14}"
             f"{size(other.high_water):>15}"
         )
-    said.append("* no option of the workflow does so yet")
     return [*said, "", "taken for granted:", *(f"  {each}" for each in found.assumed)]
 
 

@@ -11,7 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from scion.artifacts.config import Scratch
 from scion.artifacts.plan import RESULTS
+from scion.artifacts.scratch import earlier_readers
+from scion.artifacts.store.dropped import READ_RECORDS
 from scion.common.errors import ScionError
 from scion.config.simulation.events import JobStep, SimulatedJob
 from scion.config.simulation.run_plan import PlannedJob
@@ -49,8 +52,6 @@ _LINKED: Mapping[str, tuple[str, ...]] = {
     "seal_release": ("graft_mtp", "heal_mtp", "quantize_mtp", "render_card"),
     "sign_release": ("seal_release",),
 }
-# Which read of others no more than records; what they link stands above.
-_READ_RECORDS = ("render_card", "render_family", "render_verdict", "seal_release", "judge_release")
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Assumptions:
         job_seconds: What each job takes beside its work: starting, and planning on a cluster.
         is_cached: Whether what is fetched from a hub lies in the user's cache of it, on the disk.
         measured: Seconds of each stage that an earlier run has measured.
-        by_release: Whether one release is finished before the next is begun, as far as that goes.
+        scratch: What the run keeps of weights that no release consists of.
         is_compared: Whether the releases of a family are served in turn to be compared.
     """
 
@@ -70,7 +71,7 @@ class Assumptions:
     job_seconds: float = 2.0
     is_cached: bool = False
     measured: Mapping[str, float] = field(default_factory=dict[str, float])
-    by_release: bool = False
+    scratch: Scratch = field(default_factory=Scratch)
     is_compared: bool = True
 
 
@@ -97,10 +98,13 @@ def simulated_jobs(plan: Sequence[PlannedJob], given: Assumptions) -> list[Simul
         plan: Each job after those that it reads from.
         given: What is taken for granted.
     """
-    releases = {name: number for number, name in enumerate(dict.fromkeys(j.release for j in plan))}
     found: list[SimulatedJob] = []
-    for job in plan:
-        needs = job.reads if job.stage not in _READ_RECORDS else ()
+    waits: Mapping[int, Sequence[int]] = {}
+    if given.scratch.sources is not None:
+        names, reads = [job.stage for job in plan], [job.reads for job in plan]
+        waits = earlier_readers(names, reads, given.scratch.sources)
+    for place, job in enumerate(plan):
+        needs = job.reads if job.stage not in READ_RECORDS else ()
         linked = _LINKED.get(job.stage, ())
         links = tuple(read for read in job.reads if plan[read].stage in linked)
         cost = _Cost() if job.made else _cost(job, given)
@@ -110,12 +114,12 @@ def simulated_jobs(plan: Sequence[PlannedJob], given: Assumptions) -> list[Simul
             SimulatedJob(
                 stage=job.stage,
                 steps=cost.steps,
-                after=job.reads,
+                after=(*job.reads, *waits.get(place, ())),
                 needs=needs,
                 links=links,
                 cores=job.cores,
                 gpus=job.gpus,
-                priority=-releases[job.release] if given.by_release else job.priority,
+                priority=job.priority,
                 writes=cost.writes,
                 is_kept=job.stage in RESULTS,
             )
