@@ -3,7 +3,7 @@
 Only where `verdict.enabled`.
 
 Input: the artifacts fix_keys or extract_text for the source; graft_mtp, heal_mtp or quantize_mtp,
-quantize_nvfp4, and all that was measured.
+quantize_nvfp4, verify_release, and all that was measured.
 Output: the artifacts run_agent_tasks_source, evaluate_ifeval_source, evaluate_bfcl_source,
 judge_release and render_verdict.
 """
@@ -166,8 +166,8 @@ JUDGE_RELEASE = plan(
             reads={
                 "release": whole(config),
                 "fixed": bf16(config),
-                "verified": "verify_release",
                 "quantize_nvfp4": "quantize_nvfp4",
+                "verify_release": "verify_release",
                 "evaluate_quality": "evaluate_quality",
                 "measure_serving": "measure_serving",
                 "run_agent_tasks": "run_agent_tasks",
@@ -213,6 +213,7 @@ rule judge_release:
             --release {input.release:q} \
             --fixed {input.fixed:q} \
             --quantize-nvfp4 {input.quantize_nvfp4:q} \
+            --verify-release {input.verify_release:q} \
             --evaluate-quality {input.evaluate_quality:q} \
             --measure-serving {input.measure_serving:q} \
             --run-agent-tasks {input.run_agent_tasks:q} \

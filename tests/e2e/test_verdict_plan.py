@@ -40,6 +40,10 @@ def test_a_threshold_of_the_verdict_asks_the_source_nothing_anew(tmp_path: Path)
     for points in (5, 6):
         project.configure(QUICK, verdict={"enabled": True, "agent_loss_points": points})
         done = project.run("snakemake", "-n", "--printshellcmds", "--configfile", QUICK)
+        # What judges the weights is the proof that the release is verified by.
+        assert re.search(
+            r"--verify-release \S+/verify_release-\w+\.json", done.stdout + done.stderr
+        )
         found = re.findall(r"\.pointers/(\w+)-([0-9a-f]{16})\.json", done.stdout + done.stderr)
         keys.append(dict(found))
     first, second = keys

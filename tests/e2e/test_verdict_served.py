@@ -67,6 +67,9 @@ def test_a_sound_release_is_no_regression(
     # So few prompts tell nothing of rates, and what would is said.
     assert criteria["ifeval_loss_points"]["outcome"] == "undecided"
     assert criteria["calibrated_share"]["outcome"] == "accept"
+    # As the stage itself tells it, and where that one would refuse the release as well.
+    verified = conversion.verify_release.facts["relative_weight_error"]
+    assert criteria["weight_error"]["estimate"]["value"] == verified
     length = criteria["verbosity_ratio"]["counts"]
     assert length["release_tokens"] > length["release_thinking_tokens"] > 0
 
@@ -112,7 +115,7 @@ def test_a_record_that_lacks_leaves_its_criteria_undecided(
         ifeval=config.ifeval,
         bfcl=config.bfcl,
     )
-    only = {"quantize_nvfp4": conversion.quantize_nvfp4}
+    only = {stage: getattr(conversion, stage) for stage in ("quantize_nvfp4", "verify_release")}
     found = judged(evidence(only, settings), config.verdict)
     outcomes = [each.outcome for each in found]
-    assert outcomes.count("undecided") == len(found) - 1
+    assert outcomes.count("undecided") == len(found) - 2

@@ -104,6 +104,11 @@ def test_a_search_beside_fp8_is_verified_too(pico: Pico, tmp_path: Path) -> None
     # It has linted the release, whose modules in FP8 round their inputs, and no others.
     facts = made.verify_release.facts
     assert (facts["quantized_modules"], facts["fp8_modules"]) == (50, 26)
+    # Of the weights in either format together, as a verdict judges it.
+    by_module = json.loads((made.verify_release.folder / "verification.json").read_bytes())[
+        "relative_weight_error_by_module"
+    ]
+    assert min(by_module.values()) < 0.04 < facts["relative_weight_error"] < 0.09
     scaled = {name for name in made.graft_mtp.tensors() if name.endswith(".input_scale")}
     assert len(scaled) == 26
     layers = declared(made.graft_mtp.folder)["quantized_layers"]

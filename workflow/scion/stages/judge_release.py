@@ -83,8 +83,8 @@ def judge_release(
     Args:
         release: The quantized checkpoint, whole.
         fixed: Its bf16 source.
-        measured: By stage, what was measured of both, and quantize_nvfp4; what lacks leaves its
-            criteria undecided.
+        measured: By stage, what was measured of both, quantize_nvfp4 and verify_release; what
+            lacks leaves its criteria undecided.
         settings: The thresholds, and what of the evaluations the configuration leaves out.
         output: Where the artifact goes.
         environment: Identity of the locked environment.
@@ -132,17 +132,17 @@ def evidence(measured: Mapping[str, Artifact], settings: VerdictSettings) -> Evi
         measured: As of `judge_release`.
         settings: Likewise.
     """
-    quantized = measured.get("quantize_nvfp4")
-    facts = None if quantized is None else quantized.facts
+    quantized = _facts(measured, "quantize_nvfp4")
     return Evidence(
         quality=_record(measured, QUALITY),
         serving=_record(measured, SERVING),
         drafts=settings.launch.speculative_tokens,
-        quantized=facts,
+        quantized=quantized,
+        verified=_facts(measured, "verify_release"),
         agent=_agent(measured),
         ifeval=_ifeval(measured) if settings.ifeval.enabled else None,
         bfcl=_bfcl(measured) if settings.bfcl.enabled else None,
-        left_out=left_out(settings, facts or {}),
+        left_out=left_out(settings, quantized or {}),
     )
 
 
@@ -164,6 +164,11 @@ def left_out(settings: VerdictSettings, quantized: Mapping[str, Any]) -> dict[st
     if calibration is not None and not calibration["samples"]:
         reasons["calibrated_share"] = "the recipe calibrates nothing"
     return reasons
+
+
+def _facts(measured: Mapping[str, Artifact], stage: str) -> Mapping[str, Any] | None:
+    artifact = measured.get(stage)
+    return None if artifact is None else artifact.facts
 
 
 def _record(measured: Mapping[str, Artifact], record: RecordFile) -> dict[str, Any] | None:
@@ -247,7 +252,7 @@ def main() -> int:
 
 
 MEASURED = (
-    "quantize_nvfp4",
+    *("quantize_nvfp4", "verify_release"),
     *(QUALITY.stage, SERVING.stage),
     *(AGENT.stage, AGENT_SOURCE.stage),
     *(IFEVAL_RECORD.stage, IFEVAL_SOURCE.stage),

@@ -83,6 +83,12 @@ class Thresholds(Section):
         le=1,
         description="smallest share of calibrated modules, or of experts, that samples reached",
     )
+    weight_error: float = Field(
+        default=0.2,
+        gt=0,
+        description="largest error of all quantized weights relative to the source's: rounding to "
+        "NVFP4 leaves 0.1 and can't leave 0.2, unrelated weights leave 1.4",
+    )
 
     def source_launch(self, launch: Launch) -> Launch:
         """How the bf16 source is served beside a release with this launch: it has no MTP head."""

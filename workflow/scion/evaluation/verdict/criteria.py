@@ -27,6 +27,7 @@ class Evidence:
         serving: That of `serving.json`.
         drafts: Drafts a step with which the release is served.
         quantized: The facts of quantize_nvfp4.
+        verified: Those of verify_release.
         agent: Replies to the agent cases; None where they were not measured.
         ifeval: Those to IFEval.
         bfcl: Those to BFCL.
@@ -37,6 +38,7 @@ class Evidence:
     serving: Mapping[str, Any] | None
     drafts: int
     quantized: Mapping[str, Any] | None
+    verified: Mapping[str, Any] | None
     agent: Pairs | None
     ifeval: Pairs | None
     bfcl: Pairs | None
@@ -280,6 +282,15 @@ def _calibrated(evidence: Evidence) -> _Measured | None:
     return _Measured(Estimate(share, share, share, count), count, counts)
 
 
+def _weight_error(evidence: Evidence) -> _Measured | None:
+    """Counted as well: the error of all weights, not of a sample of them."""
+    facts = evidence.verified
+    if facts is None:
+        return None
+    error, count = facts["relative_weight_error"], facts["quantized_modules"]
+    return _Measured(Estimate(error, error, error, count), count, {"modules": count})
+
+
 _ROWS = (
     _Row(
         "loss_nats_per_token",
@@ -309,5 +320,8 @@ _ROWS = (
         _calibrated,
         bound="at least",
         neutral=1,
+    ),
+    _Row(
+        "weight_error", "error of the quantized weights", "of the source's weights", _weight_error
     ),
 )
