@@ -8,9 +8,10 @@ the record that was the base from another seed, `train.py base --seed 1 --second
 The workflow makes none of the last three: verify_release refuses them. So this script calls the
 stages: it converts, damages, serves each by the real server, and judges with the thresholds of
 config/measurements/pico-verdict.yaml, which were written before; that of the weights' error was
-added after behaviour had been judged, and before that error was measured. Heads are grafted and not
-healed. The error is a fact of verify_release. It is summed here over the NVFP4 modules of each
-release, sound ones too, by verify_release's own functions, and handed in as that artifact's fact.
+added after behaviour had been judged, and before the error of a wrong release was measured. Heads
+are grafted and not healed. The error is a fact of verify_release. It is summed here over the NVFP4
+modules of each release, sound ones too, by verify_release's own functions, and handed in as that
+artifact's fact.
 
 The pages, pictures and records go to `--pages`, and a line of JSON to stdout. What was made stays
 in `--folder`, if one is named, and is not made again.

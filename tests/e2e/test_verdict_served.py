@@ -67,9 +67,10 @@ def test_a_sound_release_is_no_regression(
     # So few prompts tell nothing of rates, and what would is said.
     assert criteria["ifeval_loss_points"]["outcome"] == "undecided"
     assert criteria["calibrated_share"]["outcome"] == "accept"
-    # As the stage itself tells it, and where that one would refuse the release as well.
+    # As the stage itself tells it.
+    error = criteria["weight_error"]["estimate"]["value"]
     verified = conversion.verify_release.facts["relative_weight_error"]
-    assert criteria["weight_error"]["estimate"]["value"] == verified
+    assert error == pytest.approx(verified, abs=1e-6)
     length = criteria["verbosity_ratio"]["counts"]
     assert length["release_tokens"] > length["release_thinking_tokens"] > 0
 
@@ -102,6 +103,7 @@ def test_one_wrong_scale_is_a_regression(
     outcomes = {each["criterion"]: each["outcome"] for each in record["criteria"]}
     assert record["outcome"] == "regression"
     assert outcomes["kl_nats_per_token"] == "regression"
+    assert outcomes["weight_error"] == "regression"
     assert any(reason.startswith("KL divergence from bf16: ") for reason in record["reasons"])
 
 

@@ -261,7 +261,7 @@ def test_a_checkpoint_that_lint_refuses_is_not_published(release: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("record", "outcome"), [("wrong-scale", "regression"), ("other-model", "undecided")]
+    ("record", "outcome"), [("wrong-scale", "regression"), ("own-base", "undecided")]
 )
 def test_a_release_that_its_verdict_is_against_is_not_published(
     record: str, outcome: str, conversion: Conversion, tmp_path: Path
