@@ -291,9 +291,15 @@ def first_digits(short_key):
 
 def job_input(job):
     """What a job waits for: pointers of what it reads, plain files, and room for a source."""
-    waits = [] if job.planned.is_made else EARLIER.get(job.planned, [])
+    is_made = job.planned.is_made
+    waits = [] if is_made else EARLIER.get(job.planned, [])
+
+    def pointer(read):
+        # One that a job of this run writes would have Snakemake make what is made from it, too.
+        return str(read.before if is_made and read.before else read.pointer)
+
     return {
-        **{name: [str(each.pointer) for each in read] for name, read in job.reads.items()},
+        **{name: list(map(pointer, read)) for name, read in job.reads.items()},
         **job.files,
         **({"earlier": ancient([str(each.pointer) for each in waits])} if waits else {}),
     }

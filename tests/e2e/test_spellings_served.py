@@ -4,12 +4,15 @@ Of NVFP4 for weights and activations, and for weights alone.
 """
 
 import json
+import os
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from conversion import ENVIRONMENT, Conversion
+from hub_server import NO_PROXY, HubServer
 from scion.artifacts.artifact import Artifact
 from scion.artifacts.making import Output
 from scion.engines.config import Launch, Serving
@@ -91,6 +94,52 @@ def test_both_spellings_are_served_alike(
     print(modelopt.drafts, *modelopt.texts, sep="\n")
     # The MTP head of the pair was trained with it: it drafts what comes only if all is in place.
     assert packed.drafts.accepted > 0.5 * packed.drafts.draft_tokens
+
+
+LOADED = """
+import json, sys, torch
+from transformers import AutoModelForImageTextToText, AutoTokenizer
+source, release, chats = sys.argv[1:]
+told, answers = {}, {}
+for name in (source, release):
+    loaded, told[name] = AutoModelForImageTextToText.from_pretrained(
+        name, dtype=torch.bfloat16, output_loading_info=True
+    )
+    tokenizer = AutoTokenizer.from_pretrained(name)
+    for line in open(chats).read().splitlines()[:8]:
+        chat = json.loads(line)
+        ids = tokenizer.apply_chat_template(
+            chat["messages"], tools=chat.get("tools"), return_tensors="pt", return_dict=True
+        )
+        with torch.no_grad():
+            logits = loaded.eval()(**ids, use_cache=False).logits[0].float()
+        answers.setdefault(name, []).append(logits.softmax(-1).max(-1))
+own, other = (map(torch.cat, zip(*answers[name])) for name in (source, release))
+(sure, token), (_, answer) = own, other
+same = (token == answer)[sure > 0.5].float().mean().item()
+keys = {kind: sorted(told[release][kind]) for kind in ("missing_keys", "unexpected_keys")}
+print(json.dumps({"same": same, **keys}))
+"""
+
+
+def test_transformers_loads_a_release_from_the_hub(conversion: Conversion, tmp_path: Path) -> None:
+    release = respelled(conversion, tmp_path).folder
+    with HubServer({"owner/release": release}) as hub:
+        there = {"HF_ENDPOINT": hub.endpoint, "NO_PROXY": NO_PROXY, "HF_HOME": str(tmp_path / "hf")}
+        command = [str(PYTHON), "-c", LOADED, str(conversion.fix_keys.folder), "owner/release"]
+        done = subprocess.run(
+            [*command, str(PROJECT / "resources/pico/prompts.jsonl")],
+            env={**os.environ, **there},
+            capture_output=True,
+            text=True,
+        )
+    assert done.returncode == 0, done.stderr[-4000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    # It has no tower, which transformers fills at random; of its language model nothing is lost.
+    assert all(name.startswith("model.visual.") for name in found["missing_keys"])
+    assert found["unexpected_keys"] == []
+    # Where the source is sure of the next token, the release says the same.
+    assert found["same"] > 0.98, found["same"]
 
 
 LIBRARY = """

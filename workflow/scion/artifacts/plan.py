@@ -53,6 +53,7 @@ class PlannedStage:
             `files`, `code`, `environment`.
         is_made: Whether its pointer answers already.
         is_dropped: Whether the weights of what it has given were dropped.
+        before: The pointer that it had before `Plans.settle` had it made again.
     """
 
     name: str
@@ -63,6 +64,7 @@ class PlannedStage:
     asked: Mapping[str, Any]
     is_made: bool = False
     is_dropped: bool = False
+    before: Path | None = None
 
     @property
     def short_key(self) -> str:
@@ -325,6 +327,7 @@ class Plans:
             for read in reader.reads.values():
                 if read.is_made and read.is_dropped:
                     del self.pointers[read.pointer]
+                    read.before = read.pointer
                     name = f"{read.name}-{hex_digits(read.key)[:_KEY_DIGITS]}"
                     read.pointer = _free_pointer(read.pointer.parent, name)
                     read.is_made = False
