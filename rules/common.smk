@@ -469,6 +469,12 @@ def locks_of(location):
     return found
 
 
+def calibration_locks(config):
+    """The locks that say what the calibration sets of the hub hold."""
+    sets = config.quantization.calibration.sets
+    return sorted({lock for each in sets for lock in locks_of(each.dataset)})
+
+
 def publication(config):
     """The command that publishes what `results/` shows of a release."""
     key = config.attestations.public_key

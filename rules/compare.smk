@@ -17,6 +17,7 @@ COMPARE_RECIPES = plan(
         },
         files={
             "calibration": calibration_files(config),
+            "lock": calibration_locks(config),
             "chats": config.quality.chats,
             "texts": config.quality.texts or [],
             "prompts": config.measurement.prompts,
@@ -68,6 +69,7 @@ rule compare_recipes:
             --prompts {params.prompts:q} \
             --tasks {params.tasks:q} \
             --settings {params.settings:q} \
+            --lock {params.lock:q} \
             --python {params.python:q} \
             --log-folder {params.log_folder:q} \
             --output {output.pointer:q} \

@@ -1,7 +1,7 @@
 """Quantize the text model to NVFP4, and write it in the spelling of the release.
 
-Input: the artifact extract_text and the local calibration sets, or a release whose activation
-scales are taken.
+Input: the artifact extract_text and the calibration sets, local ones or of the hub, or a release
+whose activation scales are taken.
 Output: the artifacts quantize_nvfp4, in ModelOpt's spelling, and respell, in another.
 """
 
@@ -9,7 +9,10 @@ QUANTIZE_NVFP4 = plan(
     "quantize_nvfp4",
     lambda config: dict(
         reads={"text": "extract_text"},
-        files={"calibration": calibration_files(config) if config.quantization.calibrated else []},
+        files={
+            "calibration": calibration_files(config) if config.quantization.calibrated else [],
+            "lock": calibration_locks(config) if config.quantization.calibrated else [],
+        },
         local=input_scales(config),
         settings=settings(quantization=config.quantization),
         beside=on_gpus(config.quantization.device == "cuda"),
@@ -39,6 +42,7 @@ rule quantize_nvfp4:
         {params.on_gpus} python -m scion.stages.quantize_nvfp4 \
             --text {input.text:q} \
             --settings {params.settings:q} \
+            --lock {params.lock:q} \
             --output {output:q} \
             --store {params.store:q} \
             --plan {params.plan:q} \

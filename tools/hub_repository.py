@@ -39,7 +39,7 @@ Content = bytes | OnDisk
 
 def is_large(name: str) -> bool:
     """Whether a repository keeps a file apart from git, by Xet or Git LFS."""
-    return name.endswith((".safetensors", ".png"))
+    return name.endswith((".safetensors", ".png", ".parquet"))
 
 
 def content(path: Path, digest: str | None = None) -> Content:

@@ -1,4 +1,4 @@
-"""A run whose source and donor lie on a hub: pinned, locked, and moved once."""
+"""Runs whose source and donor, or calibration set, lie on a hub: pinned, locked, and moved once."""
 
 import json
 import shutil
@@ -7,14 +7,19 @@ from typing import Any
 
 import pytest
 
+from conversion import SAMPLES
 from hub_server import NO_PROXY, HubServer
 from project_copy import QUICK, ProjectCopy
+from scion.artifacts.manifest import read_manifest
+from scion.checkpoint.hub.lock import lock_of, read_lock, write_lock
 from scion.checkpoint.hub.source import PREFIX_BYTES
 from scion.checkpoint.release_files import released
+from scion.quantization.config import CALIBRATION_FILES
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 AGENT, BASE = "owner/agent", "owner/base"
+DATA, HUB = "datasets/owner/data", "hub.yaml"
 FETCHES = ("--until", "fetch_source", "fetch_donor")
 
 
@@ -66,6 +71,45 @@ def test_source_and_donor_are_pinned_locked_and_moved_once(tmp_path: Path) -> No
         assert "a pinned repository is not what it was" in said
         # The donor is there, and of the source nothing.
         assert not list((project.folder / "results/.other/artifacts").glob(f"*/{shards[0]}"))
+
+
+def test_calibration_rows_are_locked_and_give_the_bytes_of_a_local_file(
+    converted_project: ProjectCopy, tmp_path: Path
+) -> None:
+    project = converted_project.copy(tmp_path / "project")
+    shown = project.folder / "results/pico-agent-nvfp4-text-mtp/quantize_nvfp4.json"
+    by_file = read_manifest(shown)
+    assert CALIBRATION_FILES not in by_file["facts"]
+    data = tmp_path / "data"
+    data.mkdir()
+    shutil.copy(project.folder / "resources/pico/calibration.jsonl", data / "train.jsonl")
+    with HubServer({DATA: data}) as hub:
+        there = {"HF_ENDPOINT": hub.endpoint, "NO_PROXY": NO_PROXY, "HF_HOME": str(tmp_path / "hf")}
+        sets = [{"dataset": hub.location(DATA), "samples": SAMPLES}]
+        quantization = {"recipe": "nvfp4_default", "calibration": {"sets": sets}}
+        project.configure(HUB, quantization=quantization)
+        lock = lock_of(project.folder / HUB)
+        write_lock(lock, {})
+
+        def run(*command: str) -> tuple[int, str]:
+            done = project.run(*command, **there)
+            return done.returncode, done.stdout + done.stderr
+
+        quantize = ("snakemake", "--cores", "2", "--configfile", HUB, "--until", "quantize_nvfp4")
+        status, said = run(*quantize)
+        assert status != 0
+        assert f"nothing of {hub.location(DATA)}; write it: scion pin {HUB}" in said
+        assert hub.requests == []
+        status, said = run("scion", "pin", HUB)
+        assert status == 0, said
+        status, said = run(*quantize)
+        assert status == 0, said
+        made = read_manifest(shown)
+        locked = read_lock(lock)[hub.location(DATA)]
+        assert made["facts"][CALIBRATION_FILES] == {
+            hub.location(DATA): {"train.jsonl": locked["train.jsonl"].sha256}
+        }
+        assert made["content"] == by_file["content"]
 
 
 def own_values(folder: Path) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from scion.quantization.recipe_table import RECIPES
 
 RecipeName = Annotated[str, named_in(RECIPES)]
 Projections = Literal["none", "linear_attention", "attention"]
+CALIBRATION_FILES = "calibration_files"
+"""The fact that says which files of the hub the samples are from: SHA-256 by location and name."""
 
 
 class CalibrationSet(Section):

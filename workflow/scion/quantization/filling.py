@@ -20,8 +20,9 @@ from scion.common.devices import device_named
 from scion.common.errors import NoRoomError, ScionError
 from scion.formats.modelopt import FP8
 from scion.quantization.calibration.batches import pack
+from scion.quantization.calibration.hub_rows import HubData
 from scion.quantization.calibration.samples import read_samples, summary
-from scion.quantization.config import Quantization
+from scion.quantization.config import CALIBRATION_FILES, Quantization
 from scion.quantization.expert_coverage import coverage
 from scion.quantization.layerwise.stream import QuantizationTarget, Stream
 from scion.quantization.output_files import MODELOPT, copy_kept, lay_out, write_configs
@@ -60,6 +61,7 @@ def fill(
     settings: Quantization,
     *,
     given: dict[str, torch.Tensor] | None,
+    locks: Sequence[Path] = (),
     watch: Watching | None,
 ) -> None:
     """Quantize a checkpoint into a draft.
@@ -70,6 +72,7 @@ def fill(
         settings: Recipe, calibration sets, device, shard size.
         given: Activation scales to take instead of calibrating, none for activations that stay as
             they are; None to calibrate.
+        locks: Say what the files of data sets of the hub have to be.
         watch: Is told how the run goes.
 
     Raises:
@@ -87,7 +90,8 @@ def fill(
     )
     require_recipe_fits(chosen.row, expected)
     device = device_named(settings.device, where="quantization.device")
-    samples = [] if given is not None else read_samples(checkpoint, settings.calibration)
+    hub = HubData(locks)
+    samples = [] if given is not None else read_samples(checkpoint, settings.calibration, hub)
     batches = pack(samples, settings.calibration.pack_tokens)
     if watch is not None and given is None:
         lengths = [batch.lengths for batch in batches]
@@ -124,6 +128,7 @@ def fill(
         "scale_checksums": checksums,
         "excluded": exclude,
         "calibration": summary(samples),
+        **({CALIBRATION_FILES: hub.read} if hub.read else {}),
         **({"experts": experts} if experts else {}),
         "input_scales": scales_digest(given) if given else None,
     }

@@ -87,6 +87,18 @@ def add_settings(parser: argparse.ArgumentParser, model: "type[BaseModel]") -> N
     parser.add_argument("--settings", required=True, metavar="JSON", help=keys.replace("%", "%%"))
 
 
+def add_locks(parser: argparse.ArgumentParser) -> None:
+    """Add `--lock`, for stages that read repositories of the hub."""
+    parser.add_argument(
+        "--lock",
+        nargs="*",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="locks of `scion pin`, which say what the files of repositories have to be",
+    )
+
+
 def read_settings(text: str, model: type[_Settings]) -> _Settings:
     """Parse the value of `--settings`.
 

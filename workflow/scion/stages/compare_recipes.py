@@ -63,8 +63,10 @@ from scion.evaluation.quality.full_vocabulary import Reference, Sums
 from scion.evaluation.quality.offline_documents import read_documents
 from scion.evaluation.variants import Measuring
 from scion.quantization.calibration.batches import pack
+from scion.quantization.calibration.hub_rows import HubData
 from scion.quantization.calibration.samples import Sample, read_samples, summary
-from scion.quantization.config import Quantization
+from scion.quantization.config import CALIBRATION_FILES, Quantization
+from scion.quantization.locked_samples import require_locked_samples
 from scion.quantization.recipe_table import RECIPES, REFERENCE
 from scion.quantization.variants import VariantSource, bf16, make, size, together
 from scion.quantization.variants_config import Comparison, Variant
@@ -73,6 +75,7 @@ from scion.report.recipes import SOURCE, best, best_line, markdown, parts_record
 from scion.stages.common_options import (
     add_copies,
     add_file,
+    add_locks,
     add_optional,
     add_settings,
     read_settings,
@@ -111,6 +114,7 @@ def compare_recipes(
     python: Path,
     log_folder: Path,
     environment: str,
+    locks: Sequence[Path] = (),
 ) -> Artifact:
     """Make and measure each variant.
 
@@ -127,6 +131,7 @@ def compare_recipes(
         python: Interpreter of the serving environment.
         log_folder: Where `compare_recipes.<variant>.server.log` go.
         environment: Identity of the locked environment.
+        locks: Say what the files of data sets of the hub have to be; none: nobody has locked them.
 
     Raises:
         ScionError: A file can't be used; a variant can't be made, or the engine does not load it.
@@ -147,7 +152,9 @@ def compare_recipes(
             *read_chats(chats, limit=comparison.samples),
             *(read_texts(texts, limit=comparison.samples) if texts else []),
         ]
-        source, samples = _source(text, donor, own_head, settings, draft)
+        hub = HubData(locks)
+        source, samples = _source(text, donor, own_head, settings, draft, hub)
+        draft.facts |= {CALIBRATION_FILES: hub.read} if hub.read else {}
         limit = comparison.acceptance_prompts
         measuring = Measuring(
             stage=STAGE,
@@ -179,7 +186,7 @@ def compare_recipes(
         (draft.folder / TABLE).write_text(markdown(result))
         (draft.folder / PICTURE).write_text(recipes_picture(result).svg)
 
-    return remake(
+    artifact = remake(
         output,
         stage=STAGE,
         inputs=inputs,
@@ -202,6 +209,8 @@ def compare_recipes(
         environment=environment,
         build=build,
     )
+    require_locked_samples(artifact, locks)
+    return artifact
 
 
 def _check_server(settings: RecipeComparisonSettings) -> None:
@@ -221,10 +230,11 @@ def _source(
     own_head: Artifact | None,
     settings: RecipeComparisonSettings,
     draft: Draft,
+    hub: HubData,
 ) -> tuple[VariantSource, list[Sample]]:
     checkpoint = Checkpoint.open(text.folder)
     quantization = settings.quantization
-    samples = read_samples(checkpoint, quantization.calibration)
+    samples = read_samples(checkpoint, quantization.calibration, hub)
     source = VariantSource(
         text=text,
         donor=donor,
@@ -384,6 +394,7 @@ def main() -> int:
     add_file(parser, "tasks", "YAML of tasks")
     add_server_options(parser)
     add_settings(parser, RecipeComparisonSettings)
+    add_locks(parser)
     add_copies(parser)
     arguments = parser.parse_args()
 
@@ -403,6 +414,7 @@ def main() -> int:
             python=arguments.python,
             log_folder=arguments.log_folder,
             environment=arguments.environment,
+            locks=arguments.lock,
         )
         made.append(artifact)
         return artifact

@@ -15,7 +15,7 @@ from scion.artifacts.artifact import Artifact, Draft
 from scion.artifacts.making import Output, remake
 from scion.checkpoint.hub.client import download_files, list_files
 from scion.checkpoint.hub.location import HubRepository, LocalFolder, parse_location
-from scion.checkpoint.hub.lock import LockedFiles, read_lock
+from scion.checkpoint.hub.lock import LockedFiles, locked_in
 from scion.checkpoint.hub.lock_check import require_bytes, require_locked
 from scion.checkpoint.local_files import local_files
 from scion.checkpoint.preview import open_pinned, supported_family
@@ -23,7 +23,7 @@ from scion.checkpoint.release_files import released
 from scion.checkpoint.shards import Checkpoint
 from scion.common.errors import ScionError
 from scion.common.progress import doing, progress
-from scion.stages.common_options import run_stage, stage_parser
+from scion.stages.common_options import add_locks, run_stage, stage_parser
 
 
 def fetch_source(
@@ -164,14 +164,7 @@ def add_location(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--location", required=True, help="local folder, or hf://owner/name@<40-digit commit>"
     )
-    parser.add_argument(
-        "--lock",
-        nargs="*",
-        type=Path,
-        default=[],
-        metavar="FILE",
-        help="locks of `scion pin`, one of which says what the repository's files have to be",
-    )
+    add_locks(parser)
     parser.add_argument(
         "--planned",
         nargs="*",
@@ -188,10 +181,7 @@ def planned_source(args: argparse.Namespace) -> tuple[str, str] | None:
 
 def locked_source(args: argparse.Namespace) -> LockedFiles | None:
     """What the locks of the command line say of its location."""
-    for path in args.lock:
-        if (locked := read_lock(path).get(args.location)) is not None:
-            return locked
-    return None
+    return locked_in(args.lock, args.location)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ command goes on after them.
 
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,14 @@ from scion.artifacts.making import Output, remake
 from scion.checkpoint.shards import CONFIG, read_object
 from scion.common.section import Section
 from scion.quantization.config import Quantization
-from scion.stages.common_options import add_settings, read_settings, run_stage, stage_parser
+from scion.quantization.locked_samples import require_locked_samples
+from scion.stages.common_options import (
+    add_locks,
+    add_settings,
+    read_settings,
+    run_stage,
+    stage_parser,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -45,6 +52,7 @@ def quantize_nvfp4(
     output: Output,
     settings: Quantization,
     environment: str,
+    locks: Sequence[Path] = (),
     watch: "Callable[[], Watching] | None" = None,
 ) -> Artifact:
     """Make the NVFP4 checkpoint of a bf16 one.
@@ -54,6 +62,7 @@ def quantize_nvfp4(
         output: Where the artifact goes.
         settings: Recipe, calibration sets, device, shard size.
         environment: Identity of the locked environment.
+        locks: Say what the files of data sets of the hub have to be; none: nobody has locked them.
         watch: Makes what is told how the run goes, if there is something to do; nothing in the
             artifact depends on it.
 
@@ -61,8 +70,8 @@ def quantize_nvfp4(
         The artifact; its facts name quantizer, recipe, calibration and the number of modules.
 
     Raises:
-        ScionError: A weight is not finite, a calibration set can't be used, ModelOpt stops, or
-            disk or GPU are too small.
+        ScionError: A weight is not finite, a calibration set can't be used or is not what was
+            locked, ModelOpt stops, or disk or GPU are too small.
     """
     inputs: dict[str, Artifact | Path] = {"text": text}
     request = settings.model_dump(mode="json", exclude={"device"})
@@ -84,9 +93,9 @@ def quantize_nvfp4(
         # Here, because ModelOpt takes seconds to import, and the store may have the artifact.
         from scion.quantization.filling import fill
 
-        fill(draft, text, settings, given=given, watch=watch and watch())
+        fill(draft, text, settings, given=given, locks=locks, watch=watch and watch())
 
-    return remake(
+    artifact = remake(
         output,
         stage="quantize_nvfp4",
         inputs=inputs,
@@ -94,6 +103,8 @@ def quantize_nvfp4(
         environment=environment,
         build=build,
     )
+    require_locked_samples(artifact, locks)
+    return artifact
 
 
 def _given_scales(text: Artifact, settings: Quantization) -> "dict[str, torch.Tensor] | None":
@@ -120,6 +131,7 @@ def main() -> int:
     """Parse arguments and run the stage."""
     parser = stage_parser(__doc__, inputs={"text": "pointer of extract_text"})
     add_settings(parser, QuantizationSettings)
+    add_locks(parser)
     args = parser.parse_args()
     return run_stage(
         args,
@@ -128,6 +140,7 @@ def main() -> int:
             output=output,
             settings=read_settings(args.settings, QuantizationSettings).quantization,
             environment=args.environment,
+            locks=args.lock,
             watch=_watch,
         ),
     )

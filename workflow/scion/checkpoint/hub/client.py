@@ -11,7 +11,7 @@ The hub is the one that `HF_ENDPOINT` names, the token the one of `HF_TOKEN` or 
 """
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from huggingface_hub import HfApi
@@ -119,6 +119,7 @@ def download_files(
     names: Iterable[str],
     folder: Path,
     *,
+    listing: Mapping[str, RemoteFile] | None = None,
     progress: Progress | None = None,
 ) -> int:
     """Download files of a pinned repository into `folder`, under the same names, several at once.
@@ -130,6 +131,14 @@ def download_files(
     and the next run on the same folder goes on from there. A file that is there already and right
     is not moved.
 
+    Args:
+        repository: Where from.
+        names: Which files.
+        folder: Where to.
+        listing: All files of the repository by name, as somebody has listed or locked them; with
+            it, nothing is asked of the hub for files that are there. None: the hub is asked.
+        progress: Told of what arrives.
+
     Returns:
         The number of bytes moved; of Xet's, as they came over the network.
 
@@ -137,7 +146,8 @@ def download_files(
         ScionError: Not pinned, no such file, wrong content (its bytes are removed), or one of the
             hub's refusals.
     """
-    listing = list_files(repository)
+    repository.require_pinned()
+    listing = list_files(repository) if listing is None else listing
     wanted = [_find(repository, listing, name) for name in names]
     stop = threading.Event()
 
@@ -156,7 +166,7 @@ def _ignore(_name: str, _size: int) -> None:
     """The progress of somebody who does not ask for it."""
 
 
-def _find(repository: HubRepository, listing: dict[str, RemoteFile], name: str) -> RemoteFile:
+def _find(repository: HubRepository, listing: Mapping[str, RemoteFile], name: str) -> RemoteFile:
     if name not in listing:
         raise ScionError(
             "the repository has no such file",

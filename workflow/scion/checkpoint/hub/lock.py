@@ -11,9 +11,9 @@ the hub to it. Nothing here reaches the network.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 from scion.checkpoint.shards import parse_object
@@ -68,11 +68,44 @@ def read_lock(path: Path) -> dict[str, LockedFiles]:
         raise _no_lock(path, f"version {content.get('version')!r}", hint)
     try:
         return {
-            location: {name: _entry(entry) for name, entry in files.items()}
+            location: {_name(name): _entry(entry) for name, entry in files.items()}
             for location, files in cast(dict[str, Any], content["repositories"]).items()
         }
     except (KeyError, TypeError, AttributeError) as error:
         raise _no_lock(path, repr(error), hint) from error
+
+
+def locked_in(locks: Iterable[Path], location: str) -> LockedFiles | None:
+    """What the first lock that has a repository says of it; None where there is no lock at all.
+
+    Args:
+        locks: Files of locks.
+        location: The repository, `hf://owner/name@commit`.
+
+    Raises:
+        ScionError: None of the locks has it, or one is no lock.
+    """
+    read = {path: read_lock(path) for path in locks}
+    for repositories in read.values():
+        if location in repositories:
+            return repositories[location]
+    if not read:
+        return None
+    config = next(iter(read)).name.removesuffix(_SUFFIX) + ".yaml"
+    raise ScionError(
+        "no lock has the repository, so nothing says what it has to hold",
+        where=", ".join(map(str, read)),
+        expected=location,
+        found=", ".join(sorted({name for each in read.values() for name in each})) or "none",
+        hint=f"scion pin {next(iter(read)).with_name(config)}",
+    )
+
+
+def _name(name: str) -> str:
+    parts = PurePosixPath(name)
+    if parts.is_absolute() or ".." in parts.parts:
+        raise TypeError(f"a name outside of its repository: {name!r:.100}")
+    return name
 
 
 def _entry(entry: dict[str, Any]) -> LockedFile:

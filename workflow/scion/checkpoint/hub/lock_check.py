@@ -1,8 +1,13 @@
 """The hub held to the lock of a configuration (`scion.checkpoint.hub.lock`)."""
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from huggingface_hub import is_offline_mode
+
 from scion.checkpoint.hub.client import RangeReader, RemoteFile, list_files
-from scion.checkpoint.hub.location import HubRepository
-from scion.checkpoint.hub.lock import LockedFile, LockedFiles
+from scion.checkpoint.hub.location import HubRepository, parse_location
+from scion.checkpoint.hub.lock import LockedFile, LockedFiles, locked_in
 from scion.common.digest import digest_bytes, git_blob
 from scion.common.errors import ScionError
 
@@ -58,6 +63,30 @@ def require_locked(repository: HubRepository, locked: LockedFiles) -> None:
             )
 
 
+def held_files(repository: HubRepository, locks: Sequence[Path]) -> dict[str, RemoteFile]:
+    """What every file of a pinned repository has to be.
+
+    With a lock it is what the lock says, and the hub is held to that first, unless HF_HUB_OFFLINE
+    keeps it from being asked; without one it is what the hub lists.
+
+    Args:
+        repository: Where from.
+        locks: Files of locks; none: nobody has locked it.
+
+    Raises:
+        ScionError: As `require_locked` and `locked_in`.
+    """
+    locked = locked_in(locks, str(repository))
+    if locked is None:
+        return list_files(repository)
+    if not is_offline_mode():
+        require_locked(repository, locked)
+    return {
+        name: RemoteFile(name, file.size, file.sha256, file.git_blob)
+        for name, file in locked.items()
+    }
+
+
 def require_bytes(repository: HubRepository, name: str, found: str, locked: LockedFiles) -> None:
     """Refuse a file that was fetched and has another digest than its lock.
 
@@ -76,6 +105,23 @@ def require_bytes(repository: HubRepository, name: str, found: str, locked: Lock
             found=f"SHA-256 {found}",
             hint=_COMPARE,
         )
+
+
+def require_read(read: Mapping[str, Mapping[str, str]], locks: Sequence[Path]) -> None:
+    """Refuse what was made of files that are not those of the locks.
+
+    Args:
+        read: By location of a pinned repository, the hex SHA-256 of each file that was read.
+        locks: Files of locks; none: nothing is refused.
+
+    Raises:
+        ScionError: Names the first file that differs, or a repository that no lock has.
+    """
+    for location, files in read.items():
+        repository, locked = parse_location(location), locked_in(locks, location)
+        if locked is not None and isinstance(repository, HubRepository):
+            for name, found in files.items():
+                require_bytes(repository, name, found, locked)
 
 
 def _differs(locked: LockedFile, there: RemoteFile) -> bool:

@@ -17,16 +17,13 @@ from transformers import AutoTokenizer
 from scion.architectures.inventory import inventory, language_keys
 from scion.checkpoint.hub.location import HubRepository, parse_location
 from scion.checkpoint.shards import CONFIG, Checkpoint
-from scion.common.errors import ScionError
-from scion.common.jsonl import read_json_lines
 from scion.lint.chat_prompts import ChatPrompt, prompt_ids
+from scion.quantization.calibration.hub_rows import HubData
+from scion.quantization.calibration.rows import Rows, read_lines, unusable
 from scion.quantization.config import Calibration, CalibrationSet
 
-_READABLE = "a readable data set"
 _TAKEN = "messages that the chat template takes, or text"
 _UNUSABLE = (ValueError, TypeError, LookupError, AttributeError)
-# The rows of one set.
-Rows = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -61,18 +58,21 @@ class Sample:
         return self.is_cut and self.tokens < self.origin.max_tokens
 
 
-def read_samples(checkpoint: Checkpoint, calibration: Calibration) -> list[Sample]:
+def read_samples(
+    checkpoint: Checkpoint, calibration: Calibration, hub: HubData | None = None
+) -> list[Sample]:
     """The calibration samples, tokenized as the checkpoint does.
 
     Args:
         checkpoint: The model, with tokenizer and chat template beside its shards.
         calibration: The sets.
+        hub: Reads those of the hub; None: one without a lock.
 
     Raises:
         ScionError: As `read_rows` and `tokenize` do.
     """
     # Before any weight is read: a bad data set costs a second, not an hour.
-    rows = read_rows(calibration)
+    rows = read_rows(calibration, hub)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder)
     where = checkpoint.folder / CONFIG
     family = inventory(checkpoint.config, where=where).family
@@ -80,53 +80,30 @@ def read_samples(checkpoint: Checkpoint, calibration: Calibration) -> list[Sampl
     return list(tokenize(rows, tokenizer, calibration, context=context))
 
 
-def read_rows(calibration: Calibration) -> list[Rows]:
+def read_rows(calibration: Calibration, hub: HubData | None = None) -> list[Rows]:
     """The first `samples` rows of each calibration set.
 
-    Local files are read as lines and parsed one by one: a table of all rows would unify the tools'
-    schemas and put nulls into each, which the chat template would then print.
+    Args:
+        calibration: The sets.
+        hub: Reads those of the hub; None: one without a lock.
 
     Raises:
-        ScionError: A set is missing, unreadable, empty, or has fewer rows than asked for.
+        ScionError: A set is missing, unreadable, empty, has fewer rows than asked for, or is not
+            what was locked.
     """
-    return [_rows_of(each) for each in calibration.sets]
+    hub = hub or HubData()
+    return [_rows_of(each, hub) for each in calibration.sets]
 
 
-def _rows_of(wanted: CalibrationSet) -> Rows:
+def _rows_of(wanted: CalibrationSet, hub: HubData) -> Rows:
     location = parse_location(wanted.dataset)
     if isinstance(location, HubRepository):
-        rows = _hub_rows(location, wanted)
+        rows = hub.rows(location, wanted)
     else:
-        rows = _local_rows(Path(wanted.dataset), wanted.samples)
+        rows = read_lines(Path(wanted.dataset), wanted.samples)
     if len(rows) < wanted.samples:
-        raise _unusable(wanted.dataset, f"{wanted.samples} rows", f"{len(rows)} rows")
+        raise unusable(wanted.dataset, f"{wanted.samples} rows", f"{len(rows)} rows")
     return rows
-
-
-def _hub_rows(location: HubRepository, wanted: CalibrationSet) -> Rows:
-    # Here, because it takes a second to import, and local files need none of it.
-    from datasets import load_dataset  # pyright: ignore[reportUnknownVariableType]
-    from datasets.exceptions import DatasetsError
-
-    try:
-        rows: Any = load_dataset(
-            location.name,
-            wanted.subset,
-            split=f"{wanted.split}[:{wanted.samples}]",
-            revision=location.require_pinned(),
-        )
-        return [dict(row) for row in rows]
-    except (OSError, ValueError, RecursionError, DatasetsError) as error:
-        raise _unusable(wanted.dataset, _READABLE, error) from error
-
-
-def _local_rows(path: Path, samples: int) -> Rows:
-    return read_json_lines(
-        path,
-        lambda row, number: row,
-        refusal=lambda where, found: _unusable(where, _READABLE, found),
-        limit=samples,
-    )
 
 
 def tokenize(
@@ -161,22 +138,22 @@ def _checked_ids(rows: Rows, tokenizer: Any, *, where: str) -> Iterator[list[int
         try:
             ids = next(chats) if isinstance(prompt, ChatPrompt) else tokenizer(prompt)["input_ids"]
         except _UNUSABLE as error:
-            raise _unusable(row, _TAKEN, f"{type(error).__name__}: {error}") from error
+            raise unusable(row, _TAKEN, f"{type(error).__name__}: {error}") from error
         if not ids:
-            raise _unusable(row, "at least one token", "none")
+            raise unusable(row, "at least one token", "none")
         yield ids
 
 
 def _prompt(row: dict[str, Any], *, where: str) -> ChatPrompt | str:
     if not row.get("messages") and not row.get("text"):
-        raise _unusable(where, "a column `messages` or `text`", sorted(row))
+        raise unusable(where, "a column `messages` or `text`", sorted(row))
     if not row.get("messages"):
         return row["text"]
     try:
         messages = [_with_parsed_arguments(message) for message in row["messages"]]
         return ChatPrompt(messages, row.get("tools") or None)
     except _UNUSABLE as error:
-        raise _unusable(where, _TAKEN, f"{type(error).__name__}: {error}") from error
+        raise unusable(where, _TAKEN, f"{type(error).__name__}: {error}") from error
 
 
 def _with_parsed_arguments(message: dict[str, Any]) -> dict[str, Any]:
@@ -212,13 +189,3 @@ def _counts(samples: Sequence[Sample]) -> dict[str, int]:
         "cut_samples": sum(sample.is_cut for sample in samples),
         "cut_to_context": sum(sample.is_cut_to_context for sample in samples),
     }
-
-
-def _unusable(where: object, expected: object, found: object) -> ScionError:
-    return ScionError(
-        "the calibration set can't be used",
-        where=where,
-        expected=expected,
-        found=found,
-        hint="check quantization.calibration.sets (dataset, subset, split, samples) in the config",
-    )
