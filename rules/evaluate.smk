@@ -66,7 +66,10 @@ EVALUATE_IFEVAL = plan(
     "evaluate_ifeval",
     lambda config: dict(
         reads={"release": whole(config), "verified": "verify_release"},
-        files={"dataset": local_file(config.ifeval.dataset)},
+        files={
+            "dataset": local_file(config.ifeval.dataset),
+            "lock": locks_of(config.ifeval.dataset),
+        },
         settings=settings(launch=launch(config), serving=config.serving, ifeval=config.ifeval),
         environment=serving_environment(config, EVALUATION_FOLDER),
         threads=server_threads,
@@ -94,6 +97,7 @@ rule evaluate_ifeval:
         python -m scion.stages.evaluate_ifeval \
             --release {input.release:q} \
             --settings {params.settings:q} \
+            --lock {params.lock:q} \
             --python {params.python:q} \
             --evaluator-python {params.evaluator_python:q} \
             --log-folder {params.log_folder:q} \

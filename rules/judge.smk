@@ -65,7 +65,10 @@ EVALUATE_IFEVAL_SOURCE = plan(
     lambda config: (
         dict(
             reads={"fixed": bf16(config)},
-            files={"dataset": local_file(config.ifeval.dataset)},
+            files={
+                "dataset": local_file(config.ifeval.dataset),
+                "lock": locks_of(config.ifeval.dataset),
+            },
             settings=settings(
                 launch=source_launch(config), serving=config.serving, ifeval=config.ifeval
             ),
@@ -98,6 +101,7 @@ rule evaluate_ifeval_source:
         python -m scion.stages.evaluate_ifeval_source \
             --fixed {input.fixed:q} \
             --settings {params.settings:q} \
+            --lock {params.lock:q} \
             --python {params.python:q} \
             --evaluator-python {params.evaluator_python:q} \
             --log-folder {params.log_folder:q} \

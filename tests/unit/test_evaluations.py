@@ -2,7 +2,7 @@
 
 import json
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -18,6 +18,8 @@ from scion.artifacts.artifact import Artifact
 from scion.artifacts.environments import interpreter
 from scion.artifacts.making import Output, remake
 from scion.checkpoint.hub import http as hub_http
+from scion.checkpoint.hub.lock import LockedFile, lock_of, read_lock, write_lock
+from scion.cli.pin import pin_config
 from scion.common.errors import ScionError
 from scion.engines.config import PICO_LAUNCH, Serving
 from scion.evaluation import intervals as estimates
@@ -96,10 +98,12 @@ class Stages:
             "environment": "sha256:tests",
         }
 
-    def ifeval(self, dataset: object, **settings: Any) -> dict[str, Any]:
+    def ifeval(
+        self, dataset: object, *, lock: Sequence[Path] = (), **settings: Any
+    ) -> dict[str, Any]:
         section = Ifeval(dataset=str(dataset), **settings)
         output = self.folder / "evaluate_ifeval"
-        evaluate_ifeval(output=Output.at(output), ifeval=section, **self._common)
+        evaluate_ifeval(output=Output.at(output), ifeval=section, lock=lock, **self._common)
         return json.loads((output / "ifeval.json").read_text())
 
     def bfcl(self, **settings: Any) -> dict[str, Any]:
@@ -330,6 +334,36 @@ def test_ifeval_prompts_of_the_hub(
     assert f"hf://datasets/{dataset['repository']}@{dataset['revision']}" == location
     assert (dataset["file"], dataset["prompts"]) == ("ifeval_input_data.jsonl", 2)
     assert sorted(prompt_of(body) for body in server.requests) == ["Right.", "Wrong."]
+
+
+def test_ifeval_prompts_of_the_hub_are_held_to_a_lock(
+    stages: Stages, server: Canned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    name, file, folder = "datasets/google/IFEval", "ifeval_input_data.jsonl", tmp_path / "remote"
+    folder.mkdir()
+    prompts_file(folder, *PROMPTS).rename(folder / file)
+    monkeypatch.setenv("NO_PROXY", NO_PROXY)
+    with HubServer({name: folder}) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        config = tmp_path / "own.yaml"
+        config.write_text(json.dumps({"dataset": f"hf://{name}"}))
+        pin_config(config, report=lambda line: None)
+        lock, location, files = lock_of(config), hub.location(name), hub.repositories[name].files
+        sound = files[file]
+        files[file] = bytes(sound[0 : len(sound)]).replace(b"Right.", b"Wrong?")
+        with pytest.raises(ScionError, match="a pinned repository is not what it was") as caught:
+            stages.ifeval(location, lock=[lock], limit=2)
+        assert caught.value.where == f"{location}: {file}"
+        assert server.requests == []
+        stages.assert_nothing_left()
+        files[file] = sound
+        result = stages.ifeval(location, lock=[lock], limit=2)
+        assert result["dataset"]["sha256"] == read_lock(lock)[location][file].sha256
+        # What an earlier run has made is held as well.
+        write_lock(lock, {location: {file: LockedFile(1, "0" * 64, None)}})
+        with pytest.raises(ScionError, match="not the one that was pinned") as caught:
+            stages.ifeval(location, lock=[lock], limit=2)
+        assert "0" * 64 in caught.value.expected
 
 
 @pytest.mark.parametrize(

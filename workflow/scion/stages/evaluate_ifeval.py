@@ -33,6 +33,8 @@ from scion.artifacts.artifact import Artifact, Draft
 from scion.artifacts.making import Output, remake
 from scion.checkpoint.hub.client import download_files
 from scion.checkpoint.hub.location import HubRepository, parse_location
+from scion.checkpoint.hub.lock_check import held_files, require_read
+from scion.checkpoint.shards import read_object
 from scion.common.digest import digest_file
 from scion.common.errors import ScionError
 from scion.common.files import write_json
@@ -79,6 +81,7 @@ def evaluate_ifeval(
     evaluator_python: Path,
     log_folder: Path,
     environment: str,
+    lock: Sequence[Path] = (),
     record: RecordFile = IFEVAL_RECORD,
     role: str = "release",
 ) -> Artifact:
@@ -94,12 +97,13 @@ def evaluate_ifeval(
         evaluator_python: Interpreter of envs/evaluate.
         log_folder: Where `evaluate_ifeval.server.log` and `evaluate_ifeval.harness.log` go.
         environment: Identity of the locked environments.
+        lock: Say what the prompts of the hub have to be; none: nobody has locked them.
         record: The stage, and the file that it writes.
         role: What the manifest calls the checkpoint.
 
     Raises:
-        ScionError: The prompts are missing, are not in IFEval's form or do not fit the context; the
-            server can't be started or dies; a request fails.
+        ScionError: The prompts are missing, are not what was locked, are not in IFEval's form or do
+            not fit the context; the server can't be started or dies; a request fails.
     """
     location = parse_location(ifeval.dataset)
     local = None if isinstance(location, HubRepository) else Path(ifeval.dataset)
@@ -109,7 +113,7 @@ def evaluate_ifeval(
 
     def build(draft: Draft) -> None:
         with tempfile.TemporaryDirectory(prefix="scion-ifeval-") as name:
-            path = local or _download(location, Path(name))
+            path = local or _download(location, Path(name), lock)
             rows = read_ifeval_prompts(path, ifeval)
             chosen = Path(name) / f"chosen.{path.name}"
             chosen.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -131,7 +135,7 @@ def evaluate_ifeval(
             result = about | summary(answered, ifeval) | {"dataset": data | {"prompts": len(rows)}}
         _write(draft, result, answered["samples"], record)
 
-    return remake(
+    artifact = remake(
         output,
         stage=record.stage,
         inputs={role: release, **({"dataset": local} if local is not None else {})},
@@ -146,6 +150,11 @@ def evaluate_ifeval(
         environment=environment,
         build=build,
     )
+    if local is None and lock:
+        # Of one that an earlier run has made, too.
+        data = read_object(artifact.folder / record.name)["dataset"]
+        require_read({ifeval.dataset: {data["file"]: data["sha256"]}}, lock)
+    return artifact
 
 
 def _how(server: Server, launch: Launch, ifeval: Ifeval) -> dict[str, Any]:
@@ -204,10 +213,10 @@ def _name(location: object) -> dict[str, Any]:
     return {"repository": location.name, "revision": location.require_pinned()}
 
 
-def _download(location: object, folder: Path) -> Path:
+def _download(location: object, folder: Path, locks: Sequence[Path]) -> Path:
     assert isinstance(location, HubRepository)
     location.require_pinned()
-    download_files(location, [_HUB_FILE], folder)
+    download_files(location, [_HUB_FILE], folder, listing=held_files(location, locks))
     return folder / _HUB_FILE
 
 
@@ -245,7 +254,9 @@ def _check_complete(rows: Sequence[dict[str, Any]], samples: Sequence[dict[str, 
 def main() -> int:
     """Parse the command line and run the stage."""
     files = {"evaluator-python": "interpreter of envs/evaluate"}
-    return run_served_stage(evaluate_ifeval, __doc__, settings=IfevalSettings, files=files)
+    return run_served_stage(
+        evaluate_ifeval, __doc__, settings=IfevalSettings, files=files, locks=True
+    )
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ of evaluate_ifeval. They depend on no release: those of one source, asked the sa
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from scion.artifacts.artifact import Artifact
@@ -28,6 +29,7 @@ def evaluate_ifeval_source(
     evaluator_python: Path,
     log_folder: Path,
     environment: str,
+    lock: Sequence[Path] = (),
 ) -> Artifact:
     """Ask a server of the source what the release is asked, and score the answers.
 
@@ -41,6 +43,7 @@ def evaluate_ifeval_source(
         evaluator_python: Interpreter of envs/evaluate.
         log_folder: Where the logs go.
         environment: Identity of the locked environments.
+        lock: As of `evaluate_ifeval`.
 
     Raises:
         ScionError: As `evaluate_ifeval`; `serving.server_url` names a server.
@@ -56,6 +59,7 @@ def evaluate_ifeval_source(
         evaluator_python=evaluator_python,
         log_folder=log_folder,
         environment=environment,
+        lock=lock,
         record=IFEVAL_SOURCE,
         role="fixed",
     )
@@ -69,6 +73,7 @@ def main() -> int:
         settings=IfevalSettings,
         manifests={"fixed": "pointer of the bf16 source, with sound keys"},
         files={"evaluator-python": "interpreter of envs/evaluate"},
+        locks=True,
     )
 
 

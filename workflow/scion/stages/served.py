@@ -18,6 +18,7 @@ from scion.engines.vllm.hardware import hardware
 from scion.evaluation.serving.named_server import check_named_server
 from scion.stages.common_options import (
     add_file,
+    add_locks,
     add_optional,
     add_settings,
     read_settings,
@@ -146,6 +147,7 @@ def run_served_stage(
     optional_manifests: Mapping[str, str] | None = None,
     files: Mapping[str, str] | None = None,
     optional_files: Mapping[str, str] | None = None,
+    locks: bool = False,
 ) -> int:
     """The `main` of a stage that starts servers: parse the command line, and run the stage.
 
@@ -159,6 +161,7 @@ def run_served_stage(
         optional_manifests: The same of those that may be left out.
         files: The same of plain files, interpreters of further environments among them.
         optional_files: The same of those that may be left out.
+        locks: Whether the stage reads a repository of the hub, which `--lock` may hold.
 
     Returns:
         The exit code.
@@ -170,6 +173,8 @@ def run_served_stage(
         add_file(parser, name, text)
     for name, text in (optional_files or {}).items():
         add_optional(parser, name, "FILE", text)
+    if locks:
+        add_locks(parser)
     add_server_options(parser)
     add_settings(parser, settings)
     args = parser.parse_args()
