@@ -4,21 +4,19 @@ What the cluster makes goes to a bucket of a real S3 server as well, from which 
 takes all of it.
 """
 
-import contextlib
 import os
 import subprocess
-import sys
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import setup_slurm
+from cluster_run import CONFIG, SHORT_OF_MEMORY, UNTIL, WITHIN_SECONDS, command, contents, started
 from conversion import SAMPLES
 from project_copy import ProjectCopy
 from s3_server import BUCKET, S3Server, s3_server
-from scion.artifacts.artifact import Artifact
 from slurm_cluster import Node, SlurmCluster, slurm_cluster
 from two_releases import STAGES, from_store
 
@@ -29,15 +27,10 @@ pytestmark = [
     pytest.mark.timeout(1500),
 ]
 
-FAMILY = "cluster.yaml"
 FIRST, SECOND = "pico-agent-nvfp4-text-mtp", "pico-agent-nvfp4-text-mtp-ct"
-UNTIL = ("--until", "verify_release")
 FETCHED = ("fetch_source", "fetch_donor", "lint_source", "fix_keys", "extract_text")
 """What is done where the cluster is logged in to, before its jobs."""
 SHARED = f"s3://{BUCKET}/releases"
-# Quantizing gets too little at its first try.
-SHORT_OF_MEMORY = "quantize_nvfp4:mem_mb=300 if attempt == 1 else 2500"
-WITHIN_SECONDS = 1200
 
 
 @pytest.fixture(scope="module")
@@ -63,46 +56,12 @@ def configure(project: ProjectCopy, *elsewhere: str) -> None:
         elsewhere: The second place of the store, if there is one.
     """
     project.configure(
-        FAMILY,
+        CONFIG,
         samples=SAMPLES + 1,
         store=["results/.store", *elsewhere],
         family={"name": "both", "title": "Both", "baseline": FIRST},
         releases=[{"release": FIRST}, {"release": SECOND, "spelling": "compressed-tensors"}],
     )
-
-
-def command(*options: str) -> list[str]:
-    snakemake = str(Path(sys.executable).with_name("snakemake"))
-    return [snakemake, "--configfile", FAMILY, *UNTIL, *options]
-
-
-@contextlib.contextmanager
-def started(
-    command: list[str], project: ProjectCopy, variables: Mapping[str, str]
-) -> Generator[subprocess.Popen[str]]:
-    """Run a command in a project; it is over when the block is."""
-    process = subprocess.Popen(
-        command,
-        cwd=project.folder,
-        env={**variables, "PYTHONPATH": str(project.folder / "workflow")},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.terminate()
-            process.wait()
-
-
-def contents(project: ProjectCopy) -> dict[tuple[str, str], str]:
-    """The content of every artifact that the releases' folders show."""
-    shown = sorted((project.folder / "results").glob("pico-*/*.json"))
-    artifacts = {file: Artifact.open(file.with_suffix("")) for file in shown}
-    assert all(artifact.check() == [] for artifact in artifacts.values())
-    return {(file.parent.name, file.stem): each.content for file, each in artifacts.items()}
 
 
 def drain_while_it_works(cluster: SlurmCluster, process: subprocess.Popen[str]) -> str:
@@ -124,7 +83,7 @@ def share_what_is_fetched(project: ProjectCopy, s3: S3Server) -> None:
         for pointer in project.folder.glob(f"results/{FIRST}/.pointers/{stage}-*.json"):
             pointer.unlink()
     until = ("--until", "fetch_donor", "extract_text")
-    options = ("--cores", "2", "--configfile", FAMILY, *until)
+    options = ("--cores", "2", "--configfile", CONFIG, *until)
     done = project.run("snakemake", *options, **s3.environment("writer"))
     assert done.returncode == 0, done.stderr
     assert from_store(done.stdout + done.stderr) == set(FETCHED)
@@ -177,7 +136,7 @@ def test_releases_are_made_on_a_cluster_as_they_are_here(
     assert {release for release, _ in contents(there)} == {FIRST, SECOND}
     # Nothing is left of the tries that were killed, and nothing is made twice.
     assert not list((there.folder / "results/.store/work").iterdir())
-    plan = there.run("snakemake", "-n", "--configfile", FAMILY, *UNTIL)
+    plan = there.run("snakemake", "-n", "--configfile", CONFIG, *UNTIL)
     assert plan.returncode == 0, plan.stderr
     assert all(line.startswith("nothing to do: ") for line in plan.stdout.splitlines())
     assert len(in_bucket(s3)) > len(before)
@@ -192,7 +151,7 @@ def takes_all_of_it(project: ProjectCopy, s3: S3Server, made: dict[tuple[str, st
     """
     configure(project, SHARED)
     before = in_bucket(s3)
-    options = ("--cores", "2", "--configfile", FAMILY, *UNTIL)
+    options = ("--cores", "2", "--configfile", CONFIG, *UNTIL)
     done = project.run("snakemake", *options, **s3.environment("reader"))
     assert done.returncode == 0, done.stdout + done.stderr
     assert from_store(done.stdout + done.stderr) == {*STAGES, "respell"}
