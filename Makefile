@@ -2,6 +2,7 @@
 # and Python 3.11 or 3.12; all else is installed, from locks, into .tools, .venv and envs/*/.venv.
 #   make PYTHON=3.12 test           another Python: a version, a name or a path
 #   make SERVING=serve-cuda setup   another serving environment: a folder of envs/
+#   make KUBERNETES=1 setup         what profiles/kubernetes needs as well
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -36,7 +37,7 @@ help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup:  ## Install the locked environments (all other targets do this first)
-	@$(PYTHON) tools/setup.py --serving $(SERVING)
+	@$(PYTHON) tools/setup.py --serving $(SERVING) $(if $(KUBERNETES),--kubernetes)
 
 run: setup  ## Make the default release, and tell what came of it
 	@$(BIN)/snakemake --cores all

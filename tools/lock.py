@@ -39,9 +39,14 @@ SERVING_ENVIRONMENTS = (Path("envs/serve-cpu"), Path("envs/serve-cuda"))
 """Those of the environments that hold a server; a set-up installs one of them."""
 EVALUATION_ENVIRONMENT = Path("envs/evaluate")
 """The environment of the harnesses that ask a server and score its answers."""
+CLUSTER_ENVIRONMENT = Path("envs/kubernetes")
+"""What hands jobs to Kubernetes; installed where it is asked for, and for the tests."""
 TEST_ENVIRONMENTS = (Path("envs/sglang"), Path("envs/hermes"))
-"""The environment that only the tests need."""
-ENVIRONMENTS = (Path(), *SERVING_ENVIRONMENTS, EVALUATION_ENVIRONMENT, *TEST_ENVIRONMENTS)
+"""The environments that only the tests need."""
+ENVIRONMENTS = (
+    *(Path(), *SERVING_ENVIRONMENTS, EVALUATION_ENVIRONMENT),
+    *(CLUSTER_ENVIRONMENT, *TEST_ENVIRONMENTS),
+)
 """The folders of the pyproject.toml files that have a lock, relative to the repository."""
 LOCAL_PACKAGES = (Path("workflow/vllm_plugin"),)
 """Packages in the repository that an environment takes from their folder."""

@@ -1,8 +1,9 @@
 """Install uv, then the locked environments, where they are not there yet (`make setup`).
 
 Needs Python 3.11 or 3.12 with venv and pip, nothing else. Of the serving environments only the one
-that is asked for is installed, envs/evaluate always, and envs/sglang only with --tests (`make
-test`): the tests compare with the classes in it, evaluate the flake with a Nix, and start a Slurm.
+that is asked for is installed, envs/evaluate always, envs/kubernetes only with --kubernetes, and
+envs/sglang only with --tests (`make test`): the tests compare with the classes in it, evaluate the
+flake with a Nix, and start a Slurm.
 A stamp in .tools, one for each environment, holds a digest of everything that the environments are
 made from: a second run is over at once. In `nix develop` all of it is there, and nothing is done.
 """
@@ -64,10 +65,17 @@ def is_browser_done(digest: str) -> bool:
     return installed and json.loads(stamp(BROWSER).read_text()).get("inputs") == digest
 
 
-def wanted(serving: str, *, tests: bool) -> list[Path]:
-    """The environments of a set-up: the root one, one that serves, the harnesses', the tests'."""
+def wanted(serving: str, *, kubernetes: bool, tests: bool) -> list[Path]:
+    """The environments of a set-up: the root one, one that serves, the harnesses', what is asked.
+
+    Args:
+        serving: Name of the serving environment.
+        kubernetes: Whether jobs are to be handed to Kubernetes.
+        tests: Whether the tests are to run, which want all that there is beside servers.
+    """
     always = [Path(), Path("envs") / serving, lock.EVALUATION_ENVIRONMENT]
-    return [*always, *(lock.TEST_ENVIRONMENTS if tests else [])]
+    cluster = [lock.CLUSTER_ENVIRONMENT] if kubernetes or tests else []
+    return [*always, *cluster, *(lock.TEST_ENVIRONMENTS if tests else [])]
 
 
 def install_uv() -> None:
@@ -128,10 +136,15 @@ def main() -> int:
         help="the serving environment to install (default: %(default)s)",
     )
     parser.add_argument(
+        "--kubernetes",
+        action="store_true",
+        help="install envs/kubernetes as well, which profiles/kubernetes needs, 160 MB",
+    )
+    parser.add_argument(
         "--tests",
         action="store_true",
-        help="install what only the tests need as well: envs/sglang, envs/hermes, a browser in "
-        "envs/browser, Slurm, and Nix if there is none, about 0.6 GB",
+        help="install what the tests need as well: envs/kubernetes, envs/sglang, envs/hermes, a "
+        "browser in envs/browser, Slurm, and Nix if there is none, about 0.8 GB",
     )
     arguments = parser.parse_args()
     if sys.version_info[:2] not in PYTHONS:
@@ -144,7 +157,7 @@ def main() -> int:
     if os.environ.get("SCION_ENVIRONMENTS"):
         return 0
     digest = inputs_digest()
-    folders = wanted(arguments.serving, tests=arguments.tests)
+    folders = wanted(arguments.serving, kubernetes=arguments.kubernetes, tests=arguments.tests)
     missing = [folder for folder in folders if not is_done(folder, digest)]
     browser = arguments.tests and not is_browser_done(digest)
     nix = arguments.tests and not setup_nix.find_nix()

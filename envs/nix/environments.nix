@@ -14,6 +14,7 @@ let
     serve-cuda = ../serve-cuda;
     evaluate = ../evaluate;
     hermes = ../hermes;
+    kubernetes = ../kubernetes;
     sglang = ../sglang;
   };
 
@@ -110,7 +111,7 @@ rec {
   test = rootEnv set "test" workspaces.root.deps.all;
 
   others = lib.genAttrs [ "serve-cpu" "serve-cuda" "evaluate" ] environment;
-  forTests = lib.genAttrs [ "hermes" "sglang" ] environment;
+  forTests = lib.genAttrs [ "hermes" "kubernetes" "sglang" ] environment;
 
   # $SCION_ENVIRONMENTS of a run: where the rules find the environments of envs/.
   folder = pkgs.linkFarm "scion-environments" others;

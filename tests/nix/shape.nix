@@ -228,5 +228,5 @@ in
   command = outputs.packages.${system}.default.venv.specification;
   pipeline = outputs.packages.${system}.pipeline.text;
   checks = lib.mapAttrs (_: check: check.script) outputs.checks.${system};
-  wheels = lib.genAttrs [ "root" "serve-cpu" "serve-cuda" "evaluate" "hermes" "sglang" ] fixed;
+  wheels = lib.genAttrs [ "root" "serve-cpu" "serve-cuda" "evaluate" "hermes" "kubernetes" "sglang" ] fixed;
 }

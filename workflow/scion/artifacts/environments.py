@@ -39,6 +39,7 @@ def not_installed(folder: str) -> ScionError | None:
     if python.exists():
         return None
     chosen = f"SERVING={name} " if name.startswith("serve-") else ""
+    chosen = "KUBERNETES=1 " if name == "kubernetes" else chosen
     return ScionError(
         f"the environment {name} is not installed",
         where=python,
