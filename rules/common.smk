@@ -15,6 +15,7 @@ import json
 import os
 import shlex
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -235,7 +236,7 @@ def donor(config):
 
 def calibration_files(config):
     """The calibration sets that lie here."""
-    return [local_file(each.dataset) for each in config.quantization.calibration.sets]
+    return list(map(local_file, calibration_sets(config)))
 
 
 def plan(stage, ask, configs=CONFIGS):
@@ -270,7 +271,7 @@ def plan(stage, ask, configs=CONFIGS):
         return str(progress_file(log))
 
     return SimpleNamespace(
-        input=signed(lambda wildcards: job_input(job(wildcards))),
+        input=signed(lambda wildcards: job_input(job(wildcards), wildcards.key)),
         params={
             **{name: parameter(job, name) for name in sorted(names)},
             "progress": signed(progress),
@@ -289,20 +290,36 @@ def first_digits(short_key):
     return short_key.partition("-")[0]
 
 
-def job_input(job):
-    """What a job waits for: pointers of what it reads, plain files, and room for a source."""
-    is_made = job.planned.is_made
-    waits = [] if is_made else EARLIER.get(job.planned, [])
+def job_input(job, key):
+    """What a job waits for: pointers of what it reads, plain files, and room for a source.
+
+    Args:
+        job: The job.
+        key: What its pointer's name has of the key. Of a stage that is made again there are two
+            jobs, that of the pointer that is there and that of the one to come.
+    """
+    planned = job.planned
+    is_made = planned.is_made or (
+        planned.before is not None and planned.before.stem == f"{planned.name}-{key}"
+    )
 
     def pointer(read):
         # One that a job of this run writes would have Snakemake make what is made from it, too.
         return str(read.before if is_made and read.before else read.pointer)
 
+    waits = EARLIER.get(planned, []) if not is_made and makes_all() else []
     return {
         **{name: list(map(pointer, read)) for name, read in job.reads.items()},
         **job.files,
         **({"earlier": ancient([str(each.pointer) for each in waits])} if waits else {}),
     }
+
+
+def makes_all():
+    """Whether the run makes all that its targets are made from: neither files, nor until a stage."""
+    asked = workflow.dag_settings
+    is_cut = asked.until or asked.omit_from
+    return not is_cut and all(workflow.is_rule(str(target)) for target in asked.targets)
 
 
 def plan_one(
@@ -312,6 +329,7 @@ def plan_one(
     reads=None,
     files=None,
     local=None,
+    locked=None,
     environment,
     threads=None,
     beside=None,
@@ -328,6 +346,7 @@ def plan_one(
             on the stage's command line no value.
         files: By name of the input, plain files: a path or a list of paths.
         local: The files of a local checkpoint that the stage takes.
+        locked: The repositories that it holds to their locks, if it knows of locks.
         environment: Identity of its environment.
         threads: A function of the configuration that says how many cores it takes.
         beside: What its command line says by name, and no part of the plan.
@@ -355,7 +374,7 @@ def plan_one(
             for number, each in enumerate(read, start=1)
         },
         files=[Path(path) for name in paths for path in paths[name]],
-        settings=options,
+        settings={**options, **locked_settings(locked or [])},
         environment=environment,
         is_outdated=is_outdated,
     )
@@ -368,6 +387,7 @@ def plan_one(
             # How they look tells the stage whether they changed; their name is what counts.
             **({"planned": [options["planned"], appearance(stage, local)]} if local else {}),
             "environment": environment,
+            **({} if locked is None else {"lock": locks_of_all(locked)}),
             "store": config.store,
             "plan": planned.expectation,
             **(beside or {}),
@@ -469,10 +489,24 @@ def locks_of(location):
     return found
 
 
-def calibration_locks(config):
-    """The locks that say what the calibration sets of the hub hold."""
-    sets = config.quantization.calibration.sets
-    return sorted({lock for each in sets for lock in locks_of(each.dataset)})
+def locks_of_all(locations):
+    """The locks that say what some repositories hold, each once."""
+    return sorted({lock for location in locations for lock in locks_of(location)})
+
+
+def locked_settings(locations):
+    """What a plan has of locks: what they say of these repositories, and of no other."""
+    entries = {
+        location: {name: asdict(entry) for name, entry in LOCKS[Path(lock)][location].items()}
+        for location in sorted(set(locations))
+        for lock in locks_of(location)
+    }
+    return {"locked": digest_json(entries)} if entries else {}
+
+
+def calibration_sets(config):
+    """The calibration sets."""
+    return [each.dataset for each in config.quantization.calibration.sets]
 
 
 def publication(config):

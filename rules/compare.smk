@@ -17,12 +17,12 @@ COMPARE_RECIPES = plan(
         },
         files={
             "calibration": calibration_files(config),
-            "lock": calibration_locks(config),
             "chats": config.quality.chats,
             "texts": config.quality.texts or [],
             "prompts": config.measurement.prompts,
             "tasks": AGENT_TASKS,
         },
+        locked=calibration_sets(config),
         settings=settings(
             quantization=config.quantization,
             comparison=config.comparison,

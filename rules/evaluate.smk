@@ -66,10 +66,8 @@ EVALUATE_IFEVAL = plan(
     "evaluate_ifeval",
     lambda config: dict(
         reads={"release": whole(config), "verified": "verify_release"},
-        files={
-            "dataset": local_file(config.ifeval.dataset),
-            "lock": locks_of(config.ifeval.dataset),
-        },
+        files={"dataset": local_file(config.ifeval.dataset)},
+        locked=[config.ifeval.dataset],
         settings=settings(launch=launch(config), serving=config.serving, ifeval=config.ifeval),
         environment=serving_environment(config, EVALUATION_FOLDER),
         threads=server_threads,

@@ -10,7 +10,7 @@ FETCH_SOURCE = plan(
     lambda config: dict(
         local=local_checkpoint(config.source),
         location=config.source,
-        files={"lock": locks_of(config.source)},
+        locked=[config.source],
         environment=ROOT_ENVIRONMENT,
         threads=moving_threads,
     ),
@@ -54,7 +54,7 @@ FETCH_DONOR = plan(
     and dict(
         local=local_checkpoint(config.donor, usable_files),
         location=config.donor,
-        files={"lock": locks_of(config.donor)},
+        locked=[config.donor],
         environment=ROOT_ENVIRONMENT,
     ),
 )
@@ -94,7 +94,7 @@ FETCH_BASE = plan(
     and dict(
         local=local_checkpoint(config.quality.base),
         location=config.quality.base,
-        files={"lock": locks_of(config.quality.base)},
+        locked=[config.quality.base],
         environment=ROOT_ENVIRONMENT,
         threads=moving_threads,
     ),

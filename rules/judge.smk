@@ -65,10 +65,8 @@ EVALUATE_IFEVAL_SOURCE = plan(
     lambda config: (
         dict(
             reads={"fixed": bf16(config)},
-            files={
-                "dataset": local_file(config.ifeval.dataset),
-                "lock": locks_of(config.ifeval.dataset),
-            },
+            files={"dataset": local_file(config.ifeval.dataset)},
+            locked=[config.ifeval.dataset],
             settings=settings(
                 launch=source_launch(config), serving=config.serving, ifeval=config.ifeval
             ),

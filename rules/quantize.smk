@@ -9,10 +9,8 @@ QUANTIZE_NVFP4 = plan(
     "quantize_nvfp4",
     lambda config: dict(
         reads={"text": "extract_text"},
-        files={
-            "calibration": calibration_files(config) if config.quantization.calibrated else [],
-            "lock": calibration_locks(config) if config.quantization.calibrated else [],
-        },
+        files={"calibration": calibration_files(config) if config.quantization.calibrated else []},
+        locked=calibration_sets(config) if config.quantization.calibrated else [],
         local=input_scales(config),
         settings=settings(quantization=config.quantization),
         beside=on_gpus(config.quantization.device == "cuda"),

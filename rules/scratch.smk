@@ -43,7 +43,13 @@ if SCRATCH.sources is not None:
 def scratch_keeper():
     """What drops weights: of nothing that the results, or the run's targets, are still made from."""
     wanted = dict.fromkeys([*PLANS.all_of(*RESULTS), *ASKED])
-    return ScratchKeeper(PLANS, list(wanted), STORE)
+    return ScratchKeeper(PLANS, list(wanted), STORE, running=unfinished)
+
+
+def unfinished():
+    """The pointers that jobs of this run are still to write."""
+    jobs = workflow.dag.needrun_jobs() if workflow.dag is not None else ()
+    return [str(pointer) for job in jobs for pointer in job.output]
 
 
 def begin_scratch():

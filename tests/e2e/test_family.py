@@ -116,6 +116,22 @@ def test_a_second_run_does_nothing_and_one_release_stands_alone(project: Project
     assert project.planned("--configfile", "alone.yaml", *UNTIL) == set()
 
 
+def test_a_limit_of_sources_holds_up_nothing_that_is_not_asked_for(
+    project: ProjectCopy,
+) -> None:
+    project.configure(
+        "two-sources.yaml",
+        scratch={"sources": 1},
+        family={"name": "two", "title": "Of two sources", "baseline": "agent"},
+        measurement={"speculative_tokens": [0, 3]},
+        releases=[{"release": "agent"}, "config/releases/pico-base-nvfp4-text-mtp.yaml"],
+    )
+    options = ("--configfile", "two-sources.yaml", "--until", "fix_keys")
+    done = project.run("snakemake", "--cores", "all", *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert planned(project, *options) == {}
+
+
 def measured(stage: str, name: str, content: object, folder: Path) -> Artifact:
     """An artifact of a stage that measures one release."""
 

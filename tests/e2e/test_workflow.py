@@ -323,6 +323,12 @@ def test_weights_are_dropped_and_made_again_for_what_reads_them(
     assert project.planned(*dropping) == set()
     checked = project.run("scion", "check", str(shown / "release"))
     assert checked.returncode == 0, checked.stderr
+    # What an evaluation reads is made again for it, and nothing else.
+    (project.folder / "quality.yaml").write_text("quality: {max_tokens: 200}\n")
+    assert project.planned(*dropping, "quality.yaml") == {
+        *("fetch_source", "fetch_base", "fix_keys", "extract_text"),
+        *("evaluate_quality", "render_card", "seal_release"),
+    }
     other = (*dropping, "samples.yaml")
     assert project.planned(*other) == {*of_weights, *BELOW_QUANTIZE}
     again = ("fetch_source", "fix_keys", "extract_text")

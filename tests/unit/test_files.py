@@ -119,6 +119,28 @@ def test_a_link_is_replaced_in_one_step_by_many_at_once(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [link]
 
 
+def test_what_a_killed_process_left_of_a_link_goes_with_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = tmp_path / "last.log"
+    with monkeypatch.context() as patch:
+        # As if it were killed between the two steps: nothing more is done.
+        patch.setattr(Path, "replace", lambda self, target: None)
+        replace_link("run-1.log", link)
+    assert not link.is_symlink()
+    replace_link("run-1.log", link)
+    assert os.readlink(link) == "run-1.log"
+    assert list(tmp_path.iterdir()) == [link]
+
+
+def test_many_may_make_one_link(tmp_path: Path) -> None:
+    link = tmp_path / "last.log"
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: replace_link("run.log", link), range(800)))
+    assert os.readlink(link) == "run.log"
+    assert list(tmp_path.iterdir()) == [link]
+
+
 def test_a_link_never_takes_a_folder_s_place(tmp_path: Path) -> None:
     folder = tmp_path / "taken"
     folder.mkdir()

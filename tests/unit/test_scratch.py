@@ -1,8 +1,10 @@
 """Weights are dropped once nothing reads them, and come back when something has to."""
 
+import errno
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,13 +17,14 @@ from scion.artifacts.artifact import Artifact, Draft
 from scion.artifacts.making import Output, remake
 from scion.artifacts.plan import Plan, PlannedStage, Plans
 from scion.artifacts.scratch import ScratchKeeper, earlier_readers
-from scion.artifacts.store.audit import verify
+from scion.artifacts.store.audit import repair, verify
 from scion.artifacts.store.housekeeping import Rules, prune
 from scion.artifacts.store.known_files import KnownFiles
 from scion.artifacts.store.listing import Listing
 from scion.artifacts.store.store import Store
 from scion.cli.main import main
 from scion.common.errors import ScionError
+from scion.common.files import write_json
 
 SHARD, SMALL = "model.safetensors", "config.json"
 READS = {
@@ -209,26 +212,129 @@ def test_a_file_with_another_name_stays(tmp_path: Path) -> None:
     assert run.drop() == ["extract_text"]
 
 
-def test_whoever_is_killed_while_dropping_loses_nothing(tmp_path: Path) -> None:
+def test_what_a_job_is_still_to_write_anew_has_not_ended(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.make()
+    keeper = run.keeper
+    # As `--forcerun extract_text` has it: its pointer is there, of an earlier run.
+    keeper.running = lambda: [str(run.stages["extract_text"].pointer)]
+    keeper.drop()
+    assert run.shards() == [*list(READS)[:5], "seal_release"]
+
+
+def test_what_another_user_made_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(tmp_path)
+    run.make()
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    assert run.drop() == []
+    assert not run.store.dropped.folder.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_of_a_shared_store_another_user_makes_weights_again() -> None:
+    # Not below pytest's folders, which are closed to others.
+    with tempfile.TemporaryDirectory() as shared:
+        Path(shared).chmod(0o755)
+        makes_weights_again(Run(Path(shared)))
+
+
+def makes_weights_again(run: Run) -> None:
+    store = run.store.folder
+    run.make()
+    artifacts = store / "artifacts"
+    artifacts.chmod(0o775)
+    run.drop()
+    text = run.artifact("extract_text")
+    assert text is not None
+    made = store / "work/made"
+    made.mkdir()
+    (made / SHARD).write_text("made again")
+    for path in (store, *store.rglob("*")):
+        os.chown(path, 4321 if path.is_relative_to(made) else 1234, 55)
+    for folder in (store / "dropped", made):
+        folder.chmod(0o775)
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setgroups([])
+            os.setgid(55)
+            os.setuid(4321)
+            names = run.store.dropped.complete(text.content, made, text.folder)
+            os._exit(0 if names == [SHARD] else 1)
+        except BaseException:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert (text.folder / SHARD).read_text() == "made again"
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_whoever_is_interrupted_while_dropping_loses_nothing(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.make()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(KnownFiles, "unlink", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run.keeper.drop()
+    assert list(run.store.dropped.folder.iterdir()) == []
+    assert run.shards() == [name for name in READS if name not in WITHOUT_SHARDS]
+
+
+def test_a_note_of_more_than_is_gone_does_no_harm(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.make()
+    text = run.artifact("extract_text")
+    assert text is not None
+    # Whoever is killed has written the note before anything was removed.
+    run.store.dropped.folder.mkdir()
+    write_json(run.store.dropped.note(text.content), {"files": {SHARD: text.files[SHARD]}})
+    again = Run(tmp_path, quantize_nvfp4="other")
+    again.make()
+    assert "extract_text" in again.made
+    text = again.artifact("extract_text")
+    assert text is not None
+    assert text.check() == []
+    assert list(run.store.dropped.folder.iterdir()) == []
+    assert verify(again.store).problems == []
+
+
+def test_on_a_full_disk_room_is_made_before_it_is_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = Run(tmp_path)
     run.make()
     text = run.artifact("extract_text")
     assert text is not None
 
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
+    def write(path: Path, content: object) -> None:
+        if path == run.store.dropped.note(text.content) and (text.folder / SHARD).exists():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write_json(path, content)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(KnownFiles, "unlink", killed)
-        with pytest.raises(KeyboardInterrupt):
-            run.keeper.drop()
-    assert (text.folder / SHARD).is_file()
-    again = Run(tmp_path, quantize_nvfp4="other")
-    again.make()
-    text = again.artifact("extract_text")
+    monkeypatch.setattr("scion.artifacts.store.dropped.write_json", write)
+    assert "extract_text" in run.drop()
+    assert "extract_text" not in run.shards()
+
+
+@pytest.mark.parametrize("content", ["{", "{}", '{"files": {"../x": {}}}', '{"files": 3}'])
+def test_a_note_that_cannot_be_read_is_told_and_moved_away(tmp_path: Path, content: str) -> None:
+    run = Run(tmp_path)
+    run.make()
+    run.drop()
+    text = run.artifact("extract_text")
     assert text is not None
-    assert text.check() == []
-    assert not list(run.store.dropped.folder.glob(f"{text.folder.name}.json"))
+    note = run.store.dropped.note(text.content)
+    note.write_text(content)
+    with pytest.raises(ScionError) as refused:
+        Run(tmp_path)
+    check_refusal(f"error: {refused.value}", str(note), "verify --repair")
+    repair(run.store, verify(run.store))
+    assert not note.exists()
+    again = Run(tmp_path)
+    again.make()
+    assert again.made[:3] == ["fetch_source", "fix_keys", "extract_text"]
     assert verify(again.store).problems == []
 
 

@@ -51,7 +51,12 @@ def mended(body: Mapping[str, Any], asked: Mapping[str, Any], folder: Path) -> d
         "containers": [mended_container],
         "volumes": [*pod["volumes"], shared_memory],
         "tolerations": bears,
-        "securityContext": {"runAsUser": os.getuid(), "runAsGroup": os.getgid()},
+        "securityContext": {
+            "runAsUser": os.getuid(),
+            "runAsGroup": os.getgid(),
+            # Of a store that users share a folder is writable by its group.
+            "supplementalGroups": sorted(os.getgroups()),
+        },
         "activeDeadlineSeconds": 60 * int(asked["runtime"]),
     }
     spec = {**body["spec"], "template": {**template, "spec": mended_pod}}

@@ -30,7 +30,7 @@ def make_executor(workflow: Any, logger: LoggerExecutorInterface) -> Any:
     try:
         _require_image(workflow.remote_execution_settings.container_image)
         volumes = workflow.executor_settings.persistent_volumes
-        for folder in (Path.cwd(), workflow.globals["STORE"].folder.resolve()):
+        for folder in (Path.cwd(), workflow.globals["STORE"].folder):
             _require_volume(folder, [volume.path for volume in volumes])
         lacking = not_installed(ENVIRONMENT)
         if lacking:
@@ -54,7 +54,7 @@ def _require_image(image: str) -> None:
 
 
 def _require_volume(folder: Path, mounted: list[Path]) -> None:
-    if not any(folder.is_relative_to(path) for path in mounted):
+    if not any(folder.resolve().is_relative_to(path.resolve()) for path in mounted):
         raise ScionError(
             "no pod would see a folder of this run",
             where=folder,
@@ -93,7 +93,8 @@ def _executor_class() -> Any:
                     "the cluster takes no jobs",
                     where=f"{self.kubeapi.api_client.configuration.host}, namespace "
                     f"{self.namespace}",
-                    expected="leave to make secrets and jobs, and to read pods and their logs",
+                    expected="leave to make and delete secrets and jobs, to read the status of "
+                    "jobs, and to list and delete pods and read their logs",
                     found=getattr(error, "body", None) or error,
                     hint="`kubectl auth can-i create jobs --namespace NAME` asks the same cluster",
                 ) from error

@@ -10,13 +10,14 @@ class Scratch(Section):
 
     drop_weights: bool = Field(
         default=False,
-        description="true removes the weights of source, repaired, text and quantized model from "
-        "the store once the last stage that reads them has ended; a later run that needs them has "
-        "them made again",
+        description="true removes weights that no release consists of (of source, base model, "
+        "donor, repaired, text and quantized model) from the store once the last stage that reads "
+        "them has ended; a later run that reads them has them made again",
     )
     sources: int | None = Field(
         default=None,
         gt=0,
-        description="a further source is fetched only when all but so many of the earlier ones, "
-        "and what is made of them, have been read for the last time; null: all at once",
+        description="so many sources, with what is made of them, are there at once: a further one "
+        "is fetched when all stages have ended that read the weights of the one so many before it; "
+        "null: no limit",
     )

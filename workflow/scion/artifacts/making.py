@@ -207,7 +207,8 @@ def _require_weights(store: Store, stage: str, inputs: Mapping[str, Artifact | P
                 where=f"{source.folder}: {next(iter(dropped))}",
                 expected=f"the shards of {source.stage}, which {stage} takes as {name}",
                 found="its record and small files alone, since `scratch.drop_weights` is true",
-                hint="run the workflow again: its plan has them made anew",
+                hint="run the workflow again, without --forcerun, and with no pointer as target: "
+                "its plan has them made anew",
             )
 
 

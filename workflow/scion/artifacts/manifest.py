@@ -99,7 +99,7 @@ def check_form(manifest: Mapping[str, Any], *, where: object, hint: str) -> None
                 found=reprlib.repr(value) if key in manifest else f"no {key}",
                 hint=hint,
             )
-    for name, entry in _bad_files(manifest["files"]):
+    for name, entry in bad_files(manifest["files"]):
         raise ScionError(
             "the manifest names what can't be a file of an artifact",
             where=where,
@@ -157,7 +157,7 @@ _FORM: Mapping[str, tuple[Callable[[object], bool], str]] = {
 }
 
 
-def _bad_files(files: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+def bad_files(files: Mapping[str, object]) -> Iterator[tuple[str, object]]:
     """The entries that are none, or whose name leads elsewhere than below the artifact's folder."""
     for name, entry in files.items():
         # A name that is another one's folder can't be a file either.

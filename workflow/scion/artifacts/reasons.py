@@ -75,6 +75,8 @@ def _left(plan: Plan, planned: PlannedStage, shown: Mapping[str, Any]) -> str:
     # A plan knows a local checkpoint by how its files look.
     if planned.asked["settings"].get("planned"):
         return f"the files of {planned.asked['settings']['location']} changed"
+    if planned.asked["settings"].get("locked"):
+        return "the lock says something else of what it reads"
     return "what is there is damaged, or answers something else"
 
 

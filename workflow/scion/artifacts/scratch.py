@@ -1,15 +1,15 @@
 """Keeping what a run needs for a while, and no longer, from filling the disk.
 
 Of what stages make, the weights take the room: a source, its repaired and its text model, the
-quantized model. Once every stage that reads them has ended they are dropped from the store
-(`scion.artifacts.store.dropped`), and a further source is fetched only when so many of the earlier
-ones have come to that: both if the configuration says so. What a release consists of stays.
+quantized model. If the configuration says so, they are dropped from the store
+(`scion.artifacts.store.dropped`) once every stage that reads them has ended, and a further source
+is fetched only when that is so of one before it. What a release consists of stays.
 """
 
 import sys
 import threading
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from scion.artifacts.manifest import find_manifest
 from scion.artifacts.plan import RESULTS, PlannedStage, Plans
 from scion.artifacts.release_layout import GRAFTED, HEAD_QUANTIZED, HEALED
 from scion.artifacts.store.dropped import READ_RECORDS
-from scion.artifacts.store.housekeeping import no_locks
+from scion.artifacts.store.housekeeping import is_own, no_locks
 from scion.artifacts.store.roots import read_roots
 from scion.artifacts.store.store import Store
 from scion.artifacts.store.survey import needed_contents
@@ -73,13 +73,16 @@ class ScratchKeeper:
         plans: The run's, settled.
         wanted: The stages that the run is to give, with all that they are made from.
         store: What keeps the artifacts.
+        running: The pointers of jobs that have not ended: what they name is of an earlier run.
         dropped: Bytes freed by artifact, in the order in which they went.
     """
 
     plans: Plans
     wanted: Collection[PlannedStage]
     store: Store
+    running: Callable[[], Collection[str]] = tuple
     dropped: dict[str, int] = field(default_factory=dict[str, int])
+    _said: set[str] = field(default_factory=set[str])
     _contents: dict[Path, str] = field(default_factory=dict[Path, str])
     _ended: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
@@ -106,14 +109,16 @@ class ScratchKeeper:
             try:
                 self.drop()
             except (ScionError, OSError) as error:
-                # `end` tries again, and says so too if it is of the kind that lasts.
-                print(f"weights can't be dropped: {error}", file=sys.stderr)
-                return
+                # Tried again, for it may pass; said once.
+                if str(error) not in self._said:
+                    self._said.add(str(error))
+                    print(f"weights can't be dropped: {error}", file=sys.stderr)
 
     def drop(self) -> None:
         """Drop what nothing reads any more, if that frees room.
 
-        What another process, or a folder of results that is none of this run's, needs is left.
+        What another process, or a folder of results that is none of this run's, needs is left, and
+        what another user made.
 
         Raises:
             ScionError: A root of the store or a note can't be read, or the store has no locks.
@@ -136,8 +141,11 @@ class ScratchKeeper:
 
     def _doomed(self) -> list[Artifact]:
         """The artifacts that every stage is done with that reads their weights."""
+        running = set(self.running())
         contents = {
-            stage: content for stage in self.wanted if (content := self._content(stage)) is not None
+            stage: content
+            for stage in self.wanted
+            if str(stage.pointer) not in running and (content := self._content(stage)) is not None
         }
         needed = {stage for stage in contents if stage.name in KEPT}
         for reader in self.wanted:
@@ -151,9 +159,9 @@ class ScratchKeeper:
             if content not in kept
         }
         return [
-            Artifact(self.store.place(content), manifest)
+            Artifact(place, manifest)
             for content, manifest in manifests.items()
-            if manifest is not None
+            if manifest is not None and is_own(place := self.store.place(content))
         ]
 
     def _content(self, stage: PlannedStage) -> str | None:

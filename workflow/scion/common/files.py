@@ -5,6 +5,7 @@ import errno
 import fcntl
 import functools
 import glob
+import hashlib
 import json
 import os
 import secrets
@@ -173,10 +174,16 @@ def replace_link(target: str | Path, link: Path) -> None:
     Raises:
         OSError: There are no symbolic links here, or a folder lies there.
     """
-    fresh = link.with_name(f".{link.name}.{secrets.token_hex(4)}")
-    fresh.symlink_to(target)
+    # Of one name for one target: whoever is killed here leaves what the next one moves.
+    digest = hashlib.sha256(str(target).encode()).hexdigest()
+    fresh = link.with_name(f".{link.name}.{digest[:8]}")
+    with contextlib.suppress(FileExistsError):
+        fresh.symlink_to(target)
     try:
         fresh.replace(link)
+    except FileNotFoundError:
+        # Whoever makes the same link at the same time has moved it.
+        return
     except BaseException:
         fresh.unlink(missing_ok=True)
         raise

@@ -46,7 +46,8 @@ class Problem:
         where: The file or folder.
         text: What is wrong with it.
         content: The artifact that is damaged, which a repair sets aside.
-        record: The record that means nothing, which a repair removes.
+        record: The record, or the note of what was dropped, that means nothing, which a repair
+            removes.
     """
 
     where: Path
@@ -184,7 +185,8 @@ def _entry(
     try:
         dropped = store.dropped.of(content)
     except ScionError as error:
-        return [Problem(store.dropped.note(content), f"{error.problem}: {error.found}")]
+        note = store.dropped.note(content)
+        return [Problem(note, f"{error.problem}: {error.found}", record=note)]
     table: dict[str, Any] = {name: entry for name, entry in dropped.items() if name not in files}
     there = {
         name: {"size": sums[path][0].st_size, "sha256": sums[path][1]}

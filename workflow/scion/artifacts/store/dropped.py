@@ -6,15 +6,19 @@ Such an artifact still answers what is asked of its record, such as where each t
 plan in which its weights are read has it made again; its shards come back then, and the note goes.
 """
 
-from collections.abc import Generator, Iterable, Mapping
-from contextlib import contextmanager
+import reprlib
+import stat
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from scion.artifacts.manifest import bad_files
 from scion.artifacts.store.known_files import KnownFiles
 from scion.checkpoint.shards import read_object
 from scion.common.digest import hex_digits
+from scion.common.errors import ScionError
 from scion.common.files import write_json
 
 READ_RECORDS = frozenset(
@@ -42,7 +46,17 @@ class DroppedWeights:
         path = self.note(content)
         if not path.is_file():
             return {}
-        return read_object(path, hint="remove the file; the artifact is made anew")["files"]
+        hint = "scion store verify --repair moves it away; the artifact is made anew then"
+        files = read_object(path, hint=hint).get("files")
+        if not isinstance(files, dict) or any(bad_files(cast(dict[str, object], files))):
+            raise ScionError(
+                "a note of what was dropped can't be read",
+                where=path,
+                expected="files, with size and sha256 by name",
+                found=reprlib.repr(files),
+                hint=hint,
+            )
+        return cast(dict[str, dict[str, Any]], files)
 
     def note(self, content: str) -> Path:
         """The file that says so, whether or not it is there."""
@@ -53,18 +67,33 @@ class DroppedWeights:
     ) -> None:
         """Remove files of an artifact. Trust it only while nobody can begin to need them.
 
+        Its folders can be written from then on, in a store that users share by the group as well,
+        so that whoever makes the files again can put them back.
+
         Args:
             content: Its digest.
-            folder: Where it is in the store.
+            folder: Where it is in the store; this user's.
             files: What its manifest says of those files.
             known: What is known of the store's files.
         """
         self.folder.mkdir(exist_ok=True)
-        # First: whoever is killed here leaves a note of more than is gone, which is harmless.
-        write_json(self.note(content), {"files": {**self.of(content), **files}})
-        with _writable(folder / name for name in files):
+        noted = {**self.of(content), **files}
+        # First: whoever is killed here leaves a note of more than is gone, and what is there is
+        # made again. On a full disk there is no room for it before.
+        with suppress(OSError):
+            write_json(self.note(content), {"files": noted})
+        mode = 0o755 | folder.parent.stat().st_mode & stat.S_IWGRP
+        try:
+            for parent in {(folder / name).parent for name in files}:
+                parent.chmod(mode)
             for name in files:
                 known.unlink(folder / name)
+        finally:
+            gone = {name: entry for name, entry in noted.items() if not (folder / name).exists()}
+            if gone:
+                write_json(self.note(content), {"files": gone})
+            else:
+                self.note(content).unlink(missing_ok=True)
 
     def complete(self, content: str, made: Path, folder: Path) -> list[str]:
         """Let what was dropped of an artifact come back, now that it was made again.
@@ -78,21 +107,7 @@ class DroppedWeights:
             The names of the files.
         """
         names = list(self.of(content))
-        with _writable(folder / name for name in names):
-            for name in names:
-                (made / name).replace(folder / name)
+        for name in names:
+            (made / name).replace(folder / name)
         self.note(content).unlink(missing_ok=True)
         return names
-
-
-@contextmanager
-def _writable(paths: Iterable[Path]) -> Generator[None]:
-    """The folders that files are in can be written while the block lasts."""
-    parents = {path.parent for path in paths}
-    try:
-        for parent in parents:
-            parent.chmod(0o755)
-        yield
-    finally:
-        for parent in parents:
-            parent.chmod(0o555)

@@ -140,12 +140,12 @@ def decide(store: Store, rules: Rules) -> Doomed:
     doomed.work = [
         path
         for path in survey.work()
-        if _own(path)
+        if is_own(path)
         and path.name[:64] not in leased
         and not being_made(store, path)
         and _older(newest(path), rules.older_than)
     ]
-    doomed.damaged = [path for path in survey.damaged() if _own(path)]
+    doomed.damaged = [path for path in survey.damaged() if is_own(path)]
     doomed.trash = trash_of(store)
     doomed.small = _small(survey, kept, doomed)
     doomed.locks = [
@@ -199,9 +199,9 @@ def _choose_artifacts(survey: Survey, roots: list[Root], rules: Rules, doomed: D
     reachable = survey.reachable(roots)
     rest = [entry for entry in survey.entries if entry.content not in reachable]
     for entry in rest:
-        if not _own(entry.folder):
+        if not is_own(entry.folder):
             doomed.notes.append(f"{entry.folder}: another user's; only that user can remove it")
-    rest = [entry for entry in rest if _own(entry.folder)]
+    rest = [entry for entry in rest if is_own(entry.folder)]
     rest.sort(key=lambda entry: (entry.last_used, entry.content))
     total = _Total(rest)
     while rest and (rules.keep == 0 or total.size > rules.keep):
@@ -268,7 +268,7 @@ def _older(stamp: float, days: float) -> bool:
     return time.time() - stamp >= days * _DAY
 
 
-def _own(folder: Path) -> bool:
+def is_own(folder: Path) -> bool:
     """Whether this user may move a read-only folder: only its owner can, and root."""
     with contextlib.suppress(FileNotFoundError):
         return os.geteuid() in (0, folder.stat().st_uid)
