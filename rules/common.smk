@@ -253,14 +253,14 @@ def plan(stage, ask, configs=CONFIGS):
     """
     planned = [plan_one(stage, each, **asked) for each in configs if (asked := ask(each))]
     # What several ask for is done for the first of them.
-    jobs = {
-        (job.planned.release, first_digits(job.planned.short_key)): job for job in reversed(planned)
-    }
+    jobs = {(job.planned.release, job.planned.digits): job for job in reversed(planned)}
     JOBS.update((job.planned.key, job) for job in jobs.values())
 
     def job(wildcards):
         try:
-            return jobs[wildcards.release, first_digits(wildcards.key)]
+            # A number behind the digits tells pointers of one key apart: the store may have dropped
+            # what the first names.
+            return jobs[wildcards.release, wildcards.key.partition("-")[0]]
         except KeyError:
             end(f"{stage}: the configuration asks for no {wildcards.release} of {wildcards.key}")
 
@@ -283,11 +283,6 @@ def plan(stage, ask, configs=CONFIGS):
         log=f"logs/{{release}}/{stage}-{{key}}.log",
         benchmark=f"benchmarks/{{release}}/{stage}-{{key}}.tsv",
     )
-
-
-def first_digits(short_key):
-    """A key without the number of a pointer, which depends on what the store holds meanwhile."""
-    return short_key.partition("-")[0]
 
 
 def job_input(job, key):

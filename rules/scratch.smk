@@ -12,7 +12,6 @@ from scion.common.text import size
 SCRATCH = CONFIGS[0].scratch
 # What the run's targets are made from.
 ASKED = {}
-KEEPERS = []
 
 
 def asked_for(*stages):
@@ -40,6 +39,7 @@ if SCRATCH.sources is not None:
     EARLIER |= sources_in_turn(SCRATCH.sources)
 
 
+@functools.cache
 def scratch_keeper():
     """What drops weights: of nothing that the results, or the run's targets, are still made from."""
     wanted = dict.fromkeys([*PLANS.all_of(*RESULTS), *ASKED])
@@ -55,8 +55,7 @@ def unfinished():
 def begin_scratch():
     """Drop weights while the run goes on."""
     if SCRATCH.drop_weights:
-        KEEPERS.append(scratch_keeper())
-        KEEPERS[0].begin()
+        scratch_keeper().begin()
 
 
 def end_scratch():
@@ -64,7 +63,7 @@ def end_scratch():
     changes_nothing = workflow.executor_plugin is None or workflow.dryrun or workflow.touch
     if changes_nothing or not SCRATCH.drop_weights:
         return
-    keeper = KEEPERS[0] if KEEPERS else scratch_keeper()
+    keeper = scratch_keeper()
     try:
         keeper.end()
     except (ScionError, OSError) as error:

@@ -199,9 +199,10 @@ def _artifact_entry(source: Artifact, *, by_root: bool) -> dict[str, str]:
 
 def _require_weights(store: Store, stage: str, inputs: Mapping[str, Artifact | Path]) -> None:
     """Refuse to begin without weights that are to be read, which a plan would have made again."""
-    for name, source in inputs.items() if stage not in READ_RECORDS else ():
-        dropped = store.dropped.of(source.content) if isinstance(source, Artifact) else {}
-        if isinstance(source, Artifact) and dropped:
+    if stage in READ_RECORDS:
+        return
+    for name, source in inputs.items():
+        if isinstance(source, Artifact) and (dropped := store.dropped.of(source.content)):
             raise ScionError(
                 "weights that the stage reads were dropped from the store",
                 where=f"{source.folder}: {next(iter(dropped))}",

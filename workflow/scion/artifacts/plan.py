@@ -67,9 +67,9 @@ class PlannedStage:
     before: Path | None = None
 
     @property
-    def short_key(self) -> str:
-        """What the names of its pointer, log and benchmark have of the key."""
-        return self.pointer.stem.removeprefix(f"{self.name}-")
+    def digits(self) -> str:
+        """What the names of its pointers have of the key."""
+        return _digits(self.key)
 
     @property
     def copies(self) -> Path:
@@ -105,6 +105,10 @@ def before_those_that_read(stages: Iterable[PlannedStage]) -> list[PlannedStage]
     """
     order = TopologicalSorter({stage: stage.reads.values() for stage in stages})
     return list(order.static_order())
+
+
+def _digits(key: str) -> str:
+    return hex_digits(key)[:_KEY_DIGITS]
 
 
 def _pointers(folder: Path, name: str) -> Iterator[Path]:
@@ -180,13 +184,14 @@ class Plan:
         key = digest_json({"stage": stage, "reads": reads_from, **asked})
         require_link(self.folder / stage)
         if key not in self.together.stages:
-            name = f"{stage}-{hex_digits(key)[:_KEY_DIGITS]}"
+            name = f"{stage}-{_digits(key)}"
             expected = Expectation(code, tuple((path.name, sha256) for path, sha256 in sums))
             pointer, is_made = self._pointer(stage, name, is_outdated)
             planned = PlannedStage(
-                stage, key, pointer, upstream, expected.to_json(), asked, is_made
+                *(stage, key, pointer, upstream, expected.to_json(), asked),
+                is_made=is_made,
+                is_dropped=is_made and self._is_dropped(pointer),
             )
-            planned.is_dropped = is_made and self._is_dropped(pointer)
             self.together.stages[key] = planned
             self.together.pointers[pointer] = planned
         self.stages[stage] = self.together.stages[key]
@@ -328,8 +333,8 @@ class Plans:
                 if read.is_made and read.is_dropped:
                     del self.pointers[read.pointer]
                     read.before = read.pointer
-                    name = f"{read.name}-{hex_digits(read.key)[:_KEY_DIGITS]}"
-                    read.pointer = _free_pointer(read.pointer.parent, name)
+                    folder, name = read.pointer.parent, f"{read.name}-{read.digits}"
+                    read.pointer = _free_pointer(folder, name)
                     read.is_made = False
                     self.pointers[read.pointer] = read
 

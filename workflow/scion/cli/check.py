@@ -1,7 +1,6 @@
 """The command line of `scion check`: whether a release is what its manifests say."""
 
 import argparse
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -119,13 +118,13 @@ def _in_folder(folder: Path) -> _Checked:
 
 def _refuse_dropped(folder: Path) -> None:
     """Say of an artifact whose weights a run has dropped that there is nothing wrong with it."""
-    from scion.artifacts.store.dropped import DroppedWeights
+    from scion.artifacts.store.store import Store
+    from scion.artifacts.store.survey import HEX
     from scion.common.errors import ScionError
 
-    if not re.fullmatch("[0-9a-f]{64}", folder.name):
+    if not HEX.fullmatch(folder.name):
         return
-    notes = DroppedWeights(folder.parents[1] / "dropped")
-    if dropped := notes.of(f"sha256:{folder.name}"):
+    if dropped := Store(folder.parents[1]).dropped.of(f"sha256:{folder.name}"):
         raise ScionError(
             "the weights of this artifact were dropped from the store, as `scratch` asks for",
             where=folder,

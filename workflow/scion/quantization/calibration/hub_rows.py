@@ -151,7 +151,9 @@ class HubData:
 
             download_files(location, [name], folder, listing=listing, progress=advance)
         path = folder / name
-        self.read.setdefault(str(location), {})[name] = digest_file(path)
+        # It was held to that just now; without a lock a hub lists none of small files.
+        digest = listing[name].sha256 or digest_file(path)
+        self.read.setdefault(str(location), {})[name] = digest
         return path
 
 
